@@ -1,0 +1,55 @@
+"""Named things and where they live: ``name -> "module:attribute"``, imported when they are used.
+
+A registry keeps the command quick (nothing is imported to list names) and makes an addition one file and one line.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from convergence.errors import ConfigError, nearest
+
+
+def load_object(path: str) -> Any:
+    """Import ``"package.module:attribute"``.
+
+    Raises
+    ------
+    ConfigError
+        when the path has no colon, the module cannot be imported or the attribute is missing.
+    """
+    module_name, colon, attribute = path.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigError(f'"{path}" is not of the form package.module:attribute.')
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f'"{path}" could not be imported: {error}. Is the package installed, or its folder on PYTHONPATH?'
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise ConfigError(f'"{module_name}" has no "{attribute}".') from None
+
+
+class Registry:
+    """A table of names; ``what`` says in errors what the names stand for ("data set", "network", "measure")."""
+
+    def __init__(self, what: str, entries: dict[str, str]) -> None:
+        self.what = what
+        self.entries = dict(entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def load(self, name: str) -> Any:
+        """The object registered as ``name``; :class:`ConfigError` names the nearest known one."""
+        if name not in self.entries:
+            raise ConfigError(f'unknown {self.what} "{name}"; {nearest(name, self.entries)}')
+        return load_object(self.entries[name])
