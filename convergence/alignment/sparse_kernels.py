@@ -1,0 +1,380 @@
+"""Compiled loops behind :mod:`convergence.alignment.sparse`. They work from correlations, one target after the other.
+
+The LASSO kernel walks down the penalties with warm starts. At each penalty
+
+1. the **strong rule** picks candidates: units whose gradient could reach the penalty;
+2. **coordinate descent** on the candidates' own small Gram matrix finds which of them carry weight, and its sign;
+3. the **finish** solves the normal equations of that support for those signs. Where a weight would change its sign on
+   the way, the step ends at zero and the unit leaves. The objective never rises, so the walk ends;
+4. the **gradient of all units** is computed afresh from the weights; units that violate optimality become candidates.
+
+Coordinate descent is quick at finding the support and slow at the last digits; the finish is exact and needs a support.
+The Cholesky factor is kept along the path, because the support changes little from one penalty to the next.
+
+Every array is float64 and C-contiguous, so that each kernel is compiled once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+
+# Sums may be reordered so that they vectorise; infinities and NaN keep their meaning.
+_jit = nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+Array = Any  # a numpy array here, numba's own array inside compiled code
+
+# A unit whose residual variance, given the units before it, is below this share of its variance depends on them.
+DEPENDENT = 1e-10
+# Coordinate descent between two finishes: a few sweeps at first, more where the support will not settle.
+FIRST_SWEEPS = 6
+MORE_SWEEPS = 30
+ROUNDS = 2000
+
+
+@_jit
+def join(gram: Array, support: Array, factor: Array, size: int, unit: int) -> float:
+    """Row ``size`` of the factor for a unit that may join ``support[:size]``; returns its residual variance.
+
+    The factor is lower triangular (factor factor' = Gram of the support). All loops run along its rows and start at
+    zero, which is what the compiler vectorises.
+    """
+    row = factor[size]
+    rest = gram[unit, unit]
+    for b in range(size):
+        other = factor[b]
+        value = gram[unit, support[b]]
+        for k in range(b):
+            value -= other[k] * row[k]
+        value /= other[b]
+        row[b] = value
+        rest -= value * value
+    return rest
+
+
+@_jit
+def leave(support: Array, factor: Array, size: int, place: int) -> int:
+    """Take ``support[place]`` out of the factor by Givens rotations; the new size."""
+    last = size - 1
+    for r in range(place, last):
+        support[r] = support[r + 1]
+        above = factor[r]
+        row = factor[r + 1]
+        for k in range(place):
+            above[k] = row[k]
+        # Row r + 1 has one column too many. Earlier rotations, kept in two rows past the end, fold
+        # its columns from ``place`` on into one less.
+        carry = row[place]
+        for k in range(place, r):
+            c = factor[size, k]
+            s = factor[size + 1, k]
+            above[k] = c * carry + s * row[k + 1]
+            carry = c * row[k + 1] - s * carry
+        root = np.hypot(carry, row[r + 1])
+        factor[size, r] = carry / root
+        factor[size + 1, r] = row[r + 1] / root
+        above[r] = root
+    return last
+
+
+@_jit
+def back_substitute(factor: Array, size: int, x: Array) -> None:
+    """Solve L'z = x in place."""
+    for b in range(size - 1, -1, -1):
+        row = factor[b]
+        x[b] /= row[b]
+        for k in range(b):
+            x[k] -= row[k] * x[b]
+
+
+@_jit
+def solve_normal_equations(factor: Array, size: int, x: Array) -> None:
+    """Solve L L'z = x in place."""
+    for b in range(size):
+        row = factor[b]
+        value = x[b]
+        for k in range(b):
+            value -= row[k] * x[k]
+        x[b] = value / row[b]
+    back_substitute(factor, size, x)
+
+
+@_jit
+def step_to_zero(weights: Array, units: Array, direction: Array, size: int, longest: float) -> bool:
+    """Move ``weights[units]`` along ``direction`` by ``longest``, or until a weight reaches zero; True if one did."""
+    step = longest
+    first = -1
+    for b in range(size):
+        weight = weights[units[b]]
+        if weight * direction[b] < 0.0:
+            reach = -weight / direction[b]
+            if reach <= step:
+                step = reach
+                first = b
+    if first < 0 and step == np.inf:
+        return False
+    for b in range(size):
+        weights[units[b]] += step * direction[b]
+    if first >= 0:
+        weights[units[first]] = 0.0
+    return first >= 0
+
+
+@_jit
+def finish(
+    gram: Array,
+    target: Array,
+    alpha: float,
+    weights: Array,
+    support: Array,
+    listed: Array,
+    size: int,
+    factor: Array,
+    direction: Array,
+) -> int:
+    """Minimise over the weights that are not zero, for the signs they have; the size of the support that is left.
+
+    ``support[:size]``, ``listed`` (its members) and ``factor`` come from the last call and are brought up to date.
+    """
+    n = weights.size
+    while True:
+        for b in range(size - 1, -1, -1):
+            if weights[support[b]] == 0.0:
+                listed[support[b]] = False
+                size = leave(support, factor, size, b)
+        stuck = False
+        for j in range(n):
+            while weights[j] != 0.0 and not listed[j] and not stuck:
+                rest = join(gram, support, factor, size, j)
+                support[size] = j
+                if rest > DEPENDENT * gram[j, j]:
+                    factor[size, size] = np.sqrt(rest)
+                    listed[j] = True
+                    size += 1
+                    break
+                # The unit is a combination of those before it: shift weight along that combination, which changes no
+                # prediction, in the direction that does not raise the objective, until one weight is zero.
+                for b in range(size):
+                    direction[b] = -factor[size, b]
+                back_substitute(factor, size, direction)
+                direction[size] = 1.0
+                slope = 0.0
+                for b in range(size + 1):
+                    i = support[b]
+                    slope += direction[b] * ((alpha if weights[i] > 0.0 else -alpha) - target[i])
+                if slope > 0.0:
+                    for b in range(size + 1):
+                        direction[b] = -direction[b]
+                stuck = not step_to_zero(weights, support, direction, size + 1, np.inf)
+                for b in range(size - 1, -1, -1):
+                    if weights[support[b]] == 0.0:
+                        listed[support[b]] = False
+                        size = leave(support, factor, size, b)
+        if stuck:  # only if the matrix is no covariance matrix: leave it to coordinate descent
+            return size
+        for b in range(size):
+            j = support[b]
+            direction[b] = target[j] - (alpha if weights[j] > 0.0 else -alpha)
+        solve_normal_equations(factor, size, direction)
+        for b in range(size):
+            direction[b] -= weights[support[b]]
+        if not step_to_zero(weights, support, direction, size, 1.0):
+            return size
+
+
+@_jit
+def sweep(local: Array, units: Array, size: int, alpha: float, weights: Array, slope: Array, sweeps: int) -> None:
+    """Coordinate descent over the candidates, until a sweep changes no sign or ``sweeps`` are made.
+
+    ``slope`` is the candidates' gradient r - R w, kept up to date; ``local`` their Gram matrix.
+    """
+    for count in range(sweeps):
+        settled = count > 0
+        for a in range(size):
+            j = units[a]
+            old = weights[j]
+            scale = local[a, a]
+            reach = slope[a] + scale * old
+            new = 0.0
+            if reach > alpha:
+                new = (reach - alpha) / scale
+            elif reach < -alpha:
+                new = (reach + alpha) / scale
+            change = new - old
+            if change != 0.0:
+                row = local[a]
+                for b in range(size):
+                    slope[b] -= change * row[b]
+                weights[j] = new
+                if (new > 0.0) != (old > 0.0) or (new < 0.0) != (old < 0.0):
+                    settled = False
+        if settled:
+            return
+
+
+@_jit
+def gradient(gram: Array, target: Array, weights: Array, out: Array) -> None:
+    """r - R w of all units, computed afresh so that no rounding piles up."""
+    n = target.size
+    for i in range(n):
+        out[i] = target[i]
+    for j in range(n):
+        weight = weights[j]
+        if weight != 0.0:
+            row = gram[j]
+            for i in range(n):
+                out[i] -= weight * row[i]
+
+
+@_jit
+def optimality_gap(slope: Array, weights: Array, alpha: float) -> float:
+    """Largest violation of the LASSO's optimality (KKT) conditions, in units of correlation."""
+    worst = 0.0
+    for j in range(slope.size):
+        if weights[j] > 0.0:
+            gap = abs(slope[j] - alpha)
+        elif weights[j] < 0.0:
+            gap = abs(slope[j] + alpha)
+        else:
+            gap = abs(slope[j]) - alpha
+        worst = max(worst, gap)
+    return worst
+
+
+@_jit
+def lasso_kernel(gram: Array, targets: Array, alphas: Array, goal: float, out: Array, gaps: Array, losses: Array) -> None:
+    """Paths of all targets: ``gram`` (n, n), ``targets`` (n_targets, n), decreasing ``alphas``; fills the last three."""
+    n = gram.shape[0]
+    units = np.empty(n, np.int64)
+    chosen = np.zeros(n, np.bool_)
+    support = np.empty(n + 1, np.int64)
+    listed = np.empty(n, np.bool_)
+    local = np.empty((n, n))
+    factor = np.empty((n + 2, n))  # two rows of scratch
+    direction = np.empty(n)
+    slope = np.empty(n)
+    local_slope = np.empty(n)
+    weights = np.empty(n)
+    for t in range(targets.shape[0]):
+        target = targets[t]
+        weights[:] = 0.0
+        slope[:] = target
+        chosen[:] = False
+        listed[:] = False
+        n_units = 0
+        filled = 0
+        size = 0
+        before = np.abs(target).max()
+        for l in range(alphas.size):
+            alpha = alphas[l]
+            threshold = max(2.0 * alpha - before, 0.9 * alpha)
+            for r in range(ROUNDS):
+                for i in range(n):
+                    if abs(slope[i]) > threshold and not chosen[i] and gram[i, i] > 0.0:
+                        units[n_units] = i
+                        chosen[i] = True
+                        n_units += 1
+                threshold = alpha
+                for a in range(filled, n_units):
+                    for b in range(a + 1):
+                        local[a, b] = gram[units[a], units[b]]
+                        local[b, a] = local[a, b]
+                filled = n_units
+                for a in range(n_units):
+                    local_slope[a] = slope[units[a]]
+                sweep(local, units, n_units, alpha, weights, local_slope, FIRST_SWEEPS if r < 5 else MORE_SWEEPS)
+                size = finish(gram, target, alpha, weights, support, listed, size, factor, direction)
+                gradient(gram, target, weights, slope)
+                gaps[l, t] = optimality_gap(slope, weights, alpha)
+                if gaps[l, t] <= goal:
+                    break
+            explained = 0.0
+            used = 0
+            for j in range(n):
+                out[l, t, j] = weights[j]
+                explained += weights[j] * (target[j] + slope[j])
+                used += weights[j] != 0.0
+            losses[l, t] = 0.5 * (1.0 - explained)
+            before = alpha
+            if n_units > 2 * used + 32:  # keep the candidates few
+                n_units = 0
+                chosen[:] = False
+                for j in range(n):
+                    if weights[j] != 0.0:
+                        units[n_units] = j
+                        chosen[j] = True
+                        n_units += 1
+                filled = 0
+
+
+@_jit
+def refit_kernel(gram: Array, targets: Array, weights: Array, out: Array, losses: Array) -> None:
+    """Least squares on each row's support; a unit that depends on those before it keeps weight zero."""
+    n = gram.shape[0]
+    support = np.empty(n + 1, np.int64)
+    factor = np.empty((n + 2, n))  # two rows of scratch
+    solution = np.empty(n)
+    for row in range(weights.shape[0]):
+        target = targets[row % targets.shape[0]]
+        size = 0
+        for j in range(n):
+            if weights[row, j] != 0.0:
+                rest = join(gram, support, factor, size, j)
+                if rest > DEPENDENT * gram[j, j]:
+                    factor[size, size] = np.sqrt(rest)
+                    support[size] = j
+                    size += 1
+        for b in range(size):
+            solution[b] = target[support[b]]
+        solve_normal_equations(factor, size, solution)
+        explained = 0.0
+        for b in range(size):
+            out[row, support[b]] = solution[b]
+            explained += solution[b] * target[support[b]]
+        losses[row] = 0.5 * max(1.0 - explained, 0.0)
+
+
+@_jit
+def forward_kernel(gram: Array, targets: Array, order: Array, losses: Array, least: float) -> None:
+    """Orthogonal forward selection by a pivoted Cholesky factorisation whose pivot is the best remaining unit."""
+    n = gram.shape[0]
+    max_units = order.shape[1]
+    columns = np.empty((max_units, n))
+    left = np.empty(n)
+    slope = np.empty(n)
+    for t in range(targets.shape[0]):
+        for i in range(n):
+            left[i] = gram[i, i]
+            slope[i] = targets[t, i]
+        unexplained = 1.0
+        done = False
+        for m in range(max_units):
+            best = -1
+            gain = least
+            if not done:
+                for i in range(n):
+                    if left[i] > DEPENDENT * gram[i, i] and slope[i] * slope[i] > gain * left[i]:
+                        gain = slope[i] * slope[i] / left[i]
+                        best = i
+            order[t, m] = best
+            if best < 0:
+                done = True
+                losses[t, m] = 0.5 * unexplained
+                continue
+            column = columns[m]
+            for i in range(n):
+                column[i] = gram[best, i]
+            for k in range(m):
+                share = columns[k, best]
+                for i in range(n):
+                    column[i] -= share * columns[k, i]
+            root = np.sqrt(left[best])
+            part = slope[best] / root
+            for i in range(n):
+                column[i] /= root
+                slope[i] -= part * column[i]
+                left[i] -= column[i] * column[i]
+            left[best] = 0.0
+            unexplained = max(unexplained - part * part, 0.0)
+            losses[t, m] = 0.5 * unexplained

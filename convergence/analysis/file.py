@@ -1,0 +1,72 @@
+"""``analysis.h5``: trees of results, written and read as they are. Format: docs/files.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from convergence import hdf5
+
+SCHEMA = "convergence-analysis"
+PARTIAL_SCHEMA = "convergence-analysis-part"
+VERSION = 1
+MADE_BY = "convergence analyze CONFIG"
+
+
+def write_tree(place: h5py.Group, tree: Mapping[str, Any]) -> None:
+    """Nested dicts become groups; arrays, numbers and strings become datasets with a checksum."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            write_tree(place.require_group(name), value)
+        else:
+            hdf5.write_array(place, name, np.asarray(value, dtype=object if isinstance(value, str) else None))
+
+
+def read_tree(place: h5py.Group) -> dict[str, Any]:
+    """What :func:`write_tree` wrote; scalars come back as Python numbers and strings. Checksums are verified."""
+    tree: dict[str, Any] = {}
+    for name, item in place.items():
+        if isinstance(item, h5py.Group):
+            tree[name] = read_tree(item)
+        else:
+            values = hdf5.read_array(place, name)
+            tree[name] = values.item() if values.ndim == 0 else values
+    return tree
+
+
+class AnalysisFile:
+    """An open ``analysis.h5``."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        self.digest = str(file.attrs["digest"])
+        self.comparisons = list(file["comparisons"])
+
+    def units(self, comparison: str) -> dict[str, Any]:
+        """Per unit of the joined axis: see docs/files.md."""
+        return read_tree(self._file["comparisons"][comparison]["units"])
+
+    def correlation(self, comparison: str) -> Any:
+        """(n_units, n_units) pooled correlations of the joined axis."""
+        return hdf5.read_array(self._file["comparisons"][comparison], "correlation")
+
+    def pairs(self, comparison: str) -> list[tuple[str, str]]:
+        """Pairs of nets, in the order of the nets."""
+        pairs = self._file["comparisons"][comparison]["pairs"]
+        return [(str(pairs[key].attrs["x"]), str(pairs[key].attrs["y"])) for key in pairs]
+
+    def pair(self, comparison: str, x: str, y: str) -> dict[str, Any]:
+        """The results of one pair of nets."""
+        return read_tree(self._file["comparisons"][comparison]["pairs"][f"{x}|{y}"])
+
+
+@contextmanager
+def open_analysis(path: str | Path) -> Iterator[AnalysisFile]:
+    """Open an analysis file; FileError says what is wrong with one that cannot be used."""
+    with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY) as file:
+        yield AnalysisFile(file)

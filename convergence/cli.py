@@ -1,0 +1,140 @@
+"""The ``convergence`` command: stages are verbs on a config, everything else is imported when it is used.
+
+Exit codes: 0 done, 1 a defect of the toolkit (with its traceback), 2 something the user can mend (one paragraph),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from convergence.version import __version__
+
+EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+EPILOG = """\
+stages, in order:
+  train        nets from seeds (and untrained ones)   -> runs/<name>/nets/
+  statistics   sums over the evaluation images        -> runs/<name>/statistics.h5
+  analyze      matching, LASSO, clusters, measures    -> runs/<name>/analysis.h5
+  report       figures, tables and one page           -> runs/<name>/report/index.html
+
+A stage that was done for the same settings is skipped; a changed setting re-runs the stages that it touches.
+
+examples:
+  convergence run configs/digits.toml
+  convergence show configs/digits.toml
+  convergence run configs/digits.toml --set analysis.rotations=50
+  mpiexec -n 4 convergence statistics configs/photos.toml
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, as a parser."""
+    parser = argparse.ArgumentParser(
+        prog="convergence",
+        description="Do neural networks trained apart learn the same features?",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"convergence {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, about in (
+        ("run", "all stages, and the path of the report"),
+        ("train", "train the nets of a config"),
+        ("statistics", "sum over the evaluation images (also under mpiexec or srun)"),
+        ("analyze", "compute alignments and measures from the sums"),
+        ("report", "draw figures and write the page"),
+        ("show", "the resolved config and what is done; computes nothing"),
+    ):
+        verb_parser = verbs.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
+        verb_parser.add_argument("config", help="a .toml file; see configs/")
+        verb_parser.add_argument(
+            "--set",
+            dest="overrides",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="override a setting, for example --set training.epochs=5; may be repeated",
+        )
+        verb_parser.add_argument(
+            "--runs", default="runs", metavar="DIR", help="where run folders are (default: ./runs)"
+        )
+        if verb != "show":
+            verb_parser.add_argument(
+                "--overwrite",
+                action="store_true",
+                help="delete results of other settings instead of moving them to <run>/superseded/",
+            )
+        if verb in ("run", "analyze"):
+            verb_parser.add_argument(
+                "--workers", type=_positive, default=1, metavar="N", help="processes of the analysis (default: 1)"
+            )
+        if verb == "train":
+            verb_parser.add_argument(
+                "--net", dest="nets", action="append", default=[], metavar="NAME", help="only this net; may be repeated"
+            )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
+    from convergence.errors import UserError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return _dispatch(options)
+    except UserError as error:
+        print(f"convergence: {error}", file=sys.stderr)
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print("convergence: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe (| head) is not an error
+        return EXIT_DONE
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    from convergence.config import read_config
+    from convergence.pipeline import STAGES, Options, run_stages
+    from convergence.registry import load_object
+    from convergence.runs import RunFolder
+
+    experiment = read_config(options.config, options.overrides)
+    folder = RunFolder(Path(options.runs) / experiment.name, experiment)
+    if options.verb == "show":
+        print(load_object("convergence.show:describe")(folder))
+        return EXIT_DONE
+    comm = load_object("hpc.comm:world")()
+    if comm.rank > 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    stages = STAGES if options.verb == "run" else (options.verb,)
+    choices = Options(
+        overwrite=options.overwrite, workers=getattr(options, "workers", 1), nets=tuple(getattr(options, "nets", ()))
+    )
+    try:
+        run_stages(stages, folder, choices, comm)
+    except Exception as error:
+        from convergence.errors import UserError
+
+        if comm.size == 1 or isinstance(error, UserError):
+            raise
+        comm.abort(error)
+    if comm.rank == 0 and "report" in stages:
+        print(folder.report_page.resolve())
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The stages in order: what each needs, whether it has to run, and the record of what it did.
+
+Stages are named by strings and imported when they run, so that the command answers at once, the laptop install needs
+neither torch nor MPI, and the science never imports what launches it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from convergence.config import Net
+from convergence.errors import StaleOutputError, UserError, nearest
+from convergence.registry import load_object
+from convergence.runs import RunFolder, Work
+
+logger = logging.getLogger(__name__)
+STAGES = ("train", "statistics", "analyze", "report")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beyond the config."""
+
+    overwrite: bool = False
+    workers: int = 1
+    nets: tuple[str, ...] = ()
+
+
+def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> None:
+    """Run stages in the given order.
+
+    Raises
+    ------
+    UserError
+        if a stage that is not among ``stages`` should have run before, or cannot run on several ranks.
+    """
+    if comm.size > 1 and stages != ("statistics",):
+        raise UserError(
+            f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks. Run the other "
+            "stages without a launcher."
+        )
+    if comm.rank == 0:
+        folder.create()
+    for stage in stages:
+        _RUNNERS[stage](folder, options, comm)
+
+
+def _train(folder: RunFolder, options: Options, comm: Any) -> None:
+    nets = _chosen_nets(folder, options)
+    loaded: list[Any] = []
+
+    def splits() -> Any:
+        if not loaded:
+            loaded.append(folder.experiment.data.load())
+        return loaded[0]
+
+    for net in nets:
+        _do(folder, folder.train_work(net), options, lambda net=net: _train_one(folder, net, splits()))
+
+
+def _train_one(folder: RunFolder, net: Net, splits: Any) -> None:
+    training = load_object("convergence.training:make_net")
+    place = folder.net_folder(net)
+    result = training(place, net.network, net.seed, net.trained, splits, folder.experiment.training, logger.info)
+    logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
+
+
+def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
+    nets = folder.experiment.all_nets()
+    names = [net.name for net in nets]
+    for name in options.nets:
+        if name not in names:
+            raise UserError(f'--net {name}: the config has no such net; {nearest(name, names)}.')
+    return [net for net in nets if not options.nets or net.name in options.nets]
+
+
+def _statistics(folder: RunFolder, options: Options, comm: Any) -> None:
+    _need(folder, [folder.train_work(net) for net in folder.experiment.all_nets()], "train")
+    stage = load_object("hpc.statistics:statistics")
+    _do(folder, folder.statistics_work(), options, lambda: stage(folder, comm), comm)
+
+
+def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
+    _need(folder, [folder.statistics_work()], "statistics")
+    work = folder.analyze_work()
+
+    def analyze() -> None:
+        with load_object("hpc.tasks:executor")(options.workers) as executor:
+            load_object("convergence.analysis.run:analyze")(
+                folder.statistics_file, folder.analysis_file, folder.experiment.analysis, work.digest, work.scratch[0],
+                executor,
+            )  # fmt: skip
+
+    _do(folder, work, options, analyze)
+
+
+def _report(folder: RunFolder, options: Options, comm: Any) -> None:
+    _need(folder, [folder.statistics_work(), folder.analyze_work()], "analyze")
+    _do(
+        folder,
+        folder.report_work(),
+        options,
+        lambda: load_object("convergence.report:report")(
+            folder.statistics_file, folder.analysis_file, folder.report_page.parent, folder.experiment
+        ),
+    )
+
+
+_RUNNERS: dict[str, Callable[[RunFolder, Options, Any], None]] = {
+    "train": _train,
+    "statistics": _statistics,
+    "analyze": _analyze,
+    "report": _report,
+}
+
+
+def _need(folder: RunFolder, works: list[Work], stage: str) -> None:
+    """All of ``works`` must be done for the present settings."""
+    for work in works:
+        state = folder.state(work)
+        if state != "done":
+            says = {
+                "missing": "has not been done",
+                "unfinished": "was not finished",
+                "stale": "was done for other settings",
+            }[state]
+            raise StaleOutputError(
+                f'{folder.path}: "{work.name}" {says}. Run `convergence {stage}` (or `convergence run`) with the same '
+                "config and --set options first."
+            )
+
+
+def _do(folder: RunFolder, work: Work, options: Options, action: Callable[[], None], comm: Any = None) -> None:
+    """Run one piece of work if it is needed; with ranks, the first one decides for all."""
+    first = comm is None or comm.rank == 0
+    outcome = folder.begin(work, options.overwrite) if first else None
+    needed = outcome.needed if outcome else None
+    if comm is not None:
+        needed = comm.share(needed)
+    if outcome:
+        logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
+    if not needed:
+        return
+    start = time.monotonic()
+    action()
+    if first:
+        seconds = time.monotonic() - start
+        folder.finish(work, seconds)
+        logger.info("%s: done in %.1f s", work.name, seconds)
+
+

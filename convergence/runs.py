@@ -1,0 +1,309 @@
+"""Run folders: what each stage left, for which settings, and whether it still stands.
+
+Beside its output every piece of work keeps a record: the settings on which it depends, the digests of what it read,
+and whether it was finished. Before work starts, :meth:`RunFolder.begin` compares:
+
+* the same digest and finished: nothing to do;
+* the same digest, unfinished: it goes on from its checkpoints;
+* another digest: the old output moves to ``superseded/`` (nothing is overwritten), and comes back from there when the
+  settings do. ``overwrite=True`` deletes it instead.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from convergence.config import Experiment, Net
+from convergence.errors import FileError
+from convergence.files import atomic_write
+from convergence.provenance import provenance
+
+RECORD_FORMAT = 1
+State = Literal["missing", "unfinished", "stale", "done"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work that leaves files: one net's training, or one of the later stages.
+
+    Attributes
+    ----------
+    name : shown to people, for example "train net1"
+    outputs : files or folders below the run folder; the first one tells whether the work was ever begun
+    record : path of the JSON record
+    values : the settings on which the result depends
+    inputs : digests of the works that it reads, by name
+    scratch : files or folders of unfinished work, removed when it is finished
+    """
+
+    name: str
+    outputs: tuple[Path, ...]
+    record: Path
+    values: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+    scratch: tuple[Path, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over settings and inputs."""
+        text = json.dumps([RECORD_FORMAT, self.values, self.inputs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What :meth:`RunFolder.begin` found: whether there is work to do, and a sentence on why."""
+
+    needed: bool
+    reason: str
+
+
+class RunFolder:
+    """The folder of one experiment, readable by its owner only when it is created."""
+
+    def __init__(self, path: str | Path, experiment: Experiment) -> None:
+        self.path = Path(path)
+        self.experiment = experiment
+
+    def create(self) -> None:
+        """Make the folder if it is not there, and keep the config in it."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise FileError(
+                f"{self.path}: the run folder could not be made: {error}. Choose another with --runs."
+            ) from error
+
+    def net_folder(self, net: Net) -> Path:
+        """Where a net's weights and metrics are."""
+        return self.path / "nets" / net.name
+
+    @property
+    def statistics_file(self) -> Path:
+        """The sums: the file one downloads."""
+        return self.path / "statistics.h5"
+
+    @property
+    def analysis_file(self) -> Path:
+        """The results."""
+        return self.path / "analysis.h5"
+
+    @property
+    def report_page(self) -> Path:
+        """The page that people open."""
+        return self.path / "report" / "index.html"
+
+    def train_work(self, net: Net) -> Work:
+        """Training (or initialising) one net."""
+        folder = self.net_folder(net)
+        values: dict[str, Any] = {
+            "data": self.experiment.data.digest_values(),
+            "network": net.network.digest_values(),
+            "seed": net.seed,
+            "trained": net.trained,
+        }
+        if net.trained:
+            values["training"] = self.experiment.training.digest_values()
+        return Work(f"train {net.name}", (folder,), folder / "record.json", values)
+
+    def statistics_work(self) -> Work:
+        """Both passes over the evaluation images."""
+        joined = {net.name: net for c in self.experiment.statistics.comparisons for net, _ in self.experiment.nets_of(c)}
+        values = {
+            "data": self.experiment.data.digest_values(),
+            "nets": [[net.name, net.label, net.trained] for net in joined.values()],
+            "statistics": self.experiment.statistics.digest_values(),
+        }
+        inputs = {name: self.train_work(net).digest for name, net in joined.items()}
+        scratch = (self.path / "statistics.partial",)
+        return Work("statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch)
+
+    def analyze_work(self) -> Work:
+        """Everything computed from the sums."""
+        return Work(
+            "analyze",
+            (self.analysis_file,),
+            self.path / "analysis.json",
+            {"analysis": self.experiment.analysis.digest_values()},
+            {"statistics": self.statistics_work().digest},
+            (self.path / "analysis.partial",),
+        )
+
+    def report_work(self) -> Work:
+        """Figures, tables and the page."""
+        values = {"report": self.experiment.report.digest_values(), "name": self.experiment.name}
+        inputs = {"analyze": self.analyze_work().digest}
+        return Work("report", (self.path / "report",), self.path / "report.json", values, inputs)
+
+    def held_out_accuracy(self, net: Net) -> float:
+        """A net's accuracy on the held-out images, from its metrics; FileError if they are not there."""
+        path = self.net_folder(net) / "metrics.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                *_, last = csv.DictReader(file)
+            return float(last["test_accuracy"])
+        except (OSError, ValueError, KeyError) as error:
+            raise FileError(f"{path}: the metrics of {net.name} cannot be read ({error!r}). Train the net again.") from error
+
+    def works(self) -> list[Work]:
+        """All work of the experiment, in order."""
+        return [
+            *(self.train_work(net) for net in self.experiment.all_nets()),
+            self.statistics_work(),
+            self.analyze_work(),
+            self.report_work(),
+        ]
+
+    def state(self, work: Work) -> State:
+        """Where a piece of work stands for the present settings; reads its record, computes nothing."""
+        record = read_record(work.record)
+        if record is None:
+            return "missing"
+        if record["digest"] != work.digest:
+            return "stale"
+        complete = record["finished"] is not None and all(
+            _size(self.path / name) == size for name, size in record["outputs"].items()
+        )
+        return "done" if complete else "unfinished"
+
+    def begin(self, work: Work, overwrite: bool = False) -> Outcome:
+        """Decide whether work is needed and clear its place; leaves an unfinished record if it is."""
+        state = self.state(work)
+        if state == "done":
+            return Outcome(False, "done already, for the same settings")
+        reason = {"missing": "", "unfinished": "goes on where it stopped"}.get(state, "")
+        record = read_record(work.record)
+        if state == "stale" and record is not None:
+            reason = describe_changes(record, work)
+            self._set_aside(work, record, overwrite)
+            if self._bring_back(work):
+                return Outcome(False, f"{reason}; found again among superseded results")
+        elif state == "unfinished" and record is not None and record["finished"] is not None:
+            damaged = [n for n, size in record["outputs"].items() if _size(self.path / n) != size]
+            reason = f"{', '.join(damaged)} missing or of another size than when it was finished; done again"
+            self._set_aside(work, record, overwrite)
+        self._write(work, finished=None, seconds=None, outputs={})
+        return Outcome(True, reason)
+
+    def finish(self, work: Work, seconds: float) -> None:
+        """Record that the work is done, with the size of every file it left, and remove its scratch."""
+        outputs = {
+            file.relative_to(self.path).as_posix(): file.stat().st_size
+            for output in work.outputs
+            for file in _files(output)
+            if file != work.record
+        }
+        self._write(work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs)
+        for scratch in work.scratch:
+            _remove(scratch)
+
+    def _write(self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
+        record = {
+            "work": work.name,
+            "digest": work.digest,
+            "finished": finished,
+            "seconds": seconds,
+            "outputs": outputs,
+            "values": work.values,
+            "inputs": work.inputs,
+            "provenance": provenance(),
+        }
+        with atomic_write(work.record) as temporary:
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def _places(self, work: Work, digest: str) -> list[tuple[Path, Path]]:
+        """Each file or folder of the work and its place among superseded results."""
+        shelf = self.path / "superseded" / f"{work.name.replace(' ', '-')}-{digest[:12]}"
+        paths = [*work.outputs, *work.scratch]
+        if not any(work.record.is_relative_to(path) for path in paths):
+            paths.append(work.record)
+        return [(path, shelf / path.name) for path in paths]
+
+    def _set_aside(self, work: Work, record: dict[str, Any], overwrite: bool) -> None:
+        for here, there in self._places(work, record["digest"]):
+            if not overwrite and here.exists():
+                there.parent.mkdir(parents=True, exist_ok=True)
+                _remove(there)
+                os.replace(here, there)
+            _remove(here)
+
+    def _bring_back(self, work: Work) -> bool:
+        places = self._places(work, work.digest)
+        shelved = [there for _, there in places if there.exists()]
+        if not shelved:
+            return False
+        for here, there in places:
+            if there.exists():
+                os.replace(there, here)
+        shutil.rmtree(shelved[0].parent, ignore_errors=True)
+        return self.state(work) == "done"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A work's record, or None if it was never begun; a damaged record is a FileError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        record: dict[str, Any] = json.loads(text)
+        record["digest"], record["finished"], record["outputs"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise FileError(
+            f"{path}: the record of a stage is damaged ({error!r}). Remove it to have the stage done again."
+        ) from error
+    return record
+
+
+def describe_changes(record: dict[str, Any], work: Work) -> str:
+    """Which settings differ between a record and the work that is wanted, as one phrase."""
+    old, new = dict(_flat(record["values"])), dict(_flat(work.values))
+    changes = [
+        f"{key}: {_show(old.get(key))} → {_show(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    inputs = {**record.get("inputs", {}), **work.inputs}
+    read = [name for name in inputs if record.get("inputs", {}).get(name) != work.inputs.get(name)]
+    if read and not changes:
+        changes = [f"{', '.join(read)} changed"]
+    return "; ".join(changes[:6]) + ("; …" if len(changes) > 6 else "") or "the format of records changed"
+
+
+def _show(value: Any) -> str:
+    return "(none)" if value is None else json.dumps(value)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

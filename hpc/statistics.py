@@ -1,0 +1,126 @@
+"""The statistics stage over ranks: groups and tiles are handed out, the files that they leave are put together.
+
+One process does the same work in the same order of arithmetic, so the result has the same bits for any number of
+ranks: a rank only decides *which* groups it computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from convergence.hashing import file_sha256
+from convergence.errors import UserError
+from convergence.progress import Progress
+from convergence.runs import RunFolder
+from hpc.comm import Communicator
+from hpc.ownership import owned
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+
+def statistics(folder: RunFolder, comm: Communicator) -> None:
+    """Both passes and the assembly of ``statistics.h5``; nets must be trained.
+
+    Raises
+    ------
+    UserError
+        on every rank, with the messages of the ranks that failed.
+    """
+    import torch
+
+    from convergence.statistics.collect import Collector
+    from convergence.statistics.file import assemble
+    from convergence.statistics.joining import Joiner
+
+    experiment = folder.experiment
+    config = experiment.statistics
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    splits = experiment.data.load()
+    images = splits.test if config.split == "test" else splits.train
+    folders = {net.name: folder.net_folder(net) for net in experiment.all_nets()}
+    with threadpool_limits(config.threads):
+        joiner = Joiner.from_folders(experiment, folders, images)
+        work = folder.statistics_work()
+        (partial,) = work.scratch
+        partial.mkdir(parents=True, exist_ok=True)
+        collector = Collector(config, images, joiner, partial, work.digest)
+
+        shift = collector.shift()
+        groups = list(range(len(collector.groups)))
+        _share(
+            comm, "pass 1, moments", groups, collector.moments_path, collector.is_done,
+            lambda group: collector.moments(group, shift),
+        )  # fmt: skip
+        if config.mutual_information.enabled:
+            edges = collector.edges()
+            _share(
+                comm, "pass 2, bins", groups, collector.codes_path, collector.is_done,
+                lambda group: collector.codes(group, edges),
+            )  # fmt: skip
+            _share(
+                comm, "pass 2, mutual information", collector.tiles(),
+                lambda tile: collector.information_path(*tile), collector.is_done,
+                lambda tile: collector.information(*tile),
+            )  # fmt: skip
+        if comm.rank == 0:
+            _check_space(collector, folder.path)
+            nets = [_describe(folder, net) for net in experiment.all_nets() if net.name in joiner.readers]
+            assemble(collector, folder.statistics_file, nets, experiment.model_dump_json(indent=1))
+        comm.barrier()
+
+
+def _share(
+    comm: Communicator,
+    what: str,
+    items: Sequence[Item],
+    path: Callable[[Item], Path],
+    is_done: Callable[[Path], bool],
+    compute: Callable[[Item], None],
+) -> None:
+    """Compute the items of this rank that are not on disk yet; all ranks leave together, or fail together."""
+    message = None
+    try:
+        mine = [items[i] for i in owned(len(items), comm.rank, comm.size)]
+        missing = [item for item in mine if not is_done(path(item))]
+        if len(missing) < len(mine) and comm.rank == 0:
+            logger.info("%s: %d of %d found on disk", what, len(mine) - len(missing), len(mine))
+        with Progress(what, len(mine), len(mine) - len(missing)) as progress:
+            for item in missing:
+                compute(item)
+                progress.advance()
+    except UserError as error:
+        message = str(error)
+    errors = comm.gather_errors(message)
+    if errors:
+        raise UserError("\n".join(errors))
+
+
+def _describe(folder: RunFolder, net: Any) -> dict[str, Any]:
+    place = folder.net_folder(net)
+    return {
+        "name": net.name,
+        "label": net.label,
+        "seed": net.seed,
+        "trained": net.trained,
+        "held_out_accuracy": float(folder.held_out_accuracy(net)),
+        "weights_sha256": file_sha256(place / "weights.safetensors"),
+    }
+
+
+def _check_space(collector: Any, path: Path) -> None:
+    """Refuse to begin a file that cannot be finished: its size is known beforehand."""
+    needed = sum(8 * j.n_units**2 * (len(collector.groups) + 2) for j in collector.joined.values())
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise UserError(
+            f"{path}: statistics.h5 needs about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. Make room, or "
+            "choose another place with --runs; finished groups are kept."
+        )
