@@ -1,15 +1,20 @@
-"""Compiled loops behind :mod:`convergence.alignment.sparse`. They work from correlations, one target after the other.
+"""Compiled loops behind :mod:`convergence.alignment.sparse`. They work from correlations, one target after
+the other.
 
 The LASSO kernel walks down the penalties with warm starts. At each penalty
 
 1. the **strong rule** picks candidates: units whose gradient could reach the penalty;
-2. **coordinate descent** on the candidates' own small Gram matrix finds which of them carry weight, and its sign;
-3. the **finish** solves the normal equations of that support for those signs. Where a weight would change its sign on
-   the way, the step ends at zero and the unit leaves. The objective never rises, so the walk ends;
-4. the **gradient of all units** is computed afresh from the weights; units that violate optimality become candidates.
+2. **coordinate descent** on the candidates' own small Gram matrix finds which of them carry weight, and its
+   sign;
+3. the **finish** solves the normal equations of that support for those signs. Where a weight would change
+   its sign on the way, the step ends at zero and the unit leaves. The objective never rises, so the walk
+   ends;
+4. the **gradient of all units** is computed afresh from the weights; units that violate optimality become
+   candidates.
 
-Coordinate descent is quick at finding the support and slow at the last digits; the finish is exact and needs a support.
-The Cholesky factor is kept along the path, because the support changes little from one penalty to the next.
+Coordinate descent is quick at finding the support and slow at the last digits; the finish is exact and needs
+a support. The Cholesky factor is kept along the path, because the support changes little from one penalty to
+the next.
 
 Every array is float64 and C-contiguous, so that each kernel is compiled once.
 """
@@ -25,7 +30,8 @@ import numpy as np
 _jit = nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 Array = Any  # a numpy array here, numba's own array inside compiled code
 
-# A unit whose residual variance, given the units before it, is below this share of its variance depends on them.
+# A unit whose residual variance, given the units before it, is below this share of its variance depends on
+# them.
 DEPENDENT = 1e-10
 # Coordinate descent between two finishes: a few sweeps at first, more where the support will not settle.
 FIRST_SWEEPS = 6
@@ -37,8 +43,8 @@ ROUNDS = 2000
 def join(gram: Array, support: Array, factor: Array, size: int, unit: int) -> float:
     """Row ``size`` of the factor for a unit that may join ``support[:size]``; returns its residual variance.
 
-    The factor is lower triangular (factor factor' = Gram of the support). All loops run along its rows and start at
-    zero, which is what the compiler vectorises.
+    The factor is lower triangular (factor factor' = Gram of the support). All loops run along its rows and
+    start at zero, which is what the compiler vectorises.
     """
     row = factor[size]
     rest = gram[unit, unit]
@@ -102,7 +108,7 @@ def solve_normal_equations(factor: Array, size: int, x: Array) -> None:
 
 @_jit
 def step_to_zero(weights: Array, units: Array, direction: Array, size: int, longest: float) -> bool:
-    """Move ``weights[units]`` along ``direction`` by ``longest``, or until a weight reaches zero; True if one did."""
+    """Move weights along ``direction`` by ``longest``, or until one of them reaches zero; True if one did."""
     step = longest
     first = -1
     for b in range(size):
@@ -133,9 +139,10 @@ def finish(
     factor: Array,
     direction: Array,
 ) -> int:
-    """Minimise over the weights that are not zero, for the signs they have; the size of the support that is left.
+    """Minimise over the non-zero weights, for the signs they have; returns the size of the support left.
 
-    ``support[:size]``, ``listed`` (its members) and ``factor`` come from the last call and are brought up to date.
+    ``support[:size]``, ``listed`` (its members) and ``factor`` come from the last call and are brought up to
+    date.
     """
     n = weights.size
     while True:
@@ -153,8 +160,9 @@ def finish(
                     listed[j] = True
                     size += 1
                     break
-                # The unit is a combination of those before it: shift weight along that combination, which changes no
-                # prediction, in the direction that does not raise the objective, until one weight is zero.
+                # The unit is a combination of those before it: shift weight along that combination, which
+                # changes no prediction, in the direction that does not raise the objective, until one weight
+                # is zero.
                 for b in range(size):
                     direction[b] = -factor[size, b]
                 back_substitute(factor, size, direction)
@@ -184,7 +192,9 @@ def finish(
 
 
 @_jit
-def sweep(local: Array, units: Array, size: int, alpha: float, weights: Array, slope: Array, sweeps: int) -> None:
+def sweep(
+    local: Array, units: Array, size: int, alpha: float, weights: Array, slope: Array, sweeps: int
+) -> None:
     """Coordinate descent over the candidates, until a sweep changes no sign or ``sweeps`` are made.
 
     ``slope`` is the candidates' gradient r - R w, kept up to date; ``local`` their Gram matrix.
@@ -215,7 +225,7 @@ def sweep(local: Array, units: Array, size: int, alpha: float, weights: Array, s
 
 @_jit
 def gradient(gram: Array, target: Array, weights: Array, out: Array) -> None:
-    """r - R w of all units, computed afresh so that no rounding piles up."""
+    """Gradient r - R w of all units, computed afresh so that no rounding piles up."""
     n = target.size
     for i in range(n):
         out[i] = target[i]
@@ -243,8 +253,10 @@ def optimality_gap(slope: Array, weights: Array, alpha: float) -> float:
 
 
 @_jit
-def lasso_kernel(gram: Array, targets: Array, alphas: Array, goal: float, out: Array, gaps: Array, losses: Array) -> None:
-    """Paths of all targets: ``gram`` (n, n), ``targets`` (n_targets, n), decreasing ``alphas``; fills the last three."""
+def lasso_kernel(
+    gram: Array, targets: Array, alphas: Array, goal: float, out: Array, gaps: Array, losses: Array
+) -> None:
+    """Paths of all ``targets`` (n_targets, n) for falling ``alphas``; fills the last three arguments."""
     n = gram.shape[0]
     units = np.empty(n, np.int64)
     chosen = np.zeros(n, np.bool_)
@@ -283,7 +295,9 @@ def lasso_kernel(gram: Array, targets: Array, alphas: Array, goal: float, out: A
                 filled = n_units
                 for a in range(n_units):
                     local_slope[a] = slope[units[a]]
-                sweep(local, units, n_units, alpha, weights, local_slope, FIRST_SWEEPS if r < 5 else MORE_SWEEPS)
+                sweep(
+                    local, units, n_units, alpha, weights, local_slope, FIRST_SWEEPS if r < 5 else MORE_SWEEPS
+                )
                 size = finish(gram, target, alpha, weights, support, listed, size, factor, direction)
                 gradient(gram, target, weights, slope)
                 gaps[l, t] = optimality_gap(slope, weights, alpha)
@@ -337,7 +351,7 @@ def refit_kernel(gram: Array, targets: Array, weights: Array, out: Array, losses
 
 @_jit
 def forward_kernel(gram: Array, targets: Array, order: Array, losses: Array, least: float) -> None:
-    """Orthogonal forward selection by a pivoted Cholesky factorisation whose pivot is the best remaining unit."""
+    """Forward selection by a pivoted Cholesky factorisation whose pivot is the best remaining unit."""
     n = gram.shape[0]
     max_units = order.shape[1]
     columns = np.empty((max_units, n))

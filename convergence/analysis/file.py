@@ -47,6 +47,16 @@ class AnalysisFile:
         self.digest = str(file.attrs["digest"])
         self.comparisons = list(file["comparisons"])
 
+    def about(self, comparison: str) -> dict[str, list[Any]]:
+        """Per net: name, whether it was trained, the layer asked for and the graph node that was read."""
+        attributes = self._file["comparisons"][comparison].attrs
+        return {
+            "nets": [str(net) for net in attributes["nets"]],
+            "trained": [bool(flag) for flag in attributes["trained"]],
+            "layers": [str(layer) for layer in attributes["layers"]],
+            "sources": [str(source) for source in attributes["sources"]],
+        }
+
     def units(self, comparison: str) -> dict[str, Any]:
         """Per unit of the joined axis: see docs/files.md."""
         return read_tree(self._file["comparisons"][comparison]["units"])

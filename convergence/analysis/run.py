@@ -50,10 +50,11 @@ def analyze(
             progress.advance()
     attributes = {"digest": digest, "statistics_digest": source, "provenance": json.dumps(provenance())}
     with hdf5.create(target, SCHEMA, VERSION, attributes) as out:
+        comparisons = out.create_group("comparisons", track_order=True)
         for name in names:
             sums = _sums(str(statistics), statistics.stat().st_mtime_ns, name)
             live = live_units(sums)
-            place = out.create_group(f"comparisons/{name}", track_order=True)
+            place = comparisons.create_group(name)
             for key, values in (("nets", sums.nets), ("layers", sums.layers), ("sources", sums.sources)):
                 place.attrs[key] = list(values)
             place.attrs["trained"] = np.array(sums.trained)

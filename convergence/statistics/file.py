@@ -49,8 +49,9 @@ def assemble(collector: Collector, path: Path, nets: list[dict[str, Any]], confi
         place = file.create_group("nets")
         for key in nets[0]:
             hdf5.write_array(place, key, np.array([net[key] for net in nets]), ("net",))
+        comparisons = file.create_group("comparisons", track_order=True)
         for name in collector.joined:
-            _assemble_comparison(collector, name, file.create_group(f"comparisons/{name}"))
+            _assemble_comparison(collector, name, comparisons.create_group(name))
 
 
 def _assemble_comparison(collector: Collector, name: str, place: h5py.Group) -> None:

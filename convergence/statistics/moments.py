@@ -24,7 +24,7 @@ from scipy.linalg import blas
 from convergence.errors import UserError
 
 Float64 = npt.NDArray[np.float64]
-PRODUCT_SAMPLES = 32768
+PRODUCT_SAMPLES = 4096
 """Samples of one float32 product: its rounding error grows with their number, its speed hardly does beyond this."""
 
 

@@ -1,0 +1,115 @@
+"""``convergence show``: the resolved config, what is compared, what it costs, what is done. Computes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from convergence.errors import UserError
+from convergence.runs import RunFolder, read_record
+from convergence.section import Section
+
+
+def describe(folder: RunFolder) -> str:
+    """The text that ``show`` prints."""
+    lines = [f"experiment {folder.experiment.name}", f"run folder {folder.path.resolve()}", "", "config"]
+    lines += [f"  {line}" for line in _settings(folder.experiment)]
+    lines += ["", "comparisons"]
+    lines += [f"  {line}" for line in _comparisons(folder)]
+    lines += ["", "stages"]
+    lines += [f"  {line}" for line in _stages(folder)]
+    return "\n".join(lines)
+
+
+def _settings(section: Section, prefix: str = "") -> Iterator[str]:
+    """One ``key = value`` line a setting, defaults included, in TOML's spelling."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        path = f"{prefix}{name}"
+        if isinstance(value, Section):
+            yield from _settings(value, f"{path}.")
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            for k, item in enumerate(value):
+                yield from _settings(item, f"{path}.{k}.")
+        elif value is not None:
+            yield f"{path} = {_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+    return str(value) if isinstance(value, int | float) else f'"{value}"'
+
+
+def _comparisons(folder: RunFolder) -> list[str]:
+    """Units, samples and bytes of every comparison, from the shapes alone; a sentence where they cannot be known."""
+    experiment = folder.experiment
+    if importlib.util.find_spec("torch") is None:
+        return ["sizes are not known without torch: pip install 'convergent-learning[train]'"]
+    import torch
+
+    from convergence.statistics.collect import TILE_UNITS
+    from convergence.statistics.groups import ImageGroups
+    from convergence.statistics.joining import Joiner
+
+    config = experiment.statistics
+    try:
+        splits = experiment.data.load()
+        images = splits.test if config.split == "test" else splits.train
+        n_images = min(len(images), config.max_images or len(images))
+        groups = ImageGroups(n_images, config.groups)
+        with torch.device("meta"):
+            modules = {
+                net.name: net.network.build(images.image_shape, images.n_classes) for net in experiment.all_nets()
+            }
+        joiner = Joiner(experiment, modules, images.image_shape, "meta")
+    except UserError as error:
+        return [f"sizes are not known: {error}"]
+    lines = [f"{n_images:,} images in {len(groups)} groups of {len(groups.images(0)):,}"]
+    header = ("name", "nets", "units", "positions", "samples", "in statistics.h5", "scratch", "graph nodes")
+    rows = [header]
+    for joined in joiner.joined.values():
+        counted = joined.n_positions if config.positions == "all" else min(joined.n_positions, int(config.positions))
+        stored = 8 * joined.n_units**2 * (len(groups) + 2 * config.mutual_information.enabled)
+        information = config.mutual_information
+        coded = joined.n_positions if information.positions == "all" else min(joined.n_positions, information.positions)
+        scratch = 8 * joined.n_units**2 * len(groups) + information.enabled * n_images * coded * joined.n_units
+        rows.append((
+            joined.name, str(len(joined.nets)), f"{joined.n_units:,}", f"{counted:,} of {joined.n_positions:,}",
+            f"{n_images * counted:,}", _bytes(stored), _bytes(scratch), ", ".join(dict.fromkeys(joined.sources)),
+        ))  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if config.mutual_information.enabled:
+        most = max(joined.n_units for joined in joiner.joined.values())
+        counts = 8 * min(TILE_UNITS, most) * most * config.mutual_information.bins**2 * min(8, len(groups))
+        lines.append(f"joint counts of one tile in memory: up to {_bytes(2 * counts)}")
+    return lines
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
+def _stages(folder: RunFolder) -> Iterator[str]:
+    for work in folder.works():
+        state = folder.state(work)
+        record = read_record(work.record)
+        about = ""
+        if state == "done" and record is not None:
+            size = sum(record["outputs"].values())
+            about = f"{record['seconds']:.1f} s, {_bytes(size)}, finished {record['finished']}"
+        elif state == "stale" and record is not None:
+            from convergence.runs import describe_changes
+
+            about = describe_changes(record, work)
+        yield f"{work.name:<22} {state:<11} {about}".rstrip()

@@ -1,0 +1,101 @@
+"""Configs: what is accepted, what is refused, and how the refusal helps."""
+
+from pathlib import Path
+
+import pytest
+
+from convergence.config import parse_config, read_config
+from convergence.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+TEXT = """
+name = "trial"
+[data]
+name = "digits"
+[[nets]]
+seeds = [1, 2]
+network = { name = "small", channels = [4, 8] }
+[statistics]
+comparisons = ["conv1"]
+"""
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path):
+    experiment = read_config(path)
+    assert experiment.name == path.stem
+    assert len(experiment.all_nets()) >= 2
+
+
+def test_names_of_nets_and_layers():
+    experiment = parse_config(TEXT)
+    assert [net.name for net in experiment.all_nets()] == ["net1", "net2"]
+    assert [(net.name, layer) for net, layer in experiment.nets_of(experiment.statistics.comparisons[0])] == [
+        ("net1", "conv1"),
+        ("net2", "conv1"),
+    ]
+
+
+def test_overrides_reach_tables_and_lists():
+    experiment = parse_config(
+        TEXT,
+        ["training.epochs=3", "nets.0.seeds=[5, 6, 7]", "name=other", 'statistics.positions="all"', "analysis.sparse.alphas=5"],
+    )
+    assert experiment.training.epochs == 3
+    assert experiment.nets[0].seeds == (5, 6, 7)
+    assert experiment.name == "other"
+    assert experiment.analysis.sparse.alphas == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.epoch=3", ['unknown key "training.epoch"', 'did you mean "epochs"']),
+        ("training.epochs=0", ['"training.epochs"', "greater than or equal to 1", "received: 0"]),
+        ("training.optimizer=adm", ['"training.optimizer"', "'sgd' or 'adamw'", "'adm'"]),
+        ("data.name=dijits", ['unknown data set "dijits"', 'did you mean "digits"']),
+        ("nets.0.network.name=smal", ['unknown network "smal"', 'did you mean "small"']),
+        ("nets.0.network.chanels=[3]", ['unknown key "nets.0.network.chanels"']),
+        ("analysis.measures=['linear_ka']", ['unknown measure "linear_ka"', "linear_cka"]),
+        ("nets.0.seeds=[1, 1]", ["repeat"]),
+        ("nets.0.seeds=[1]", ["joins fewer than two nets"]),
+        ("nets.3.seeds=[1]", ['"3" is no item of a list of 1']),
+        ("training", ["write it as key=value"]),
+        ("name.first=x", ["name is a value, not a table"]),
+        ("report.pair=['net1', 'net7']", ['unknown net "net7"']),
+        ("analysis.sparse.alpha_min=2.0", ["alpha_min 2.0 must be below"]),
+    ],
+)
+def test_refusals_say_what_came_and_what_is_valid(override, words):
+    with pytest.raises(ConfigError) as refused:
+        parse_config(TEXT, [override])
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such config file"):
+        read_config(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        read_config(tmp_path / "broken.toml")
+
+
+def test_groups_of_other_networks_take_part_with_their_own_layer():
+    text = TEXT + '\n[[nets]]\nlabel = "wide"\nseeds = [1, 2]\nnetwork = { name = "small", channels = [8, 8] }\n'
+    text = text.replace('["conv1"]', '[{ name = "mixed", layers = { net = "conv1", wide = "conv2" } }]')
+    experiment = parse_config(text)
+    members = experiment.nets_of(experiment.statistics.comparisons[0])
+    assert [(net.name, layer) for net, layer in members] == [
+        ("net1", "conv1"),
+        ("net2", "conv1"),
+        ("wide1", "conv2"),
+        ("wide2", "conv2"),
+    ]
+
+
+def test_speed_only_settings_are_no_part_of_a_digest():
+    slow, quick = parse_config(TEXT), parse_config(TEXT, ["statistics.loader_workers=7"])
+    assert slow.statistics.digest_values() == quick.statistics.digest_values()
+    other = parse_config(TEXT, ["statistics.batch_size=7"])
+    assert slow.statistics.digest_values() != other.statistics.digest_values()

@@ -1,0 +1,217 @@
+"""LASSO, refit, dense fit and forward selection: exactness on hostile designs, planted supports,
+references.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso
+
+from convergence.alignment import sparse
+from convergence.errors import UserError
+
+ALPHAS = np.geomspace(0.9, 1e-3, 12)
+
+
+def correlations(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    zx, zy = ((v - v.mean(0)) / v.std(0) for v in (x, y))
+    return zx.T @ zx / len(x), zx.T @ zy / len(x)
+
+
+def design(kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Samples x units of the predictors and of 5 targets."""
+    rng = np.random.default_rng(seed)
+    n, k = 300, 24
+    if kind == "random":
+        x = rng.standard_normal((n, k))
+    elif kind == "correlated":
+        x = rng.standard_normal((n, 3)) @ rng.standard_normal((3, k)) + 0.05 * rng.standard_normal((n, k))
+    elif kind == "duplicated":
+        x = rng.standard_normal((n, k // 3))[:, np.tile(np.arange(k // 3), 3)]
+        x[:, -4:] *= -1
+    elif kind == "combined":  # sums of others, so that dependence is not pairwise
+        base = rng.standard_normal((n, k // 2))
+        x = np.hstack([base, base @ rng.choice([-1.0, 0.0, 1.0], (k // 2, k // 2)) + 1e-9])
+        x[:, x.std(0) < 1e-6] = base[:, :1]
+    elif kind == "few samples":
+        x = rng.standard_normal((10, k))
+    elif kind == "sparse activations":
+        x = np.maximum(rng.standard_normal((n, 6)) @ rng.standard_normal((6, k)) - 1, 0)
+    else:
+        x = np.repeat(rng.standard_normal((n, 1)), k, axis=1)  # one unit, k times
+    y = x[:, :5] + np.roll(x, 3, axis=1)[:, :5] + 0.5 * rng.standard_normal((len(x), 5))
+    return x, y
+
+
+KINDS = ["random", "correlated", "duplicated", "combined", "few samples", "sparse activations", "one unit"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_point_is_optimal(kind: str, seed: int) -> None:
+    r_xx, r_xy = correlations(*design(kind, seed))
+    path = sparse.lasso_path(r_xx, r_xy, np.append(ALPHAS, 1e-6))
+    assert path.kkt_gap.max() <= 1e-8
+    for weights, reported, loss, alpha in zip(
+        path.weights, path.kkt_gap, path.loss, path.alphas, strict=True
+    ):
+        gap = sparse.kkt_gap(r_xx, r_xy, weights, alpha)
+        assert gap.max() <= 1e-8
+        np.testing.assert_allclose(gap, reported, atol=1e-12)
+        np.testing.assert_allclose(loss, sparse.prediction_loss(r_xx, r_xy, weights), atol=1e-12)
+    np.testing.assert_array_equal(path.n_nonzero, (path.weights != 0).sum(-1))
+    np.testing.assert_array_equal(path.n_above, (np.abs(path.weights) > 0.01).sum(-1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_support_is_of_independent_units(kind: str) -> None:
+    r_xx, r_xy = correlations(*design(kind))
+    path = sparse.lasso_path(r_xx, r_xy, ALPHAS)
+    for weights in path.weights.reshape(-1, len(r_xx)):
+        used = np.flatnonzero(weights)
+        if len(used):
+            assert np.linalg.eigvalsh(r_xx[np.ix_(used, used)])[0] > 1e-12
+
+
+@pytest.mark.parametrize("kind", ["random", "correlated", "sparse activations"])
+def test_full_rank_solutions_equal_scikit_learn_and_the_plain_one(kind: str) -> None:
+    x, y = design(kind)
+    r_xx, r_xy = correlations(x, y)
+    alphas = [0.5, 0.1, 0.02]
+    path = sparse.lasso_path(r_xx, r_xy, alphas)
+    zx, zy = ((v - v.mean(0)) / v.std(0) for v in (x, y))
+    for weights, alpha in zip(path.weights, alphas, strict=True):
+        theirs = Lasso(alpha=alpha, fit_intercept=False, tol=1e-12, max_iter=1_000_000).fit(zx, zy).coef_
+        np.testing.assert_allclose(weights, theirs, atol=1e-6)
+        plain = np.stack([sparse.lasso_plain(r_xx, r, alpha) for r in r_xy.T])
+        np.testing.assert_allclose(weights, plain, atol=1e-7)
+
+
+def test_loss_falls_with_the_penalty_and_ends_at_the_dense_fit() -> None:
+    r_xx, r_xy = correlations(*design("sparse activations"))
+    path = sparse.lasso_path(r_xx, r_xy, ALPHAS)
+    assert np.all(np.diff(path.loss, axis=0) <= 1e-12)
+    assert np.all(path.loss[0] <= 0.5)
+    weights, loss, rank = sparse.dense_fit(r_xx, r_xy)
+    assert rank == len(r_xx)
+    np.testing.assert_allclose(weights, np.linalg.solve(r_xx, r_xy).T, rtol=1e-6)
+    assert np.all(loss <= path.loss[-1])
+    nearly = sparse.lasso_path(r_xx, r_xy, [1e-8])
+    np.testing.assert_allclose(nearly.loss[0], loss, atol=1e-6)
+
+
+def test_a_target_made_of_three_units_names_them() -> None:
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((2000, 40))
+    y = x[:, [3]] * 0.6 + x[:, [17]] * 0.5 - x[:, [29]] * 0.4 + 0.1 * rng.standard_normal((2000, 1))
+    r_xx, r_xy = correlations(x, y)
+    path = sparse.lasso_path(r_xx, r_xy, [0.15])
+    assert set(np.flatnonzero(path.weights[0, 0])) == {3, 17, 29}
+    order, loss = sparse.forward_selection(r_xx, r_xy, 5)
+    assert list(order[0, :3]) == [3, 17, 29]
+    assert loss[0, 2] < 0.02
+    refitted, after = sparse.refit(r_xx, r_xy, path.weights)
+    assert set(np.flatnonzero(refitted[0, 0])) == {3, 17, 29}
+    np.testing.assert_allclose(after[0, 0], loss[0, 2], atol=1e-12)
+    assert after[0, 0] < path.loss[0, 0]
+
+
+def test_penalties_may_come_in_any_order() -> None:
+    r_xx, r_xy = correlations(*design("correlated"))
+    falling = sparse.lasso_path(r_xx, r_xy, ALPHAS)
+    rising = sparse.lasso_path(r_xx, r_xy, ALPHAS[::-1])
+    np.testing.assert_array_equal(rising.alphas, ALPHAS[::-1])
+    np.testing.assert_array_equal(rising.weights, falling.weights[::-1])
+    np.testing.assert_array_equal(rising.loss, falling.loss[::-1])
+
+
+def test_penalties_above_every_correlation_leave_nothing() -> None:
+    r_xx, r_xy = correlations(*design("random"))
+    path = sparse.lasso_path(r_xx, r_xy, [2.0, np.abs(r_xy).max()])
+    assert not path.weights.any()
+    assert np.all(path.loss == 0.5)
+
+
+def test_read_only_and_float32_input_is_taken() -> None:
+    r_xx, r_xy = (values.astype(np.float32) for values in correlations(*design("random")))
+    r_xx.setflags(write=False)
+    assert sparse.lasso_path(r_xx, r_xy, [0.1]).kkt_gap.max() <= 1e-8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refit_is_least_squares_on_the_support(kind: str) -> None:
+    r_xx, r_xy = correlations(*design(kind))
+    path = sparse.lasso_path(r_xx, r_xy, ALPHAS)
+    weights, loss = sparse.refit(r_xx, r_xy, path.weights)
+    assert weights.shape == path.weights.shape
+    np.testing.assert_allclose(loss, sparse.prediction_loss(r_xx, r_xy, weights), atol=1e-9)
+    assert np.all(loss <= path.loss + 1e-9)
+    everything, dense = sparse.refit(r_xx, r_xy, np.ones(r_xy.T.shape))
+    assert everything.shape == r_xy.T.shape
+    np.testing.assert_allclose(dense, sparse.dense_fit(r_xx, r_xy)[1], atol=1e-6)
+
+
+def test_dense_fit_sees_the_rank() -> None:
+    assert sparse.dense_fit(*correlations(*design("duplicated")))[2] == 8
+    assert sparse.dense_fit(*correlations(*design("few samples")))[2] == 9
+    assert sparse.dense_fit(*correlations(*design("one unit")))[2] == 1
+    for kind in KINDS:
+        x, y = design(kind)
+        r_xx, r_xy = correlations(x, y)
+        zx, zy = ((v - v.mean(0)) / v.std(0) for v in (x, y))
+        residual = zy - zx @ np.linalg.lstsq(zx, zy, rcond=1e-6)[0]
+        np.testing.assert_allclose(
+            sparse.dense_fit(r_xx, r_xy)[1], 0.5 * np.mean(residual**2, axis=0), atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_selection_equals_the_plain_one(kind: str) -> None:
+    r_xx, r_xy = correlations(*design(kind, 2))
+    order, loss = sparse.forward_selection(r_xx, r_xy, 6)
+    assert np.all(np.diff(loss, axis=1) <= 1e-15)
+    for taken, losses, r in zip(order, loss, r_xy.T, strict=True):
+        _, plain_losses = sparse.forward_selection_plain(r_xx, r, 6)
+        units = taken[taken >= 0]
+        assert len(set(units)) == len(units)
+        assert np.linalg.matrix_rank(r_xx[np.ix_(units, units)], tol=1e-9) == len(units)
+        padded = np.pad(plain_losses, (0, 6 - len(plain_losses)), mode="edge")
+        np.testing.assert_allclose(losses, padded, atol=1e-9)
+
+
+def test_forward_selection_stops_when_nothing_is_left() -> None:
+    order, loss = sparse.forward_selection(*correlations(*design("one unit")), 4)
+    np.testing.assert_array_equal(order[:, 1:], -1)
+    np.testing.assert_array_equal(order[:, 0], 0)  # of equal units the lowest index
+    assert np.all(loss == loss[:, :1])
+
+
+def test_the_papers_penalty() -> None:
+    np.testing.assert_allclose(sparse.paper_lambda([0.96], 96), [0.01])
+
+
+@pytest.mark.parametrize("alphas", [[0.0], [-1.0], [np.nan], [[0.1]]])
+def test_unusable_penalties_are_refused(alphas: list) -> None:
+    with pytest.raises(UserError, match="positive"):
+        sparse.lasso_path(np.eye(3), np.zeros((3, 2)), alphas)
+
+
+@pytest.mark.parametrize(
+    ("r_xx", "r_xy"),
+    [
+        (np.full((2, 2), np.nan), np.zeros((2, 1))),
+        (np.eye(3), np.zeros((2, 3))),
+        (np.empty((0, 0)), np.empty((0, 1))),
+        (np.eye(2), np.empty((2, 0))),
+        (np.ones((2, 3)), np.zeros((2, 1))),
+    ],
+)
+def test_unusable_correlations_are_refused(r_xx: np.ndarray, r_xy: np.ndarray) -> None:
+    for call in (
+        lambda: sparse.lasso_path(r_xx, r_xy, [0.1]),
+        lambda: sparse.dense_fit(r_xx, r_xy),
+        lambda: sparse.forward_selection(r_xx, r_xy, 2),
+    ):
+        with pytest.raises(UserError):
+            call()
