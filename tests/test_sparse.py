@@ -187,6 +187,18 @@ def test_forward_selection_stops_when_nothing_is_left() -> None:
     assert np.all(loss == loss[:, :1])
 
 
+def test_what_no_samples_could_give_ends_and_shows_in_the_gap() -> None:
+    rng = np.random.default_rng(0)
+    contradictory = sparse.lasso_path(np.ones((8, 8)), rng.uniform(-0.9, 0.9, (8, 3)), [0.1, 0.01])
+    noise = rng.uniform(-0.9, 0.9, (20, 20))
+    indefinite = (noise + noise.T) / 2
+    np.fill_diagonal(indefinite, 1.0)
+    unbounded = sparse.lasso_path(indefinite, rng.uniform(-0.9, 0.9, (20, 3)), [0.1, 0.01])
+    for path in (contradictory, unbounded):
+        assert path.kkt_gap.max() > 1e-8
+        assert np.isfinite(path.weights).all()
+
+
 def test_the_papers_penalty() -> None:
     np.testing.assert_allclose(sparse.paper_lambda([0.96], 96), [0.01])
 

@@ -37,6 +37,7 @@ DEPENDENT = 1e-10
 FIRST_SWEEPS = 6
 MORE_SWEEPS = 30
 ROUNDS = 2000
+IMPOSSIBLE = 3.0
 
 
 @_jit
@@ -238,6 +239,15 @@ def gradient(gram: Array, target: Array, weights: Array, out: Array) -> None:
 
 
 @_jit
+def explained_variance(weights: Array, target: Array, slope: Array) -> float:
+    """Explained share of the variance, 2 w'r - w'Rw, from r and the gradient r - R w."""
+    value = 0.0
+    for j in range(weights.size):
+        value += weights[j] * (target[j] + slope[j])
+    return value
+
+
+@_jit
 def optimality_gap(slope: Array, weights: Array, alpha: float) -> float:
     """Largest violation of the LASSO's optimality (KKT) conditions, in units of correlation."""
     worst = 0.0
@@ -281,6 +291,7 @@ def lasso_kernel(
         for l in range(alphas.size):
             alpha = alphas[l]
             threshold = max(2.0 * alpha - before, 0.9 * alpha)
+            explained = 0.0
             for r in range(ROUNDS):
                 for i in range(n):
                     if abs(slope[i]) > threshold and not chosen[i] and gram[i, i] > 0.0:
@@ -301,15 +312,15 @@ def lasso_kernel(
                 size = finish(gram, target, alpha, weights, support, listed, size, factor, direction)
                 gradient(gram, target, weights, slope)
                 gaps[l, t] = optimality_gap(slope, weights, alpha)
-                if gaps[l, t] <= goal:
+                explained = explained_variance(weights, target, slope)
+                # No correlations explain more than everything: these are none, the problem may have no minimum.
+                if gaps[l, t] <= goal or explained > IMPOSSIBLE:
                     break
-            explained = 0.0
+            losses[l, t] = 0.5 * (1.0 - explained)
             used = 0
             for j in range(n):
                 out[l, t, j] = weights[j]
-                explained += weights[j] * (target[j] + slope[j])
                 used += weights[j] != 0.0
-            losses[l, t] = 0.5 * (1.0 - explained)
             before = alpha
             if n_units > 2 * used + 32:  # keep the candidates few
                 n_units = 0

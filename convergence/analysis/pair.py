@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.alignment.clustering import cluster_similarities, similarity_graph, spectral_clusters
-from convergence.alignment.matching import aligned_order, matching, mutual_best, overlap, semi_matching
+from convergence.alignment.matching import aligned_order, matching, overlap, semi_matching
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path, paper_lambda, refit
 from convergence.analysis.layer import mean_activation_distance
 from convergence.analysis.units import LiveUnits, PairSums
@@ -76,6 +76,7 @@ def _alignment(pair: PairSums) -> Tree:
     semi_xy, semi_yx = semi_matching(r), semi_matching(r.T)
     partner = _full(len(r), matched.rows, matched.columns)
     order_x, order_y = aligned_order(r)
+    agreement = overlap(r, matched)
     without = np.stack([moments.corr_xy for moments in pair.without])
     return {
         "semi_xy": _to_units(semi_xy, pair.units_y),
@@ -89,9 +90,9 @@ def _alignment(pair: PairSums) -> Tree:
         "matching_error": _full(
             len(r), matched.rows, jackknife_error(without[:, matched.rows, matched.columns]), empty=0.0
         ),
-        "same_assignment": overlap(semi_xy, matched),
-        "mutual_best": len(mutual_best(r)),
-        "never_chosen": int(r.shape[1] - len(np.unique(semi_xy))),
+        "same_assignment": agreement.share,
+        "mutual_best": len(agreement.mutual),
+        "never_chosen": len(agreement.never_chosen),
         "order_x": pair.units_x[order_x],
         "order_y": pair.units_y[order_y],
         **_cross_fitted(pair),
@@ -151,21 +152,21 @@ def _sparse(pair: PairSums, config: AnalysisConfig, reverse: bool) -> Tree:
     pooled = oriented(pair.pooled)
     r_xx, r_xy = pooled.corr_xx, pooled.corr_xy
     path = lasso_path(r_xx, r_xy, alphas)
-    dense, rank = dense_fit(r_xx, r_xy)
+    _, dense, rank = dense_fit(r_xx, r_xy)
     order, forward = forward_selection(r_xx, r_xy, sparse.max_units)
-    refitted = np.stack([refit(r_xx, r_xy, weights).mean() for weights in path.weights])
+    _, refitted = refit(r_xx, r_xy, path.weights)
     predictors = pair.units_y if reverse else pair.units_x
     replicates = [
         lasso_path(oriented(moments).corr_xx, oriented(moments).corr_xy, alphas).loss.mean(axis=1)
         for moments in pair.without
     ]
-    dense_without = [dense_fit(oriented(m).corr_xx, oriented(m).corr_xy)[0].mean() for m in pair.without]
+    dense_without = [dense_fit(oriented(m).corr_xx, oriented(m).corr_xy)[1].mean() for m in pair.without]
     return {
         "alphas": alphas,
         "paper_lambda": paper_lambda(alphas, r_xy.shape[1]),
         "loss": path.loss.mean(axis=1),
         "loss_error": jackknife_error(replicates),
-        "refit_loss": refitted,
+        "refit_loss": refitted.mean(axis=1),
         "n_nonzero": path.n_nonzero.mean(axis=1),
         "n_above_0.01": path.n_above.mean(axis=1),
         "kkt_gap": path.kkt_gap.max(axis=1),
@@ -187,14 +188,16 @@ def _clusters(pair: PairSums, config: AnalysisConfig) -> Tree:
     graph = similarity_graph(joined, settings.similarity, settings.threshold)
     found = spectral_clusters(graph, settings.n_clusters, settings.max_clusters, config.seed)
     sides = np.repeat([0, 1], [len(pair.units_x), len(pair.units_y)])
-    similarities = cluster_similarities(joined, found.labels, sides)
+    inside = cluster_similarities(joined, found.labels, sides)
     return {
         "labels_x": found.labels[sides == 0],
         "labels_y": found.labels[sides == 1],
         "eigenvalues": found.eigenvalues,
         "n_clusters": found.n_clusters,
         "eigengap": found.eigengap,
-        **similarities,
+        "sizes": inside.sizes,
+        "mean_similarity": inside.mean,
+        "n_pairs": inside.n_pairs,
     }
 
 

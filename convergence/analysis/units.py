@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,9 @@ class LiveUnits:
 
 
 def live_units(sums: Sums) -> LiveUnits:
-    """Units with finite values that vary, also when any one image group is left out.
+    """Units with finite values that vary, also without any one image group and in either half of the groups.
 
-    A unit that varies in one group only would have no correlation in one jackknife replicate; it is left out of all.
+    A unit that does not would have no correlation in a jackknife replicate or a half; it is left out of everything.
     """
     count, total = sums.group_count.sum(), sums.group_sums.sum(axis=0)
     squares = np.einsum("gii->gi", sums.group_products)
@@ -43,20 +44,32 @@ def live_units(sums: Sums) -> LiveUnits:
     with np.errstate(invalid="ignore"):
         variance = squares.sum(axis=0) / count - (total / count) ** 2
         floor = RELATIVE_VARIANCE * (mean**2 + variance)
-        n_without = count - sums.group_count[:, None]
-        mean_without = (total - sums.group_sums) / n_without
-        variance_without = (squares.sum(axis=0) - squares) / n_without - mean_without**2
+        parts = _without_each(sums.group_count[:, None], sums.group_sums, squares) + _halves(
+            sums.group_count[:, None], sums.group_sums, squares
+        )
+        least = np.min([s2 / n - (s1 / n) ** 2 for n, s1, s2 in parts], axis=0)
     reasons = []
     for u in range(len(mean)):
         if sums.histograms.n_nonfinite[u] or not np.isfinite(variance[u]):
             reasons.append("non-finite values")
         elif variance[u] <= floor[u]:
             reasons.append("always zero" if mean[u] == 0 else "constant")
-        elif (variance_without[:, u] <= floor[u]).any():
-            reasons.append("varies in one image group only")
+        elif least[u] <= floor[u]:
+            reasons.append("varies in too few image groups")
         else:
             reasons.append("")
     return LiveUnits(np.array([not reason for reason in reasons], dtype=bool), tuple(reasons))
+
+
+def _without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
+    """Sums over all groups but one, for each in turn."""
+    totals = [array.sum(axis=0) for array in arrays]
+    return [tuple(t - a[g] for t, a in zip(totals, arrays, strict=True)) for g in range(len(arrays[0]))]
+
+
+def _halves(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
+    """Sums over the even and over the odd groups."""
+    return [tuple(array[half::2].sum(axis=0) for array in arrays) for half in (0, 1)]
 
 
 @dataclass(frozen=True)

@@ -236,14 +236,15 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
         axes[1].axvline(found["n_clusters"] + 0.5, color=UNTRAINED, linestyle="--", label=f"k = {found['n_clusters']}")
         axes[1].set(title="smallest eigenvalues of the Laplacian", xlabel="index")
         axes[1].legend()
-        at = np.arange(len(found["n_x"]))
-        for offset, name, colour in ((-0.27, "within_x", TRAINED), (0.0, "within_y", SECOND), (0.27, "between", ACCENT)):
-            word = {"within_x": f"within {pair.x}", "within_y": f"within {pair.y}", "between": "between"}[name]
-            axes[2].bar(at + offset, found[name], width=0.25, color=colour, label=word)
+        sizes, inside = found["sizes"], found["mean_similarity"]
+        at = np.arange(len(sizes))
+        words = (f"within {pair.x}", f"within {pair.y}", "between")
+        for column, (word, colour) in enumerate(zip(words, (TRAINED, SECOND, ACCENT), strict=True)):
+            axes[2].bar(at + 0.27 * (column - 1), inside[:, column], width=0.25, color=colour, label=word)
         axes[2].set(title="similarity inside each cluster", xlabel="cluster (largest first)", ylabel="mean |r|")
-        axes[2].set_xticks(at, [f"{x}+{y}" for x, y in zip(found["n_x"], found["n_y"], strict=True)], fontsize=7, rotation=60)
+        axes[2].set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize=7, rotation=60)
         axes[2].legend(fontsize=8.5)
-    both = int(((found["n_x"] > 0) & (found["n_y"] > 0)).sum())
+    both = int((sizes > 0).all(axis=1).sum())
     return Drawing(
         name=f"{layer.name}-clusters",
         title="Groups of units that belong together",
@@ -255,7 +256,8 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
         figure=figure,
         columns=("cluster", "n_x", "n_y", "within_x", "within_y", "between"),
         rows=[
-            (int(k), *(found[name][k] for name in ("n_x", "n_y", "within_x", "within_y", "between"))) for k in at
+            (k, *sizes[k], *(value if n else "" for value, n in zip(inside[k], found["n_pairs"][k], strict=True)))
+            for k in at
         ],
     )
 
