@@ -1,11 +1,12 @@
-"""LASSO paths from correlations, against scikit-learn's Gram coordinate descent in a loop over targets and penalties.
+"""LASSO paths from correlations, against scikit-learn's Gram coordinate descent, looped.
 
     python -m benchmarks.lasso            # n = 96, 256, 384
-    python -m benchmarks.lasso 96 4096
+    python -m benchmarks.lasso 96 1024    # others
 
-Both solve the same problems from the same matrices, with warm starts, to optimality gaps of at most 1e-8 in units of
-correlation: scikit-learn's tolerance is the loosest power of ten that reaches this. Bar: 7 times as fast at n = 256 and
-384 (DESIGN: ``alignment/sparse.py``). Takes about a minute.
+Both solve the same problems from the same matrices, with warm starts, to optimality gaps of at most 1e-8 in
+units of correlation: scikit-learn's tolerance is the loosest power of ten that reaches this. Two paths of 20
+penalties: down to 0.01, where a target has tens of units, and down to 0.001, where it has a good part of the
+layer. Takes a minute.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BAR = 1e-8
 
 
 def latent_units(n: int, n_targets: int, samples: int = 8192) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations of ReLU units of two layers that see the same n / 8 latent factors, each unit a tenth of them."""
+    """Correlations of ReLU units of two layers that see the same n / 8 factors, each unit a tenth of them."""
     rng = np.random.default_rng(0)
     factors = rng.standard_normal((samples, max(n // 8, 4)))
     mixing = rng.standard_normal((factors.shape[1], n + n_targets))
@@ -76,7 +77,7 @@ def compare(n: int, n_targets: int, alphas: np.ndarray) -> None:
     )
     each = {name: median(values) / n_targets * 1e3 for name, values in seconds.items()}
     print(
-        f"n = {n:5d}  alpha {alphas[0]:.2g} .. {alphas[-1]:<6.2g} mean support {path.n_nonzero.mean():6.1f}   "
+        f"n = {n:5d}  alpha {alphas[0]:.2g} .. {alphas[-1]:<5.2g}  support {path.n_nonzero.mean():5.1f}   "
         f"scikit-learn {each['scikit-learn']:8.3f} ms a target (gap {theirs:.0e}, tol {tolerance:.0e})   "
         f"ours {each['ours']:7.3f} ms (gap {worst_gap(r_xx, r_xy, path.weights, alphas):.0e})   "
         f"ratio {ratio(seconds, 'scikit-learn', 'ours'):5.1f}",

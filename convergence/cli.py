@@ -71,11 +71,20 @@ def build_parser() -> argparse.ArgumentParser:
             )
         if verb in ("run", "analyze"):
             verb_parser.add_argument(
-                "--workers", type=_positive, default=1, metavar="N", help="processes of the analysis (default: 1)"
+                "--workers",
+                type=_positive,
+                default=1,
+                metavar="N",
+                help="processes of the analysis (default: 1)",
             )
         if verb == "train":
             verb_parser.add_argument(
-                "--net", dest="nets", action="append", default=[], metavar="NAME", help="only this net; may be repeated"
+                "--net",
+                dest="nets",
+                action="append",
+                default=[],
+                metavar="NAME",
+                help="only this net; may be repeated",
             )
     return parser
 
@@ -101,7 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("convergence: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe (| head) is not an error
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # a closed pipe (| head) is not an error
         return EXIT_DONE
 
 
@@ -121,7 +132,9 @@ def _dispatch(options: argparse.Namespace) -> int:
         logging.getLogger().setLevel(logging.WARNING)
     stages = STAGES if options.verb == "run" else (options.verb,)
     choices = Options(
-        overwrite=options.overwrite, workers=getattr(options, "workers", 1), nets=tuple(getattr(options, "nets", ()))
+        overwrite=options.overwrite,
+        workers=getattr(options, "workers", 1),
+        nets=tuple(getattr(options, "nets", ())),
     )
     try:
         run_stages(stages, folder, choices, comm)

@@ -178,7 +178,9 @@ class AnalysisConfig(Section):
     """What is computed from the sums."""
 
     measures: tuple[str, ...] = Field(
-        tuple(MEASURES), min_length=1, description="Measures of whole layers, by name, each with its uncertainty."
+        tuple(MEASURES),
+        min_length=1,
+        description="Measures of whole layers, by name, each with its uncertainty.",
     )
     rotations: int = Field(20, ge=2, description="Random rotations of one net's basis that make the chance level.")
     seed: int = Field(0, ge=0, description="Seed of rotations and of k-means.")
@@ -197,7 +199,9 @@ class ReportConfig(Section):
     """How the results are shown."""
 
     title: str | None = Field(None, description="Title of the page; the experiment's name if not given.")
-    pair: tuple[str, str] | None = Field(None, description="Nets shown unit by unit; the first two trained ones if not given.")
+    pair: tuple[str, str] | None = Field(
+        None, description="Nets shown unit by unit; the first two trained ones if not given."
+    )
 
 
 class Experiment(Section):
@@ -261,8 +265,9 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such config file. Give the path of a .toml file, for example "
-                          "configs/digits.toml.") from None
+        raise ConfigError(
+            f"{path}: there is no such config file. Give the path of a .toml file, for example configs/digits.toml."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the config could not be read: {error}.") from error
     return parse_config(text, overrides, where=str(path))
@@ -287,7 +292,7 @@ def parse_config(text: str, overrides: Iterable[str] = (), where: str = "config"
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f'--set {override}: write it as key=value, for example --set training.epochs=5.')
+        raise ConfigError(f"--set {override}: write it as key=value, for example --set training.epochs=5.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -295,10 +300,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     here: Any = values
     for depth, part in enumerate(parents):
-        if isinstance(here, list):
-            here = _item(here, part, override)
-        else:
-            here = here.setdefault(part, {})
+        here = _item(here, part, override) if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
             raise ConfigError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a table.")
     if isinstance(here, list):
@@ -336,7 +338,7 @@ def _fields_at(location: list[Any]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
-        field = model.model_fields.get(part) if isinstance(model, type) else None
+        field = model.model_fields.get(part) if model is not None else None
         if field is None:
             return []
         model = _section_in(field.annotation)

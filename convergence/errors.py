@@ -28,8 +28,6 @@ class StaleOutputError(UserError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Ending of an error message: the nearest known name, then all of them.
 
-    Example
-    -------
     >>> nearest("dijits", ["digits", "photos"])
     'did you mean "digits"? Known: digits, photos'
     """

@@ -6,6 +6,7 @@ neither torch nor MPI, and the science never imports what launches it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -59,13 +60,13 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
         return loaded[0]
 
     for net in nets:
-        _do(folder, folder.train_work(net), options, lambda net=net: _train_one(folder, net, splits()))
+        _do(folder, folder.train_work(net), options, functools.partial(_train_one, folder, net, splits))
 
 
-def _train_one(folder: RunFolder, net: Net, splits: Any) -> None:
+def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any]) -> None:
     training = load_object("convergence.training:make_net")
     place = folder.net_folder(net)
-    result = training(place, net.network, net.seed, net.trained, splits, folder.experiment.training, logger.info)
+    result = training(place, net.network, net.seed, net.trained, splits(), folder.experiment.training, logger.info)
     logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 
@@ -74,7 +75,7 @@ def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
     names = [net.name for net in nets]
     for name in options.nets:
         if name not in names:
-            raise UserError(f'--net {name}: the config has no such net; {nearest(name, names)}.')
+            raise UserError(f"--net {name}: the config has no such net; {nearest(name, names)}.")
     return [net for net in nets if not options.nets or net.name in options.nets]
 
 
@@ -151,5 +152,3 @@ def _do(folder: RunFolder, work: Work, options: Options, action: Callable[[], No
         seconds = time.monotonic() - start
         folder.finish(work, seconds)
         logger.info("%s: done in %.1f s", work.name, seconds)
-
-

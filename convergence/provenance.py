@@ -15,7 +15,11 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvi
 
 @functools.cache
 def _provenance() -> tuple[tuple[str, str], ...]:
-    entries = {"convergence": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    entries = {
+        "convergence": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     for package in PACKAGES:
         try:
             entries[package] = metadata.version(package)
@@ -36,13 +40,20 @@ def _git_commit(folder: Path) -> str | None:
     """The commit of the checkout that this package runs from, with "+changes" if it differs; None outside of git."""
     try:
         tracked = subprocess.run(
-            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "provenance.py"], capture_output=True, timeout=10
+            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "provenance.py"],
+            capture_output=True,
+            timeout=10,
         )
         if tracked.returncode:
             return None
-        head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        head = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+        )
         dirty = subprocess.run(
-            ["git", "-C", str(folder), "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
+            ["git", "-C", str(folder), "status", "--porcelain", "-uno"],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None

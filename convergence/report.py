@@ -39,7 +39,9 @@ def report(statistics: Path, analysis: Path, target: Path, experiment: Experimen
         config_text = sums.config_text
     if not any(layer.pairs for layer in layers):
         reasons = {reason for layer in layers for reason in layer.left_out.values()}
-        raise UserError(f"{analysis}: no pair of nets has results ({'; '.join(sorted(reasons))}), so there is no report.")
+        raise UserError(
+            f"{analysis}: no pair of nets has results ({'; '.join(sorted(reasons))}), so there is no report."
+        )
     building = target.with_name(target.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     (building / "figures").mkdir(parents=True)
@@ -59,16 +61,20 @@ def report(statistics: Path, analysis: Path, target: Path, experiment: Experimen
             }
         )
         logger.info("  %s: %d figures", layer.name, len(drawings))
-    page = _environment().get_template("report.html").render(
-        title=experiment.report.title or experiment.name,
-        facts=facts,
-        answers=_answers(layers),
-        overview=_place(overview([layer for layer in layers if layer.pairs]), building),
-        table=_table(layers),
-        sections=sections,
-        nets=facts["nets"],
-        provenance=provenance,
-        config=config_text,
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=experiment.report.title or experiment.name,
+            facts=facts,
+            answers=_answers(layers),
+            overview=_place(overview([layer for layer in layers if layer.pairs]), building),
+            table=_table(layers),
+            sections=sections,
+            nets=facts["nets"],
+            provenance=provenance,
+            config=config_text,
+        )
     )
     with atomic_write(building / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -152,7 +158,11 @@ def _layer_sentence(layer: Layer) -> str:
 def _answers(layers: Sequence[Layer]) -> list[dict[str, str]]:
     """The questions of the study, answered for this run in sentences that carry their numbers."""
     answers = []
-    best = [(layer, s) for layer in layers if "matching" in layer.measures() and (s := over_pairs(layer, "matching", "trained"))]
+    best = [
+        (layer, s)
+        for layer in layers
+        if "matching" in layer.measures() and (s := over_pairs(layer, "matching", "trained"))
+    ]
     if best:
         parts = []
         for layer, trained in best:

@@ -117,7 +117,11 @@ class RunFolder:
 
     def statistics_work(self) -> Work:
         """Both passes over the evaluation images."""
-        joined = {net.name: net for c in self.experiment.statistics.comparisons for net, _ in self.experiment.nets_of(c)}
+        joined = {
+            net.name: net
+            for c in self.experiment.statistics.comparisons
+            for net, _ in self.experiment.nets_of(c)
+        }
         values = {
             "data": self.experiment.data.digest_values(),
             "nets": [[net.name, net.label, net.trained] for net in joined.values()],
@@ -125,7 +129,9 @@ class RunFolder:
         }
         inputs = {name: self.train_work(net).digest for name, net in joined.items()}
         scratch = (self.path / "statistics.partial",)
-        return Work("statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch)
+        return Work(
+            "statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch
+        )
 
     def analyze_work(self) -> Work:
         """Everything computed from the sums."""
@@ -152,7 +158,9 @@ class RunFolder:
                 *_, last = csv.DictReader(file)
             return float(last["test_accuracy"])
         except (OSError, ValueError, KeyError) as error:
-            raise FileError(f"{path}: the metrics of {net.name} cannot be read ({error!r}). Train the net again.") from error
+            raise FileError(
+                f"{path}: the metrics of {net.name} cannot be read ({error!r}). Train the net again."
+            ) from error
 
     def works(self) -> list[Work]:
         """All work of the experiment, in order."""
@@ -202,11 +210,15 @@ class RunFolder:
             for file in _files(output)
             if file != work.record
         }
-        self._write(work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs)
+        self._write(
+            work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs
+        )
         for scratch in work.scratch:
             _remove(scratch)
 
-    def _write(self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
+    def _write(
+        self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]
+    ) -> None:
         record = {
             "work": work.name,
             "digest": work.digest,

@@ -79,10 +79,18 @@ def _comparisons(folder: RunFolder) -> list[str]:
         information = config.mutual_information
         coded = joined.n_positions if information.positions == "all" else min(joined.n_positions, information.positions)
         scratch = 8 * joined.n_units**2 * len(groups) + information.enabled * n_images * coded * joined.n_units
-        rows.append((
-            joined.name, str(len(joined.nets)), f"{joined.n_units:,}", f"{counted:,} of {joined.n_positions:,}",
-            f"{n_images * counted:,}", _bytes(stored), _bytes(scratch), ", ".join(dict.fromkeys(joined.sources)),
-        ))  # fmt: skip
+        rows.append(
+            (
+                joined.name,
+                str(len(joined.nets)),
+                f"{joined.n_units:,}",
+                f"{counted:,} of {joined.n_positions:,}",
+                f"{n_images * counted:,}",
+                _bytes(stored),
+                _bytes(scratch),
+                ", ".join(dict.fromkeys(joined.sources)),
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if config.mutual_information.enabled:

@@ -79,7 +79,11 @@ class MPICommunicator:
 
     def abort(self, error: BaseException) -> None:
         traceback.print_exception(error)
-        print(f"rank {self.rank} of {self.size} failed; ending the job on all ranks", file=sys.stderr, flush=True)
+        print(
+            f"rank {self.rank} of {self.size} failed; ending the job on all ranks",
+            file=sys.stderr,
+            flush=True,
+        )
         self._world.Abort(1)
 
 

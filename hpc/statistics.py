@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from convergence.hashing import file_sha256
 from convergence.errors import UserError
+from convergence.hashing import file_sha256
 from convergence.progress import Progress
 from convergence.runs import RunFolder
 from hpc.comm import Communicator

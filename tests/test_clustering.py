@@ -16,7 +16,7 @@ def planted(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     samples = rng.standard_normal((3000, len(sizes)))[:, truth] + 0.5 * rng.standard_normal(
         (3000, len(truth))
     )
-    return np.corrcoef(samples, rowvar=False), truth
+    return np.atleast_2d(np.corrcoef(samples, rowvar=False)), truth
 
 
 def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
@@ -80,14 +80,16 @@ def test_graph_kinds() -> None:
 
 
 def test_similarities_of_clusters_by_hand() -> None:
-    r = np.array([[1, 0.5, -0.2, 0.1], [0.5, 1, 0.4, 0.3], [-0.2, 0.4, 1, 0.6], [0.1, 0.3, 0.6, 1]])
+    r = np.array([[1.0, 0.5, -0.2, 0.1], [0.5, 1, 0.4, 0.3], [-0.2, 0.4, 1, 0.6], [0.1, 0.3, 0.6, 1]])
     sides = np.array([0, 0, 1, 1])
     together = cluster_similarities(r, np.zeros(4, dtype=np.int64), sides)
     np.testing.assert_allclose(together.mean, [[0.5, 0.6, 0.25]])
     np.testing.assert_array_equal(together.n_pairs, [[1, 1, 4]])
     np.testing.assert_array_equal(together.sizes, [[2, 2]])
     apart = cluster_similarities(r, np.array([0, 0, 1, -1]), sides)
-    np.testing.assert_allclose(apart.mean, [[0.5, 0, 0], [0, 0, 0]])  # no such pairs: 0 with a count of 0
+    np.testing.assert_allclose(
+        apart.mean, [[0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    )  # no such pairs: 0 with a count of 0
     np.testing.assert_array_equal(apart.n_pairs, [[1, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(apart.sizes, [[2, 0], [0, 1]])
 

@@ -39,7 +39,13 @@ def test_names_of_nets_and_layers():
 def test_overrides_reach_tables_and_lists():
     experiment = parse_config(
         TEXT,
-        ["training.epochs=3", "nets.0.seeds=[5, 6, 7]", "name=other", 'statistics.positions="all"', "analysis.sparse.alphas=5"],
+        [
+            "training.epochs=3",
+            "nets.0.seeds=[5, 6, 7]",
+            "name=other",
+            'statistics.positions="all"',
+            "analysis.sparse.alphas=5",
+        ],
     )
     assert experiment.training.epochs == 3
     assert experiment.nets[0].seeds == (5, 6, 7)
@@ -82,7 +88,9 @@ def test_missing_and_broken_files(tmp_path):
 
 
 def test_groups_of_other_networks_take_part_with_their_own_layer():
-    text = TEXT + '\n[[nets]]\nlabel = "wide"\nseeds = [1, 2]\nnetwork = { name = "small", channels = [8, 8] }\n'
+    text = (
+        TEXT + '\n[[nets]]\nlabel = "wide"\nseeds = [1, 2]\nnetwork = { name = "small", channels = [8, 8] }\n'
+    )
     text = text.replace('["conv1"]', '[{ name = "mixed", layers = { net = "conv1", wide = "conv2" } }]')
     experiment = parse_config(text)
     members = experiment.nets_of(experiment.statistics.comparisons[0])

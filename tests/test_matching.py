@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_aligned_order_puts_pairs_on_a_falling_diagonal(shape: tuple[int, int]) 
 @pytest.mark.parametrize("function", [semi_matching, matching, overlap, aligned_order])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, "empty", "vector"])
 def test_unusable_similarities_are_refused(function: object, bad: object) -> None:
-    similarity = np.eye(3)
+    similarity: Any = np.eye(3)
     if bad == "empty":
         similarity = np.empty((0, 3))
     elif bad == "vector":

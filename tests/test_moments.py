@@ -104,7 +104,7 @@ def test_groups_divide_the_images(n_images, n_groups):
     assert max(map(len, map(groups.images, range(n_groups)))) - min(map(len, map(groups.images, range(n_groups)))) <= 1
     for g in range(n_groups):
         np.testing.assert_array_equal(np.concatenate(list(groups.batches(g, 3))), groups.images(g))
-    assert sum(groups.blocks(8), []) == list(range(n_groups))
+    assert [g for block in groups.blocks(8) for g in block] == list(range(n_groups))
 
 
 def test_sampled_positions_depend_on_the_image_alone():

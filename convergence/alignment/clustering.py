@@ -139,7 +139,7 @@ def spectral_clusters(
 
 
 def cluster_similarities(correlation: Matrix, labels: Labels, sides: Labels) -> ClusterSimilarities:
-    """Mean |r| within x, within y and between them, for each cluster (Li et al. 2016, section 3.3).
+    """Mean |r| within x, within y and between them, for each cluster (Li et al. 2016, section 5).
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ class Overlap:
 
 
 def semi_matching(similarity: ArrayLike) -> Indices:
-    """For every unit of x the most similar unit of y, with replacement (Li et al. 2016, section 3.1).
+    """For every unit of x the most similar unit of y, with replacement (Li et al. 2016, section 3).
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def semi_matching(similarity: ArrayLike) -> Indices:
 
 
 def matching(similarity: ArrayLike) -> Matching:
-    """The assignment without replacement of the largest total similarity (Li et al. 2016, section 3.1).
+    """The assignment without replacement of the largest total similarity (Li et al. 2016, section 3).
 
     ``similarity`` is (n_x, n_y), any widths; raises as :func:`semi_matching`.
     """

@@ -52,11 +52,11 @@ def paper_lambda(alphas: ArrayLike, n_targets: int) -> Matrix:
 
 
 def lasso_path(r_xx: ArrayLike, r_xy: ArrayLike, alphas: ArrayLike) -> LassoPath:
-    """Minimise 1/2 w'Rw - w'r + α |w|₁ for every target and penalty (Li et al. 2016, section 3.2).
+    """Minimise 1/2 w'Rw - w'r + α |w|₁ for every target and penalty (Li et al. 2016, section 4).
 
     Exact, also where predictors are duplicates or outnumber the samples; there the weights are one of many
-    solutions, on a support of independent units. Matrices that are no correlations of common samples may have no
-    minimum: then ``kkt_gap`` says that it was not reached.
+    solutions, on a support of independent units. Matrices that are no correlations of common samples may
+    have no minimum: then ``kkt_gap`` says that it was not reached.
 
     Parameters
     ----------

@@ -16,7 +16,8 @@ Coordinate descent is quick at finding the support and slow at the last digits; 
 a support. The Cholesky factor is kept along the path, because the support changes little from one penalty to
 the next.
 
-Every array is float64 and C-contiguous, so that each kernel is compiled once.
+Every array is float64 and C-contiguous, so that each kernel is compiled once. The kernels stay in one file:
+numba's cache notices a change of the file that a kernel is in, not of files whose functions it calls.
 """
 
 from __future__ import annotations
@@ -266,7 +267,7 @@ def optimality_gap(slope: Array, weights: Array, alpha: float) -> float:
 def lasso_kernel(
     gram: Array, targets: Array, alphas: Array, goal: float, out: Array, gaps: Array, losses: Array
 ) -> None:
-    """Paths of all ``targets`` (n_targets, n) for falling ``alphas``; fills the last three arguments."""
+    """Paths of ``targets`` (n_targets, n) for falling ``alphas``; fills the last three arguments."""
     n = gram.shape[0]
     units = np.empty(n, np.int64)
     chosen = np.zeros(n, np.bool_)
@@ -313,7 +314,7 @@ def lasso_kernel(
                 gradient(gram, target, weights, slope)
                 gaps[l, t] = optimality_gap(slope, weights, alpha)
                 explained = explained_variance(weights, target, slope)
-                # No correlations explain more than everything: these are none, the problem may have no minimum.
+                # Correlations never explain more than everything: this problem has no minimum.
                 if gaps[l, t] <= goal or explained > IMPOSSIBLE:
                     break
             losses[l, t] = 0.5 * (1.0 - explained)

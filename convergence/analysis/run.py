@@ -27,9 +27,7 @@ logger = logging.getLogger(__name__)
 Task = tuple[str, str, str]
 
 
-def analyze(
-    statistics: Path, target: Path, config: AnalysisConfig, digest: str, partial: Path, executor: Any
-) -> None:
+def analyze(statistics: Path, target: Path, config: AnalysisConfig, digest: str, partial: Path, executor: Any) -> None:
     """Compute every pair of every comparison of a statistics file and leave ``target``.
 
     ``partial`` is a folder for finished tasks; a task found there with the same ``digest`` is not computed again.
@@ -37,9 +35,7 @@ def analyze(
     """
     with open_statistics(statistics) as file:
         names, source = file.comparisons, file.digest
-        tasks: list[Task] = [
-            (name, x, y) for name in names for x, y in itertools.combinations(file.sums(name).nets, 2)
-        ]
+        tasks: list[Task] = [(name, x, y) for name in names for x, y in itertools.combinations(file.sums(name).nets, 2)]
     partial.mkdir(parents=True, exist_ok=True)
     missing = [task for task in tasks if not _is_done(_part(partial, task), digest)]
     if len(missing) < len(tasks):

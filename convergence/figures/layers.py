@@ -21,8 +21,9 @@ from convergence.figures.style import (
     new_figure,
     show_matrix,
 )
-from convergence.summary import Layer, PairResult, mean_over
+from convergence.summary import Kind, Layer, PairResult, mean_over
 
+TRAINED_OR_NOT: tuple[Kind, ...] = ("trained", "untrained")
 Draw = Callable[[Layer, PairResult], Drawing | None]
 
 
@@ -38,7 +39,11 @@ def matrices(layer: Layer, pair: PairResult) -> Drawing:
         show_matrix(axes[1], layer.correlation[np.ix_(uy, uy)], f"within {pair.y}", "unit", "unit")
         show_matrix(axes[2], between, "between, natural order", f"unit of {pair.y}", f"unit of {pair.x}")
         image = show_matrix(
-            axes[3], aligned, "between, matched units aligned", f"matched unit of {pair.y}", f"unit of {pair.x}, by match"
+            axes[3],
+            aligned,
+            "between, matched units aligned",
+            f"matched unit of {pair.y}",
+            f"unit of {pair.x}, by match",
         )
         figure.colorbar(image, ax=list(axes), shrink=0.8, label="correlation r")
     rows = [(i, j, between[i, j]) for i in range(between.shape[0]) for j in range(between.shape[1])]
@@ -73,13 +78,9 @@ def matched_units(layer: Layer, pair: PairResult) -> Drawing:
                 order = np.argsort(-r, kind="stable")
                 x = np.arange(len(r))
                 colour = KIND_COLOURS[kind]
-                ax.fill_between(
-                    x, (r - 2 * error)[order], (r + 2 * error)[order], color=colour, alpha=0.2, linewidth=0
-                )
+                ax.fill_between(x, (r - 2 * error)[order], (r + 2 * error)[order], color=colour, alpha=0.2, linewidth=0)
                 ax.plot(x, r[order], color=colour, linewidth=1.8, label=f"{one.x} to {one.y} ({kind})")
-                rows += [
-                    (key, one.x, one.y, one.tree["units_x"][i], partner[i], r[i], error[i]) for i in order
-                ]
+                rows += [(key, one.x, one.y, one.tree["units_x"][i], partner[i], r[i], error[i]) for i in order]
             measure = "semi_matching" if key == "semi_xy" else "matching"
             if measure in pair.tree["measures"]:
                 null = pair.tree["measures"][measure]["xy"]["null"]
@@ -123,15 +124,27 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
             (~same, UNTRAINED, f"another partner ({(~same).sum()})"),
         ):
             axes[1].scatter(
-                alignment["semi_xy_correlation"][chosen], found["semi_xy_nats"][chosen], s=16, color=colour, label=word
+                alignment["semi_xy_correlation"][chosen],
+                found["semi_xy_nats"][chosen],
+                s=16,
+                color=colour,
+                label=word,
             )
         axes[1].set(title="best partner by each measure", xlabel="correlation", ylabel="mutual information (nats)")
         axes[1].legend(loc="upper left", fontsize=8.5)
     rows = [
-        (pair.tree["units_x"][i], found["semi_xy"][i], found["semi_xy_nats"][i], found["semi_xy_error"][i],
-         found["matching"][i], found["matching_nats"][i], alignment["semi_xy"][i], alignment["semi_xy_correlation"][i])
+        (
+            pair.tree["units_x"][i],
+            found["semi_xy"][i],
+            found["semi_xy_nats"][i],
+            found["semi_xy_error"][i],
+            found["matching"][i],
+            found["matching_nats"][i],
+            alignment["semi_xy"][i],
+            alignment["semi_xy_correlation"][i],
+        )
         for i in range(len(same))
-    ]  # fmt: skip
+    ]
     return Drawing(
         name=f"{layer.name}-information",
         title="Does mutual information agree with correlation?",
@@ -141,8 +154,16 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
         f"{found['mean_matching_nats']:.3f} (matching), corrected for the bias of counting.",
         alt="Mutual information per unit, and scatter of mutual information against correlation",
         figure=figure,
-        columns=("unit_x", "semi_unit_y", "semi_nats", "semi_nats_error", "matched_unit_y", "matched_nats",
-                 "semi_unit_y_by_correlation", "semi_correlation"),  # fmt: skip
+        columns=(
+            "unit_x",
+            "semi_unit_y",
+            "semi_nats",
+            "semi_nats_error",
+            "matched_unit_y",
+            "matched_nats",
+            "semi_unit_y_by_correlation",
+            "semi_correlation",
+        ),
         rows=rows,
     )
 
@@ -155,8 +176,8 @@ def sparse_prediction(layer: Layer, pair: PairResult) -> Drawing | None:
     rows: list[tuple[Any, ...]] = []
     facts = {}
     with mpl.rc_context(STYLE):
-        for kind in ("trained", "untrained"):
-            pairs = layer.of_kind(kind)  # type: ignore[arg-type]
+        for kind in TRAINED_OR_NOT:
+            pairs = layer.of_kind(kind)
             if not pairs:
                 continue
             colour, word = KIND_COLOURS[kind], KIND_WORDS[kind]
@@ -165,7 +186,12 @@ def sparse_prediction(layer: Layer, pair: PairResult) -> Drawing | None:
                 return (mean_over(pairs, "sparse_xy", name) + mean_over(pairs, "sparse_yx", name)) / 2
 
             # Errors of different pairs come from the same images: averaged, not divided by the number of pairs.
-            alphas, loss, error, dense = both("alphas"), both("loss"), both("loss_error"), float(both("dense_loss"))
+            alphas, loss, error, dense = (
+                both("alphas"),
+                both("loss"),
+                both("loss_error"),
+                float(both("dense_loss")),
+            )
             units, refitted, forward = both("n_nonzero"), both("refit_loss"), both("forward_loss")
             facts[kind] = (dense, forward)
             axes[0].fill_between(alphas, loss - 2 * error, loss + 2 * error, color=colour, alpha=0.2, linewidth=0)
@@ -175,7 +201,12 @@ def sparse_prediction(layer: Layer, pair: PairResult) -> Drawing | None:
             axes[2].plot(units, loss, color=colour, linewidth=1.8, label=f"LASSO, {word}")
             axes[2].plot(units, refitted, color=colour, linestyle="--", linewidth=1.4, label=f"LASSO refit, {word}")
             axes[2].plot(
-                np.arange(1, len(forward) + 1), forward, "o", color=colour, markersize=3.5, label=f"forward, {word}"
+                np.arange(1, len(forward) + 1),
+                forward,
+                "o",
+                color=colour,
+                markersize=3.5,
+                label=f"forward, {word}",
             )
             rows += [
                 (kind, "lasso", a, n, value, e, again)
@@ -256,7 +287,11 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
         figure=figure,
         columns=("cluster", "n_x", "n_y", "within_x", "within_y", "between"),
         rows=[
-            (k, *sizes[k], *(value if n else "" for value, n in zip(inside[k], found["n_pairs"][k], strict=True)))
+            (
+                k,
+                *sizes[k],
+                *(value if n else "" for value, n in zip(inside[k], found["n_pairs"][k], strict=True)),
+            )
             for k in at
         ],
     )
@@ -276,20 +311,38 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
             style = "-" if layer.trained[k] else "--"
             first = layer.trained.index(layer.trained[k]) == k
             ax.fill_between(
-                np.arange(len(units)), (mean - 2 * error)[order], (mean + 2 * error)[order],
-                color=KIND_COLOURS[kind], alpha=0.12, linewidth=0,
-            )  # fmt: skip
-            ax.plot(mean[order], style, color=KIND_COLOURS[kind], alpha=0.85, label=KIND_WORDS[kind] if first else None)
+                np.arange(len(units)),
+                (mean - 2 * error)[order],
+                (mean + 2 * error)[order],
+                color=KIND_COLOURS[kind],
+                alpha=0.12,
+                linewidth=0,
+            )
+            ax.plot(
+                mean[order],
+                style,
+                color=KIND_COLOURS[kind],
+                alpha=0.85,
+                label=KIND_WORDS[kind] if first else None,
+            )
             rows += [
-                (net, kind, int(i), mean[i], error[i], layer.units["zero_fraction"][units[i]],
-                 layer.units["left_out_because"][units[i]]) for i in order
-            ]  # fmt: skip
+                (
+                    net,
+                    kind,
+                    int(i),
+                    mean[i],
+                    error[i],
+                    layer.units["zero_fraction"][units[i]],
+                    layer.units["left_out_because"][units[i]],
+                )
+                for i in order
+            ]
         ax.set(xlabel=f"units of {layer.name}, most active first", ylabel="mean activation")
         ax.legend()
     distances = {
         kind: float(mean_over(pairs, "mean_activations", "value"))
-        for kind in ("trained", "untrained")
-        if (pairs := layer.of_kind(kind))  # type: ignore[arg-type]
+        for kind in TRAINED_OR_NOT
+        if (pairs := layer.of_kind(kind))
     }
     said = " and ".join(f"{value:.3f} between {KIND_WORDS[kind]}" for kind, value in distances.items())
     return Drawing(
@@ -304,4 +357,11 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
     )
 
 
-FIGURES: tuple[Draw, ...] = (matched_units, matrices, information, sparse_prediction, clusters, mean_activations)
+FIGURES: tuple[Draw, ...] = (
+    matched_units,
+    matrices,
+    information,
+    sparse_prediction,
+    clusters,
+    mean_activations,
+)

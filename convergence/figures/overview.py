@@ -29,14 +29,34 @@ def overview(layers: Sequence[Layer]) -> Drawing:
                     if found is None:
                         continue
                     e = found.estimate
-                    rows.append((name, layer.name, kind, found.n_pairs, e.value, e.standard_error, e.low, e.high,
-                                 found.lowest, found.highest, e.null, e.null_sd))  # fmt: skip
+                    rows.append(
+                        (
+                            name,
+                            layer.name,
+                            kind,
+                            found.n_pairs,
+                            e.value,
+                            e.standard_error,
+                            e.low,
+                            e.high,
+                            found.lowest,
+                            found.highest,
+                            e.null,
+                            e.null_sd,
+                        )
+                    )
                     x = at + 0.16 * (offset - 0.5)
                     label = KIND_WORDS[kind] if at == 0 else None
                     ax.errorbar(
-                        x, e.value, [[e.value - e.low], [e.high - e.value]], fmt="o" if kind == "trained" else "s",
-                        color=KIND_COLOURS[kind], capsize=3, markersize=6, label=label,
-                    )  # fmt: skip
+                        x,
+                        e.value,
+                        [[e.value - e.low], [e.high - e.value]],
+                        fmt="o" if kind == "trained" else "s",
+                        color=KIND_COLOURS[kind],
+                        capsize=3,
+                        markersize=6,
+                        label=label,
+                    )
                     if np.isfinite(e.null):
                         word = f"rotated basis, {KIND_WORDS[kind]}" if at == 0 and kind == "trained" else None
                         ax.plot([x - 0.09, x + 0.09], [e.null, e.null], color=NULL, linewidth=2.5, label=word)
@@ -53,7 +73,19 @@ def overview(layers: Sequence[Layer]) -> Drawing:
         "its units. Untrained nets say how much of the similarity needs no learning.",
         alt="Similarity measures for each layer, for pairs of trained and of untrained nets, with error bars",
         figure=figure,
-        columns=("measure", "layer", "pairs", "n_pairs", "value", "standard_error", "low", "high", "lowest_pair",
-                 "highest_pair", "null", "null_sd"),  # fmt: skip
+        columns=(
+            "measure",
+            "layer",
+            "pairs",
+            "n_pairs",
+            "value",
+            "standard_error",
+            "low",
+            "high",
+            "lowest_pair",
+            "highest_pair",
+            "null",
+            "null_sd",
+        ),
         rows=rows,
     )

@@ -20,7 +20,7 @@ TRAINED, UNTRAINED, NULL, ACCENT, SECOND = "#0072B2", "#D55E00", "#7A7A7A", "#00
 KIND_COLOURS = {"trained": TRAINED, "untrained": UNTRAINED, "mixed": SECOND}
 KIND_WORDS = {"trained": "trained nets", "untrained": "untrained nets", "mixed": "trained with untrained"}
 MAP = "RdBu_r"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -67,15 +67,19 @@ class Drawing:
                 self.figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight")
         with atomic_write(figures / f"{self.name}.svg") as temporary:
             temporary.write_bytes(svg.getvalue())
-        with atomic_write(tables / f"{self.name}.csv") as temporary:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(self.columns)
-                writer.writerows(self.rows)
+        with (
+            atomic_write(tables / f"{self.name}.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            writer.writerows(self.rows)
         return "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode()
 
 
-def new_figure(width: float, height: float, columns: int = 1, ratios: Sequence[float] | None = None) -> tuple[Figure, Any]:
+def new_figure(
+    width: float, height: float, columns: int = 1, ratios: Sequence[float] | None = None
+) -> tuple[Figure, Any]:
     """A figure in inches with a row of axes; no window system is touched."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")

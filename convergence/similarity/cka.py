@@ -9,7 +9,7 @@ from convergence.similarity.pair import PairMoments, measure
 
 @measure(
     title="Linear CKA",
-    source="Kornblith et al. 2019 (arXiv 1905.00414), equations 3 and 4 with linear kernels",
+    source="Kornblith et al. 2019 (arXiv 1905.00414), equation 4 with linear kernels",
     symmetric=True,
     bounds=(0.0, 1.0),
     rotation_invariant=True,

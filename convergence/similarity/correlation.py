@@ -8,7 +8,7 @@ from convergence.similarity.pair import PairMoments, measure
 
 @measure(
     title="Semi-matching correlation",
-    source="Li et al. 2016, section 3.1: mean over i of max_j r_ij",
+    source="Li et al. 2016, section 3: mean over i of max_j r_ij",
     symmetric=False,
     bounds=(-1.0, 1.0),
     rotation_invariant=False,
@@ -20,7 +20,7 @@ def mean_semi_matching(pair: PairMoments) -> float:
 
 @measure(
     title="Matching correlation",
-    source="Li et al. 2016, section 3.1: max over permutations p of the mean of r_i,p(i)",
+    source="Li et al. 2016, section 3: max over permutations p of the mean of r_i,p(i)",
     symmetric=True,
     bounds=(-1.0, 1.0),
     rotation_invariant=False,

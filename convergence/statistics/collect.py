@@ -37,11 +37,15 @@ MADE_BY = "convergence statistics CONFIG"
 class Collector:
     """Computes and keeps the pieces of the statistics of one experiment."""
 
-    def __init__(
-        self, config: StatisticsConfig, images: ImageSet, joiner: Joiner, partial: Path, digest: str
-    ) -> None:
+    def __init__(self, config: StatisticsConfig, images: ImageSet, joiner: Joiner, partial: Path, digest: str) -> None:
         n_images = len(images) if config.max_images is None else min(config.max_images, len(images))
-        self.config, self.images, self.joiner, self.partial, self.digest = config, images, joiner, partial, digest
+        self.config, self.images, self.joiner, self.partial, self.digest = (
+            config,
+            images,
+            joiner,
+            partial,
+            digest,
+        )
         self.groups = ImageGroups(n_images, config.groups)
         self.joined = joiner.joined
 

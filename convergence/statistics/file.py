@@ -71,7 +71,10 @@ def _assemble_comparison(collector: Collector, name: str, place: h5py.Group) -> 
 
     counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units))
     products = hdf5.GrowingArray(
-        place, "group_products", (n_groups, n_units, n_units), ("group", "unit", "unit"),
+        place,
+        "group_products",
+        (n_groups, n_units, n_units),
+        ("group", "unit", "unit"),
         about="sum over samples of (x - shift)(x - shift)^T, per image group",
     )
     for group in range(n_groups):
@@ -91,7 +94,10 @@ def _assemble_comparison(collector: Collector, name: str, place: h5py.Group) -> 
         hdf5.write_array(place, "bin_edges", edges.edges, ("unit", "edge"), about="lower edges of bins 1, 2, …")
         hdf5.write_array(place, "effective_bins", edges.n_effective_bins, ("unit",))
         tiles = [x0 for tile_name, x0 in collector.tiles() if tile_name == name]
-        for key, target in (("estimate", "mutual_information"), ("standard_error", "mutual_information_error")):
+        for key, target in (
+            ("estimate", "mutual_information"),
+            ("standard_error", "mutual_information_error"),
+        ):
             rows = []
             for x0 in tiles:
                 with hdf5.open_checked(collector.information_path(name, x0), "convergence-partial", 1, MADE_BY) as part:

@@ -58,7 +58,11 @@ class Joiner:
     """All nets of an experiment, ready to read images and yield the joined samples of every comparison."""
 
     def __init__(
-        self, experiment: Experiment, modules: dict[str, torch.nn.Module], image_shape: tuple[int, ...], device: str
+        self,
+        experiment: Experiment,
+        modules: dict[str, torch.nn.Module],
+        image_shape: tuple[int, ...],
+        device: str,
     ) -> None:
         self.device = choose_device(device) if device != "meta" else torch.device("meta")
         self.comparisons = experiment.statistics.comparisons
@@ -92,7 +96,9 @@ class Joiner:
             maps = [outputs[net.name][layer] for net, layer in members]
             shapes = [tuple(m.shape[2:]) if m.ndim == 4 else (m.shape[1],) if m.ndim == 3 else () for m in maps]
             if len(set(shapes)) > 1:
-                listed = ", ".join(f"{net.name}.{layer}: {shape}" for (net, layer), shape in zip(members, shapes, strict=True))
+                listed = ", ".join(
+                    f"{net.name}.{layer}: {shape}" for (net, layer), shape in zip(members, shapes, strict=True)
+                )
                 raise ConfigError(
                     f'statistics.comparisons: "{comparison.name}" joins maps of different sizes ({listed}). Samples '
                     "are positions of the same image, so the maps must agree: choose layers of equal map size."

@@ -1,0 +1,62 @@
+"""One tiny experiment, run once a session, for tests that look at what stages leave."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+TINY = """
+name = "tiny"
+[data]
+name = "digits"
+[[nets]]
+seeds = [1, 2]
+network = { name = "small", channels = [6, 8], hidden = [12] }
+[[nets]]
+label = "untrained"
+seeds = [11, 12]
+network = { name = "small", channels = [6, 8], hidden = [12] }
+trained = false
+[training]
+epochs = 2
+threads = 1
+[statistics]
+comparisons = ["conv1", "conv2", "fc1"]
+max_images = 200
+groups = 5
+batch_size = 16
+threads = 1
+[statistics.mutual_information]
+positions = 20
+[analysis]
+rotations = 3
+[analysis.sparse]
+alphas = 6
+max_units = 4
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory) -> Path:
+    """Path of the tiny experiment's config."""
+    path = tmp_path_factory.mktemp("configs") / "tiny.toml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config, tmp_path_factory) -> Path:
+    """Folder of the finished tiny run; tests must not change it."""
+    from convergence.cli import main
+
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(["run", str(tiny_config), "--runs", str(runs)]) == 0
+    return runs / "tiny"
+
+
+@pytest.fixture
+def tiny_copy(tiny_run, tmp_path) -> Path:
+    """A copy of the finished tiny run below a fresh runs folder, to damage and re-run."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "runs" / "tiny"))
