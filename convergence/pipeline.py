@@ -66,7 +66,7 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
 def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any]) -> None:
     training = load_object("convergence.training:make_net")
     place = folder.net_folder(net)
-    result = training(place, net.network, net.seed, net.trained, splits(), folder.experiment.training, logger.info)
+    result = training(place, net.network, net.seed, net.trained, splits(), folder.experiment.training)
     logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 

@@ -1,0 +1,174 @@
+"""The units of a layer: any module or graph node of a net, read after its activation function.
+
+The net is traced to a graph (torch.fx); a layer's name is looked up among its nodes and followed through
+normalisation, dropout and residual addition to the activation function that takes its output. So ``conv1`` of a plain
+net and ``layer1.0.conv2`` of a residual one both mean what the next layers see.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from convergence.errors import ConfigError, nearest
+
+RECTIFIERS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Softplus, nn.Sigmoid, nn.Tanh,
+)  # fmt: skip
+RECTIFYING_FUNCTIONS = {
+    torch.relu, functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.gelu,
+    functional.silu, functional.mish, functional.hardswish, functional.softplus, torch.sigmoid, torch.tanh,
+}  # fmt: skip
+RECTIFYING_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
+PASSED_MODULES = (
+    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.Identity, nn.modules.dropout._DropoutNd,
+)  # fmt: skip
+PASSED_FUNCTIONS = {operator.add, operator.iadd, torch.add, functional.dropout}
+
+
+class LayerReader:
+    """Reads layers of a net for batches of images.
+
+    Attributes
+    ----------
+    sources : qualified name of the graph node that is read for each layer
+    rectified : for each layer whether that node is an activation function
+
+    Raises
+    ------
+    ConfigError
+        for an unknown layer (with the nearest names) or a net that cannot be traced.
+    """
+
+    def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
+        graph, names = _trace(module)
+        nodes = {name: node for node, name in names.items()}  # of equal names the last node: a module's output
+        modules = dict(module.named_modules())
+        wanted: dict[str, fx.Node] = {}
+        self.sources: dict[str, str] = {}
+        self.rectified: dict[str, bool] = {}
+        for layer in layers:
+            start = _find(layer, nodes)
+            node = _after_rectifier(start, modules)
+            self.rectified[layer] = node is not None
+            wanted[layer] = node if node is not None else start
+            self.sources[layer] = names[wanted[layer]]
+        self._module = _cut(module, graph, wanted)
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Images (n, channels, height, width) to each layer's output, (n, units, …) as the net computes it."""
+        outputs: dict[str, torch.Tensor] = self._module(images)
+        return outputs
+
+
+def as_maps(output: torch.Tensor) -> torch.Tensor:
+    """A layer's output as (n_images, n_units, n_positions).
+
+    Maps (n, C, H, W) become (n, C, H·W); vectors (n, C) have one position; tokens (n, T, C) are positions.
+
+    Raises
+    ------
+    ConfigError
+        for any other number of axes.
+    """
+    if output.ndim == 4:
+        return output.flatten(2)
+    if output.ndim == 2:
+        return output[:, :, None]
+    if output.ndim == 3:
+        return output.transpose(1, 2)
+    raise ConfigError(
+        f"a layer's output has shape {tuple(output.shape)}; maps (n, C, H, W), vectors (n, C) and tokens (n, T, C) "
+        "can be compared. Choose another layer."
+    )
+
+
+def _trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """The net's graph in evaluation mode, and the qualified name of every node."""
+    from torchvision.models.feature_extraction import NodePathTracer
+
+    was_training = module.training
+    tracer = NodePathTracer()
+    try:
+        graph = tracer.trace(module.eval())
+    except Exception as error:
+        raise ConfigError(
+            f"{type(module).__name__} cannot be traced to a graph ({error}), so its layers cannot be read by name. "
+            "Python control flow that depends on the images is the usual reason; wrap it with torch.fx.wrap."
+        ) from error
+    finally:
+        module.train(was_training)
+    names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
+    return graph, names
+
+
+def _find(layer: str, nodes: dict[str, fx.Node]) -> fx.Node:
+    """The node of a layer: its own name, or the last node inside the module of that name."""
+    if layer in nodes:
+        return nodes[layer]
+    inside = [node for name, node in nodes.items() if name.startswith(f"{layer}.")]
+    if inside:
+        return inside[-1]
+    known = [name for name, node in nodes.items() if node.op not in ("placeholder", "output")]
+    raise ConfigError(f'the net has no layer "{layer}"; {nearest(layer, known)}')
+
+
+def _after_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """The first activation function at or after a node, through norms, dropout and addition; None if none takes it."""
+    while True:
+        if _is(node, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS):
+            return node
+        users = [user for user in node.users if user.op != "output"]
+        forward = [
+            user
+            for user in users
+            if _is(user, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS)
+            or _is(user, modules, PASSED_MODULES, PASSED_FUNCTIONS, {"add", "add_"})
+        ]
+        if len(forward) != 1 or len(users) != 1:
+            return None
+        node = forward[0]
+
+
+def _is(
+    node: fx.Node, modules: dict[str, nn.Module], types: tuple[type, ...], functions: set[object], methods: set[str]
+) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules.get(str(node.target)), types)
+    return (node.op == "call_function" and node.target in functions) or (
+        node.op == "call_method" and node.target in methods
+    )
+
+
+def _cut(module: nn.Module, graph: fx.Graph, wanted: dict[str, fx.Node]) -> fx.GraphModule:
+    """A module that computes the wanted nodes and nothing after them, with no operation in place.
+
+    An operation in place would change what was read from the node before it; the caller's module stays as it is.
+    """
+    own = copy.deepcopy(module)
+    for part in own.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False  # type: ignore[assignment]
+    for node in list(graph.nodes):
+        if node.op == "output":
+            graph.erase_node(node)
+        elif node.op == "call_function":
+            if node.target is operator.iadd:
+                node.target = operator.add
+            if node.kwargs.get("inplace"):
+                node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.op == "call_method" and node.target in ("relu_", "add_"):
+            node.target = str(node.target).rstrip("_")
+    graph.output(dict(wanted))
+    graph.eliminate_dead_code()
+    graph.lint()
+    cut = fx.GraphModule(own, graph)
+    cut.delete_all_unused_submodules()
+    return cut.eval()

@@ -1,0 +1,42 @@
+"""The 1,797 handwritten digits that ship with scikit-learn: 8 × 8 grey images, ten classes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from convergence.data.images import ArrayImages, DataSource, Splits
+
+
+class Digits(DataSource):
+    """Handwritten digits (Alpaydin & Kaynak 1998, UCI optdigits, as in ``sklearn.datasets.load_digits``)."""
+
+    name: Literal["digits"]
+    held_out: float = Field(0.3, gt=0.0, lt=1.0, description="Share of every class that is held out.")
+    seed: int = Field(0, ge=0, description="Seed of the division into training and held-out images.")
+
+    def load(self) -> Splits:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = bunch.images[:, None].astype(np.float32) / 16
+        held_out = _stratified(bunch.target, self.held_out, self.seed)
+        mean, deviation = images[~held_out].mean(), images[~held_out].std()
+        images = (images - mean) / deviation
+        names = [str(digit) for digit in range(10)]
+        return Splits(
+            train=ArrayImages(images[~held_out], bunch.target[~held_out], names),
+            test=ArrayImages(images[held_out], bunch.target[held_out], names),
+        )
+
+
+def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Mask of a share of every class, drawn by seed."""
+    generator = np.random.default_rng(seed)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        chosen[members[: round(share * len(members))]] = True
+    return chosen

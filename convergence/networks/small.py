@@ -1,0 +1,51 @@
+"""A small convolutional net: conv1, conv2, …, fc1, …, classifier, each with a ReLU except the last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from convergence.networks.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Width = Annotated[int, Field(ge=1)]
+
+
+class Small(NetworkSpec):
+    """3 × 3 convolutions with ReLU, each followed by 2 × 2 max-pooling while the map is at least 4 on both sides."""
+
+    name: Literal["small"]
+    channels: tuple[Width, ...] = Field((16, 32), min_length=1, description="Units of conv1, conv2, ….")
+    hidden: tuple[Width, ...] = Field((64,), description="Units of fc1, fc2, …, before the classifier.")
+    kernel_size: int = Field(3, ge=1, description="Side of the convolutions; odd, so that maps keep their size.")
+
+    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
+        from collections import OrderedDict
+
+        from torch import nn
+
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        width, height, side = image_shape
+        for k, channels in enumerate(self.channels, start=1):
+            layers[f"conv{k}"] = nn.Conv2d(width, channels, self.kernel_size, padding=self.kernel_size // 2)
+            layers[f"conv{k}_relu"] = nn.ReLU()
+            if min(height, side) >= 4:
+                layers[f"pool{k}"] = nn.MaxPool2d(2)
+                height, side = height // 2, side // 2
+            width = channels
+        layers["flatten"] = nn.Flatten()
+        width = width * height * side
+        for k, units in enumerate(self.hidden, start=1):
+            layers[f"fc{k}"] = nn.Linear(width, units)
+            layers[f"fc{k}_relu"] = nn.ReLU()
+            width = units
+        layers["classifier"] = nn.Linear(width, n_classes)
+        net = nn.Sequential(layers)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # He et al. 2015, arXiv 1502.01852
+                nn.init.zeros_(module.bias)
+        return net
