@@ -167,8 +167,9 @@ def _cut(module: nn.Module, graph: fx.Graph, wanted: dict[str, fx.Node]) -> fx.G
         elif node.op == "call_method" and node.target in ("relu_", "add_"):
             node.target = str(node.target).rstrip("_")
     graph.output(dict(wanted))
-    graph.eliminate_dead_code()
-    graph.lint()
     cut = fx.GraphModule(own, graph)
+    cut.graph.eliminate_dead_code()
+    cut.graph.lint()
+    cut.recompile()
     cut.delete_all_unused_submodules()
     return cut.eval()

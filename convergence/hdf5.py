@@ -85,7 +85,7 @@ def write_array(
     about: str = "",
 ) -> h5py.Dataset:
     """Write one dataset with its axis labels, unit of measure, a sentence about it and its checksum."""
-    values = np.ascontiguousarray(array)
+    values = np.asarray(array, order="C")  # not ascontiguousarray, which turns a number into an array of one
     if values.dtype.kind in "UO":
         values = values.astype(object)
         dataset = group.create_dataset(name, data=values, dtype=h5py.string_dtype())

@@ -243,7 +243,7 @@ def _table(layers: Sequence[Layer]) -> dict[str, Any]:
                     "layer": layer.name,
                     "measure": MEASURES.load(name).title,
                     "source": MEASURES.load(name).source,
-                    "values": [_quote(found[kind]) for kind in kinds],
+                    "cells": [_quote(found[kind]) for kind in kinds],
                     "spread": f"{first.lowest:.3f} – {first.highest:.3f}",
                     "null": f"{null:.3f} ± {first.estimate.null_sd:.3f}" if null == null else "unchanged by it",
                 }

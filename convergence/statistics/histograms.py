@@ -9,6 +9,7 @@ boundaries, so the mass of every bin is known exactly, with no second look at th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -111,18 +112,19 @@ class UnitHistograms:
                 effective[unit] = self.zero[unit] > 0
         return BinEdges(edges, effective)
 
-    def to_arrays(self) -> dict[str, npt.NDArray[np.int64]]:
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Plain arrays of the occupied range of buckets: ``positive`` starts at bucket ``positive_first``."""
-        arrays = {"zero": self.zero, "nonfinite": self.n_nonfinite}
+        arrays: dict[str, Any] = {"zero": self.zero, "nonfinite": self.n_nonfinite}
         for name, counts in (("positive", self.positive), ("negative", self.negative)):
             occupied = np.flatnonzero(counts.any(axis=0))
             first, last = (occupied[0], occupied[-1] + 1) if len(occupied) else (0, 0)
-            arrays[name] = counts[:, first:last]
-            arrays[f"{name}_first"] = np.int64(first)  # type: ignore[assignment]
+            kept = counts[:, first:last]
+            arrays[name] = kept.astype(np.min_scalar_type(kept.max(initial=0)))
+            arrays[f"{name}_first"] = np.int64(first)
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, npt.NDArray[np.int64]]) -> UnitHistograms:
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> UnitHistograms:
         """The histograms that :meth:`to_arrays` came from."""
         histograms = cls.zeros(len(arrays["zero"]))
         histograms.zero += arrays["zero"]
