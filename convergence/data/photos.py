@@ -1,0 +1,122 @@
+"""Patches of sixteen photographs that ship inside scikit-image and scikit-learn: natural images without a download.
+
+Each photograph is divided into square blocks of two patch sides; whole blocks are held out, and a patch lies within one
+block, so that no pixel is in both a training and a held-out patch. The task is to tell the photograph.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from convergence.data.images import ArrayImages, DataSource, Floats, Indices, Splits
+from convergence.errors import FileError
+
+PHOTOGRAPHS = {
+    "skimage.data": (
+        "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
+        "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg",
+    ),
+    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+}  # fmt: skip
+LUMINANCE = np.array([0.2989, 0.5870, 0.1140], np.float32)  # ITU-R BT.601
+LEAST_CONTRAST = 0.02
+TRIES = 20
+
+
+class Photos(DataSource):
+    """Contrast-normalised patches, half of them grey; augmentation mirrors half of them."""
+
+    name: Literal["photos"]
+    patch: int = Field(32, ge=8, le=64, description="Side of a patch in pixels.")
+    n_train: int = Field(16_000, ge=16, description="Training patches.")
+    n_test: int = Field(2_000, ge=16, description="Held-out patches.")
+    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each photograph's blocks that is held out.")
+    seed: int = Field(0, ge=0, description="Seed of blocks, places and greyness.")
+
+    def load(self) -> Splits:
+        photographs = _photographs()
+        names = list(photographs)
+        train, test = (
+            [_cut(self, k, photographs[name], split) for k, name in enumerate(names)] for split in ("train", "test")
+        )
+        return Splits(self._join(train, names, True), self._join(test, names, False))
+
+    def _join(self, parts: list[Floats], names: list[str], mirrored: bool) -> ArrayImages:
+        """All photographs' patches, one of each in turn, so that any run of images has all classes."""
+        labels = np.concatenate([np.full(len(part), k) for k, part in enumerate(parts)])
+        order = np.argsort(np.concatenate([np.arange(len(part)) for part in parts]), kind="stable")
+        kind = MirroredImages if mirrored else ArrayImages
+        return kind(np.concatenate(parts)[order], labels[order], names)
+
+
+class MirroredImages(ArrayImages):
+    """Images in memory; augmentation mirrors half of them."""
+
+    def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
+        images = super().read(indices)
+        if augment_seed is None:
+            return images
+        mirrored = np.array([np.random.default_rng([augment_seed, int(i)]).integers(2) for i in indices], dtype=bool)
+        images[mirrored] = images[mirrored][..., ::-1]
+        return images
+
+
+def blocks_of(shape: tuple[int, ...], photograph: int, source: Photos) -> npt.NDArray[np.bool_]:
+    """Which blocks (rows, columns) of a photograph of this shape are held out."""
+    side = 2 * source.patch
+    rows, columns = shape[0] // side, shape[1] // side
+    chosen = np.zeros(rows * columns, dtype=bool)
+    order = np.random.default_rng([source.seed, photograph]).permutation(rows * columns)
+    chosen[order[: max(1, round(source.held_out * rows * columns))]] = True
+    return chosen.reshape(rows, columns)
+
+
+def places(shape: tuple[int, ...], photograph: int, source: Photos, split: str, n: int) -> Indices:
+    """Top-left corners (n, TRIES, 2) of candidate patches of one split; the first with enough contrast is taken."""
+    held_out = blocks_of(shape, photograph, source)
+    blocks = np.argwhere(held_out if split == "test" else ~held_out)
+    generator = np.random.default_rng([source.seed, photograph, split == "test"])
+    block = blocks[generator.integers(len(blocks), size=(n, TRIES))]
+    return block * 2 * source.patch + generator.integers(source.patch + 1, size=(n, TRIES, 2))
+
+
+def _cut(source: Photos, photograph: int, pixels: Floats, split: str) -> Floats:
+    """Patches (n, 3, side, side) of one photograph: its share of the split."""
+    total = source.n_train if split == "train" else source.n_test
+    n_photographs = sum(map(len, PHOTOGRAPHS.values()))
+    n, side = len(range(photograph, total, n_photographs)), source.patch
+    grey = np.random.default_rng([source.seed, photograph, 2 + (split == "test")]).permutation(n) < n / 2
+    out = np.empty((n, 3, side, side), np.float32)
+    for row, candidates in enumerate(places(pixels.shape, photograph, source, split, n)):
+        for y, x in candidates:
+            patch = pixels[y : y + side, x : x + side]
+            if patch.std() >= LEAST_CONTRAST:
+                break
+        if grey[row]:
+            patch = np.repeat((patch @ LUMINANCE)[:, :, None], 3, axis=2)
+        patch = (patch - patch.mean()) / max(float(patch.std()), LEAST_CONTRAST)
+        out[row] = patch.transpose(2, 0, 1)
+    return out
+
+
+def _photographs() -> dict[str, Floats]:
+    """Every photograph as (height, width, 3) in 0 … 1, by name."""
+    from PIL import Image
+
+    found = {}
+    for package, files in PHOTOGRAPHS.items():
+        for file in files:
+            try:
+                with resources.files(package).joinpath(file).open("rb") as stream, Image.open(stream) as image:
+                    found[file.split(".")[0]] = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+            except (OSError, ModuleNotFoundError) as error:
+                raise FileError(
+                    f"the photograph {file} of the package {package.split('.')[0]} is not there ({error}): "
+                    "pip install 'convergent-learning[train]' brings it."
+                ) from error
+    return found
