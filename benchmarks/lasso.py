@@ -87,12 +87,8 @@ def compare(n: int, n_targets: int, alphas: np.ndarray) -> None:
 
 def main() -> None:
     """Parse the widths and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "widths", nargs="*", type=int, default=[96, 256, 384], help="units of the predicting layer"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("widths", nargs="*", type=int, default=[96, 256, 384], help="units of the predicting layer")
     parser.add_argument("--targets", type=int, default=32)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # scikit-learn's own about convergence: gaps are measured here

@@ -106,9 +106,7 @@ def write_array(
 class GrowingArray:
     """A float64 dataset written one item of its first axis at a time, so that the whole never has to be in memory."""
 
-    def __init__(
-        self, group: h5py.Group, name: str, shape: tuple[int, ...], axes: tuple[str, ...], about: str
-    ) -> None:
+    def __init__(self, group: h5py.Group, name: str, shape: tuple[int, ...], axes: tuple[str, ...], about: str) -> None:
         self._dataset = group.create_dataset(name, shape, dtype="<f8")
         self._dataset.attrs["about"] = about
         for axis, label in enumerate(axes):
@@ -126,9 +124,7 @@ class GrowingArray:
     def close(self) -> None:
         """Set the checksum; every item must have been written."""
         if self._next != self._dataset.shape[0]:
-            raise ValueError(
-                f"{self._dataset.name}: {self._next} of {self._dataset.shape[0]} items were written"
-            )
+            raise ValueError(f"{self._dataset.name}: {self._next} of {self._dataset.shape[0]} items were written")
         self._dataset.attrs["sha256"] = self._digest.hexdigest()
 
 
@@ -141,9 +137,7 @@ def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
     try:
         values = dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) else dataset[()]
     except OSError as error:
-        raise FileError(
-            f"{where} could not be read ({error}). Copy the file again or make it anew."
-        ) from error
+        raise FileError(f"{where} could not be read ({error}). Copy the file again or make it anew.") from error
     values = np.asarray(values)
     if values.dtype == object:
         checksum = hashlib.sha256("\0".join(map(str, values.ravel())).encode()).hexdigest()

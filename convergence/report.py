@@ -13,7 +13,7 @@ import jinja2
 from convergence.analysis.file import open_analysis
 from convergence.config import Experiment
 from convergence.errors import UserError
-from convergence.figures.layers import FIGURES
+from convergence.figures import FIGURES
 from convergence.figures.overview import overview
 from convergence.figures.style import Drawing
 from convergence.files import atomic_write
@@ -50,7 +50,7 @@ def report(statistics: Path, analysis: Path, target: Path, experiment: Experimen
     sections = []
     for layer in layers:
         pair = _shown_pair(layer, experiment)
-        drawings = [d for draw in FIGURES if (d := draw(layer, pair)) is not None] if pair else []
+        drawings = [d for name in FIGURES if (d := FIGURES.load(name)(layer, pair)) is not None] if pair else []
         sections.append(
             {
                 "layer": layer,

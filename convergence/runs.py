@@ -118,9 +118,7 @@ class RunFolder:
     def statistics_work(self) -> Work:
         """Both passes over the evaluation images."""
         joined = {
-            net.name: net
-            for c in self.experiment.statistics.comparisons
-            for net, _ in self.experiment.nets_of(c)
+            net.name: net for c in self.experiment.statistics.comparisons for net, _ in self.experiment.nets_of(c)
         }
         values = {
             "data": self.experiment.data.digest_values(),
@@ -129,9 +127,7 @@ class RunFolder:
         }
         inputs = {name: self.train_work(net).digest for name, net in joined.items()}
         scratch = (self.path / "statistics.partial",)
-        return Work(
-            "statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch
-        )
+        return Work("statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch)
 
     def analyze_work(self) -> Work:
         """Everything computed from the sums."""
@@ -210,15 +206,11 @@ class RunFolder:
             for file in _files(output)
             if file != work.record
         }
-        self._write(
-            work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs
-        )
+        self._write(work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs)
         for scratch in work.scratch:
             _remove(scratch)
 
-    def _write(
-        self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]
-    ) -> None:
+    def _write(self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
         record = {
             "work": work.name,
             "digest": work.digest,

@@ -12,6 +12,7 @@ from convergence.uncertainty import Estimate, jackknife
 
 Kind = Literal["trained", "untrained", "mixed"]
 KINDS: tuple[Kind, ...] = ("trained", "untrained", "mixed")
+TRAINED_OR_NOT = KINDS[:2]
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,7 @@ def over_pairs(layer: Layer, measure: str, kind: Kind) -> Summary | None:
         return None
     per_pair = [list(pair.tree["measures"][measure].values()) for pair in pairs]
     values = np.array([np.mean([d["value"] for d in directions]) for directions in per_pair])
-    without = np.mean(
-        [np.mean([d["without"] for d in directions], axis=0) for directions in per_pair], axis=0
-    )
+    without = np.mean([np.mean([d["without"] for d in directions], axis=0) for directions in per_pair], axis=0)
     estimate = jackknife(float(values.mean()), without).as_dict()
     for key in ("null", "null_sd"):
         estimate[key] = float(np.mean([np.mean([d[key] for d in directions]) for directions in per_pair]))

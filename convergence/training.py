@@ -10,7 +10,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,9 @@ def load_net(folder: Path, network: NetworkSpec, image_shape: tuple[int, int, in
     try:
         module.load_state_dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise FileError(f"{path}: the weights are damaged ({error}). Remove {folder} and train the net again.") from error
+        raise FileError(
+            f"{path}: the weights are damaged ({error}). Remove {folder} and train the net again."
+        ) from error
     except RuntimeError as error:
         raise FileError(f"{path}: the weights are those of another network: {error}") from error
     return module.eval()

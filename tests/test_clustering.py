@@ -13,9 +13,7 @@ def planted(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Correlations of units that share a factor with their block, in shuffled order, and the blocks."""
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    samples = rng.standard_normal((3000, len(sizes)))[:, truth] + 0.5 * rng.standard_normal(
-        (3000, len(truth))
-    )
+    samples = rng.standard_normal((3000, len(sizes)))[:, truth] + 0.5 * rng.standard_normal((3000, len(truth)))
     return np.atleast_2d(np.corrcoef(samples, rowvar=False)), truth
 
 
@@ -27,9 +25,7 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
 @pytest.mark.parametrize("given", [True, False])
 def test_planted_blocks_come_back(sizes: list[int], given: bool) -> None:
     correlation, truth = planted(sizes)
-    found = spectral_clusters(
-        similarity_graph(correlation, threshold=0.02), len(sizes) if given else "eigengap"
-    )
+    found = spectral_clusters(similarity_graph(correlation, threshold=0.02), len(sizes) if given else "eigengap")
     assert found.n_clusters == len(sizes)
     assert same_partition(found.labels, truth)
     assert list(np.bincount(found.labels)) == sorted(sizes, reverse=True)  # numbered by size
@@ -73,9 +69,7 @@ def test_small_and_complete_graphs_give_clusters(n_clusters: object) -> None:
 
 def test_graph_kinds() -> None:
     r = np.array([[1.0, -0.6, 0.3], [-0.6, 1.0, 0.05], [0.3, 0.05, 1.0]])
-    np.testing.assert_allclose(
-        similarity_graph(r, "absolute", 0.1), [[0, 0.6, 0.3], [0.6, 0, 0], [0.3, 0, 0]]
-    )
+    np.testing.assert_allclose(similarity_graph(r, "absolute", 0.1), [[0, 0.6, 0.3], [0.6, 0, 0], [0.3, 0, 0]])
     np.testing.assert_allclose(similarity_graph(r, "positive"), [[0, 0, 0.3], [0, 0, 0.05], [0.3, 0.05, 0]])
 
 
@@ -87,9 +81,7 @@ def test_similarities_of_clusters_by_hand() -> None:
     np.testing.assert_array_equal(together.n_pairs, [[1, 1, 4]])
     np.testing.assert_array_equal(together.sizes, [[2, 2]])
     apart = cluster_similarities(r, np.array([0, 0, 1, -1]), sides)
-    np.testing.assert_allclose(
-        apart.mean, [[0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
-    )  # no such pairs: 0 with a count of 0
+    np.testing.assert_allclose(apart.mean, [[0.5, 0.0, 0.0], [0.0, 0.0, 0.0]])  # no such pairs: 0 with a count of 0
     np.testing.assert_array_equal(apart.n_pairs, [[1, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(apart.sizes, [[2, 0], [0, 1]])
 

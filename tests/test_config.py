@@ -88,9 +88,7 @@ def test_missing_and_broken_files(tmp_path):
 
 
 def test_groups_of_other_networks_take_part_with_their_own_layer():
-    text = (
-        TEXT + '\n[[nets]]\nlabel = "wide"\nseeds = [1, 2]\nnetwork = { name = "small", channels = [8, 8] }\n'
-    )
+    text = TEXT + '\n[[nets]]\nlabel = "wide"\nseeds = [1, 2]\nnetwork = { name = "small", channels = [8, 8] }\n'
     text = text.replace('["conv1"]', '[{ name = "mixed", layers = { net = "conv1", wide = "conv2" } }]')
     experiment = parse_config(text)
     members = experiment.nets_of(experiment.statistics.comparisons[0])

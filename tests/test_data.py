@@ -1,4 +1,4 @@
-"""Data sets: what they hold, that nothing leaks, that readers change no bit, and what they say when images are missing."""
+"""Data sets: what they hold, that nothing leaks, that readers change no bit, what they say when images are missing."""
 
 from __future__ import annotations
 
@@ -134,13 +134,13 @@ def test_cifar10_runs_no_code_from_a_pickle(tmp_path, capsys):
     root = tmp_path / "cifar"
     write_cifar(root)
     (root / "test_batch").write_bytes(pickle.dumps({b"data": Intruder()}))
-    with pytest.raises(FileError, match="builtins.print"):
+    with pytest.raises(FileError, match=r"builtins\.print"):
         source("cifar10", root=str(root)).load()
     assert "ran" not in capsys.readouterr().out
 
 
 def test_missing_images_are_explained(tmp_path, image_root):
-    with pytest.raises(FileError, match="there is no such folder.*must hold train"):
+    with pytest.raises(FileError, match=r"there is no such folder.*must hold train"):
         source("image_folder", root=str(tmp_path / "none")).load()
     with pytest.raises(FileError, match="Unpack cifar-10-python"):
         source("cifar10", root=str(tmp_path / "none")).load()
@@ -157,7 +157,7 @@ def test_a_damaged_image_is_named(tmp_path, image_root):
     shutil.copytree(image_root, root)
     (root / "val" / "n01" / "2.JPEG").write_bytes(b"\xff\xd8 no picture")
     images = source("image_folder", root=str(root), crop=32).load().test
-    with pytest.raises(FileError, match="2.JPEG: the image could not be decoded"):
+    with pytest.raises(FileError, match=r"2\.JPEG: the image could not be decoded"):
         images.read(np.arange(4))
     shutil.rmtree(root / "val" / "n02")
     with pytest.raises(FileError, match="only in one of them: n02"):

@@ -16,7 +16,8 @@ def hostile(n: int = 20_000) -> np.ndarray:
     rare = np.where(RNG.random(n) < 5e-4, np.abs(normal[0]), 0)
     rows = [
         np.maximum(normal[0], 0), rare, np.zeros(n), np.full(n, 3.3), normal[1], RNG.standard_cauchy(n),
-        np.abs(normal[2]) * 1e-30, np.abs(normal[3]) * 1e30, RNG.integers(0, 4, n), np.exp(normal[2]), -np.abs(normal[3]),
+        np.abs(normal[2]) * 1e-30, np.abs(normal[3]) * 1e30, RNG.integers(0, 4, n), np.exp(normal[2]),
+        -np.abs(normal[3]),
     ]  # fmt: skip
     return np.array(rows, dtype=np.float32)
 
@@ -85,7 +86,9 @@ def test_every_value_is_counted_once():
 
 
 def test_zero_fraction():
-    np.testing.assert_allclose(histogram(np.array([[0, 0, 0, 1], [1, 2, -3, 4]], np.float32)).zero_fraction(), [0.75, 0])
+    np.testing.assert_allclose(
+        histogram(np.array([[0, 0, 0, 1], [1, 2, -3, 4]], np.float32)).zero_fraction(), [0.75, 0]
+    )
 
 
 def test_arrays_and_back():

@@ -34,9 +34,7 @@ def test_a_launcher_without_pmi_is_refused():
     """What srun without PMI looks like from inside: four tasks, a world of one."""
     environ = os.environ | {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}
     code = "from hpc.comm import world; world()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode
     assert "4 ranks were launched, but MPI sees a world of 1" in done.stderr
     assert "--mpi=pmi2" in done.stderr

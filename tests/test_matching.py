@@ -31,8 +31,7 @@ def test_matching_is_the_best_of_all_assignments(shape: tuple[int, int]) -> None
     similarity = np.random.default_rng(1).uniform(-1, 1, shape)
     tall = similarity if shape[0] <= shape[1] else similarity.T
     best = max(
-        sum(tall[i, j] for i, j in enumerate(choice))
-        for choice in permutations(range(tall.shape[1]), tall.shape[0])
+        sum(tall[i, j] for i, j in enumerate(choice)) for choice in permutations(range(tall.shape[1]), tall.shape[0])
     )
     found = matching(similarity)
     assert found.values.sum() == pytest.approx(best)

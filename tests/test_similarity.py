@@ -109,9 +109,7 @@ def test_measures_match_their_definition_on_samples() -> None:
     pair = moments(x, y)
     zx, zy = ((v - v.mean(0)) / v.std(0) for v in (x, y))
     kx, ky = zx @ zx.T, zy @ zy.T
-    assert MEASURES.load("linear_cka")(pair) == pytest.approx(
-        np.sum(kx * ky) / np.sqrt(np.sum(kx**2) * np.sum(ky**2))
-    )
+    assert MEASURES.load("linear_cka")(pair) == pytest.approx(np.sum(kx * ky) / np.sqrt(np.sum(kx**2) * np.sum(ky**2)))
     residual = zy - zx @ np.linalg.lstsq(zx, zy, rcond=None)[0]
     assert MEASURES.load("r_squared")(pair) == pytest.approx(np.mean(1 - residual.var(0)))
     nuclear = np.linalg.norm(zx.T @ zy, "nuc") / (np.linalg.norm(zx) * np.linalg.norm(zy))

@@ -53,9 +53,7 @@ def test_every_point_is_optimal(kind: str, seed: int) -> None:
     r_xx, r_xy = correlations(*design(kind, seed))
     path = sparse.lasso_path(r_xx, r_xy, np.append(ALPHAS, 1e-6))
     assert path.kkt_gap.max() <= 1e-8
-    for weights, reported, loss, alpha in zip(
-        path.weights, path.kkt_gap, path.loss, path.alphas, strict=True
-    ):
+    for weights, reported, loss, alpha in zip(path.weights, path.kkt_gap, path.loss, path.alphas, strict=True):
         gap = sparse.kkt_gap(r_xx, r_xy, weights, alpha)
         assert gap.max() <= 1e-8
         np.testing.assert_allclose(gap, reported, atol=1e-12)
@@ -161,9 +159,7 @@ def test_dense_fit_sees_the_rank() -> None:
         r_xx, r_xy = correlations(x, y)
         zx, zy = ((v - v.mean(0)) / v.std(0) for v in (x, y))
         residual = zy - zx @ np.linalg.lstsq(zx, zy, rcond=1e-6)[0]
-        np.testing.assert_allclose(
-            sparse.dense_fit(r_xx, r_xy)[1], 0.5 * np.mean(residual**2, axis=0), atol=1e-7
-        )
+        np.testing.assert_allclose(sparse.dense_fit(r_xx, r_xy)[1], 0.5 * np.mean(residual**2, axis=0), atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -106,14 +106,8 @@ def spectral_clusters(
         below 1.
     """
     _check_square(similarity)
-    if (
-        similarity.min() < 0
-        or np.any(np.diagonal(similarity) != 0)
-        or not np.allclose(similarity, similarity.T)
-    ):
-        raise UserError(
-            "a graph has no negative weights, no loops and is symmetric; make it with similarity_graph()."
-        )
+    if similarity.min() < 0 or np.any(np.diagonal(similarity) != 0) or not np.allclose(similarity, similarity.T):
+        raise UserError("a graph has no negative weights, no loops and is symmetric; make it with similarity_graph().")
     if (n_clusters != "eigengap" and n_clusters < 1) or max_clusters < 1:
         raise UserError(f"n_clusters {n_clusters} and max_clusters {max_clusters} must be at least 1.")
     labels = np.full(len(similarity), -1, dtype=np.int64)
@@ -129,9 +123,7 @@ def spectral_clusters(
     k = _eigengap(values, max_clusters) if n_clusters == "eigengap" else min(n_clusters, n)
     points = _fixed_signs(vectors[:, :k])
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.finfo(float).tiny)
-    distinct = len(
-        np.unique(points.round(12), axis=0)
-    )  # k-means cannot make more clusters than there are points
+    distinct = len(np.unique(points.round(12), axis=0))  # k-means cannot make more clusters than there are points
     found = KMeans(min(k, distinct), n_init=10, random_state=seed).fit_predict(points)
     labels[linked] = _by_size(found)
     gap = float(values[k] - values[k - 1]) if k < len(values) else 0.0
@@ -158,9 +150,7 @@ def cluster_similarities(correlation: Matrix, labels: Labels, sides: Labels) -> 
     for cluster in range(n_clusters):
         x, y = (np.flatnonzero((labels == cluster) & (sides == side)) for side in (0, 1))
         sizes[cluster] = len(x), len(y)
-        for column, values in enumerate(
-            (_pairs(strength, x), _pairs(strength, y), strength[np.ix_(x, y)].ravel())
-        ):
+        for column, values in enumerate((_pairs(strength, x), _pairs(strength, y), strength[np.ix_(x, y)].ravel())):
             n_pairs[cluster, column] = len(values)
             mean[cluster, column] = values.mean() if len(values) else 0.0
     return ClusterSimilarities(mean, n_pairs, sizes)
@@ -194,10 +184,6 @@ def _by_size(labels: NDArray[np.int32]) -> Labels:
 
 def _check_square(matrix: Matrix) -> None:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise UserError(
-            f"a matrix of shape {matrix.shape} joins no units; give a square one of at least one unit."
-        )
+        raise UserError(f"a matrix of shape {matrix.shape} joins no units; give a square one of at least one unit.")
     if not np.isfinite(matrix).all():
-        raise UserError(
-            "a similarity is NaN or infinite; leave units without variance out before clustering."
-        )
+        raise UserError("a similarity is NaN or infinite; leave units without variance out before clustering.")

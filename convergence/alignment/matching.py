@@ -113,9 +113,7 @@ def aligned_order(similarity: ArrayLike) -> tuple[Indices, Indices]:
     found = matching(matrix)
     strongest = np.argsort(-found.values, kind="stable")
     rest_x = found.unmatched_rows[np.argsort(-matrix[found.unmatched_rows].max(axis=1), kind="stable")]
-    rest_y = found.unmatched_columns[
-        np.argsort(-matrix[:, found.unmatched_columns].max(axis=0), kind="stable")
-    ]
+    rest_y = found.unmatched_columns[np.argsort(-matrix[:, found.unmatched_columns].max(axis=0), kind="stable")]
     return np.concatenate([found.rows[strongest], rest_x]), np.concatenate([found.columns[strongest], rest_y])
 
 

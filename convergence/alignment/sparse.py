@@ -93,9 +93,7 @@ def lasso_path(r_xx: ArrayLike, r_xy: ArrayLike, alphas: ArrayLike) -> LassoPath
     )
 
 
-def lasso_plain(
-    r_xx: Matrix, r: Matrix, alpha: float, sweeps: int = 100_000, tolerance: float = 1e-12
-) -> Matrix:
+def lasso_plain(r_xx: Matrix, r: Matrix, alpha: float, sweeps: int = 100_000, tolerance: float = 1e-12) -> Matrix:
     """The LASSO of one target by coordinate descent as it stands in textbooks: the reference for tests.
 
     ``r_xx`` (n_x, n_x) and ``r`` (n_x,) give ``weights`` (n_x,). Stops when a sweep moves no weight by
@@ -136,9 +134,7 @@ def refit(r_xx: ArrayLike, r_xy: ArrayLike, weights: ArrayLike) -> tuple[Matrix,
     gram, targets = _checked(r_xx, r_xy)
     given = _plain_array(weights)
     if given.ndim < 2 or given.shape[-2:] != targets.shape:
-        raise UserError(
-            f"weights of shape {given.shape} do not fit {targets.shape[0]} targets of {len(gram)} units."
-        )
+        raise UserError(f"weights of shape {given.shape} do not fit {targets.shape[0]} targets of {len(gram)} units.")
     fitted, losses = np.zeros(given.shape), np.empty(given.shape[:-1])
     rows = (-1, len(gram))
     sparse_kernels.refit_kernel(gram, targets, given.reshape(rows), fitted.reshape(rows), losses.reshape(-1))
@@ -213,13 +209,9 @@ def _checked(r_xx: ArrayLike, r_xy: ArrayLike) -> tuple[Matrix, Matrix]:
     """The predictors' matrix (n_x, n_x) and the targets as rows (n_targets, n_x)."""
     gram, targets = _plain_array(r_xx), _plain_array(np.transpose(np.asarray(r_xy)))
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.size == 0 or targets.ndim != 2:
-        raise UserError(
-            f"correlations of shape {gram.shape} join no predictors; give (n_x, n_x) and (n_x, n_targets)."
-        )
+        raise UserError(f"correlations of shape {gram.shape} join no predictors; give (n_x, n_x) and (n_x, n_targets).")
     if targets.shape[1] != len(gram) or len(targets) == 0:
-        raise UserError(
-            f"{len(gram)} predictors do not fit targets of shape {targets.T.shape}; give (n_x, n_targets)."
-        )
+        raise UserError(f"{len(gram)} predictors do not fit targets of shape {targets.T.shape}; give (n_x, n_targets).")
     if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
         raise UserError("a correlation is NaN or infinite; leave units without variance out before fitting.")
     return gram, targets

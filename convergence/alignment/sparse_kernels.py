@@ -194,9 +194,7 @@ def finish(
 
 
 @_jit
-def sweep(
-    local: Array, units: Array, size: int, alpha: float, weights: Array, slope: Array, sweeps: int
-) -> None:
+def sweep(local: Array, units: Array, size: int, alpha: float, weights: Array, slope: Array, sweeps: int) -> None:
     """Coordinate descent over the candidates, until a sweep changes no sign or ``sweeps`` are made.
 
     ``slope`` is the candidates' gradient r - R w, kept up to date; ``local`` their Gram matrix.
@@ -307,9 +305,7 @@ def lasso_kernel(
                 filled = n_units
                 for a in range(n_units):
                     local_slope[a] = slope[units[a]]
-                sweep(
-                    local, units, n_units, alpha, weights, local_slope, FIRST_SWEEPS if r < 5 else MORE_SWEEPS
-                )
+                sweep(local, units, n_units, alpha, weights, local_slope, FIRST_SWEEPS if r < 5 else MORE_SWEEPS)
                 size = finish(gram, target, alpha, weights, support, listed, size, factor, direction)
                 gradient(gram, target, weights, slope)
                 gaps[l, t] = optimality_gap(slope, weights, alpha)

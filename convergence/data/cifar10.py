@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -75,7 +75,7 @@ class CroppedImages(ArrayImages):
 class _ArrayUnpickler(pickle.Unpickler):
     """Rebuilds arrays, numbers, lists and texts and nothing else: a pickle from outside could run any code."""
 
-    ALLOWED = {
+    ALLOWED: ClassVar = {
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
         ("numpy.core.multiarray", "_reconstruct"),

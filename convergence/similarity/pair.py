@@ -51,9 +51,7 @@ class PairMoments:
         if n_x == 0 or n_y == 0:
             raise UserError("a layer of the pair has no live unit; leave this pair out.")
         if not all(np.isfinite(values).all() for values in (self.cov_xx, self.cov_xy, self.cov_yy)):
-            raise UserError(
-                "a covariance is NaN or infinite; leave units with non-finite activations out first."
-            )
+            raise UserError("a covariance is NaN or infinite; leave units with non-finite activations out first.")
         if np.diagonal(self.cov_xx).min() <= 0 or np.diagonal(self.cov_yy).min() <= 0:
             raise UserError("a unit has zero variance and so no correlation; leave such units out first.")
 
@@ -90,9 +88,7 @@ class PairMoments:
 
     def swapped(self) -> PairMoments:
         """The same pair with x and y exchanged."""
-        return PairMoments(
-            self.n, self.cov_yy, np.ascontiguousarray(self.cov_xy.T), self.cov_xx, self.standardised
-        )
+        return PairMoments(self.n, self.cov_yy, np.ascontiguousarray(self.cov_xy.T), self.cov_xx, self.standardised)
 
     def rotated(self, q: Matrix) -> PairMoments:
         """The pair after y's standardised units are rotated by an orthogonal (n_y, n_y) matrix.

@@ -1,7 +1,7 @@
 """The two passes over the evaluation images, one image group at a time.
 
-Every method of :class:`Collector` leaves one file below ``statistics.partial/`` and returns nothing, so that it does not
-matter who calls it, in which order, or how often it was killed before:
+Every method of :class:`Collector` leaves one file below ``statistics.partial/`` and returns nothing, so that it does
+not matter who calls it, in which order, or how often it was killed before:
 
     moments(group)          pass 1: count, sums, products and unit histograms of the group
     codes(group)            pass 2: the group's samples as bin numbers, edges fixed by pass 1

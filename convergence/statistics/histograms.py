@@ -1,9 +1,9 @@
 """Histograms of every unit's values over buckets of the float32 pattern, and the bin edges that follow from them.
 
 The sign, the exponent and the top eight bits of the mantissa of a float32 name its bucket: buckets are 0.2–0.4 % wide,
-cost one shift to find, are the same everywhere, and add. Exact zeros, which a ReLU makes many of, have a bucket of their
-own. Magnitudes below 2⁻²⁰ share the lowest bucket of their sign, those from 2²⁰ on the highest. Bin edges are bucket
-boundaries, so the mass of every bin is known exactly, with no second look at the values.
+cost one shift to find, are the same everywhere, and add. Exact zeros, which a ReLU makes many of, have a bucket of
+their own. Magnitudes below 2⁻²⁰ share the lowest bucket of their sign, those from 2²⁰ on the highest. Bin edges are
+bucket boundaries, so the mass of every bin is known exactly, with no second look at the values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Joint counts of all pairs of binned units, exactly, by positional popcount over buckets.
 
-For every unit y, K − 1 bits of a sample say "its bin is at least 1, 2, …" (a thermometer); the bits of all units side by
-side are the sample's row. For every unit x the samples are listed by x's bin, those in bin 0 left out, and for each
+For every unit y, K − 1 bits of a sample say "its bin is at least 1, 2, …" (a thermometer); the bits of all units side
+by side are the sample's row. For every unit x the samples are listed by x's bin, those in bin 0 left out, and for each
 list the rows are added column by column. Carry-save adders take sixteen rows at a time into bit-sliced counters, so
 that one machine word counts 64 columns at once. Differences along the thermometer give the joint counts; the row and
 column of bin 0 follow from the marginals. All of it is integer arithmetic: the counts are exact.
@@ -37,8 +37,8 @@ class JointCounts:
     def __init__(self, n_units: int, n_bins: int, x0: int, x1: int) -> None:
         self.n_units, self.n_bins, self.x0, self.x1 = n_units, n_bins, x0, x1
         self.n_samples = 0
-        self._groups = -(-n_units // 64)
-        tiles = -(-self._groups * (n_bins - 1) // WORDS)
+        self._groups = (n_units + 63) // 64
+        tiles = _column_tiles(n_units, n_bins)
         n_x = x1 - x0
         self._marginals = np.zeros((n_units, n_bins), np.int64)
         self._planes = np.zeros((n_x, n_bins - 1, tiles, PLANES, WORDS), np.uint64)
@@ -68,9 +68,15 @@ class JointCounts:
 
 def tile_bytes(n_x: int, n_units: int, n_bins: int) -> int:
     """Memory of a :class:`JointCounts` of ``n_x`` units with ``n_units``, its result included."""
-    tiles = -(-(-(-n_units // 64)) * (n_bins - 1) // WORDS)
+    tiles = _column_tiles(n_units, n_bins)
     planes = n_x * (n_bins - 1) * tiles * PLANES * WORDS * 8
     return planes + tiles * (BLOCK + 1) * WORDS * 8 + n_x * BLOCK * 2 + 2 * n_x * n_units * n_bins**2 * 8
+
+
+def _column_tiles(n_units: int, n_bins: int) -> int:
+    """Tiles of ``WORDS`` words that hold a sample's row: K − 1 bits of each unit, units in groups of 64."""
+    words = (n_units + 63) // 64 * (n_bins - 1)
+    return (words + WORDS - 1) // WORDS
 
 
 def joint_counts_plain(codes_x: Codes, codes_y: Codes, n_bins: int) -> npt.NDArray[np.int64]:

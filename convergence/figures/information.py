@@ -1,0 +1,73 @@
+"""Mutual information with the partner, and its agreement with correlation."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+
+from convergence.figures.style import ACCENT, STYLE, TRAINED, UNTRAINED, Drawing, new_figure
+from convergence.summary import Layer, PairResult
+
+
+def information(layer: Layer, pair: PairResult) -> Drawing | None:
+    """Mutual information with the partner against correlation: does the answer survive a change of measure?"""
+    if "information" not in pair.tree:
+        return None
+    found, alignment = pair.tree["information"], pair.tree["alignment"]
+    figure, axes = new_figure(9.2, 3.5, 2)
+    with mpl.rc_context(STYLE):
+        for key, colour, word in (("semi_xy", TRAINED, "semi-matching"), ("matching", ACCENT, "matching")):
+            axes[0].plot(np.sort(found[f"{key}_nats"])[::-1], color=colour, linewidth=1.8, label=word)
+        axes[0].set(title="mutual information with the partner", xlabel=f"units of {layer.name}, best first")
+        axes[0].set_ylabel("nats")
+        axes[0].set_ylim(bottom=min(0, axes[0].get_ylim()[0]))
+        axes[0].legend()
+        same = found["semi_xy"] == alignment["semi_xy"]
+        for chosen, colour, word in (
+            (same, TRAINED, f"same partner by both ({same.sum()})"),
+            (~same, UNTRAINED, f"another partner ({(~same).sum()})"),
+        ):
+            axes[1].scatter(
+                alignment["semi_xy_correlation"][chosen],
+                found["semi_xy_nats"][chosen],
+                s=16,
+                color=colour,
+                label=word,
+            )
+        axes[1].set(title="best partner by each measure", xlabel="correlation", ylabel="mutual information (nats)")
+        axes[1].legend(loc="upper left", fontsize=8.5)
+    rows = [
+        (
+            pair.tree["units_x"][i],
+            found["semi_xy"][i],
+            found["semi_xy_nats"][i],
+            found["semi_xy_error"][i],
+            found["matching"][i],
+            found["matching_nats"][i],
+            alignment["semi_xy"][i],
+            alignment["semi_xy_correlation"][i],
+        )
+        for i in range(len(same))
+    ]
+    return Drawing(
+        name=f"{layer.name}-information",
+        title="Does mutual information agree with correlation?",
+        caption=f"{pair.x} to {pair.y}: {100 * found['same_semi_as_correlation']:.0f} % of the units have the same "
+        "best partner by mutual information as by correlation, "
+        f"{100 * found['same_matching_as_correlation']:.0f} % the same matched one. Mean mutual "
+        f"information {found['mean_semi_nats']:.3f} nats (semi-matching) and "
+        f"{found['mean_matching_nats']:.3f} (matching), corrected for the bias of counting.",
+        alt="Mutual information per unit, and scatter of mutual information against correlation",
+        figure=figure,
+        columns=(
+            "unit_x",
+            "semi_unit_y",
+            "semi_nats",
+            "semi_nats_error",
+            "matched_unit_y",
+            "matched_nats",
+            "semi_unit_y_by_correlation",
+            "semi_correlation",
+        ),
+        rows=rows,
+    )
