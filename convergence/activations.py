@@ -21,7 +21,7 @@ RECTIFIERS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Hardswish, nn.Softplus, nn.Sigmoid, nn.Tanh,
 )  # fmt: skip
-RECTIFYING_FUNCTIONS = {
+RECTIFYING_FUNCTIONS: set[object] = {
     torch.relu, functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.gelu,
     functional.silu, functional.mish, functional.hardswish, functional.softplus, torch.sigmoid, torch.tanh,
 }  # fmt: skip
@@ -29,7 +29,7 @@ RECTIFYING_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
 PASSED_MODULES = (
     nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.Identity, nn.modules.dropout._DropoutNd,
 )  # fmt: skip
-PASSED_FUNCTIONS = {operator.add, operator.iadd, torch.add, functional.dropout}
+PASSED_FUNCTIONS: set[object] = {operator.add, operator.iadd, torch.add, functional.dropout}
 
 
 class LayerReader:

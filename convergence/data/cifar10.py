@@ -39,7 +39,9 @@ class Cifar10(DataSource):
 
     def _join(self, batches: list[dict[str, Any]]) -> tuple[Floats, list[int]]:
         pixels = np.concatenate([np.asarray(batch["data"]).reshape(-1, 3, 32, 32) for batch in batches])
-        return pixels.astype(np.float32) / 255, [int(label) for batch in batches for label in batch["labels"]]
+        return pixels.astype(np.float32) / np.float32(255), [
+            int(label) for batch in batches for label in batch["labels"]
+        ]
 
     def _read(self, file: str) -> dict[str, Any]:
         path = self.root / file

@@ -81,7 +81,7 @@ class ArrayImages(ImageSet):
         self.images = np.ascontiguousarray(images, dtype=np.float32)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
-        self.image_shape = tuple(self.images.shape[1:])  # type: ignore[assignment]
+        self.image_shape = tuple(self.images.shape[1:])
 
     def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
         return self.images[indices]

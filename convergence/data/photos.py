@@ -113,7 +113,7 @@ def _photographs() -> dict[str, Floats]:
         for file in files:
             try:
                 with resources.files(package).joinpath(file).open("rb") as stream, Image.open(stream) as image:
-                    found[file.split(".")[0]] = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+                    found[file.split(".")[0]] = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
             except (OSError, ModuleNotFoundError) as error:
                 raise FileError(
                     f"the photograph {file} of the package {package.split('.')[0]} is not there ({error}): "

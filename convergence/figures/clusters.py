@@ -50,9 +50,8 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
         title="Groups of units that belong together",
         caption=f"Spectral clustering of the {len(labels)} joined units of {pair.x} and {pair.y}: "
         f"{found['n_clusters']} clusters (largest eigengap {found['eigengap']:.3f}), {both} of them with units of both "
-        f"nets; {(labels < 0).sum()} units have no edge. Bars: mean |r| within and between the nets inside each cluster; "
-        "below them the number "
-        "of units of each net.",
+        f"nets; {(labels < 0).sum()} units have no edge. Bars: mean |r| within and between the nets inside each "
+        "cluster; below them the number of units of each net.",
         alt="Joined correlation matrix ordered by cluster, eigenvalues, and similarities per cluster",
         figure=figure,
         columns=("cluster", "n_x", "n_y", "within_x", "within_y", "between"),

@@ -47,5 +47,6 @@ class Small(NetworkSpec):
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # He et al. 2015, arXiv 1502.01852
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         return net
