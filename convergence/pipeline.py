@@ -127,6 +127,7 @@ def _need(folder: RunFolder, works: list[Work], stage: str) -> None:
             says = {
                 "missing": "has not been done",
                 "unfinished": "was not finished",
+                "damaged": f"is damaged ({folder.damage(work)})",
                 "stale": "was done for other settings",
             }[state]
             raise StaleOutputError(

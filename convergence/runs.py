@@ -28,7 +28,7 @@ from convergence.files import atomic_write
 from convergence.provenance import provenance
 
 RECORD_FORMAT = 1
-State = Literal["missing", "unfinished", "stale", "done"]
+State = Literal["missing", "unfinished", "damaged", "stale", "done"]
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,20 @@ class RunFolder:
             return "missing"
         if record["digest"] != work.digest:
             return "stale"
-        complete = record["finished"] is not None and all(
-            _size(self.path / name) == size for name, size in record["outputs"].items()
+        if record["finished"] is None:
+            return "unfinished"
+        return "damaged" if self.damage(work) else "done"
+
+    def damage(self, work: Work) -> str:
+        """Files of finished work that are missing or of another size than it left them, as one phrase; "" if none."""
+        record = read_record(work.record)
+        outputs = record["outputs"] if record else {}
+        found = {name: _size(self.path / name) for name in outputs}
+        return ", ".join(
+            f"{name} is missing" if size is None else f"{name} holds {size:,} bytes of {outputs[name]:,}"
+            for name, size in found.items()
+            if size != outputs[name]
         )
-        return "done" if complete else "unfinished"
 
     def begin(self, work: Work, overwrite: bool = False) -> Outcome:
         """Decide whether work is needed and clear its place; leaves an unfinished record if it is."""
@@ -191,9 +201,8 @@ class RunFolder:
             self._set_aside(work, record, overwrite)
             if self._bring_back(work):
                 return Outcome(False, f"{reason}; found again among superseded results")
-        elif state == "unfinished" and record is not None and record["finished"] is not None:
-            damaged = [n for n, size in record["outputs"].items() if _size(self.path / n) != size]
-            reason = f"{', '.join(damaged)} missing or of another size than when it was finished; done again"
+        elif state == "damaged" and record is not None:
+            reason = f"{self.damage(work)}; done again"
             self._set_aside(work, record, overwrite)
         self._write(work, finished=None, seconds=None, outputs={})
         return Outcome(True, reason)
