@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from convergence.analysis.file import open_analysis
+from convergence.answers import answers
 from convergence.config import Experiment
 from convergence.errors import UserError
 from convergence.figures import FIGURES
@@ -19,7 +20,7 @@ from convergence.figures.style import Drawing
 from convergence.files import atomic_write
 from convergence.similarity import MEASURES
 from convergence.statistics.file import StatisticsFile, open_statistics
-from convergence.summary import Kind, Layer, PairResult, Summary, mean_over, over_pairs, read_layers
+from convergence.summary import TRAINED_OR_NOT, Layer, PairResult, measured, read_layers
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def report(statistics: Path, analysis: Path, target: Path, experiment: Experimen
         .render(
             title=experiment.report.title or experiment.name,
             facts=facts,
-            answers=_answers(layers),
+            answers=answers(layers),
             overview=_place(overview([layer for layer in layers if layer.pairs]), building),
             table=_table(layers),
             sections=sections,
@@ -131,109 +132,32 @@ def _left_out_units(layer: Layer) -> list[str]:
     return phrases
 
 
-def _quote(summary: Summary | None) -> str:
-    """A number as it is quoted in a sentence: value, interval."""
-    if summary is None:
-        return "–"
-    e = summary.estimate
-    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
-
-
 def _layer_sentence(layer: Layer) -> str:
     """What the layer's matching says, with its chance levels."""
     name = next((m for m in ("matching", "semi_matching") if m in layer.measures()), None)
-    trained = over_pairs(layer, name, "trained") if name else None
+    trained = measured(layer, name, "trained") if name else None
     if name is None or trained is None:
         return ""
     words = "matched" if name == "matching" else "best"
     sentence = (
-        f"Units of two trained nets correlate at {_quote(trained)} with their {words} partner on average over "
+        f"Units of two trained nets correlate at {trained} with their {words} partner on average over "
         f"{trained.n_pairs} pair{'s' * (trained.n_pairs > 1)}; a random rotation of one net's basis leaves "
         f"{trained.estimate.null:.3f}"
     )
-    untrained = over_pairs(layer, name, "untrained")
-    return sentence + (f", and untrained nets reach {_quote(untrained)}." if untrained else ".")
-
-
-def _answers(layers: Sequence[Layer]) -> list[dict[str, str]]:
-    """The questions of the study, answered for this run in sentences that carry their numbers."""
-    answers = []
-    best = [
-        (layer, s)
-        for layer in layers
-        if "matching" in layer.measures() and (s := over_pairs(layer, "matching", "trained"))
-    ]
-    if best:
-        parts = []
-        for layer, trained in best:
-            untrained = over_pairs(layer, "matching", "untrained")
-            beside = f" against {untrained.estimate.value:.2f} untrained" if untrained else ""
-            parts.append(f"{layer.name} {trained.estimate.value:.2f}{beside} and {trained.estimate.null:.2f} rotated")
-        answers.append(
-            {
-                "question": "Do nets trained apart learn the same units?",
-                "answer": "Mean correlation of one-to-one matched units of two trained nets: " + "; ".join(parts) + ".",
-            }
-        )
-    agreement = [
-        f"{layer.name} {100 * float(mean_over(pairs, 'information', 'same_semi_as_correlation')):.0f} %"
-        for layer in layers
-        if (pairs := layer.of_kind("trained")) and "information" in pairs[0].tree
-    ]
-    if agreement:
-        answers.append(
-            {
-                "question": "Does the alignment survive another measure?",
-                "answer": "Share of units whose best partner by mutual information is also the best by correlation: "
-                + "; ".join(agreement)
-                + ".",
-            }
-        )
-    few = []
-    for layer in layers:
-        pairs = layer.of_kind("trained")
-        if pairs and "sparse_xy" in pairs[0].tree:
-            both = [mean_over(pairs, d, "forward_loss") for d in ("sparse_xy", "sparse_yx")]
-            dense = sum(float(mean_over(pairs, d, "dense_loss")) for d in ("sparse_xy", "sparse_yx")) / 2
-            forward = (both[0] + both[1]) / 2
-            few.append(f"{layer.name} {forward[0]:.3f} from one unit, {dense:.3f} from all")
-    if few:
-        answers.append(
-            {
-                "question": "Is the code local, or spread over many units?",
-                "answer": "Loss ½(1 − R²) of predicting a unit from another net (0.5: nothing explained): "
-                + "; ".join(few)
-                + ".",
-            }
-        )
-    distances = []
-    for layer in layers:
-        pairs, others = layer.of_kind("trained"), layer.of_kind("untrained")
-        if pairs:
-            beside = f" ({float(mean_over(others, 'mean_activations', 'value')):.3f} untrained)" if others else ""
-            distances.append(f"{layer.name} {float(mean_over(pairs, 'mean_activations', 'value')):.3f}{beside}")
-    if distances:
-        answers.append(
-            {
-                "question": "Do activation statistics converge?",
-                "answer": "Relative distance of the sorted mean activations of two trained nets: "
-                + "; ".join(distances)
-                + ".",
-            }
-        )
-    return answers
+    untrained = measured(layer, name, "untrained")
+    return sentence + (f", and untrained nets reach {untrained}." if untrained else ".")
 
 
 def _table(layers: Sequence[Layer]) -> dict[str, Any]:
     """Layer × measure, trained beside untrained beside rotated."""
     measures = [name for name in MEASURES if any(name in layer.measures() for layer in layers)]
-    kinds: list[Kind] = [k for k in ("trained", "untrained") if any(layer.of_kind(k) for layer in layers)]
+    kinds = [kind for kind in TRAINED_OR_NOT if any(layer.of_kind(kind) for layer in layers)]
     rows = []
     for layer in layers:
         for name in measures:
             if name not in layer.measures():
                 continue
-            found = {kind: over_pairs(layer, name, kind) for kind in kinds}
+            found = {kind: measured(layer, name, kind) for kind in kinds}
             first = next((s for s in found.values() if s), None)
             if first is None:
                 continue
@@ -243,7 +167,7 @@ def _table(layers: Sequence[Layer]) -> dict[str, Any]:
                     "layer": layer.name,
                     "measure": MEASURES.load(name).title,
                     "source": MEASURES.load(name).source,
-                    "cells": [_quote(found[kind]) for kind in kinds],
+                    "cells": [str(found[kind] or "–") for kind in kinds],
                     "spread": f"{first.lowest:.3f} – {first.highest:.3f}",
                     "null": f"{null:.3f} ± {first.estimate.null_sd:.3f}" if null == null else "unchanged by it",
                 }

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from convergence.analysis.file import AnalysisFile
-from convergence.uncertainty import Estimate, jackknife
+from convergence.uncertainty import Estimate, mean_estimate
 
 Kind = Literal["trained", "untrained", "mixed"]
 KINDS: tuple[Kind, ...] = ("trained", "untrained", "mixed")
-TRAINED_OR_NOT = KINDS[:2]
+TRAINED_OR_NOT: tuple[Kind, ...] = KINDS[:2]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Layer:
     def of_kind(self, kind: Kind) -> list[PairResult]:
         """The pairs of one kind."""
         return [pair for pair in self.pairs if pair.kind == kind]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Kinds of pairs to show side by side: trained and untrained; mixed ones where there are no others."""
+        return [kind for kind in TRAINED_OR_NOT if self.of_kind(kind)] or [kind for kind in KINDS if self.of_kind(kind)]
 
     def pair(self, x: str, y: str) -> PairResult | None:
         """One pair, if it has results; nets in the order of the file."""
@@ -90,30 +95,55 @@ def read_layers(analysis: AnalysisFile) -> list[Layer]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A measure over the pairs of one kind: its mean with error over images, and the spread over pairs."""
+    """A number over pairs of nets: its mean with error over images, and the spread over pairs."""
 
     estimate: Estimate
     lowest: float
     highest: float
     n_pairs: int
 
+    def __str__(self) -> str:
+        """As it is quoted in a sentence: value and 95 % interval."""
+        e = self.estimate
+        return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
 
-def over_pairs(layer: Layer, measure: str, kind: Kind) -> Summary | None:
-    """Mean of a measure over the pairs of a kind, both directions where they differ; None if there is no such pair.
 
-    The jackknife is of the mean itself: every pair's replicates come from the same images, so their errors are not
-    independent and are averaged replicate by replicate, not in quadrature.
+def over_pairs(pairs: list[PairResult], *paths: tuple[str, ...]) -> Summary | None:
+    """Mean over pairs of the estimate at a path of their trees, both directions where there are two; None without any.
+
+    A path leads to an estimate, or to several by direction; of several paths the mean is taken as well.
     """
-    pairs = layer.of_kind(kind)
-    if not pairs:
+    per_pair = [mean_estimate(found) for pair in pairs if (found := _estimates(pair.tree, paths))]
+    if not per_pair:
         return None
-    per_pair = [list(pair.tree["measures"][measure].values()) for pair in pairs]
-    values = np.array([np.mean([d["value"] for d in directions]) for directions in per_pair])
-    without = np.mean([np.mean([d["without"] for d in directions], axis=0) for directions in per_pair], axis=0)
-    estimate = jackknife(float(values.mean()), without).as_dict()
-    for key in ("null", "null_sd"):
-        estimate[key] = float(np.mean([np.mean([d[key] for d in directions]) for directions in per_pair]))
-    return Summary(Estimate(**estimate), float(values.min()), float(values.max()), len(pairs))
+    values = [estimate.value for estimate in per_pair]
+    return Summary(mean_estimate(per_pair), min(values), max(values), len(per_pair))
+
+
+def measured(layer: Layer, measure: str, kind: Kind) -> Summary | None:
+    """A measure over the pairs of one kind."""
+    return over_pairs(layer.of_kind(kind), ("measures", measure))
+
+
+def one_unit_loss(layer: Layer, kind: Kind) -> Summary | None:
+    """Loss of predicting a unit from the best one of another net, over both directions of the pairs of one kind."""
+    return over_pairs(layer.of_kind(kind), ("sparse_xy", "one_unit"), ("sparse_yx", "one_unit"))
+
+
+def dense_loss(layer: Layer, kind: Kind) -> Summary | None:
+    """Loss of predicting a unit from all of another net, over both directions of the pairs of one kind."""
+    return over_pairs(layer.of_kind(kind), ("sparse_xy", "dense"), ("sparse_yx", "dense"))
+
+
+def _estimates(tree: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> list[Estimate]:
+    found: list[Estimate] = []
+    for path in paths:
+        node: Any = tree
+        for part in path:
+            node = node.get(part, {})
+        if node:
+            found += [Estimate(**n) for n in ([node] if "value" in node else node.values())]
+    return found
 
 
 def mean_over(pairs: list[PairResult], *path: str) -> Any:

@@ -6,8 +6,9 @@ jackknife recomputes a number without each image group in turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ class Estimate:
     standard_error : of the value, over image groups (delete-one jackknife)
     low, high : 95 % interval, Student's t with (groups − 1) degrees of freedom
     null, null_sd : mean and standard deviation of the same number under the null, NaN where the null does not apply
+    without : (n_groups,) the value without each image group, so that errors of means of estimates can be had
     """
 
     value: float
@@ -34,10 +36,15 @@ class Estimate:
     high: float
     null: float = float("nan")
     null_sd: float = float("nan")
+    without: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
-    def as_dict(self) -> dict[str, float]:
-        """All numbers by name."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers by name; ``Estimate(**…)`` makes it again."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def against(self, null: tuple[float, float]) -> Estimate:
+        """The same estimate with a chance level: its mean and standard deviation."""
+        return replace(self, null=null[0], null_sd=null[1])
 
 
 def jackknife(value: float, without: npt.ArrayLike) -> Estimate:
@@ -57,7 +64,17 @@ def jackknife(value: float, without: npt.ArrayLike) -> Estimate:
         raise ValueError(f"a jackknife needs at least 2 groups, not {n_groups}")
     error = float(np.sqrt((n_groups - 1) / n_groups * ((replicates - replicates.mean()) ** 2).sum()))
     reach = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n_groups - 1)) * error
-    return Estimate(float(value), error, float(value) - reach, float(value) + reach)
+    return Estimate(float(value), error, float(value) - reach, float(value) + reach, without=replicates)
+
+
+def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of numbers that come from the same image groups, with the error of that mean.
+
+    Their errors are not independent, so the mean is jackknifed itself: averaged replicate by replicate, not in
+    quadrature. Chance levels are averaged.
+    """
+    mean = jackknife(float(np.mean([e.value for e in estimates])), np.mean([e.without for e in estimates], axis=0))
+    return mean.against((float(np.mean([e.null for e in estimates])), float(np.mean([e.null_sd for e in estimates]))))
 
 
 def jackknife_error(without: npt.ArrayLike) -> npt.NDArray[np.float64]:

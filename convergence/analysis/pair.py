@@ -57,15 +57,14 @@ def _measures(pair: PairSums, config: AnalysisConfig) -> Tree:
             def value(moments: PairMoments, direction: str = direction, measure: Any = measure) -> float:
                 return float(measure(moments if direction == "xy" else moments.swapped()))
 
-            without = np.array([value(moments) for moments in pair.without])
-            estimate = jackknife(value(pair.pooled), without).as_dict()
+            estimate = jackknife(value(pair.pooled), [value(moments) for moments in pair.without])
             if not measure.rotation_invariant:
 
                 def draw(generator: np.random.Generator, value: Any = value) -> float:
                     return float(value(pair.pooled.rotated(random_rotation(len(pair.units_y), generator))))
 
-                estimate["null"], estimate["null_sd"] = null_level(draw, config.rotations, config.seed)
-            tree.setdefault(name, {})[direction] = estimate | {"without": without}
+                estimate = estimate.against(null_level(draw, config.rotations, config.seed))
+            tree.setdefault(name, {})[direction] = estimate.as_dict()
     return tree
 
 
@@ -132,6 +131,7 @@ def _information(sums: Sums, pair: PairSums, x: str, y: str) -> Tree:
         "semi_xy_error": errors[everyone, semi],
         "matching": _to_units(_full(len(r), matched.rows, matched.columns), pair.units_y),
         "matching_nats": _full(len(r), matched.rows, matched.values, empty=0.0),
+        "matching_error": _full(len(r), matched.rows, errors[matched.rows, matched.columns], empty=0.0),
         "mean_semi_nats": float(nats[everyone, semi].mean()),
         "mean_matching_nats": matched.mean,
         "same_semi_as_correlation": float((semi == semi_matching(r)).mean()),
@@ -142,10 +142,21 @@ def _information(sums: Sums, pair: PairSums, x: str, y: str) -> Tree:
 
 
 def _sparse(pair: PairSums, config: AnalysisConfig, reverse: bool) -> Tree:
-    """Every unit of one net predicted from few units of the other: the LASSO path, its refit, forward selection."""
+    """Every unit of one net predicted from few units of the other: the LASSO path, its refit, forward selection.
+
+    The best single unit has the rotation null: what one direction of the predictors' span explains when it is drawn
+    at random. The dense fit is the same in any basis.
+    """
 
     def oriented(moments: PairMoments) -> PairMoments:
         return moments.swapped() if reverse else moments
+
+    def one_unit(moments: PairMoments) -> float:
+        return float(0.5 * (1.0 - (moments.corr_xy**2).max(axis=0).mean()))
+
+    def rotated_predictors(generator: np.random.Generator) -> float:
+        turned = pooled.swapped().rotated(random_rotation(len(predictors), generator))
+        return one_unit(turned.swapped())
 
     sparse = config.sparse
     alphas = np.geomspace(sparse.alpha_max, sparse.alpha_min, sparse.alphas)
@@ -156,11 +167,10 @@ def _sparse(pair: PairSums, config: AnalysisConfig, reverse: bool) -> Tree:
     order, forward = forward_selection(r_xx, r_xy, sparse.max_units)
     _, refitted = refit(r_xx, r_xy, path.weights)
     predictors = pair.units_y if reverse else pair.units_x
-    replicates = [
-        lasso_path(oriented(moments).corr_xx, oriented(moments).corr_xy, alphas).loss.mean(axis=1)
-        for moments in pair.without
-    ]
-    dense_without = [dense_fit(oriented(m).corr_xx, oriented(m).corr_xy)[1].mean() for m in pair.without]
+    without = [oriented(moments) for moments in pair.without]
+    replicates = [lasso_path(m.corr_xx, m.corr_xy, alphas).loss.mean(axis=1) for m in without]
+    dense_without = [dense_fit(m.corr_xx, m.corr_xy)[1].mean() for m in without]
+    null = null_level(rotated_predictors, config.rotations, config.seed)
     return {
         "alphas": alphas,
         "paper_lambda": paper_lambda(alphas, r_xy.shape[1]),
@@ -171,8 +181,8 @@ def _sparse(pair: PairSums, config: AnalysisConfig, reverse: bool) -> Tree:
         "n_above_0.01": path.n_above.mean(axis=1),
         "kkt_gap": path.kkt_gap.max(axis=1),
         "unit_loss": path.loss,
-        "dense_loss": float(dense.mean()),
-        "dense_loss_error": float(jackknife_error(dense_without)),
+        "one_unit": jackknife(one_unit(pooled), [one_unit(m) for m in without]).against(null).as_dict(),
+        "dense": jackknife(float(dense.mean()), dense_without).as_dict(),
         "dense_unit_loss": dense,
         "rank": rank,
         "forward_units": _to_units(order, predictors),

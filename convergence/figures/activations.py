@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 
 from convergence.figures.style import KIND_COLOURS, KIND_WORDS, STYLE, Drawing, new_figure
-from convergence.summary import TRAINED_OR_NOT, Layer, PairResult, mean_over
+from convergence.summary import Layer, PairResult, over_pairs
 
 
 def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
@@ -53,12 +53,9 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
             ]
         ax.set(xlabel=f"units of {layer.name}, most active first", ylabel="mean activation")
         ax.legend()
-    distances = {
-        kind: float(mean_over(pairs, "mean_activations", "value"))
-        for kind in TRAINED_OR_NOT
-        if (pairs := layer.of_kind(kind))
-    }
-    said = " and ".join(f"{value:.3f} between {KIND_WORDS[kind]}" for kind, value in distances.items())
+    said = " and ".join(
+        f"{over_pairs(layer.of_kind(kind), ('mean_activations',))} between {KIND_WORDS[kind]}" for kind in layer.kinds
+    )
     return Drawing(
         name=f"{layer.name}-mean-activations",
         title="Do mean activations converge although units differ?",

@@ -43,7 +43,8 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
             axes[2].bar(at + 0.27 * (column - 1), inside[:, column], width=0.25, color=colour, label=word)
         axes[2].set(title="similarity inside each cluster", xlabel="cluster (largest first)", ylabel="mean |r|")
         axes[2].set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize=7, rotation=60)
-        axes[2].legend(fontsize=8.5)
+        axes[2].set_ylim(0, 1.3 * max(float(inside.max()), 0.1))
+        axes[2].legend(fontsize=8, ncols=3, loc="upper left", columnspacing=1, handlelength=1.2)
     both = int((sizes > 0).all(axis=1).sum())
     return Drawing(
         name=f"{layer.name}-clusters",

@@ -16,12 +16,19 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
     found, alignment = pair.tree["information"], pair.tree["alignment"]
     figure, axes = new_figure(9.2, 3.5, 2)
     with mpl.rc_context(STYLE):
-        for key, colour, word in (("semi_xy", TRAINED, "semi-matching"), ("matching", ACCENT, "matching")):
-            axes[0].plot(np.sort(found[f"{key}_nats"])[::-1], color=colour, linewidth=1.8, label=word)
+        baseline = [other for other in layer.of_kind("untrained") if other is not pair][:1]
+        for one, line in ((pair, "-"), *((other, "--") for other in baseline)):
+            nats = one.tree["information"]
+            for key, colour, word in (("semi_xy", TRAINED, "semi-matching"), ("matching", ACCENT, "matching")):
+                order = np.argsort(-nats[f"{key}_nats"], kind="stable")
+                value, error = nats[f"{key}_nats"][order], nats[f"{key}_error"][order]
+                x = np.arange(len(value))
+                axes[0].fill_between(x, value - 2 * error, value + 2 * error, color=colour, alpha=0.15, linewidth=0)
+                axes[0].plot(x, value, line, color=colour, linewidth=1.8, label=f"{word}, {one.x} to {one.y}")
         axes[0].set(title="mutual information with the partner", xlabel=f"units of {layer.name}, best first")
         axes[0].set_ylabel("nats")
         axes[0].set_ylim(bottom=min(0, axes[0].get_ylim()[0]))
-        axes[0].legend()
+        axes[0].legend(fontsize=8.5)
         same = found["semi_xy"] == alignment["semi_xy"]
         for chosen, colour, word in (
             (same, TRAINED, f"same partner by both ({same.sum()})"),
@@ -36,6 +43,11 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
             )
         axes[1].set(title="best partner by each measure", xlabel="correlation", ylabel="mutual information (nats)")
         axes[1].legend(loc="upper left", fontsize=8.5)
+    besides = "".join(
+        f"; {other.tree['information']['mean_semi_nats']:.3f} and "
+        f"{other.tree['information']['mean_matching_nats']:.3f} between the untrained {other.x} and {other.y}"
+        for other in baseline
+    )
     rows = [
         (
             pair.tree["units_x"][i],
@@ -44,6 +56,7 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
             found["semi_xy_error"][i],
             found["matching"][i],
             found["matching_nats"][i],
+            found["matching_error"][i],
             alignment["semi_xy"][i],
             alignment["semi_xy_correlation"][i],
         )
@@ -56,7 +69,8 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
         "best partner by mutual information as by correlation, "
         f"{100 * found['same_matching_as_correlation']:.0f} % the same matched one. Mean mutual "
         f"information {found['mean_semi_nats']:.3f} nats (semi-matching) and "
-        f"{found['mean_matching_nats']:.3f} (matching), corrected for the bias of counting.",
+        f"{found['mean_matching_nats']:.3f} (matching), corrected for the bias of counting"
+        f"{besides}. Bands are ± 2 standard errors over image groups.",
         alt="Mutual information per unit, and scatter of mutual information against correlation",
         figure=figure,
         columns=(
@@ -66,6 +80,7 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
             "semi_nats_error",
             "matched_unit_y",
             "matched_nats",
+            "matched_nats_error",
             "semi_unit_y_by_correlation",
             "semi_correlation",
         ),

@@ -9,7 +9,7 @@ import numpy as np
 
 from convergence.figures.style import KIND_COLOURS, KIND_WORDS, NULL, STYLE, Drawing, new_figure
 from convergence.similarity import MEASURES
-from convergence.summary import KINDS, Layer, over_pairs
+from convergence.summary import TRAINED_OR_NOT, Layer, measured
 
 PANELS = ("matching", "semi_matching", "linear_cka")
 
@@ -23,9 +23,9 @@ def overview(layers: Sequence[Layer]) -> Drawing:
     with mpl.rc_context(STYLE):
         for ax, name in zip(axes, panels, strict=True):
             ax.set_title(MEASURES.load(name).title)
-            for offset, kind in enumerate(kind for kind in KINDS if kind != "mixed"):
+            for offset, kind in enumerate(TRAINED_OR_NOT):
                 for at, layer in enumerate(layers):
-                    found = over_pairs(layer, name, kind) if name in layer.measures() else None
+                    found = measured(layer, name, kind)
                     if found is None:
                         continue
                     e = found.estimate

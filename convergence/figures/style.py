@@ -20,6 +20,7 @@ TRAINED, UNTRAINED, NULL, ACCENT, SECOND = "#0072B2", "#D55E00", "#7A7A7A", "#00
 KIND_COLOURS = {"trained": TRAINED, "untrained": UNTRAINED, "mixed": SECOND}
 KIND_WORDS = {"trained": "trained nets", "untrained": "untrained nets", "mixed": "trained with untrained"}
 MAP = "RdBu_r"
+PAGE_REM_PER_INCH = 5.4
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -57,6 +58,11 @@ class Drawing:
     figure: Figure
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Any]]
+
+    @property
+    def width_rem(self) -> float:
+        """Width on the page, the same scale for all figures so that their letters are of one size."""
+        return float(self.figure.get_figwidth()) * PAGE_REM_PER_INCH
 
     def save(self, figures: Path, tables: Path) -> str:
         """Write SVG and PNG to ``figures`` and CSV to ``tables``; returns the SVG as a data address to inline."""

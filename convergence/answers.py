@@ -1,0 +1,178 @@
+"""What came out, in words: the questions of the study, each with a verdict for this run and a table of its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convergence.summary import Layer, Summary, dense_loss, measured, one_unit_loss, over_pairs
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, the answer in a sentence or two, and the numbers behind it."""
+
+    question: str
+    verdict: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def answers(layers: Sequence[Layer]) -> list[Answer]:
+    """Every question that the results say something about."""
+    found = (same_units(layers), another_measure(layers), subspaces(layers), local_code(layers), activations(layers))
+    return [answer for answer in found if answer is not None]
+
+
+def same_units(layers: Sequence[Layer]) -> Answer | None:
+    """One-to-one matched correlation beside what needs no shared learning."""
+    verdicts: dict[str, list[str]] = {}
+    rows = []
+    for layer in layers:
+        trained, untrained = measured(layer, "matching", "trained"), measured(layer, "matching", "untrained")
+        if trained is None:
+            continue
+        verdicts.setdefault(_standing(trained, untrained), []).append(layer.name)
+        rows.append((layer.name, str(trained), _quoted(untrained), _chance(trained)))
+    verdict = "; ".join(f"{words} in {_listed(names)}" for words, names in verdicts.items())
+    return _answer(
+        "Do nets trained apart learn the same units?",
+        f"Matched one to one, units of trained nets correlate {verdict}.",
+        ("layer", "matched r, trained", "untrained nets", "rotated basis"),
+        rows,
+    )
+
+
+def another_measure(layers: Sequence[Layer]) -> Answer | None:
+    """Whether partners by mutual information are those by correlation."""
+    rows, shares = [], []
+    for layer in layers:
+        cells = []
+        for kind in ("trained", "untrained"):
+            pairs = [p for p in layer.of_kind(kind) if "information" in p.tree]
+            same = [float(p.tree["information"]["same_semi_as_correlation"]) for p in pairs]
+            cells.append(f"{100 * np.mean(same):.0f} % ({_range(same)})" if same else "–")
+            if kind == "trained" and same:
+                shares.append(float(np.mean(same)))
+                chance = np.mean([1 / len(p.tree["units_y"]) for p in pairs])
+        if cells[0] != "–":
+            rows.append((layer.name, *cells, f"{100 * chance:.1f} %"))
+    return _answer(
+        "Does the alignment survive another measure?",
+        f"In {_percent(shares)} of the units the best partner by mutual information is also the best by correlation. "
+        "Beside each share, in brackets, its range over pairs of nets.",
+        ("layer", "same partner, trained", "untrained nets", "by guessing"),
+        rows,
+    )
+
+
+def subspaces(layers: Sequence[Layer]) -> Answer | None:
+    """What all units of one net say of the other's together, beside the matched single ones."""
+    rows = []
+    more = []
+    for layer in layers:
+        all_units, untrained = measured(layer, "r_squared", "trained"), measured(layer, "r_squared", "untrained")
+        matched = measured(layer, "matching", "trained")
+        if all_units is None:
+            continue
+        if untrained is None or all_units.estimate.low > untrained.estimate.high:
+            more.append(layer.name)
+        rows.append((layer.name, str(all_units), _quoted(untrained), _quoted(matched)))
+    verdict = f"more than in untrained nets in {_listed(more)}" if more else "no more than in untrained nets anywhere"
+    return _answer(
+        "Are layers shared as a whole where single units are not?",
+        f"All units of one trained net together predict the other's units {verdict}. The share of variance that they "
+        "explain (R², fitted and scored on the same images) stands beside the correlation of matched single units.",
+        ("layer", "R² from all units, trained", "untrained nets", "matched r, trained"),
+        rows,
+    )
+
+
+def local_code(layers: Sequence[Layer]) -> Answer | None:
+    """Loss from one unit and from all."""
+    rows = []
+    shares = []
+    for layer in layers:
+        one, everything = one_unit_loss(layer, "trained"), dense_loss(layer, "trained")
+        if one is None or everything is None:
+            continue
+        shares.append((0.5 - one.estimate.value) / max(0.5 - everything.estimate.value, 1e-12))
+        rows.append((layer.name, str(one), _chance(one), str(everything), _quoted(one_unit_loss(layer, "untrained"))))
+    return _answer(
+        "Is the code local, or spread over many units?",
+        f"The single best unit of another net explains {_percent(shares)} of what all of its units explain. Losses are "
+        "½(1 − R²): 0.5 says that nothing is explained, 0 all.",
+        ("layer", "loss from one unit", "one unit of a rotated basis", "loss from all units", "one unit, untrained"),
+        rows,
+    )
+
+
+def activations(layers: Sequence[Layer]) -> Answer | None:
+    """Distance of the sorted mean activations."""
+    rows, closer = [], []
+    for layer in layers:
+        trained = over_pairs(layer.of_kind("trained"), ("mean_activations",))
+        untrained = over_pairs(layer.of_kind("untrained"), ("mean_activations",))
+        if trained is None:
+            continue
+        if untrained is not None and trained.estimate.high < untrained.estimate.low:
+            closer.append(layer.name)
+        rows.append((layer.name, str(trained), _quoted(untrained)))
+    verdict = f"closer than those of untrained nets in {_listed(closer)}" if closer else "no closer than untrained ones"
+    return _answer(
+        "Do activation statistics converge?",
+        f"The sorted mean activations of two trained nets are {verdict}. Distances are relative to the mean "
+        "activation; 0 says that the sorted curves coincide.",
+        ("layer", "distance, trained", "untrained nets"),
+        rows,
+    )
+
+
+def _answer(question: str, verdict: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Answer | None:
+    """The answer without columns that nothing stands in; None without rows."""
+    if not rows:
+        return None
+    kept = [k for k in range(len(columns)) if any(row[k] != "–" for row in rows)]
+    return Answer(question, verdict, tuple(columns[k] for k in kept), [tuple(row[k] for k in kept) for row in rows])
+
+
+def _standing(trained: Summary, untrained: Summary | None) -> str:
+    """Where a measure stands to its chance levels, by intervals that do or do not overlap."""
+    e = trained.estimate
+    above_rotated = e.low > e.null + 2 * e.null_sd
+    above_untrained = untrained is None or e.low > untrained.estimate.high
+    if above_rotated and above_untrained:
+        return "more than untrained nets and rotated bases do" if untrained else "more than rotated bases do"
+    if above_rotated:
+        return "more than rotated bases but no more than untrained nets do"
+    if above_untrained and untrained:
+        return "more than untrained nets but no more than rotated bases do"
+    return "no more than chance does"
+
+
+def _quoted(summary: Summary | None) -> str:
+    return "–" if summary is None else str(summary)
+
+
+def _chance(summary: Summary) -> str:
+    e = summary.estimate
+    return f"{e.null:.3f} ± {e.null_sd:.3f}" if np.isfinite(e.null) else "–"
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = 100 * min(shares), 100 * max(shares)
+    return f"{low:.0f} – {high:.0f} %"
+
+
+def _percent(shares: Sequence[float]) -> str:
+    """Shares of several layers as one phrase."""
+    if not shares:
+        return ""
+    low, high = round(100 * min(shares)), round(100 * max(shares))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
