@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,9 +48,10 @@ def _toml(value: Any) -> str:
 def _comparisons(folder: RunFolder) -> list[str]:
     """Units, samples and bytes of every comparison, from the shapes alone; a sentence where they cannot be known."""
     experiment = folder.experiment
-    if importlib.util.find_spec("torch") is None:
+    try:
+        import torch
+    except ImportError:
         return ["sizes are not known without torch: pip install 'convergent-learning[train]'"]
-    import torch
 
     from convergence.statistics.collect import TILE_UNITS
     from convergence.statistics.groups import ImageGroups

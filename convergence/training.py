@@ -20,7 +20,8 @@ from torch import nn
 
 from convergence.config import TrainingConfig
 from convergence.data.images import ImageSet, Splits, read_batches
-from convergence.errors import ConfigError, FileError, UserError
+from convergence.devices import choose_device, reproducible_arithmetic
+from convergence.errors import FileError, UserError
 from convergence.files import atomic_write
 from convergence.networks.spec import NetworkSpec
 
@@ -34,8 +35,7 @@ def make_net(
     folder: Path, network: NetworkSpec, seed: int, trained: bool, splits: Splits, config: TrainingConfig
 ) -> Row:
     """Leave a net's ``weights.safetensors`` and ``metrics.csv`` in ``folder``; returns the last row of metrics."""
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    reproducible_arithmetic(config.threads)
     if trained:
         return train(folder, network, seed, splits, config)
     device = choose_device(config.device)
@@ -137,19 +137,6 @@ def evaluate(module: nn.Module, images: ImageSet, device: torch.device, workers:
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
     return loss / len(images), correct / len(images)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA if there is one, else the CPU; ConfigError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f'device "{name}" is unknown: use "auto", "cpu", "cuda" or "cuda:1".') from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f'device "{name}" is not there: {torch.cuda.device_count()} CUDA devices were found.')
-    return device
 
 
 def save_weights(module: nn.Module, folder: Path) -> None:

@@ -33,16 +33,14 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
     UserError
         on every rank, with the messages of the ranks that failed.
     """
-    import torch
-
+    from convergence.devices import reproducible_arithmetic
     from convergence.statistics.collect import Collector
     from convergence.statistics.file import assemble
     from convergence.statistics.joining import Joiner
 
     experiment = folder.experiment
     config = experiment.statistics
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    reproducible_arithmetic(config.threads)
     splits = experiment.data.load()
     images = splits.test if config.split == "test" else splits.train
     folders = {net.name: folder.net_folder(net) for net in experiment.all_nets()}

@@ -5,6 +5,7 @@ x is Net1 and y Net2: semi-matching and regression go from Net1 to Net2.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from convergence.alignment.matching import matching, overlap
 from convergence.similarity import MEASURES
 from convergence.similarity.pair import PairMoments
 
-FILE = Path(__file__).resolve().parents[2] / "shared" / "reference" / "conv1_correlations.npz"
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"the recovered correlations are not there: {FILE}")
+FILE = Path(os.environ.get("CONVERGENCE_REFERENCE", "conv1_correlations.npz"))
+pytestmark = pytest.mark.skipif(
+    not FILE.exists(),
+    reason=f"{FILE}: the recovered correlations are not there; CONVERGENCE_REFERENCE says where they are",
+)
 
 
 @pytest.fixture(scope="module")

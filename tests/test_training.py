@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convergence import training
+from convergence import devices, training
 from convergence.config import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import ConfigError, FileError, UserError
@@ -125,14 +125,22 @@ def test_initial_weights_leave_the_random_state_alone():
 
 
 def test_devices():
-    assert training.choose_device("cpu").type == "cpu"
+    assert devices.choose_device("cpu").type == "cpu"
     with pytest.raises(ConfigError, match="is unknown"):
-        training.choose_device("gpu7x")
+        devices.choose_device("gpu7x")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="0 CUDA devices"):
-            training.choose_device("cuda")
+            devices.choose_device("cuda")
 
 
 def test_he_initialisation():
     net = training.initialise(Small(name="small", channels=(64, 64)), 0, (3, 16, 16), 10)
     assert net.conv2.weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
+
+
+def test_arithmetic_is_float32_and_deterministic():
+    devices.reproducible_arithmetic(1)
+    assert torch.get_num_threads() == 1
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32

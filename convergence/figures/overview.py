@@ -76,7 +76,7 @@ def overview(layers: Sequence[Layer]) -> Drawing:
         columns=(
             "measure",
             "layer",
-            "pairs",
+            "kind",
             "n_pairs",
             "value",
             "standard_error",

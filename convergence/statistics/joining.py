@@ -12,9 +12,10 @@ import torch
 
 from convergence.activations import LayerReader, as_maps
 from convergence.config import Experiment
+from convergence.devices import choose_device
 from convergence.errors import ConfigError
 from convergence.statistics.groups import Indices, sample_positions
-from convergence.training import choose_device, load_net
+from convergence.training import load_net
 
 Samples = npt.NDArray[np.float32]
 PIECE_SAMPLES = 65536

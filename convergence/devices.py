@@ -1,0 +1,35 @@
+"""Which device computes, and arithmetic that gives the same bits each time."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from convergence.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA if there is one, else the CPU; ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f'device "{name}" is unknown: use "auto", "cpu", "cuda" or "cuda:1".') from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f'device "{name}" is not there: {torch.cuda.device_count()} CUDA devices were found.')
+    return device
+
+
+def reproducible_arithmetic(threads: int) -> None:
+    """So many CPU threads, deterministic kernels, and IEEE float32: no TF32 in products or convolutions.
+
+    An operation without a deterministic kernel warns. To be called before the first use of CUDA.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
