@@ -20,7 +20,7 @@ from convergence.figures.style import Drawing
 from convergence.files import atomic_write
 from convergence.similarity import MEASURES
 from convergence.statistics.file import StatisticsFile, open_statistics
-from convergence.summary import TRAINED_OR_NOT, Layer, PairResult, measured, read_layers
+from convergence.summary import Layer, PairResult, kinds_of, measured, read_layers
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _layer_sentence(layer: Layer) -> str:
 def _table(layers: Sequence[Layer]) -> dict[str, Any]:
     """Layer × measure, trained beside untrained beside rotated."""
     measures = [name for name in MEASURES if any(name in layer.measures() for layer in layers)]
-    kinds = [kind for kind in TRAINED_OR_NOT if any(layer.of_kind(kind) for layer in layers)]
+    kinds = kinds_of(layers)
     rows = []
     for layer in layers:
         for name in measures:

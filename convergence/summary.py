@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +92,11 @@ def read_layers(analysis: AnalysisFile) -> list[Layer]:
             )
         )
     return layers
+
+
+def kinds_of(layers: Sequence[Layer]) -> list[Kind]:
+    """Kinds of pairs that any layer shows."""
+    return [kind for kind in KINDS if any(kind in layer.kinds for layer in layers)]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""One tiny experiment, run once a session, for tests that look at what stages leave."""
+"""One tiny experiment, run once a session, for tests that look at what stages leave; a folder of real JPEG files."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TINY = """
@@ -60,3 +61,20 @@ def tiny_run(tiny_config, tmp_path_factory) -> Path:
 def tiny_copy(tiny_run, tmp_path) -> Path:
     """A copy of the finished tiny run below a fresh runs folder, to damage and re-run."""
     return Path(shutil.copytree(tiny_run, tmp_path / "runs" / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def image_root(tmp_path_factory):
+    """Two classes of real JPEG files of different sizes, in ImageNet's layout."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 6), ("val", 4)):
+        for label, colour in (("n01", (200, 40, 40)), ("n02", (40, 40, 200))):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for k in range(n):
+                noise = rng.integers(-30, 30, (50 + 7 * k, 64, 3))
+                Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(folder / f"{k}.JPEG")
+    return root

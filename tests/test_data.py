@@ -17,23 +17,6 @@ def source(name: str, **settings):
     return DATA_SETS.load(name).model_validate({"name": name, **settings})
 
 
-@pytest.fixture(scope="session")
-def image_root(tmp_path_factory):
-    """Two classes of real JPEG files of different sizes, in ImageNet's layout."""
-    from PIL import Image
-
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 6), ("val", 4)):
-        for label, colour in (("n01", (200, 40, 40)), ("n02", (40, 40, 200))):
-            folder = root / split / label
-            folder.mkdir(parents=True)
-            for k in range(n):
-                noise = rng.integers(-30, 30, (50 + 7 * k, 64, 3))
-                Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(folder / f"{k}.JPEG")
-    return root
-
-
 def test_digits_are_divided_by_class():
     splits = source("digits").load()
     assert len(splits.train) + len(splits.test) == 1797

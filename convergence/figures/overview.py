@@ -9,7 +9,7 @@ import numpy as np
 
 from convergence.figures.style import KIND_COLOURS, KIND_WORDS, NULL, STYLE, Drawing, new_figure
 from convergence.similarity import MEASURES
-from convergence.summary import TRAINED_OR_NOT, Layer, measured
+from convergence.summary import Layer, kinds_of, measured
 
 PANELS = ("matching", "semi_matching", "linear_cka")
 
@@ -23,7 +23,8 @@ def overview(layers: Sequence[Layer]) -> Drawing:
     with mpl.rc_context(STYLE):
         for ax, name in zip(axes, panels, strict=True):
             ax.set_title(MEASURES.load(name).title)
-            for offset, kind in enumerate(TRAINED_OR_NOT):
+            for offset, kind in enumerate(kinds_of(layers)):
+                labelled = False
                 for at, layer in enumerate(layers):
                     found = measured(layer, name, kind)
                     if found is None:
@@ -46,7 +47,6 @@ def overview(layers: Sequence[Layer]) -> Drawing:
                         )
                     )
                     x = at + 0.16 * (offset - 0.5)
-                    label = KIND_WORDS[kind] if at == 0 else None
                     ax.errorbar(
                         x,
                         e.value,
@@ -55,11 +55,12 @@ def overview(layers: Sequence[Layer]) -> Drawing:
                         color=KIND_COLOURS[kind],
                         capsize=3,
                         markersize=6,
-                        label=label,
+                        label=None if labelled else KIND_WORDS[kind],
                     )
                     if np.isfinite(e.null):
-                        word = f"rotated basis, {KIND_WORDS[kind]}" if at == 0 and kind == "trained" else None
+                        word = None if labelled or offset else f"rotated basis, {KIND_WORDS[kind]}"
                         ax.plot([x - 0.09, x + 0.09], [e.null, e.null], color=NULL, linewidth=2.5, label=word)
+                    labelled = True
             ax.set_xticks(range(len(layers)), [layer.name for layer in layers])
             ax.set_xlim(-0.5, len(layers) - 0.5)
             ax.set_ylim(0, 1.02)
