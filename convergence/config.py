@@ -125,7 +125,7 @@ class StatisticsConfig(Section):
         min_length=1, description="Layers to compare, by the name of a module or graph node."
     )
     split: Literal["test", "train"] = Field("test", description="Images that are read.")
-    max_images: int | None = Field(None, ge=2, description="Read only so many images, the first ones.")
+    max_images: int | None = Field(None, ge=2, description="Read only so many images, drawn by seed.")
     groups: int = Field(16, ge=2, description="Image groups: the atom of work, of checkpoints and of error bars.")
     batch_size: int = Field(128, ge=1, description="Images a forward pass; part of the digest, it changes bits.")
     precision: Literal["float32", "float64"] = Field(
@@ -134,7 +134,7 @@ class StatisticsConfig(Section):
     positions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
         "all", description="Positions of a map that are samples: all, or so many an image, drawn by seed."
     )
-    seed: int = Field(0, ge=0, description="Seed of the sampled positions.")
+    seed: int = Field(0, ge=0, description="Seed of the image groups and the sampled positions.")
     mutual_information: MutualInformationConfig = MutualInformationConfig()
     device: str = Field("auto", description="Device of the forward passes, as in [training].")
     threads: int = Field(2, ge=1, description="CPU threads a rank; part of the digest, it changes bits.")

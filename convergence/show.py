@@ -61,8 +61,8 @@ def _comparisons(folder: RunFolder) -> list[str]:
     try:
         splits = experiment.data.load()
         images = splits.test if config.split == "test" else splits.train
-        n_images = min(len(images), config.max_images or len(images))
-        groups = ImageGroups(n_images, config.groups)
+        groups = ImageGroups(len(images), config.groups, config.seed, config.max_images)
+        n_images = groups.n_images
         with torch.device("meta"):
             modules = {
                 net.name: net.network.build(images.image_shape, images.n_classes) for net in experiment.all_nets()

@@ -104,6 +104,7 @@ def test_groups_divide_the_images(n_images, n_groups):
     assert max(map(len, map(groups.images, range(n_groups)))) - min(map(len, map(groups.images, range(n_groups)))) <= 1
     for g in range(n_groups):
         np.testing.assert_array_equal(np.concatenate(list(groups.batches(g, 3))), groups.images(g))
+        assert (np.diff(groups.images(g)) > 0).all()
     assert [g for block in groups.blocks(8) for g in block] == list(range(n_groups))
 
 
@@ -115,3 +116,18 @@ def test_sampled_positions_depend_on_the_image_alone():
     assert (together != sample_positions(np.arange(20), 50, 7, seed=4)).any()
     assert sample_positions(np.arange(3), 50, "all", 0) is None
     assert sample_positions(np.arange(3), 5, 9, 0) is None
+
+
+@pytest.mark.parametrize("labels", [np.repeat(np.arange(8), 40), np.tile(np.arange(8), 40)], ids=["sorted", "in turn"])
+def test_no_order_of_the_images_makes_groups_of_one_class(labels):
+    """Eight groups of 40 images of eight classes: a class has about five images in each, whatever the order."""
+    groups = ImageGroups(320, 8, seed=1)
+    counts = np.array([np.bincount(labels[groups.images(g)], minlength=8) for g in range(8)])
+    assert counts.min() >= 1
+    assert counts.max() <= 14
+    assert (groups.group_of_image == ImageGroups(320, 8, seed=1).group_of_image).all()
+    assert (groups.group_of_image != ImageGroups(320, 8, seed=2).group_of_image).any()
+    part = ImageGroups(320, 4, seed=1, max_images=80)
+    used = np.concatenate([part.images(g) for g in range(4)])
+    assert part.n_images == len(set(used)) == 80
+    assert np.bincount(labels[used], minlength=8).min() >= 3

@@ -38,7 +38,6 @@ class Collector:
     """Computes and keeps the pieces of the statistics of one experiment."""
 
     def __init__(self, config: StatisticsConfig, images: ImageSet, joiner: Joiner, partial: Path, digest: str) -> None:
-        n_images = len(images) if config.max_images is None else min(config.max_images, len(images))
         self.config, self.images, self.joiner, self.partial, self.digest = (
             config,
             images,
@@ -46,7 +45,7 @@ class Collector:
             partial,
             digest,
         )
-        self.groups = ImageGroups(n_images, config.groups)
+        self.groups = ImageGroups(len(images), config.groups, config.seed, config.max_images)
         self.joined = joiner.joined
 
     def moments_path(self, group: int) -> Path:

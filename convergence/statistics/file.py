@@ -44,8 +44,8 @@ def assemble(collector: Collector, path: Path, nets: list[dict[str, Any]], confi
         place.attrs["manifest_sha256"] = images.manifest_hash()
         place.attrs["n_images"] = collector.groups.n_images
         place.attrs["n_groups"] = len(collector.groups)
-        group_of = np.arange(collector.groups.n_images, dtype=np.int32) % len(collector.groups)
-        hdf5.write_array(place, "group_of_image", group_of, ("image",), about="image group of every image")
+        about = "image group of every image, −1 for images that were not read"
+        hdf5.write_array(place, "group_of_image", collector.groups.group_of_image, ("image",), about=about)
         place = file.create_group("nets")
         for key in nets[0]:
             hdf5.write_array(place, key, np.array([net[key] for net in nets]), ("net",))

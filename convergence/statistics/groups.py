@@ -1,14 +1,16 @@
 """Image groups: the atom of work, of checkpoints, of error bars and of arithmetic.
 
-Group ``g`` of ``G`` holds the images ``g, g + G, g + 2G, …``. A stride rather than a run of neighbours, because
-image folders are sorted by class: a group of neighbours would be a few classes, and the spread between groups
-would no longer be the sampling error of images.
+Images are dealt to the groups at random, by seed, as evenly as can be; within a group they keep their order. Neither
+a run of neighbours nor a stride would do: folders are sorted by class, other sets go round the classes, and a group of
+one class would make the spread between groups that of classes, not the sampling error of images. For the same reason
+a part of the images is drawn from all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,14 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ImageGroups:
-    """The division of ``n_images`` images into ``n_groups`` groups, and of each group into compute batches.
+    """The division of images into groups, and of each group into compute batches.
+
+    Parameters
+    ----------
+    n_available : images there are
+    n_groups : groups to make
+    seed : of the draw
+    max_images : how many images to use; None for all
 
     Raises
     ------
@@ -28,8 +37,10 @@ class ImageGroups:
         if there are fewer than two images a group, so that no group could say anything of its own.
     """
 
-    n_images: int
+    n_available: int
     n_groups: int
+    seed: int = 0
+    max_images: int | None = None
 
     def __post_init__(self) -> None:
         if self.n_images < 2 * self.n_groups:
@@ -38,12 +49,25 @@ class ImageGroups:
                 f"{self.n_images}: choose at most {max(self.n_images // 2, 1)} groups."
             )
 
+    @property
+    def n_images(self) -> int:
+        """Images that are used."""
+        return min(self.n_available, self.max_images or self.n_available)
+
     def __len__(self) -> int:
         return self.n_groups
 
+    @cached_property
+    def group_of_image(self) -> npt.NDArray[np.int32]:
+        """(n_available,) the group of every image, −1 for those not used; sizes of groups differ by at most one."""
+        order = np.random.default_rng([self.seed, self.n_available]).permutation(self.n_available)
+        group = np.full(self.n_available, -1, np.int32)
+        group[order[: self.n_images]] = np.arange(self.n_images) % self.n_groups
+        return group
+
     def images(self, group: int) -> Indices:
         """Indices of a group's images, ascending."""
-        return np.arange(group, self.n_images, self.n_groups, dtype=np.int64)
+        return np.flatnonzero(self.group_of_image == group).astype(np.int64)
 
     def batches(self, group: int, batch_size: int) -> Iterator[Indices]:
         """The group's images in batches, cut by position in the group: whoever computes it cuts the same batches."""
