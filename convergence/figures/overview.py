@@ -58,7 +58,7 @@ def overview(layers: Sequence[Layer]) -> Drawing:
                         label=None if labelled else KIND_WORDS[kind],
                     )
                     if np.isfinite(e.null):
-                        word = None if labelled or offset else f"rotated basis, {KIND_WORDS[kind]}"
+                        word = None if labelled or offset else "rotated basis"
                         ax.plot([x - 0.09, x + 0.09], [e.null, e.null], color=NULL, linewidth=2.5, label=word)
                     labelled = True
             ax.set_xticks(range(len(layers)), [layer.name for layer in layers])
