@@ -1,7 +1,7 @@
 """The ``convergence`` command: stages are verbs on a config, everything else is imported when it is used.
 
 Exit codes: 0 done, 1 a defect of the toolkit (with its traceback), 2 something the user can mend (one paragraph),
-130 interrupted.
+75 stopped by SIGTERM or SIGUSR2 with everything kept (start it again), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from convergence.version import __version__
 
-EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 EPILOG = """\
 stages, in order:
   train        nets from seeds (and untrained ones)   -> runs/<name>/nets/
@@ -99,6 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = build_parser().parse_args(arguments)
     from convergence.errors import UserError
+    from convergence.interruption import Stopped
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -106,6 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"convergence: {error}", file=sys.stderr)
         return EXIT_USER
+    except Stopped as stop:
+        print(f"convergence: {stop}; the same command goes on where this one stopped", file=sys.stderr)
+        return EXIT_AGAIN
     except KeyboardInterrupt:
         print("convergence: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -116,6 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch(options: argparse.Namespace) -> int:
     from convergence.config import read_config
+    from convergence.errors import UserError
+    from convergence.interruption import Stopped, stopping_on_signals
     from convergence.pipeline import STAGES, Options, run_stages
     from convergence.registry import load_object
     from convergence.runs import RunFolder
@@ -135,13 +141,15 @@ def _dispatch(options: argparse.Namespace) -> int:
         nets=tuple(getattr(options, "nets", ())),
     )
     try:
-        run_stages(stages, folder, choices, comm)
-    except Exception as error:
-        from convergence.errors import UserError
-
-        if comm.size == 1 or isinstance(error, UserError):
-            raise
-        comm.abort(error)
+        with stopping_on_signals():
+            run_stages(stages, folder, choices, comm)
+    except (Exception, Stopped) as error:
+        everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
+        if comm.size > 1 and not everywhere:
+            comm.abort(error, EXIT_USER if isinstance(error, UserError) else EXIT_DEFECT)
+        if comm.rank > 0:
+            return EXIT_AGAIN if isinstance(error, Stopped) else EXIT_USER
+        raise
     if comm.rank == 0 and "report" in stages:
         print(folder.report_page.resolve())
     return EXIT_DONE

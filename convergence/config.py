@@ -135,6 +135,9 @@ class StatisticsConfig(Section):
         "all", description="Positions of a map that are samples: all, or so many an image, drawn by seed."
     )
     seed: int = Field(0, ge=0, description="Seed of the image groups and the sampled positions.")
+    shifted_null: bool = Field(
+        False, description="Also sum every image with the next one: a chance level; doubles the work of pass 1."
+    )
     mutual_information: MutualInformationConfig = MutualInformationConfig()
     device: str = Field("auto", description="Device of the forward passes, as in [training].")
     threads: int = Field(2, ge=1, description="CPU threads a rank; part of the digest, it changes bits.")

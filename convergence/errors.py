@@ -10,7 +10,19 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What came, what is valid and what to do next, in one paragraph (exit code 2)."""
+    """What came, what is valid and what to do next, in one paragraph (exit code 2).
+
+    ``on_all_ranks``: every rank of a job raises the same error, so each can leave by itself and the first one says it.
+    An error of one rank has to end the job, or the others wait for it.
+    """
+
+    on_all_ranks = False
+
+
+class SharedError(UserError):
+    """Errors of some ranks, told to all of them."""
+
+    on_all_ranks = True
 
 
 class ConfigError(UserError):
@@ -22,7 +34,9 @@ class FileError(UserError):
 
 
 class StaleOutputError(UserError):
-    """Finished work belongs to another configuration and may not be overwritten without being told to."""
+    """What a stage reads is missing or belongs to other settings; all ranks look at the same records."""
+
+    on_all_ranks = True
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,13 +1,14 @@
 """HDF5 the same way everywhere: schema and version, a checksum per dataset, labelled axes, errors that teach.
 
 Files need nothing but h5py and numpy to be read: every dataset is plain and uncompressed, its axes are labelled, and
-its attributes say the unit of measure and the SHA-256 of its bytes (little-endian, C order).
+its attributes say the unit of measure and the SHA-256 of its bytes (little-endian, C order). Matrices that may be too
+large for the memory are written, and summed up, in blocks of rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import numpy.typing as npt
 
 from convergence.errors import FileError
 from convergence.files import atomic_write
+
+BLOCK_ROWS = 1024
+"""Rows of a block: what of a large matrix is in memory at a time."""
+Index = tuple[int | slice, ...]
 
 
 @contextmanager
@@ -89,43 +94,60 @@ def write_array(
     if values.dtype.kind in "UO":
         values = values.astype(object)
         dataset = group.create_dataset(name, data=values, dtype=h5py.string_dtype())
-        checksum = hashlib.sha256("\0".join(map(str, values.ravel())).encode()).hexdigest()
     else:
         dataset = group.create_dataset(name, data=values)
-        checksum = _checksum(values)
-    for axis, label in enumerate(axes):
-        dataset.dims[axis].label = label
-    if unit:
-        dataset.attrs["unit"] = unit
-    if about:
-        dataset.attrs["about"] = about
-    dataset.attrs["sha256"] = checksum
+    dataset.attrs["sha256"] = _checksum(values)
+    _describe(dataset, axes, unit, about)
     return dataset
 
 
-class GrowingArray:
-    """A float64 dataset written one item of its first axis at a time, so that the whole never has to be in memory."""
+def create_blocks(
+    group: h5py.Group, name: str, shape: tuple[int, ...], axes: tuple[str, ...] = (), unit: str = "", about: str = ""
+) -> h5py.Dataset:
+    """A float64 dataset with room on the disk and nothing in it, to be written in the blocks of :func:`blocks`.
 
-    def __init__(self, group: h5py.Group, name: str, shape: tuple[int, ...], axes: tuple[str, ...], about: str) -> None:
-        self._dataset = group.create_dataset(name, shape, dtype="<f8")
-        self._dataset.attrs["about"] = about
-        for axis, label in enumerate(axes):
-            self._dataset.dims[axis].label = label
-        self._digest = hashlib.sha256()
-        self._next = 0
+    Its checksum is set by :func:`seal` once all blocks are there.
+    """
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    space = h5py.h5s.create_simple(shape)
+    dataset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), h5py.h5t.IEEE_F64LE, space, layout))
+    dataset.attrs["sha256_rows"] = BLOCK_ROWS
+    _describe(dataset, axes, unit, about)
+    return dataset
 
-    def append(self, item: npt.NDArray[np.float64]) -> None:
-        """Write the next item, (shape[1:]) float64."""
-        values = np.ascontiguousarray(item, dtype="<f8")
-        self._dataset[self._next] = values
-        self._digest.update(values.tobytes())
-        self._next += 1
 
-    def close(self) -> None:
-        """Set the checksum; every item must have been written."""
-        if self._next != self._dataset.shape[0]:
-            raise ValueError(f"{self._dataset.name}: {self._next} of {self._dataset.shape[0]} items were written")
-        self._dataset.attrs["sha256"] = self._digest.hexdigest()
+def blocks(shape: tuple[int, ...]) -> list[Index]:
+    """The blocks of an array, in order: ``BLOCK_ROWS`` rows of one of its matrices, contiguous in the file."""
+    starts = range(0, shape[-2], BLOCK_ROWS)
+    return [
+        (*matrix, slice(start, min(start + BLOCK_ROWS, shape[-2])))
+        for matrix in np.ndindex(*shape[:-2])
+        for start in starts
+    ]
+
+
+def block_digest(values: npt.NDArray[Any]) -> bytes:
+    """SHA-256 of a block's bytes."""
+    return hashlib.sha256(_little_endian(values).data).digest()
+
+
+def seal(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
+    """Set the checksum of a dataset from its blocks' digests, in order: the SHA-256 of them, one after the other."""
+    dataset.attrs["sha256"] = hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def verify(file: h5py.File) -> None:
+    """Hold every dataset against its checksum, large ones block by block; FileError for the first that is damaged."""
+
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            if "sha256_rows" in item.attrs:
+                _compare(item, (block_digest(item[index]) for index in blocks(item.shape)))
+            else:
+                read_array(item.parent, name.rsplit("/", 1)[-1])
+
+    file.visititems(visit)
 
 
 def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
@@ -139,18 +161,40 @@ def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
     except OSError as error:
         raise FileError(f"{where} could not be read ({error}). Copy the file again or make it anew.") from error
     values = np.asarray(values)
-    if values.dtype == object:
-        checksum = hashlib.sha256("\0".join(map(str, values.ravel())).encode()).hexdigest()
-    else:
-        checksum = _checksum(values)
-    if checksum != dataset.attrs.get("sha256"):
-        raise FileError(
-            f"{where} does not match its checksum: the file was damaged after it was written. Copy it again, or "
-            "remove it and make it anew."
-        )
+    if "sha256_rows" in dataset.attrs:
+        _compare(dataset, (block_digest(values[index]) for index in blocks(values.shape)))
+    elif _checksum(values) != dataset.attrs.get("sha256"):
+        raise _damaged(dataset)
     return values
 
 
+def _compare(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
+    if hashlib.sha256(b"".join(digests)).hexdigest() != dataset.attrs.get("sha256"):
+        raise _damaged(dataset)
+
+
+def _damaged(dataset: h5py.Dataset) -> FileError:
+    return FileError(
+        f"{dataset.file.filename}: {dataset.name} does not match its checksum: the file was damaged after it was "
+        "written. Copy it again, or remove it and make it anew."
+    )
+
+
 def _checksum(values: npt.NDArray[Any]) -> str:
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(little).tobytes()).hexdigest()
+    if values.dtype == object:
+        return hashlib.sha256("\0".join(map(str, values.ravel())).encode()).hexdigest()
+    return hashlib.sha256(_little_endian(values).data).hexdigest()
+
+
+def _little_endian(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers as contiguous little-endian bytes: a file says the same on every machine."""
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+
+
+def _describe(dataset: h5py.Dataset, axes: tuple[str, ...], unit: str, about: str) -> None:
+    for axis, label in enumerate(axes):
+        dataset.dims[axis].label = label
+    if unit:
+        dataset.attrs["unit"] = unit
+    if about:
+        dataset.attrs["about"] = about

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convergence.config import Net
-from convergence.errors import StaleOutputError, UserError, nearest
+from convergence.errors import SharedError, StaleOutputError, UserError, nearest
 from convergence.registry import load_object
 from convergence.runs import RunFolder, Work
 
@@ -40,7 +40,7 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
         if a stage that is not among ``stages`` should have run before, or cannot run on several ranks.
     """
     if comm.size > 1 and stages != ("statistics",):
-        raise UserError(
+        raise SharedError(
             f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks. Run the other "
             "stages without a launcher."
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from convergence.errors import UserError
 from convergence.runs import RunFolder, read_record
 from convergence.section import Section
+from convergence.statistics.group_sums import MATRIX_BYTES
+from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
 
 
 def describe(folder: RunFolder) -> str:
@@ -53,7 +56,7 @@ def _comparisons(folder: RunFolder) -> list[str]:
     except ImportError:
         return ["sizes are not known without torch: pip install 'convergent-learning[train]'"]
 
-    from convergence.statistics.collect import TILE_UNITS
+    from convergence.statistics.collect import JACKKNIFE_BLOCKS, TILE, information_tiles, matrices
     from convergence.statistics.groups import ImageGroups
     from convergence.statistics.joining import Joiner
 
@@ -71,14 +74,15 @@ def _comparisons(folder: RunFolder) -> list[str]:
     except UserError as error:
         return [f"sizes are not known: {error}"]
     lines = [f"{n_images:,} images in {len(groups)} groups of {len(groups.images(0)):,}"]
-    header = ("name", "nets", "units", "positions", "samples", "in statistics.h5", "scratch", "graph nodes")
-    rows = [header]
+    information = config.mutual_information
+    rows = [("name", "nets", "units", "positions", "samples", "tiles", "in statistics.h5", "scratch", "graph nodes")]
+    n_tiles = 0
     for joined in joiner.joined.values():
-        counted = joined.n_positions if config.positions == "all" else min(joined.n_positions, int(config.positions))
-        stored = 8 * joined.n_units**2 * (len(groups) + 2 * config.mutual_information.enabled)
-        information = config.mutual_information
-        coded = joined.n_positions if information.positions == "all" else min(joined.n_positions, information.positions)
-        scratch = 8 * joined.n_units**2 * len(groups) + information.enabled * n_images * coded * joined.n_units
+        counted = joined.n_sampled(config.positions)
+        coded = information.enabled * joined.n_sampled(information.positions)
+        tiles = len(information_tiles(joined.name, joined.n_units)) if information.enabled else 0
+        n_tiles += tiles
+        stored = sum(8 * math.prod(shape) for shape in matrices(joined, config).values())
         rows.append(
             (
                 joined.name,
@@ -86,18 +90,29 @@ def _comparisons(folder: RunFolder) -> list[str]:
                 f"{joined.n_units:,}",
                 f"{counted:,} of {joined.n_positions:,}",
                 f"{n_images * counted:,}",
+                f"{tiles:,}",
                 _bytes(stored),
-                _bytes(scratch),
+                _bytes(stored + n_images * coded * joined.n_units),
                 ", ".join(dict.fromkeys(joined.sources)),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if config.mutual_information.enabled:
-        most = max(joined.n_units for joined in joiner.joined.values())
-        counts = 8 * min(TILE_UNITS, most) * most * config.mutual_information.bins**2 * min(8, len(groups))
-        lines.append(f"joint counts of one tile in memory: up to {_bytes(2 * counts)}")
+    most = max(joined.n_units for joined in joiner.joined.values())
+    lines.append(
+        f"pass 1: up to {len(groups)} ranks share the groups; sums in the memory of each {_bytes(_sums(most))}"
+    )
+    if information.enabled:
+        side = min(TILE, most)
+        counts = 4 * side**2 * information.bins**2 * min(JACKKNIFE_BLOCKS, len(groups))
+        lines.append(f"pass 2: up to {n_tiles} ranks share the tiles; joint counts of one {_bytes(counts)}")
     return lines
+
+
+def _sums(n_units: int) -> float:
+    """Memory of the sums of one comparison: samples gathered and centred, and the matrix or a band of it."""
+    matrix = 8 * n_units**2
+    return 2 * 4 * PRODUCT_SAMPLES * n_units + (matrix if matrix <= MATRIX_BYTES else 3 * 8 * BAND * n_units)
 
 
 def _bytes(n: float) -> str:

@@ -23,6 +23,7 @@ from convergence.data.images import ImageSet, Splits, read_batches
 from convergence.devices import choose_device, reproducible_arithmetic
 from convergence.errors import FileError, UserError
 from convergence.files import atomic_write
+from convergence.interruption import check
 from convergence.networks.spec import NetworkSpec
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def train(folder: Path, network: NetworkSpec, seed: int, splits: Splits, config:
         rows.append(dict(zip(COLUMNS, (*values, time.monotonic() - start), strict=True)))
         logger.debug("epoch %d: loss %.4f, held-out accuracy %.4f", epoch + 1, total_loss / n_images, test_accuracy)
         _save_checkpoint(folder / "checkpoint.pt", module, optimiser, rows)
+        check()
     save_weights(module, folder)
     _write_metrics(folder, rows)
     (folder / "checkpoint.pt").unlink(missing_ok=True)

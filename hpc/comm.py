@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy.typing as npt
+
 from convergence.errors import UserError
 
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS")
@@ -35,8 +37,29 @@ class Communicator(Protocol):
         """The first rank's value, on all ranks."""
         ...
 
-    def abort(self, error: BaseException) -> None:
-        """End the job on all ranks, after printing this rank's traceback."""
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on any rank."""
+        ...
+
+    def send(self, values: npt.NDArray[Any], rank: int) -> None:
+        """Send an array's buffer to a rank that receives it; contiguous, at most 1 GiB."""
+        ...
+
+    def receive(self, values: npt.NDArray[Any], rank: int) -> None:
+        """Fill an array with what a rank sends."""
+        ...
+
+    def gather_bytes(self, value: bytes) -> list[bytes]:
+        """On rank 0 every rank's bytes, in rank order; [] on the others."""
+        ...
+
+    @property
+    def handle(self) -> Any:
+        """The communicator as mpi4py and h5py know it."""
+        ...
+
+    def abort(self, error: BaseException, code: int) -> None:
+        """End the job on all ranks at once, after saying what went wrong on this one."""
         ...
 
 
@@ -55,7 +78,23 @@ class SerialCommunicator:
     def share(self, value: bool | None) -> bool:
         return bool(value)
 
-    def abort(self, error: BaseException) -> None:
+    def any(self, value: bool) -> bool:
+        return value
+
+    def send(self, values: npt.NDArray[Any], rank: int) -> None:
+        raise ValueError("one process has nobody to send to")
+
+    def receive(self, values: npt.NDArray[Any], rank: int) -> None:
+        raise ValueError("one process has nobody to receive from")
+
+    def gather_bytes(self, value: bytes) -> list[bytes]:
+        return [value]
+
+    @property
+    def handle(self) -> Any:
+        raise ValueError("one process has no MPI communicator")
+
+    def abort(self, error: BaseException, code: int) -> None:
         raise error
 
 
@@ -77,14 +116,30 @@ class MPICommunicator:
     def share(self, value: bool | None) -> bool:
         return bool(self._world.bcast(value))
 
-    def abort(self, error: BaseException) -> None:
-        traceback.print_exception(error)
-        print(
-            f"rank {self.rank} of {self.size} failed; ending the job on all ranks",
-            file=sys.stderr,
-            flush=True,
-        )
-        self._world.Abort(1)
+    def any(self, value: bool) -> bool:
+        return any(self._world.allgather(value))
+
+    def send(self, values: npt.NDArray[Any], rank: int) -> None:
+        self._world.Send(values, dest=rank)
+
+    def receive(self, values: npt.NDArray[Any], rank: int) -> None:
+        self._world.Recv(values, source=rank)
+
+    def gather_bytes(self, value: bytes) -> list[bytes]:
+        gathered = self._world.gather(value)
+        return gathered if self.rank == 0 else []
+
+    @property
+    def handle(self) -> Any:
+        return self._world
+
+    def abort(self, error: BaseException, code: int) -> None:
+        if isinstance(error, UserError):
+            print(f"convergence: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        print(f"rank {self.rank} of {self.size} failed; ending the job on all ranks", file=sys.stderr, flush=True)
+        self._world.Abort(code)
 
 
 def launched_ranks(environ: Mapping[str, str] = os.environ) -> int:

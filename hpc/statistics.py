@@ -6,7 +6,9 @@ ranks: a rank only decides *which* groups it computes.
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +16,15 @@ from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from convergence.errors import UserError
+from convergence.errors import SharedError, UserError
+from convergence.files import put_in_place, remove_leftovers
 from convergence.hashing import file_sha256
+from convergence.interruption import Stopped, is_stopping
 from convergence.progress import Progress
 from convergence.runs import RunFolder
 from hpc.comm import Communicator
 from hpc.ownership import owned
+from hpc.writers import write_blocks
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -35,7 +40,7 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
     """
     from convergence.devices import reproducible_arithmetic
     from convergence.statistics.collect import Collector
-    from convergence.statistics.file import assemble
+    from convergence.statistics.file import block, blocks, prepare, seal
     from convergence.statistics.joining import Joiner
 
     experiment = folder.experiment
@@ -48,7 +53,10 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
         joiner = Joiner.from_folders(experiment, folders, images)
         work = folder.statistics_work()
         (partial,) = work.scratch
-        partial.mkdir(parents=True, exist_ok=True)
+        if comm.rank == 0:
+            partial.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(partial)
+        comm.barrier()
         collector = Collector(config, images, joiner, partial, work.digest)
 
         shift = collector.shift()
@@ -68,10 +76,16 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
                 lambda tile: collector.information_path(*tile), collector.is_done,
                 lambda tile: collector.information(*tile),
             )  # fmt: skip
+        assembly = partial / "statistics.h5"
         if comm.rank == 0:
             _check_space(collector, folder.path)
             nets = [_describe(folder, net) for net in experiment.all_nets() if net.name in joiner.readers]
-            assemble(collector, folder.statistics_file, nets, experiment.model_dump_json(indent=1))
+            prepare(collector, assembly, nets, experiment.model_dump_json(indent=1))
+        comm.barrier()
+        digests = write_blocks(assembly, blocks(collector), functools.partial(block, collector), comm)
+        if comm.rank == 0:
+            seal(assembly, digests)
+            put_in_place(assembly, folder.statistics_file)
         comm.barrier()
 
 
@@ -92,13 +106,17 @@ def _share(
             logger.info("%s: %d of %d found on disk", what, len(mine) - len(missing), len(mine))
         with Progress(what, len(mine), len(mine) - len(missing)) as progress:
             for item in missing:
+                if is_stopping():
+                    break
                 compute(item)
                 progress.advance()
     except UserError as error:
         message = str(error)
     errors = comm.gather_errors(message)
     if errors:
-        raise UserError("\n".join(errors))
+        raise SharedError("\n".join(errors))
+    if comm.any(is_stopping()):
+        raise Stopped("stopped by a signal")
 
 
 def _describe(folder: RunFolder, net: Any) -> dict[str, Any]:
@@ -115,7 +133,7 @@ def _describe(folder: RunFolder, net: Any) -> dict[str, Any]:
 
 def _check_space(collector: Any, path: Path) -> None:
     """Refuse to begin a file that cannot be finished: its size is known beforehand."""
-    needed = sum(8 * j.n_units**2 * (len(collector.groups) + 2) for j in collector.joined.values())
+    needed = sum(8 * math.prod(shape) for name in collector.joined for shape in collector.matrices(name).values())
     free = shutil.disk_usage(path).free
     if needed > free:
         raise UserError(

@@ -28,8 +28,8 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
     histograms.update(samples)
     edges = histograms.edges(8).edges
     for g in range(n_groups):
-        part = Moments.zeros(np.nan_to_num(samples[:, :10].mean(axis=1)))
-        part.update(samples[:, g::n_groups], "float64")
+        part = Moments(np.nan_to_num(samples[:, :10].mean(axis=1)), "float64")
+        part.update(samples[:, g::n_groups])
         parts.append(part)
         joint = JointCounts(len(samples), 8, 0, len(samples))
         joint.update(encode(np.ascontiguousarray(samples[:, g::n_groups]), edges))

@@ -60,4 +60,4 @@ def test_a_failing_task_raises_here():
 
 def test_abort_of_one_process_raises():
     with pytest.raises(UserError, match="mended"):
-        SerialCommunicator().abort(UserError("can be mended"))
+        SerialCommunicator().abort(UserError("can be mended"), 2)

@@ -1,11 +1,12 @@
 """Moments against the plain definition, on columns that break careless sums."""
 
+import h5py
 import numpy as np
 import pytest
 
 from convergence.errors import ConfigError, UserError
 from convergence.statistics.groups import ImageGroups, sample_positions
-from convergence.statistics.moments import Moments, correlation_plain
+from convergence.statistics.moments import Moments, correlation_plain, symmetric_rows
 
 
 def hostile_samples(n_samples: int = 40_000, seed: int = 0) -> np.ndarray:
@@ -30,9 +31,9 @@ def hostile_samples(n_samples: int = 40_000, seed: int = 0) -> np.ndarray:
 
 def collect(samples: np.ndarray, precision: str, batch: int) -> Moments:
     """All samples in batches, about the first batch's mean."""
-    moments = Moments.zeros(samples[:, :batch].mean(axis=1))
+    moments = Moments(samples[:, :batch].mean(axis=1), precision)
     for start in range(0, samples.shape[1], batch):
-        moments.update(samples[:, start : start + batch], precision)
+        moments.update(samples[:, start : start + batch])
     return moments
 
 
@@ -56,14 +57,40 @@ def test_mean_and_covariance():
 def test_merging_is_adding():
     samples = hostile_samples(6_000)
     whole = collect(samples, "float64", 1_000)
-    parts = [Moments.zeros(whole.shift) for _ in range(6)]
-    for k, part in enumerate(parts):
-        part.update(samples[:, 1_000 * k : 1_000 * (k + 1)], "float64")
-    total = Moments.zeros(whole.shift)
-    for part in parts:
+    total = Moments(whole.shift, "float64")
+    for k in range(6):
+        part = Moments(whole.shift, "float64")
+        part.update(samples[:, 1_000 * k : 1_000 * (k + 1)])
         total.merge(part)
     assert total.count == whole.count
-    np.testing.assert_array_equal(total.products, whole.products)
+    np.testing.assert_allclose(total.sums, whole.sums, rtol=1e-13)
+    assert np.abs(total.correlation() - whole.correlation()).max() < 1e-12
+
+
+def test_batches_of_any_size_give_the_same_bits():
+    """Samples are gathered before they are multiplied: how they come is no matter, only their order."""
+    samples = hostile_samples(10_000)
+    found = []
+    for batch in (1, 777, 4_096, 10_000):
+        moments = Moments(samples[:, 0])
+        for start in range(0, 10_000, batch):
+            moments.update(samples[:, start : start + batch])
+        found.append((moments.count, moments.sums.tobytes(), moments.products.tobytes()))
+    assert len(set(found)) == 1
+
+
+def test_a_matrix_in_a_file_gives_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("convergence.statistics.moments.BAND", 7)  # several bands, the last one short
+    samples = np.random.default_rng(0).standard_normal((25, 9_000)).astype(np.float32)
+    inside = Moments(samples[:, 0])
+    inside.update(samples)
+    with h5py.File(tmp_path / "sums.h5", "w") as file:
+        outside = Moments(samples[:, 0], upper=file.create_dataset("upper", (25, 25), "f8"))
+        outside.update(samples)
+        assert (outside.products == inside.products).all()
+        rows = [symmetric_rows(outside.upper, start, min(start + 6, 25)) for start in range(0, 25, 6)]
+    np.testing.assert_array_equal(np.concatenate(rows), inside.products)
+    assert np.abs(inside.correlation() - correlation_plain(samples)).max() < 1e-6
 
 
 def test_constant_units_have_correlation_zero_and_no_nan():
@@ -80,7 +107,7 @@ def test_a_unit_with_nan_spoils_no_other():
     clean = collect(samples, "float32", 500).correlation()
     spoilt = np.vstack([samples, np.full((1, 2_000), np.nan, np.float32)])
     with np.errstate(invalid="ignore"):
-        moments = Moments.zeros(np.append(samples[:, :500].mean(axis=1), 0))
+        moments = Moments(np.append(samples[:, :500].mean(axis=1), 0))
         for start in range(0, 2_000, 500):
             moments.update(spoilt[:, start : start + 500])
         found = moments.correlation()
@@ -89,9 +116,9 @@ def test_a_unit_with_nan_spoils_no_other():
 
 def test_errors_teach():
     with pytest.raises(UserError, match="no mean"):
-        Moments.zeros([0.0]).mean()
+        Moments([0.0]).mean()
     with pytest.raises(UserError, match="different shifts"):
-        Moments.zeros([0.0]).merge(Moments.zeros([1.0]))
+        Moments([0.0]).merge(Moments([1.0]))
     with pytest.raises(ConfigError, match="choose at most 5"):
         ImageGroups(10, 6)
 

@@ -19,6 +19,7 @@ from convergence.analysis.pair import analyze_pair
 from convergence.analysis.units import live_units
 from convergence.config import AnalysisConfig
 from convergence.errors import FileError
+from convergence.interruption import check
 from convergence.progress import Progress
 from convergence.provenance import provenance
 from convergence.statistics.file import Sums, open_statistics
@@ -44,6 +45,7 @@ def analyze(statistics: Path, target: Path, config: AnalysisConfig, digest: str,
         arguments = [(str(statistics), task, config, digest, str(_part(partial, task))) for task in missing]
         for _ in executor.run(compute_task, arguments):
             progress.advance()
+            check()
     attributes = {"digest": digest, "statistics_digest": source, "provenance": json.dumps(provenance())}
     with hdf5.create(target, SCHEMA, VERSION, attributes) as out:
         comparisons = out.create_group("comparisons", track_order=True)

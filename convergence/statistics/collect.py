@@ -3,34 +3,42 @@
 Every method of :class:`Collector` leaves one file below ``statistics.partial/`` and returns nothing, so that it does
 not matter who calls it, in which order, or how often it was killed before:
 
-    moments(group)          pass 1: count, sums, products and unit histograms of the group
-    codes(group)            pass 2: the group's samples as bin numbers, edges fixed by pass 1
-    information(name, x0)   mutual information of one tile of units with all others, from the codes
+    moments(group)             pass 1: all sums of the group
+    codes(group)               pass 2: the group's samples as bin numbers, edges fixed by pass 1
+    information(name, x0, y0)  mutual information of one tile of pairs of units, from the codes
+
+Joint counts live in memory only, those of one tile at a time. :meth:`Collector.block` reads blocks of the final
+matrices from these files, so that whoever puts them together holds one block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
+import numpy.typing as npt
 
 from convergence import hdf5
 from convergence.config import StatisticsConfig
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError
+from convergence.statistics.group_sums import GroupSums, shift_of
 from convergence.statistics.groups import ImageGroups
 from convergence.statistics.histograms import BinEdges, UnitHistograms, encode
-from convergence.statistics.information import mutual_information_jackknife
-from convergence.statistics.joining import Joiner
+from convergence.statistics.information import jackknife_of_blocks
+from convergence.statistics.joining import JoinedUnits, Joiner, Samples
 from convergence.statistics.joint import JointCounts
-from convergence.statistics.moments import Moments
+from convergence.statistics.moments import symmetric_rows
 
+Float64 = npt.NDArray[np.float64]
 SCHEMA = "convergence-partial"
-VERSION = 1
-TILE_UNITS = 64
-"""Units of one tile of mutual information: its joint counts, per block of groups, fit in memory."""
+VERSION = 2
+TILE = 256
+"""Units on either side of a tile of mutual information."""
 JACKKNIFE_BLOCKS = 8
+"""Blocks of groups whose joint counts are held apart for the error of mutual information."""
 MADE_BY = "convergence statistics CONFIG"
 
 
@@ -38,13 +46,8 @@ class Collector:
     """Computes and keeps the pieces of the statistics of one experiment."""
 
     def __init__(self, config: StatisticsConfig, images: ImageSet, joiner: Joiner, partial: Path, digest: str) -> None:
-        self.config, self.images, self.joiner, self.partial, self.digest = (
-            config,
-            images,
-            joiner,
-            partial,
-            digest,
-        )
+        self.config, self.images, self.joiner = config, images, joiner
+        self.partial, self.digest = partial, digest
         self.groups = ImageGroups(len(images), config.groups, config.seed, config.max_images)
         self.joined = joiner.joined
 
@@ -56,73 +59,82 @@ class Collector:
         """File of a group's second pass."""
         return self.partial / f"codes-{group:05d}.h5"
 
-    def information_path(self, name: str, x0: int) -> Path:
+    def information_path(self, name: str, x0: int, y0: int) -> Path:
         """File of one tile of a comparison's mutual information."""
-        return self.partial / f"information-{name}-{x0:06d}.h5"
+        return self.partial / f"information-{name}-{x0:06d}-{y0:06d}.h5"
 
-    def tiles(self) -> list[tuple[str, int]]:
-        """All tiles of all comparisons, as (comparison, first unit)."""
-        return [(name, x0) for name, joined in self.joined.items() for x0 in range(0, joined.n_units, TILE_UNITS)]
+    def tiles(self) -> list[tuple[str, int, int]]:
+        """All tiles on and above the diagonal, as (comparison, first unit of x, first unit of y)."""
+        return [tile for name, joined in self.joined.items() for tile in information_tiles(name, joined.n_units)]
 
     def is_done(self, path: Path) -> bool:
         """Whether a piece is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
         if not path.exists():
             return False
         try:
-            with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
+            with self._open(path) as file:
                 if file.attrs["digest"] == self.digest:
-                    _verify(file)
+                    hdf5.verify(file)
                     return True
         except (FileError, OSError, KeyError):
             pass
-        path.unlink()
+        path.unlink(missing_ok=True)
         return False
 
-    def shift(self) -> dict[str, np.ndarray]:
-        """The point about which all moments are taken: each unit's mean over the first batch of the first group."""
+    def shift(self) -> dict[str, Float64]:
+        """The point about which all moments are taken, from the first samples of the first group; see ``shift_of``."""
         first = next(self.groups.batches(0, self.config.batch_size))
-        sums: dict[str, list[np.ndarray]] = {name: [] for name in self.joined}
-        for name, samples in self.joiner.samples(
-            self.images.read(first), first, self.config.positions, self.config.seed
-        ):
-            sums[name].append(samples.mean(axis=1, dtype=np.float64))
-        return {name: np.nan_to_num(np.mean(m, axis=0), posinf=0.0, neginf=0.0) for name, m in sums.items()}
+        found: dict[str, Float64] = {}
+        pieces = self.joiner.samples(self.images.read(first), first, self.config.positions, self.config.seed)
+        for name, samples, _ in pieces:
+            if name not in found:
+                found[name] = shift_of(samples, self.joined[name].widths)
+        return found
 
-    def moments(self, group: int, shift: dict[str, np.ndarray]) -> None:
+    def moments(self, group: int, shift: dict[str, Float64]) -> None:
         """Pass 1 of one group."""
-        moments = {name: Moments.zeros(shift[name]) for name in self.joined}
-        histograms = {name: UnitHistograms.zeros(joined.n_units) for name, joined in self.joined.items()}
-        batches = self.groups.batches(group, self.config.batch_size)
-        for indices, batch in read_batches(self.images, batches, self.config.loader_workers):
-            for name, samples in self.joiner.samples(batch, indices, self.config.positions, self.config.seed):
-                moments[name].update(samples, self.config.precision)
-                histograms[name].update(samples)
         with hdf5.create(self.moments_path(group), SCHEMA, VERSION, {"digest": self.digest}) as file:
-            for name in self.joined:
-                place = file.create_group(name)
-                hdf5.write_array(place, "shift", moments[name].shift)
-                hdf5.write_array(place, "count", moments[name].count)
-                hdf5.write_array(place, "sums", moments[name].sums)
-                hdf5.write_array(place, "products", moments[name].products)
-                for key, array in histograms[name].to_arrays().items():
-                    hdf5.write_array(place, f"histogram/{key}", array)
+            sums = {
+                name: GroupSums(
+                    file.create_group(name), joined.widths, shift[name], self.config.precision, self.config.shifted_null
+                )
+                for name, joined in self.joined.items()
+            }
+            for name, samples, n_images in self._group_samples(group, self.config.positions):
+                sums[name].update(samples, n_images)
+            for of_comparison in sums.values():
+                of_comparison.close()
 
-    def read_moments(self, group: int, name: str) -> Moments:
-        """A group's sums for one comparison."""
-        with hdf5.open_checked(self.moments_path(group), SCHEMA, VERSION, MADE_BY) as file:
+    def matrices(self, name: str) -> dict[str, tuple[int, ...]]:
+        """The matrices of a comparison in ``statistics.h5``, with their shapes."""
+        return matrices(self.joined[name], self.config)
+
+    def read_shift(self, name: str) -> Float64:
+        """The shift that pass 1 used, of units and then of norms."""
+        with self._open(self.moments_path(0)) as file:
+            return np.asarray(hdf5.read_array(file[name], "shift"))
+
+    def group_sums(self, group: int, name: str) -> tuple[int, Float64, Float64, Float64]:
+        """Of one group and comparison: count, sums, and products of norms with norms and with units.
+
+        Sums and products have units first and norms last, see :mod:`convergence.statistics.group_sums`.
+        """
+        n_units = self.joined[name].n_units
+        with self._open(self.moments_path(group)) as file:
             place = file[name]
-            return Moments(
-                hdf5.read_array(place, "shift"),
+            norms = place["products"][:n_units, n_units:].T
+            return (
                 int(hdf5.read_array(place, "count")),
                 hdf5.read_array(place, "sums"),
-                hdf5.read_array(place, "products"),
+                symmetric_rows(place["products"], n_units, place["products"].shape[0])[:, n_units:],
+                norms,
             )
 
     def histograms(self, name: str) -> UnitHistograms:
         """Unit histograms of one comparison over all groups."""
         total = UnitHistograms.zeros(self.joined[name].n_units)
         for group in range(len(self.groups)):
-            with hdf5.open_checked(self.moments_path(group), SCHEMA, VERSION, MADE_BY) as file:
+            with self._open(self.moments_path(group)) as file:
                 place = file[name]["histogram"]
                 total.merge(UnitHistograms.from_arrays({key: hdf5.read_array(place, key) for key in place}))
         return total
@@ -134,38 +146,94 @@ class Collector:
 
     def codes(self, group: int, edges: dict[str, BinEdges]) -> None:
         """Pass 2 of one group."""
-        pieces: dict[str, list[np.ndarray]] = {name: [] for name in self.joined}
-        batches = self.groups.batches(group, self.config.batch_size)
+        n_images = len(self.groups.images(group))
         positions = self.config.mutual_information.positions
-        for indices, batch in read_batches(self.images, batches, self.config.loader_workers):
-            for name, samples in self.joiner.samples(batch, indices, positions, self.config.seed):
-                pieces[name].append(encode(samples, edges[name].edges))
         with hdf5.create(self.codes_path(group), SCHEMA, VERSION, {"digest": self.digest}) as file:
-            for name, parts in pieces.items():
-                hdf5.write_array(file, name, np.concatenate(parts, axis=1))
+            codes = {
+                name: np.empty((joined.n_units, n_images * joined.n_sampled(positions)), np.uint8)
+                for name, joined in self.joined.items()
+            }
+            filled = dict.fromkeys(codes, 0)
+            for name, samples, _ in self._group_samples(group, positions):
+                n = samples.shape[1]
+                codes[name][:, filled[name] : filled[name] + n] = encode(samples, edges[name].edges)
+                filled[name] += n
+            for name, values in codes.items():
+                hdf5.write_array(file, name, values)
 
-    def information(self, name: str, x0: int) -> None:
-        """Mutual information of units ``x0 … x0 + TILE_UNITS`` with every unit, and its jackknife error."""
+    def information(self, name: str, x0: int, y0: int) -> None:
+        """Mutual information of units x0 … with units y0 …, and its jackknife error."""
         n_units, bins = self.joined[name].n_units, self.config.mutual_information.bins
-        x1 = min(x0 + TILE_UNITS, n_units)
-        blocks = []
-        for block in self.groups.blocks(JACKKNIFE_BLOCKS):
-            counts = JointCounts(n_units, bins, x0, x1)
-            for group in block:
-                with hdf5.open_checked(self.codes_path(group), SCHEMA, VERSION, MADE_BY) as file:
-                    counts.update(hdf5.read_array(file, name))
-            blocks.append(counts.counts())
-        estimate, error = mutual_information_jackknife(np.stack(blocks))
-        with hdf5.create(self.information_path(name, x0), SCHEMA, VERSION, {"digest": self.digest}) as file:
-            hdf5.write_array(file, "estimate", estimate)
-            hdf5.write_array(file, "standard_error", error)
+        x1, y1 = min(x0 + TILE, n_units), min(y0 + TILE, n_units)
+        n_x, n_y = x1 - x0, y1 - y0
+        blocks = self.groups.blocks(JACKKNIFE_BLOCKS)
+        counts = np.empty((len(blocks), n_x, n_y, bins, bins), np.int32)
+        for block, groups in zip(counts, blocks, strict=True):
+            joint = JointCounts(n_y if x0 == y0 else n_x + n_y, bins, 0, n_x)
+            for group in groups:
+                with self._open(self.codes_path(group)) as file:
+                    codes = file[name][x0:x1]
+                    joint.update(codes if x0 == y0 else np.concatenate([codes, file[name][y0:y1]]))
+            if joint.n_samples > np.iinfo(np.int32).max:
+                raise FileError(
+                    f"{joint.n_samples:,} samples in a block of groups are more than joint counts hold: take fewer "
+                    "statistics.mutual_information.positions."
+                )
+            block[...] = joint.counts()[:, -n_y:]
+        estimate, error = jackknife_of_blocks(counts)
+        path = self.information_path(name, x0, y0)
+        with hdf5.create(path, SCHEMA, VERSION, {"digest": self.digest}) as file:
+            hdf5.write_array(file, "mutual_information", estimate)
+            hdf5.write_array(file, "mutual_information_error", error)
+
+    def block(self, name: str, matrix: str, index: hdf5.Index) -> Float64:
+        """A block of rows of one of the final matrices of a comparison, from the pieces on disk."""
+        rows = index[-1]
+        assert isinstance(rows, slice)
+        n_units = self.joined[name].n_units
+        if matrix.startswith("mutual_information"):
+            return self._information_rows(name, matrix, rows)
+        with self._open(self.moments_path(int(index[0]))) as file:  # type: ignore[arg-type]
+            if matrix == "group_shifted_products":
+                return np.asarray(file[name]["shifted"][rows])
+            return symmetric_rows(file[name]["products"], rows.start, rows.stop)[:, :n_units]
+
+    def _information_rows(self, name: str, matrix: str, rows: slice) -> Float64:
+        out = np.empty((rows.stop - rows.start, self.joined[name].n_units))
+        for _, x0, y0 in information_tiles(name, self.joined[name].n_units):
+            for first, second, turned in ((x0, y0, False), (y0, x0, True)):
+                low, high = max(first, rows.start), min(first + TILE, rows.stop)
+                if low < high:
+                    with self._open(self.information_path(name, x0, y0)) as file:
+                        tile = file[matrix][()]
+                    tile = tile.T if turned else tile
+                    out[low - rows.start : high - rows.start, second : second + tile.shape[1]] = tile[
+                        low - first : high - first
+                    ]
+        return out
+
+    def _group_samples(self, group: int, positions: int | str) -> Iterator[tuple[str, Samples, int]]:
+        """Samples of a whole group, as from :meth:`Joiner.samples`."""
+        batches = self.groups.batches(group, self.config.batch_size)
+        for indices, batch in read_batches(self.images, batches, self.config.loader_workers):
+            yield from self.joiner.samples(batch, indices, positions, self.config.seed)
+
+    def _open(self, path: Path) -> Any:
+        return hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY)
 
 
-def _verify(file: h5py.File) -> None:
-    """Read every dataset against its checksum."""
+def information_tiles(name: str, n_units: int) -> list[tuple[str, int, int]]:
+    """Tiles on and above the diagonal of (n_units, n_units) pairs."""
+    starts = range(0, n_units, TILE)
+    return [(name, x0, y0) for x0 in starts for y0 in starts if y0 >= x0]
 
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            hdf5.read_array(item.parent, name.rsplit("/", 1)[-1])
 
-    file.visititems(visit)
+def matrices(joined: JoinedUnits, config: StatisticsConfig) -> dict[str, tuple[int, ...]]:
+    """The matrices of a comparison in ``statistics.h5``, with their shapes."""
+    square = (joined.n_units, joined.n_units)
+    shapes: dict[str, tuple[int, ...]] = {"group_products": (config.groups, *square)}
+    if config.shifted_null:
+        shapes["group_shifted_products"] = (config.groups, *square)
+    if config.mutual_information.enabled:
+        shapes |= {"mutual_information": square, "mutual_information_error": square}
+    return shapes

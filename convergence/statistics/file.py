@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,22 @@ SCHEMA = "convergence-statistics"
 VERSION = 1
 MADE_BY = "convergence statistics CONFIG"
 Array = npt.NDArray[Any]
+MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "group_products": (("group", "unit", "unit"), "", "sum over samples of (x - shift)(x - shift)^T, per image group"),
+    "group_shifted_products": (
+        ("group", "unit", "unit"), "", "the same of every image (rows) with the next image of the group (columns)",
+    ),
+    "mutual_information": (("unit", "unit"), "nat", "corrected for the bias of counting"),
+    "mutual_information_error": (("unit", "unit"), "nat", "standard error, delete-one jackknife over blocks of groups"),
+}  # fmt: skip
+"""Matrices of a comparison: axes, unit of measure, what they hold."""
 
 
-def assemble(collector: Collector, path: Path, nets: list[dict[str, Any]], config_text: str) -> None:
-    """Put the pieces of both passes together, groups in order, one group in memory at a time.
+def prepare(collector: Collector, path: Path, nets: list[dict[str, Any]], config_text: str) -> None:
+    """Make the file with all but its matrices, which have their room and no content yet.
 
     ``nets``: name, label, seed, trained, held_out_accuracy and weights_sha256 of every net that takes part.
     """
-    images = collector.images
     attributes = {
         "digest": collector.digest,
         "config": config_text,
@@ -41,7 +49,7 @@ def assemble(collector: Collector, path: Path, nets: list[dict[str, Any]], confi
     }
     with hdf5.create(path, SCHEMA, VERSION, attributes) as file:
         place = file.create_group("images")
-        place.attrs["manifest_sha256"] = images.manifest_hash()
+        place.attrs["manifest_sha256"] = collector.images.manifest_hash()
         place.attrs["n_images"] = collector.groups.n_images
         place.attrs["n_groups"] = len(collector.groups)
         about = "image group of every image, −1 for images that were not read"
@@ -51,58 +59,77 @@ def assemble(collector: Collector, path: Path, nets: list[dict[str, Any]], confi
             hdf5.write_array(place, key, np.array([net[key] for net in nets]), ("net",))
         comparisons = file.create_group("comparisons", track_order=True)
         for name in collector.joined:
-            _assemble_comparison(collector, name, comparisons.create_group(name))
+            _prepare_comparison(collector, name, comparisons.create_group(name))
 
 
-def _assemble_comparison(collector: Collector, name: str, place: h5py.Group) -> None:
-    joined, n_groups = collector.joined[name], len(collector.groups)
-    n_units = joined.n_units
+def _prepare_comparison(collector: Collector, name: str, place: h5py.Group) -> None:
+    joined, n_groups, config = collector.joined[name], len(collector.groups), collector.config
+    n_units, n_nets = joined.n_units, len(joined.nets)
     for key in ("nets", "layers", "sources"):
         place.attrs[key] = list(getattr(joined, key))
     place.attrs["rectified"] = list(joined.rectified)
     place.attrs["widths"] = list(joined.widths)
     place.attrs["map_shape"] = np.array(joined.map_shape, dtype=np.int64)
-    place.attrs["positions"] = str(collector.config.positions)
-    place.attrs["precision"] = collector.config.precision
-    unit_net = np.repeat(np.arange(len(joined.nets), dtype=np.int32), joined.widths)
+    place.attrs["map_shapes"] = np.array(joined.map_shapes, dtype=np.int64)
+    place.attrs["positions"] = str(config.positions)
+    place.attrs["precision"] = config.precision
+    unit_net = np.repeat(np.arange(n_nets, dtype=np.int32), joined.widths)
     unit_index = np.concatenate([np.arange(width, dtype=np.int32) for width in joined.widths])
     hdf5.write_array(place, "unit_net", unit_net, ("unit",), about="index into the attribute nets")
     hdf5.write_array(place, "unit_index", unit_index, ("unit",), about="index of the unit within its layer")
 
-    counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units))
-    products = hdf5.GrowingArray(
-        place,
-        "group_products",
-        (n_groups, n_units, n_units),
-        ("group", "unit", "unit"),
-        about="sum over samples of (x - shift)(x - shift)^T, per image group",
-    )
+    shift = collector.read_shift(name)
+    counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units + n_nets))
+    norm_products, norm_cross = np.zeros((n_groups, n_nets, n_nets)), np.zeros((n_groups, n_nets, n_units))
     for group in range(n_groups):
-        moments = collector.read_moments(group, name)
-        counts[group], sums[group] = moments.count, moments.sums
-        products.append(moments.products)
-    products.close()
-    hdf5.write_array(place, "shift", moments.shift, ("unit",), about="the point about which sums are taken")
-    hdf5.write_array(place, "group_count", counts, ("group",), about="samples of each image group")
-    hdf5.write_array(place, "group_sums", sums, ("group", "unit"), about="sum over samples of x - shift")
+        counts[group], sums[group], norm_products[group], norm_cross[group] = collector.group_sums(group, name)
+    for key, values, axes, about in (
+        ("shift", shift[:n_units], ("unit",), "s, the point about which sums are taken"),
+        ("group_count", counts, ("group",), "samples of each image group"),
+        ("group_sums", sums[:, :n_units], ("group", "unit"), "sum over samples of x - s"),
+        ("norm_shift", shift[n_units:], ("net",), "t, the point about which sums of q = ||x - s||^2 are taken"),
+        ("group_norm_sums", sums[:, n_units:], ("group", "net"), "sum over samples of q - t"),
+        ("group_norm_products", norm_products, ("group", "net", "net"), "sum over samples of (q - t)(q - t)^T"),
+        ("group_norm_cross", norm_cross, ("group", "net", "unit"), "sum over samples of (q - t)(x - s)^T"),
+    ):
+        hdf5.write_array(place, key, values, axes, about=about)
+    for matrix, shape in collector.matrices(name).items():
+        matrix_axes, unit, about = MATRICES[matrix]
+        hdf5.create_blocks(place, matrix, shape, matrix_axes, unit, about)
 
     histograms = collector.histograms(name)
     for key, array in histograms.to_arrays().items():
         hdf5.write_array(place, f"histogram/{key}", array)
-    if collector.config.mutual_information.enabled:
-        edges = histograms.edges(collector.config.mutual_information.bins)
+    if config.mutual_information.enabled:
+        edges = histograms.edges(config.mutual_information.bins)
         hdf5.write_array(place, "bin_edges", edges.edges, ("unit", "edge"), about="lower edges of bins 1, 2, …")
         hdf5.write_array(place, "effective_bins", edges.n_effective_bins, ("unit",))
-        tiles = [x0 for tile_name, x0 in collector.tiles() if tile_name == name]
-        for key, target in (
-            ("estimate", "mutual_information"),
-            ("standard_error", "mutual_information_error"),
-        ):
-            rows = []
-            for x0 in tiles:
-                with hdf5.open_checked(collector.information_path(name, x0), "convergence-partial", 1, MADE_BY) as part:
-                    rows.append(hdf5.read_array(part, key))
-            hdf5.write_array(place, target, np.concatenate(rows), ("unit", "unit"), unit="nat")
+
+
+def blocks(collector: Collector) -> list[tuple[str, hdf5.Index]]:
+    """All blocks of all matrices of the file, in order: path of the dataset, and index within it."""
+    return [
+        (f"comparisons/{name}/{matrix}", index)
+        for name in collector.joined
+        for matrix, shape in collector.matrices(name).items()
+        for index in hdf5.blocks(shape)
+    ]
+
+
+def block(collector: Collector, path: str, index: hdf5.Index) -> Array:
+    """The content of one of :func:`blocks`."""
+    _, name, matrix = path.split("/")
+    return collector.block(name, matrix, index)
+
+
+def seal(path: Path, digests: Iterable[tuple[str, bytes]]) -> None:
+    """Set the checksums of the matrices from (path of the dataset, digest) of all blocks, in order."""
+    of_dataset: dict[str, list[bytes]] = {}
+    for dataset, digest in digests:
+        of_dataset.setdefault(dataset, []).append(digest)
+    with h5py.File(path, "r+") as file:
+        for dataset, found in of_dataset.items():
+            hdf5.seal(file[dataset], found)
 
 
 @dataclass(frozen=True)

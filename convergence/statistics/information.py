@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer]
+TABLE = 1 << 15
+"""Counts below this have c log c in a table."""
 
 
 def mutual_information(counts: Counts, corrected: bool = True) -> Float64:
@@ -43,6 +46,14 @@ def mutual_information_plain(codes_x: npt.ArrayLike, codes_y: npt.ArrayLike) -> 
     return float(total)
 
 
+def jackknife_of_blocks(block_counts: Counts) -> tuple[Float64, Float64]:
+    """As :func:`mutual_information_jackknife`, of (n_blocks, n_x, n_y, K, K) counts, compiled: a table of c log c."""
+    n_x, n_y = block_counts.shape[1:3]
+    estimate, error = np.empty((n_x, n_y)), np.empty((n_x, n_y))
+    _jackknife(np.ascontiguousarray(block_counts), _n_log_n(np.arange(TABLE)), estimate, error)
+    return estimate, error
+
+
 def mutual_information_jackknife(block_counts: Counts) -> tuple[Float64, Float64]:
     """Estimate and standard error, each (…), from the joint counts (n_blocks, …, K, K) of blocks of image groups.
 
@@ -63,3 +74,53 @@ def mutual_information_jackknife(block_counts: Counts) -> tuple[Float64, Float64
 def _n_log_n(counts: Counts) -> Float64:
     values = counts.astype(np.float64)
     return np.asarray(values * np.log(np.maximum(values, 1.0)))
+
+
+@nb.njit(cache=True, nogil=True)
+def _information(counts, table):  # type: ignore[no-untyped-def]
+    """Corrected mutual information of one (K, K) table of counts."""
+    bins = counts.shape[0]
+    n, cells, margins = 0, 0.0, 0.0
+    columns = np.zeros(bins, np.int64)
+    used_rows, used_columns = 0, 0
+    for k in range(bins):
+        row = 0
+        for l in range(bins):
+            count = counts[k, l]
+            row += count
+            columns[l] += count
+            cells += _times_log(count, table)
+        n += row
+        used_rows += row > 0
+        margins += _times_log(row, table)
+    for l in range(bins):
+        used_columns += columns[l] > 0
+        margins += _times_log(columns[l], table)
+    if n == 0:
+        return 0.0
+    return (cells - margins) / n + np.log(n) - (used_rows - 1) * (used_columns - 1) / (2.0 * n)
+
+
+@nb.njit(inline="always")
+def _times_log(count, table):  # type: ignore[no-untyped-def]
+    return table[count] if count < len(table) else count * np.log(count)
+
+
+@nb.njit(cache=True, nogil=True)
+def _jackknife(blocks, table, estimate, error):  # type: ignore[no-untyped-def]
+    n_blocks, n_x, n_y, bins, _ = blocks.shape
+    total, part = np.empty((bins, bins), np.int64), np.empty((bins, bins), np.int64)
+    for x in range(n_x):
+        for y in range(n_y):
+            total[:] = 0
+            for b in range(n_blocks):
+                total += blocks[b, x, y]
+            estimate[x, y] = _information(total, table)
+            mean, squares = 0.0, 0.0
+            for b in range(n_blocks):
+                part[:] = total - blocks[b, x, y]
+                value = _information(part, table)
+                change = value - mean
+                mean += change / (b + 1)
+                squares += change * (value - mean)
+            error[x, y] = np.sqrt((n_blocks - 1) / n_blocks * squares)

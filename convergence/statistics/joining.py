@@ -33,7 +33,7 @@ class JoinedUnits:
     layers, sources : for each net the layer asked for and the graph node that is read
     rectified : for each net whether that node is an activation function
     widths : units of each net
-    map_shape : (height, width) of a map, () for layers without positions
+    map_shapes : for each net (height, width) of its maps, () for layers without positions
     """
 
     name: str
@@ -42,7 +42,12 @@ class JoinedUnits:
     sources: tuple[str, ...]
     rectified: tuple[bool, ...]
     widths: tuple[int, ...]
-    map_shape: tuple[int, ...]
+    map_shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def map_shape(self) -> tuple[int, ...]:
+        """The grid of positions that are samples: the coarsest of the nets' maps, axis by axis."""
+        return tuple(min(sides) for sides in zip(*self.map_shapes, strict=True))
 
     @property
     def n_units(self) -> int:
@@ -53,6 +58,10 @@ class JoinedUnits:
     def n_positions(self) -> int:
         """Positions of a map."""
         return int(np.prod(self.map_shape, dtype=np.int64))
+
+    def n_sampled(self, positions: int | str) -> int:
+        """Positions of an image that are samples, for a setting: ``"all"`` or a number."""
+        return self.n_positions if positions == "all" else min(int(positions), self.n_positions)
 
 
 class Joiner:
@@ -96,13 +105,13 @@ class Joiner:
             members = self._members[comparison.name]
             maps = [outputs[net.name][layer] for net, layer in members]
             shapes = [tuple(m.shape[2:]) if m.ndim == 4 else (m.shape[1],) if m.ndim == 3 else () for m in maps]
-            if len(set(shapes)) > 1:
+            if len(set(shapes)) > 1 and any(len(shape) != 2 for shape in shapes):
                 listed = ", ".join(
                     f"{net.name}.{layer}: {shape}" for (net, layer), shape in zip(members, shapes, strict=True)
                 )
                 raise ConfigError(
-                    f'statistics.comparisons: "{comparison.name}" joins maps of different sizes ({listed}). Samples '
-                    "are positions of the same image, so the maps must agree: choose layers of equal map size."
+                    f'statistics.comparisons: "{comparison.name}" joins layers whose outputs have no positions in '
+                    f"common ({listed}): maps (height, width) of any size go together, and outputs of one shape."
                 )
             described[comparison.name] = JoinedUnits(
                 name=comparison.name,
@@ -111,14 +120,14 @@ class Joiner:
                 sources=tuple(self.readers[net.name].sources[layer] for net, layer in members),
                 rectified=tuple(self.readers[net.name].rectified[layer] for net, layer in members),
                 widths=tuple(as_maps(m).shape[1] for m in maps),
-                map_shape=shapes[0],
+                map_shapes=tuple(shapes),
             )
         return described
 
     def samples(
         self, images: npt.NDArray[np.float32], indices: Indices, positions: int | str, seed: int
-    ) -> Iterator[tuple[str, Samples]]:
-        """Yield ``(comparison, samples)`` for a batch: samples (n_units, n_samples), image by image, then position.
+    ) -> Iterator[tuple[str, Samples, int]]:
+        """Yield ``(comparison, samples, n_images)`` for a batch: samples (n_units, n_samples), image by image.
 
         Large batches come in several pieces of whole images.
         """
@@ -129,26 +138,32 @@ class Joiner:
         }
         for comparison in self.comparisons:
             joined = self.joined[comparison.name]
-            parts = [outputs[net.name][layer] for net, layer in self._members[comparison.name]]
+            grids = [grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
             drawn = sample_positions(indices, joined.n_positions, positions, seed)
-            per_image = joined.n_positions if drawn is None else drawn.shape[1]
+            per_image = joined.n_sampled(positions)
             step = max(1, PIECE_SAMPLES // per_image)
             for start in range(0, len(indices), step):
-                piece = slice(start, start + step)
-                yield (
-                    comparison.name,
-                    _side_by_side([part[piece] for part in parts], None if drawn is None else drawn[piece]),
-                )
+                n_images = min(step, len(indices) - start)
+                out = np.empty((joined.n_units, n_images, per_image), dtype=np.float32)
+                row = 0
+                for (net, layer), grid in zip(self._members[comparison.name], grids, strict=True):
+                    part = outputs[net.name][layer][start : start + step]
+                    if drawn is not None:
+                        chosen = drawn[start : start + step]
+                        part = np.take_along_axis(part, (chosen if grid is None else grid[chosen])[:, None, :], axis=2)
+                    elif grid is not None:
+                        part = part[:, :, grid]
+                    out[row : row + part.shape[1]] = part.transpose(1, 0, 2)
+                    row += part.shape[1]
+                yield comparison.name, out.reshape(len(out), -1), n_images
 
 
-def _side_by_side(maps: list[npt.NDArray[np.float32]], drawn: Indices | None) -> Samples:
-    """Maps (n_images, n_units, n_positions) of several nets to samples (all units, n_images · positions)."""
-    n_images = len(maps[0])
-    per_image = maps[0].shape[2] if drawn is None else drawn.shape[1]
-    out = np.empty((sum(m.shape[1] for m in maps), n_images, per_image), dtype=np.float32)
-    row = 0
-    for part in maps:
-        chosen = part if drawn is None else np.take_along_axis(part, drawn[:, None, :], axis=2)
-        out[row : row + part.shape[1]] = chosen.transpose(1, 0, 2)
-        row += part.shape[1]
-    return out.reshape(len(out), -1)
+def grid_positions(shape: tuple[int, ...], grid: tuple[int, ...]) -> Indices | None:
+    """Which positions of a flattened map of ``shape`` lie on a coarser grid; None if it is that grid.
+
+    A point of the grid takes the position whose cell holds its centre.
+    """
+    if shape == grid:
+        return None
+    along = [((2 * np.arange(n) + 1) * side) // (2 * n) for side, n in zip(shape, grid, strict=True)]
+    return np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), shape).ravel().astype(np.int64)

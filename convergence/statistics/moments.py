@@ -15,9 +15,15 @@ everything else, and every sum over pieces, is float64.
 The centre is the unit's mean in the piece, or zero where the mean is below the standard deviation. There, centring
 would win less than half a bit, and it would cost more: the zeros of a ReLU would all become one and the same number,
 whose square is rounded the same way thousands of times over. As zeros they are exact.
+
+Samples are gathered until there are enough for an efficient product, in the order in which they come. Products are made
+in bands of rows, so that the matrix may lie in a file where it is too large for the memory: only the upper triangle is
+kept, and a band is read, added to and written back.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -30,6 +36,8 @@ Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 PRODUCT_SAMPLES = 4096
 """Samples of one float32 product: its rounding error grows with their number, its speed hardly does beyond this."""
+BAND = 1024
+"""Rows of a band of products."""
 
 
 class Moments:
@@ -38,40 +46,88 @@ class Moments:
     Attributes
     ----------
     shift : (n_units,) float64, values of float32 precision
+    precision : type of the products, "float32" or "float64"
     count : int, number of samples
     sums : (n_units,) float64
-    products : (n_units, n_units) float64, symmetric
+    upper : (n_units, n_units) float64, sums of products; only its upper triangle means something
+    products : (n_units, n_units) float64, the same as a symmetric matrix in memory
     """
 
-    def __init__(self, shift: Float64, count: int, sums: Float64, products: Float64) -> None:
-        self.shift, self.count, self.sums = shift, count, sums
-        self._upper = products  # only the upper triangle is kept up to date
+    def __init__(self, shift: npt.ArrayLike, precision: str = "float32", upper: Any = None) -> None:
+        """No samples yet. ``shift`` (n_units,) should lie within the units' range; it is rounded to float32.
 
-    @classmethod
-    def zeros(cls, shift: npt.ArrayLike) -> Moments:
-        """No samples yet. ``shift`` (n_units,) should lie within the units' range; it is rounded to float32."""
-        rounded = np.asarray(shift, dtype=np.float32).astype(np.float64)
-        return cls(rounded, 0, np.zeros(len(rounded)), np.zeros((len(rounded), len(rounded))))
+        ``upper`` is where products are kept: an array of zeros or an HDF5 dataset; a new array if not given.
+        """
+        self.shift: Float64 = np.asarray(shift, dtype=np.float32).astype(np.float64)
+        self.precision = precision
+        n_units = len(self.shift)
+        self._count, self._sums = 0, np.zeros(n_units)
+        self._upper = np.zeros((n_units, n_units)) if upper is None else upper
+        self._gathered = np.empty((n_units, 0), np.float32)
+        self._n_gathered = 0
+
+    def update(self, samples: Float32) -> None:
+        """Add samples (n_units, n_samples) float32."""
+        if not self._gathered.shape[1]:
+            self._gathered = np.empty((len(self.shift), PRODUCT_SAMPLES), np.float32)
+        start = 0
+        while start < samples.shape[1]:
+            n = min(samples.shape[1] - start, PRODUCT_SAMPLES - self._n_gathered)
+            self._gathered[:, self._n_gathered : self._n_gathered + n] = samples[:, start : start + n]
+            self._n_gathered += n
+            start += n
+            if self._n_gathered == PRODUCT_SAMPLES:
+                self._add_gathered()
+
+    def _add_gathered(self) -> None:
+        n = self._n_gathered
+        if not n:
+            return
+        n_units = len(self.shift)
+        residual, offset = np.empty(n_units), np.empty(n_units)
+        centred = np.empty((n_units, n), np.float64 if self.precision == "float64" else np.float32)
+        _centre(self._gathered[:, :n], self.shift, centred, residual, offset)
+        moved = residual + n * offset
+        syrk = blas.dsyrk if self.precision == "float64" else blas.ssyrk
+        for start in range(0, n_units, BAND):
+            rows, right = slice(start, start + BAND), slice(start + BAND, n_units)
+            # Column by column the lower triangle, so row by row the upper one.
+            product = syrk(1.0, centred[rows].T, trans=1, lower=1).T
+            self._add_block(rows, rows, product, moved, residual, offset, triangle=True)
+            if start + BAND < n_units:
+                product = centred[rows] @ centred[right].T
+                self._add_block(rows, right, product, moved, residual, offset, triangle=False)
+        self._sums += moved
+        self._count += n
+        self._n_gathered = 0
+
+    def _add_block(
+        self, rows: slice, columns: slice, product: Any, moved: Any, residual: Any, offset: Any, triangle: bool
+    ) -> None:
+        in_memory = isinstance(self._upper, np.ndarray)
+        block = self._upper[rows, columns] if in_memory or self._count else np.zeros(product.shape)
+        _accumulate(product, moved[rows], offset[rows], residual[columns], offset[columns], triangle, block)
+        if not in_memory:
+            self._upper[rows, columns] = block
+
+    @property
+    def count(self) -> int:
+        self._add_gathered()
+        return self._count
+
+    @property
+    def sums(self) -> Float64:
+        self._add_gathered()
+        return self._sums
+
+    @property
+    def upper(self) -> Any:
+        self._add_gathered()
+        return self._upper
 
     @property
     def products(self) -> Float64:
-        """A symmetric copy of the sums of products, (n_units, n_units)."""
-        upper = np.triu(self._upper)
-        return upper + np.triu(upper, 1).T
-
-    def update(self, samples: Float32, precision: str = "float32") -> None:
-        """Add samples (n_units, n_samples) float32. ``precision`` is the type of the products: float32 or float64."""
-        syrk, kind = (blas.dsyrk, np.float64) if precision == "float64" else (blas.ssyrk, np.float32)
-        n_units = len(samples)
-        residual, offset = np.empty(n_units), np.empty(n_units)
-        for start in range(0, samples.shape[1], PRODUCT_SAMPLES):
-            piece = samples[:, start : start + PRODUCT_SAMPLES]
-            centred = np.empty(piece.shape, kind)
-            _centre(piece, self.shift, centred, residual, offset)
-            product = syrk(1.0, centred.T, trans=1, lower=1)  # column by column: row by row it is the upper triangle
-            _accumulate(product.T, residual, offset, piece.shape[1], self._upper)
-            self.sums += residual + piece.shape[1] * offset
-            self.count += piece.shape[1]
+        return symmetric(np.asarray(self.upper))
 
     def merge(self, other: Moments) -> None:
         """Add another's sums; both must be about the same shift (:class:`~convergence.errors.UserError` if not)."""
@@ -80,9 +136,12 @@ class Moments:
                 "moments about different shifts cannot be added: they come from different runs or units. Take the "
                 "statistics of one run, or compute them anew."
             )
-        self.count += other.count
-        self.sums += other.sums
-        self._upper += other._upper
+        self._add_gathered()
+        self._count += other.count
+        self._sums += other.sums
+        for start in range(0, len(self.shift), BAND):
+            rows = slice(start, start + BAND)
+            self._upper[rows] = self._upper[rows] + other.upper[rows]
 
     def mean(self) -> Float64:
         """(n_units,) means; needs one sample."""
@@ -101,6 +160,24 @@ class Moments:
     def _need(self, n_samples: int) -> None:
         if self.count < n_samples:
             raise UserError(f"moments of {self.count} samples have no mean or covariance: add samples first.")
+
+
+def symmetric(upper: Float64) -> Float64:
+    """The symmetric matrix of which ``upper`` holds the upper triangle."""
+    kept = np.triu(upper)
+    return kept + np.triu(kept, 1).T
+
+
+def symmetric_rows(upper: Any, start: int, stop: int) -> Float64:
+    """Rows of :func:`symmetric` (stop − start, n_units), from an array or a dataset that need not fit in memory."""
+    n_units = upper.shape[0]
+    rows = np.empty((stop - start, n_units))
+    rows[:, stop:] = upper[start:stop, stop:]
+    rows[:, start:stop] = symmetric(upper[start:stop, start:stop])
+    for left in range(0, start, BAND):
+        right = min(left + BAND, start)
+        rows[:, left:right] = upper[left:right, start:stop].T
+    return rows
 
 
 def covariance(count: float, sums: Float64, products: Float64) -> Float64:
@@ -153,9 +230,9 @@ def _centre(samples, shift, centred, residual, offset):  # type: ignore[no-untyp
 
 
 @nb.njit(cache=True, nogil=True)
-def _accumulate(product, residual, offset, n_samples, total):  # type: ignore[no-untyped-def]
-    """Add a product's upper triangle, moved from the units' centres to the shift, to the sums."""
-    for i in range(len(total)):
-        r, d = residual[i] + n_samples * offset[i], offset[i]
-        for j in range(i, len(total)):
+def _accumulate(product, moved, row_offset, residual, offset, triangle, total):  # type: ignore[no-untyped-def]
+    """Add a block of products, moved from the units' centres to the shift, to the sums."""
+    for i in range(total.shape[0]):
+        r, d = moved[i], row_offset[i]
+        for j in range(i if triangle else 0, total.shape[1]):
             total[i, j] += product[i, j] + (r * offset[j] + d * residual[j])

@@ -1,0 +1,170 @@
+"""Writing the blocks of one HDF5 file from all ranks: together through MPI-IO, or one after the other by one writer.
+
+The file and its datasets are there already, see :func:`convergence.statistics.file.prepare`. Dataset by dataset the
+ranks go through its blocks in rounds, one block of each rank a round: no rank ever holds more than a block (the one
+writer: two), and no message is longer. Both writers leave the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from convergence.errors import UserError
+from convergence.hdf5 import Index, block_digest
+from hpc.comm import Communicator
+
+Block = tuple[str, Index]
+Values = npt.NDArray[np.float64]
+LARGEST_MESSAGE = 1 << 30
+"""Bytes of a block at the most."""
+
+
+class Writer(Protocol):
+    """A file that is open on all ranks; ``write`` is called by all of them in each round."""
+
+    def __enter__(self) -> Writer: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def write(self, dataset: str, indices: Sequence[Index], values: Values | None) -> None:
+        """Write the blocks ``indices`` of a dataset, the k-th of them the ``values`` of rank k; None without one."""
+        ...
+
+
+class OneWriter:
+    """Rank 0 writes; the others send it their blocks, one at a time."""
+
+    def __init__(self, path: Path, comm: Communicator) -> None:
+        self._comm = comm
+        self._path = path
+        self._file: Any = None
+
+    def __enter__(self) -> OneWriter:
+        if self._comm.rank == 0:
+            self._file = h5py.File(self._path, "r+")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, dataset: str, indices: Sequence[Index], values: Values | None) -> None:
+        if self._comm.rank > 0:
+            if values is not None:
+                self._comm.send(values, 0)
+            return
+        place = self._file[dataset]
+        for rank, index in enumerate(indices):
+            if rank > 0:
+                values = np.empty(_shape(place.shape, index))
+                self._comm.receive(values, rank)
+            place[index] = values
+
+
+class TogetherWriter:
+    """All ranks write their blocks in one collective call of parallel HDF5.
+
+    Collective, because a compressed dataset would allow nothing else and file systems like it best; through the low
+    level, because a rank without a block has to take part with an empty selection, or the others wait for ever.
+    """
+
+    def __init__(self, path: Path, comm: Communicator) -> None:
+        self._comm = comm
+        self._path = path
+        self._file: Any = None
+        self._together = h5py.h5p.create(h5py.h5p.DATASET_XFER)
+        self._together.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+
+    def __enter__(self) -> TogetherWriter:
+        self._file = h5py.File(self._path, "r+", driver="mpio", comm=self._comm.handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:  # closing is collective: after an error of one rank it would wait for the others
+            self._file.close()
+
+    def write(self, dataset: str, indices: Sequence[Index], values: Values | None) -> None:
+        place = self._file[dataset]
+        in_file = place.id.get_space()
+        if values is None:
+            values = np.empty(1)
+            in_memory = h5py.h5s.create_simple((1,))
+            in_memory.select_none()
+            in_file.select_none()
+        else:
+            start, count = _hyperslab(place.shape, indices[self._comm.rank])
+            in_file.select_hyperslab(start, count)
+            in_memory = h5py.h5s.create_simple(count)
+        place.id.write(in_memory, in_file, np.ascontiguousarray(values), dxpl=self._together)
+
+
+def write_blocks(
+    path: Path,
+    blocks: Sequence[Block],
+    compute: Callable[[str, Index], Values],
+    comm: Communicator,
+    parallel: bool | None = None,
+) -> list[tuple[str, bytes]]:
+    """Write ``compute(dataset, index)`` for every block; rank 0 gets (dataset, digest) of all blocks, in order.
+
+    ``path`` is on a file system that all ranks see; ``blocks`` are (path of a float64 dataset, index of contiguous
+    rows), the same list on all ranks. ``parallel`` writes through MPI-IO, or by one writer; None takes MPI-IO if h5py
+    has it and there are several ranks.
+
+    Raises
+    ------
+    UserError
+        for blocks that are too large for a message.
+    """
+    if parallel is None:
+        parallel = comm.size > 1 and bool(h5py.get_config().mpi)
+    rounds = [
+        (dataset, [index for _, index in members][first : first + comm.size])
+        for dataset, group in itertools.groupby(blocks, key=lambda block: block[0])
+        for members in [list(group)]
+        for first in range(0, len(members), comm.size)
+    ]
+    digests = []
+    with (TogetherWriter if parallel else OneWriter)(path, comm) as writer:
+        for dataset, indices in rounds:
+            values = None
+            if comm.rank < len(indices):
+                values = np.ascontiguousarray(compute(dataset, indices[comm.rank]), dtype="<f8")
+                if values.nbytes > LARGEST_MESSAGE:
+                    raise UserError(f"{dataset}: a block of {values.nbytes:,} bytes; at most {LARGEST_MESSAGE:,} go.")
+                digests.append(block_digest(values))
+            writer.write(dataset, indices, values)
+    gathered = [iter(_split(joined)) for joined in comm.gather_bytes(b"".join(digests))]
+    return [(dataset, next(gathered[rank])) for dataset, indices in rounds for rank in range(len(indices)) if gathered]
+
+
+def _split(joined: bytes) -> list[bytes]:
+    return [joined[k : k + 32] for k in range(0, len(joined), 32)]
+
+
+def _shape(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
+    _, count = _hyperslab(shape, index)
+    return count[len(index) - 1 :]
+
+
+def _hyperslab(shape: tuple[int, ...], index: Index) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Start and count, along every axis, of an index of whole numbers and a slice of rows at the end."""
+    *matrix, rows = index
+    assert isinstance(rows, slice)
+    rest = shape[len(index) :]
+    start = (*matrix, rows.start, *(0 for _ in rest))
+    return start, (*(1 for _ in matrix), rows.stop - rows.start, *rest)
