@@ -11,7 +11,7 @@ run: $(VENV)/.train
 	$(BIN)/convergence run configs/digits.toml
 
 test: $(VENV)/.dev
-	@sh tests/setup_system.sh
+	@sh tests/setup.sh $(VENV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -139,6 +140,7 @@ class MPICommunicator:
         else:
             traceback.print_exception(error)
         print(f"rank {self.rank} of {self.size} failed; ending the job on all ranks", file=sys.stderr, flush=True)
+        time.sleep(0.5)  # launchers drop what a rank said last when it ends too soon
         self._world.Abort(code)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -28,6 +33,7 @@ comparisons = ["conv1", "conv2", "fc1"]
 max_images = 200
 groups = 5
 batch_size = 16
+shifted_null = true
 threads = 1
 [statistics.mutual_information]
 positions = 20
@@ -78,3 +84,54 @@ def image_root(tmp_path_factory):
                 noise = rng.integers(-30, 30, (50 + 7 * k, 64, 3))
                 Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(folder / f"{k}.JPEG")
     return root
+
+
+def datasets(path: Path) -> dict[str, str]:
+    """SHA-256 of every dataset of an HDF5 file, read with h5py alone."""
+    found = {}
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            values = item[()]
+            found[name] = hashlib.sha256(
+                repr(values).encode() if values.dtype == object else values.tobytes()
+            ).hexdigest()
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return found
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=6, help="how often the kill test kills")
+
+
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+COMMAND = [sys.executable, "-m", "convergence"]
+PARALLEL = Path(sys.prefix) / "parallel"
+"""Where the test setup builds an h5py with MPI."""
+
+
+def launch(ranks: int, command: list[str], parallel: bool = False, **options) -> subprocess.Popen:
+    """Start a command on so many ranks, with the h5py that has MPI or with the usual one."""
+    if MPIEXEC is None:
+        pytest.skip("no mpiexec: pip install 'mpich>=5,<6', or load the cluster's MPI")
+    environ = os.environ | {"MPIR_CVAR_POLLS_BEFORE_YIELD": "0"}  # more ranks than cores
+    if parallel:
+        if not (PARALLEL / "h5py").exists():
+            pytest.skip(f"no h5py with MPI in {PARALLEL}: sh tests/setup.sh {sys.prefix}")
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PARALLEL), environ.get("PYTHONPATH")]))
+    return subprocess.Popen([MPIEXEC, "-n", str(ranks), *command], env=environ, text=True, **options)
+
+
+def run_ranks(ranks: int, command: list[str], parallel: bool = False, timeout: float = 300):
+    """Exit code and stderr of a command on so many ranks."""
+    process = launch(ranks, command, parallel, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, errors = process.communicate(timeout=timeout)
+    return process.returncode, errors
+
+
+def forget_statistics(run: Path) -> None:
+    """Have the statistics of a copied run made again."""
+    (run / "statistics.h5").unlink(missing_ok=True)
+    (run / "statistics.json").unlink(missing_ok=True)

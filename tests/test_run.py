@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -17,25 +13,7 @@ import numpy as np
 import pytest
 
 from convergence.cli import main
-
-MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-COMMAND = [sys.executable, "-m", "convergence"]
-
-
-def datasets(path: Path) -> dict[str, str]:
-    """SHA-256 of every dataset of an HDF5 file, read with h5py alone."""
-    found = {}
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            values = item[()]
-            found[name] = hashlib.sha256(
-                repr(values).encode() if values.dtype == object else values.tobytes()
-            ).hexdigest()
-
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
-    return found
+from tests.conftest import datasets
 
 
 def run(arguments, caplog) -> tuple[int, str]:
@@ -118,60 +96,6 @@ def test_loader_workers_and_group_order_change_no_bit(tiny_config, tiny_copy, ti
     ]
     assert run(arguments, caplog)[0] == 0
     assert datasets(tiny_copy / "statistics.h5") == datasets(tiny_run / "statistics.h5")
-
-
-@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: pip install 'mpich>=5,<6', or load the cluster's MPI")
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_change_no_bit(tiny_config, tiny_copy, tiny_run, ranks):
-    (tiny_copy / "statistics.h5").unlink()
-    (tiny_copy / "statistics.json").unlink()
-    command = [
-        MPIEXEC,
-        "-n",
-        str(ranks),
-        *COMMAND,
-        "statistics",
-        str(tiny_config),
-        "--runs",
-        str(tiny_copy.parent),
-    ]
-    environ = os.environ | {"MPIR_CVAR_POLLS_BEFORE_YIELD": "0"}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert datasets(tiny_copy / "statistics.h5") == datasets(tiny_run / "statistics.h5")
-
-
-@pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: pip install 'mpich>=5,<6', or load the cluster's MPI")
-def test_a_failing_rank_ends_all(tiny_config, tiny_copy):
-    (tiny_copy / "statistics.json").unlink()
-    (tiny_copy / "nets" / "net2" / "weights.safetensors").write_bytes(b"damaged")
-    command = [MPIEXEC, "-n", "2", *COMMAND, "statistics", str(tiny_config), "--runs", str(tiny_copy.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0
-    assert "net2" in done.stderr
-
-
-def test_killed_statistics_go_on(tiny_config, tiny_copy, tiny_run):
-    """kill -9 once a few pieces are on disk; the next command finds them, and the bits are the same."""
-    (tiny_copy / "statistics.h5").unlink()
-    (tiny_copy / "statistics.json").unlink()
-    command = [*COMMAND, "statistics", str(tiny_config), "--runs", str(tiny_copy.parent)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    partial = tiny_copy / "statistics.partial"
-    deadline = time.monotonic() + 120
-    while not len(list(partial.glob("moments-*.h5"))) >= 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    found = sorted(partial.glob("moments-*.h5"))
-    assert found, "killed before the first group, or after the last"
-    damaged = found[0].read_bytes()
-    found[0].write_bytes(damaged[: len(damaged) // 2])  # a torn file is noticed and made again
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "goes on where it stopped" in done.stderr
-    assert datasets(tiny_copy / "statistics.h5") == datasets(tiny_run / "statistics.h5")
-    assert not partial.exists()
 
 
 def test_workers_change_no_bit(tiny_config, tiny_copy, tiny_run, caplog):
