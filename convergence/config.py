@@ -69,9 +69,16 @@ class Net(NamedTuple):
 
     name: str
     label: str
-    network: NetworkSpec
+    network: NetworkSpec | None
     seed: int
     trained: bool
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network; ConfigError for a net of which there are activations only."""
+        if self.network is None:
+            raise ConfigError(f"of {self.name} there are activations only, no network.")
+        return self.network
 
 
 class TrainingConfig(Section):
@@ -198,6 +205,35 @@ class AnalysisConfig(Section):
         return self
 
 
+class ActivationsConfig(Section):
+    """Activations that are there already, instead of nets and images: one array a net and layer."""
+
+    root: Path = Field(Path("."), description="Folder of the files.")
+    nets: dict[Name, dict[str, str]] = Field(
+        min_length=2, description='Net → layer → "file.npy", "file.npz:name" or "file.h5:name".'
+    )
+    untrained: tuple[str, ...] = Field((), description="Nets that were not trained: the baseline.")
+
+    @model_validator(mode="after")
+    def _known(self) -> ActivationsConfig:
+        for name in self.untrained:
+            if name not in self.nets:
+                raise ValueError(f'untrained: unknown net "{name}"; {nearest(name, self.nets)}')
+        return self
+
+    def files(self) -> list[tuple[str, int, int]]:
+        """Every array with its file's size and time, 0 for a file that is not there."""
+        found = []
+        for layers in self.nets.values():
+            for source in layers.values():
+                path = self.root / source
+                if not path.exists():
+                    path = self.root / source.rpartition(":")[0]
+                stat = path.stat() if path.is_file() else None
+                found.append((source, stat.st_size, stat.st_mtime_ns) if stat else (source, 0, 0))
+        return found
+
+
 class ReportConfig(Section):
     """How the results are shown."""
 
@@ -211,8 +247,11 @@ class Experiment(Section):
     """A whole configuration file."""
 
     name: Name = Field(description="Name of the run folder under runs/.")
-    data: SerializeAsAny[Annotated[DataSource, BeforeValidator(_data_source)]] = Field(description="The images.")
-    nets: tuple[NetGroup, ...] = Field(min_length=1, description="Groups of nets.")
+    data: SerializeAsAny[Annotated[DataSource, BeforeValidator(_data_source)]] | None = Field(
+        None, description="The images."
+    )
+    nets: tuple[NetGroup, ...] = Field((), description="Groups of nets.")
+    activations: ActivationsConfig | None = Field(None, description="Activations, instead of images and nets.")
     training: TrainingConfig = TrainingConfig()
     statistics: StatisticsConfig
     analysis: AnalysisConfig = AnalysisConfig()
@@ -220,7 +259,11 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        labels = [group.label for group in self.nets]
+        if self.activations is not None and (self.data is not None or self.nets):
+            raise ValueError("[activations] stand in the place of [data] and [[nets]]; give one or the other")
+        if self.activations is None and (self.data is None or not self.nets):
+            raise ValueError("[data] and [[nets]] are missing (or [activations], if there are any already)")
+        labels = [group.label for group in self.nets] or list(self.activations.nets if self.activations else ())
         if len(set(labels)) < len(labels):
             raise ValueError(f"nets: labels {labels} repeat; give each group of nets a label of its own")
         names = [net.name for net in self.all_nets()]
@@ -234,6 +277,13 @@ class Experiment(Section):
                             f'statistics.comparisons: "{comparison.name}" names the group "{label}"; '
                             f"{nearest(label, labels)}"
                         )
+            if self.activations is not None:
+                for net, layer in self.nets_of(comparison):
+                    if layer not in self.activations.nets[net.name]:
+                        raise ValueError(
+                            f'activations.nets.{net.name} has no layer "{layer}" for the comparison '
+                            f'"{comparison.name}"; {nearest(layer, self.activations.nets[net.name])}'
+                        )
             if len(self.nets_of(comparison)) < 2:
                 raise ValueError(f'statistics.comparisons: "{comparison.name}" joins fewer than two nets')
         if self.report.pair is not None:
@@ -244,11 +294,20 @@ class Experiment(Section):
 
     def all_nets(self) -> list[Net]:
         """Every net, in the order of the file."""
+        if self.activations is not None:
+            return [Net(name, name, None, -1, name not in self.activations.untrained) for name in self.activations.nets]
         return [
             Net(f"{group.label}{k}", group.label, group.network, seed, group.trained)
             for group in self.nets
             for k, seed in enumerate(group.seeds, start=1)
         ]
+
+    @property
+    def images(self) -> DataSource:
+        """The images; an experiment on activations has none."""
+        if self.data is None:
+            raise ConfigError("the experiment has activations and no images.")
+        return self.data
 
     def nets_of(self, comparison: Comparison) -> list[tuple[Net, str]]:
         """The nets that a comparison joins, each with its layer."""

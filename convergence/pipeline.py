@@ -51,12 +51,15 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
 
 
 def _train(folder: RunFolder, options: Options, comm: Any) -> None:
+    if folder.experiment.activations is not None:
+        logger.info("train: nothing to do, the config gives activations")
+        return
     nets = _chosen_nets(folder, options)
     loaded: list[Any] = []
 
     def splits() -> Any:
         if not loaded:
-            loaded.append(folder.experiment.data.load())
+            loaded.append(folder.experiment.images.load())
         return loaded[0]
 
     for net in nets:
@@ -66,7 +69,7 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
 def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any]) -> None:
     training = load_object("convergence.training:make_net")
     place = folder.net_folder(net)
-    result = training(place, net.network, net.seed, net.trained, splits(), folder.experiment.training)
+    result = training(place, net.spec, net.seed, net.trained, splits(), folder.experiment.training)
     logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 
@@ -80,7 +83,7 @@ def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
 
 
 def _statistics(folder: RunFolder, options: Options, comm: Any) -> None:
-    _need(folder, [folder.train_work(net) for net in folder.experiment.all_nets()], "train")
+    _need(folder, folder.train_works(), "train")
     stage = load_object("hpc.statistics:statistics")
     _do(folder, folder.statistics_work(), options, lambda: stage(folder, comm), comm)
 

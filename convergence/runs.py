@@ -106,8 +106,8 @@ class RunFolder:
         """Training (or initialising) one net."""
         folder = self.net_folder(net)
         values: dict[str, Any] = {
-            "data": self.experiment.data.digest_values(),
-            "network": net.network.digest_values(),
+            "data": self.experiment.images.digest_values(),
+            "network": net.spec.digest_values(),
             "seed": net.seed,
             "trained": net.trained,
         }
@@ -115,17 +115,28 @@ class RunFolder:
             values["training"] = self.experiment.training.digest_values()
         return Work(f"train {net.name}", (folder,), folder / "record.json", values)
 
+    def train_works(self) -> list[Work]:
+        """Training of all nets; none where there are activations already."""
+        if self.experiment.activations is not None:
+            return []
+        return [self.train_work(net) for net in self.experiment.all_nets()]
+
     def statistics_work(self) -> Work:
         """Both passes over the evaluation images."""
         joined = {
             net.name: net for c in self.experiment.statistics.comparisons for net, _ in self.experiment.nets_of(c)
         }
-        values = {
-            "data": self.experiment.data.digest_values(),
+        given = self.experiment.activations
+        values: dict[str, Any] = {
+            "data": self.experiment.images.digest_values() if given is None else given.digest_values(),
             "nets": [[net.name, net.label, net.trained] for net in joined.values()],
             "statistics": self.experiment.statistics.digest_values(),
         }
-        inputs = {name: self.train_work(net).digest for name, net in joined.items()}
+        inputs = {}
+        if given is None:
+            inputs = {name: self.train_work(net).digest for name, net in joined.items()}
+        else:
+            values["files"] = [list(file) for file in given.files()]
         scratch = (self.path / "statistics.partial",)
         return Work("statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch)
 
@@ -161,7 +172,7 @@ class RunFolder:
     def works(self) -> list[Work]:
         """All work of the experiment, in order."""
         return [
-            *(self.train_work(net) for net in self.experiment.all_nets()),
+            *self.train_works(),
             self.statistics_work(),
             self.analyze_work(),
             self.report_work(),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from convergence.config import Experiment
 from convergence.errors import UserError
 from convergence.runs import RunFolder, read_record
 from convergence.section import Section
@@ -51,26 +52,16 @@ def _toml(value: Any) -> str:
 def _comparisons(folder: RunFolder) -> list[str]:
     """Units, samples and bytes of every comparison, from the shapes alone; a sentence where they cannot be known."""
     experiment = folder.experiment
-    try:
-        import torch
-    except ImportError:
-        return ["sizes are not known without torch: pip install 'convergent-learning[train]'"]
-
     from convergence.statistics.collect import JACKKNIFE_BLOCKS, TILE, information_tiles, matrices
     from convergence.statistics.groups import ImageGroups
-    from convergence.statistics.joining import Joiner
 
     config = experiment.statistics
     try:
-        splits = experiment.data.load()
-        images = splits.test if config.split == "test" else splits.train
-        groups = ImageGroups(len(images), config.groups, config.seed, config.max_images)
+        n_available, joiner = _shapes(experiment)
+        groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
         n_images = groups.n_images
-        with torch.device("meta"):
-            modules = {
-                net.name: net.network.build(images.image_shape, images.n_classes) for net in experiment.all_nets()
-            }
-        joiner = Joiner(experiment, modules, images.image_shape, "meta")
+    except ImportError:
+        return ["sizes are not known without torch: pip install 'convergent-learning[train]'"]
     except UserError as error:
         return [f"sizes are not known: {error}"]
     lines = [f"{n_images:,} images in {len(groups)} groups of {len(groups.images(0)):,}"]
@@ -107,6 +98,24 @@ def _comparisons(folder: RunFolder) -> list[str]:
         counts = 4 * side**2 * information.bins**2 * min(JACKKNIFE_BLOCKS, len(groups))
         lines.append(f"pass 2: up to {n_tiles} ranks share the tiles; joint counts of one {_bytes(counts)}")
     return lines
+
+
+def _shapes(experiment: Experiment) -> tuple[int, Any]:
+    """Number of images there are, and a joiner that knows the shapes of all layers without computing any."""
+    if experiment.activations is not None:
+        from convergence.statistics.array_joiner import ArrayJoiner
+
+        arrays = ArrayJoiner(experiment)
+        return len(arrays.images), arrays
+    import torch
+
+    from convergence.statistics.net_joiner import NetJoiner
+
+    splits = experiment.images.load()
+    images = splits.test if experiment.statistics.split == "test" else splits.train
+    with torch.device("meta"):
+        modules = {net.name: net.spec.build(images.image_shape, images.n_classes) for net in experiment.all_nets()}
+    return len(images), NetJoiner(experiment, modules, images.image_shape, "meta")
 
 
 def _sums(n_units: int) -> float:

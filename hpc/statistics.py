@@ -38,19 +38,13 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
     UserError
         on every rank, with the messages of the ranks that failed.
     """
-    from convergence.devices import reproducible_arithmetic
     from convergence.statistics.collect import Collector
     from convergence.statistics.file import block, blocks, prepare, seal
-    from convergence.statistics.joining import Joiner
 
     experiment = folder.experiment
     config = experiment.statistics
-    reproducible_arithmetic(config.threads)
-    splits = experiment.data.load()
-    images = splits.test if config.split == "test" else splits.train
-    folders = {net.name: folder.net_folder(net) for net in experiment.all_nets()}
     with threadpool_limits(config.threads):
-        joiner = Joiner.from_folders(experiment, folders, images)
+        images, joiner = _open_source(folder)
         work = folder.statistics_work()
         (partial,) = work.scratch
         if comm.rank == 0:
@@ -79,7 +73,7 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
         assembly = partial / "statistics.h5"
         if comm.rank == 0:
             _check_space(collector, folder.path)
-            nets = [_describe(folder, net) for net in experiment.all_nets() if net.name in joiner.readers]
+            nets = [_describe(folder, net) for net in experiment.all_nets() if net.name in joiner.nets]
             prepare(collector, assembly, nets, experiment.model_dump_json(indent=1))
         comm.barrier()
         digests = write_blocks(assembly, blocks(collector), functools.partial(block, collector), comm)
@@ -87,6 +81,24 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
             seal(assembly, digests)
             put_in_place(assembly, folder.statistics_file)
         comm.barrier()
+
+
+def _open_source(folder: RunFolder) -> tuple[Any, Any]:
+    """The evaluation images, and what yields samples for them: trained nets, or activations that are there already."""
+    experiment = folder.experiment
+    if experiment.activations is not None:
+        from convergence.statistics.array_joiner import ArrayJoiner
+
+        arrays = ArrayJoiner(experiment)
+        return arrays.images, arrays
+    from convergence.devices import reproducible_arithmetic
+    from convergence.statistics.net_joiner import NetJoiner
+
+    reproducible_arithmetic(experiment.statistics.threads)
+    splits = experiment.images.load()
+    images = splits.test if experiment.statistics.split == "test" else splits.train
+    folders = {net.name: folder.net_folder(net) for net in experiment.all_nets()}
+    return images, NetJoiner.from_folders(experiment, folders, images)
 
 
 def _share(
@@ -120,12 +132,11 @@ def _share(
 
 
 def _describe(folder: RunFolder, net: Any) -> dict[str, Any]:
+    known = {"name": net.name, "label": net.label, "seed": net.seed, "trained": net.trained}
+    if net.network is None:
+        return known | {"held_out_accuracy": math.nan, "weights_sha256": ""}
     place = folder.net_folder(net)
-    return {
-        "name": net.name,
-        "label": net.label,
-        "seed": net.seed,
-        "trained": net.trained,
+    return known | {
         "held_out_accuracy": float(folder.held_out_accuracy(net)),
         "weights_sha256": file_sha256(place / "weights.safetensors"),
     }

@@ -9,7 +9,8 @@ import torch
 from convergence.config import parse_config
 from convergence.errors import ConfigError
 from convergence.statistics.groups import sample_positions
-from convergence.statistics.joining import Joiner, grid_positions
+from convergence.statistics.joining import grid_positions
+from convergence.statistics.net_joiner import NetJoiner
 
 TEXT = """
 name = "grids"
@@ -28,11 +29,11 @@ comparisons = [{ name = "mixed", layers = { a = "conv1", b = "LAYER" } }]
 """
 
 
-def joiner(layer: str) -> Joiner:
+def joiner(layer: str) -> NetJoiner:
     experiment = parse_config(TEXT.replace("LAYER", layer))
     torch.manual_seed(0)
     modules = {net.name: net.network.build((1, 8, 8), 10) for net in experiment.all_nets()}
-    return Joiner(experiment, modules, (1, 8, 8), "cpu")
+    return NetJoiner(experiment, modules, (1, 8, 8), "cpu")
 
 
 @pytest.mark.parametrize("positions", ["all", 5])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from convergence.activations import LayerReader, as_maps
 from convergence.config import Experiment
-from convergence.devices import choose_device
 from convergence.errors import ConfigError
 from convergence.statistics.groups import Indices, sample_positions
-from convergence.training import load_net
 
 Samples = npt.NDArray[np.float32]
 PIECE_SAMPLES = 65536
@@ -64,62 +61,71 @@ class JoinedUnits:
         return self.n_positions if positions == "all" else min(int(positions), self.n_positions)
 
 
-class Joiner:
-    """All nets of an experiment, ready to read images and yield the joined samples of every comparison."""
+class Layer(NamedTuple):
+    """What is known of a layer of one net: units, (height, width) of its maps or (), where it is read."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        modules: dict[str, torch.nn.Module],
-        image_shape: tuple[int, ...],
-        device: str,
-    ) -> None:
-        self.device = choose_device(device) if device != "meta" else torch.device("meta")
-        self.comparisons = experiment.statistics.comparisons
-        self._members = {c.name: experiment.nets_of(c) for c in self.comparisons}
-        wanted: dict[str, list[str]] = {}
-        for members in self._members.values():
-            for net, layer in members:
-                wanted.setdefault(net.name, []).append(layer)
-        self.readers: dict[str, LayerReader] = {}
-        for name, layers in wanted.items():
-            self.readers[name] = LayerReader(modules[name].to(self.device), list(dict.fromkeys(layers)))
-        self.joined = self._describe(image_shape)
+    width: int
+    map_shape: tuple[int, ...]
+    source: str
+    rectified: bool
 
-    @classmethod
-    def from_folders(cls, experiment: Experiment, folders: dict[str, Any], images: Any) -> Joiner:
-        """Load every net that takes part from its folder below the run folder."""
-        taking_part = {n.name for c in experiment.statistics.comparisons for n, _ in experiment.nets_of(c)}
-        modules = {
-            net.name: load_net(folders[net.name], net.network, images.image_shape, images.n_classes)
-            for net in experiment.all_nets()
-            if net.name in taking_part
+
+class Joiner(ABC):
+    """Yields the joined samples of every comparison for batches of images, whatever the activations come from.
+
+    Attributes
+    ----------
+    joined : what each comparison joins, by name
+    layers : for each net that takes part the layers that are read
+    """
+
+    joined: dict[str, JoinedUnits]
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._members = {
+            comparison.name: [(net.name, layer) for net, layer in experiment.nets_of(comparison)]
+            for comparison in experiment.statistics.comparisons
         }
-        return cls(experiment, modules, images.image_shape, experiment.statistics.device)
+        self.layers: dict[str, list[str]] = {}
+        for name, layer in dict.fromkeys(member for members in self._members.values() for member in members):
+            self.layers.setdefault(name, []).append(layer)
 
-    def _describe(self, image_shape: tuple[int, ...]) -> dict[str, JoinedUnits]:
-        probe = torch.zeros((1, *image_shape), device=self.device)
-        outputs = {name: reader(probe) for name, reader in self.readers.items()}
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """Names of the nets that take part."""
+        return tuple(self.layers)
+
+    @abstractmethod
+    def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Samples]]:
+        """By net and layer, the activations (n_images, n_units, n_positions) float32 of a batch."""
+
+    def describe(self, about: Mapping[tuple[str, str], Layer]) -> dict[str, JoinedUnits]:
+        """What every comparison joins, from what is known of each net's layers.
+
+        Raises
+        ------
+        ConfigError
+            for a comparison of layers without positions in common.
+        """
         described = {}
-        for comparison in self.comparisons:
-            members = self._members[comparison.name]
-            maps = [outputs[net.name][layer] for net, layer in members]
-            shapes = [tuple(m.shape[2:]) if m.ndim == 4 else (m.shape[1],) if m.ndim == 3 else () for m in maps]
+        for name, members in self._members.items():
+            layers = [about[member] for member in members]
+            shapes = [layer.map_shape for layer in layers]
             if len(set(shapes)) > 1 and any(len(shape) != 2 for shape in shapes):
                 listed = ", ".join(
-                    f"{net.name}.{layer}: {shape}" for (net, layer), shape in zip(members, shapes, strict=True)
+                    f"{net}.{layer}: {shape}" for (net, layer), shape in zip(members, shapes, strict=True)
                 )
                 raise ConfigError(
-                    f'statistics.comparisons: "{comparison.name}" joins layers whose outputs have no positions in '
-                    f"common ({listed}): maps (height, width) of any size go together, and outputs of one shape."
+                    f'statistics.comparisons: "{name}" joins layers whose outputs have no positions in common '
+                    f"({listed}): maps (height, width) of any size go together, and outputs of one shape."
                 )
-            described[comparison.name] = JoinedUnits(
-                name=comparison.name,
-                nets=tuple(net.name for net, _ in members),
+            described[name] = JoinedUnits(
+                name=name,
+                nets=tuple(net for net, _ in members),
                 layers=tuple(layer for _, layer in members),
-                sources=tuple(self.readers[net.name].sources[layer] for net, layer in members),
-                rectified=tuple(self.readers[net.name].rectified[layer] for net, layer in members),
-                widths=tuple(as_maps(m).shape[1] for m in maps),
+                sources=tuple(layer.source for layer in layers),
+                rectified=tuple(layer.rectified for layer in layers),
+                widths=tuple(layer.width for layer in layers),
                 map_shapes=tuple(shapes),
             )
         return described
@@ -131,13 +137,9 @@ class Joiner:
 
         Large batches come in several pieces of whole images.
         """
-        batch = torch.from_numpy(images).to(self.device)
-        outputs = {
-            name: {layer: as_maps(out).cpu().numpy() for layer, out in reader(batch).items()}
-            for name, reader in self.readers.items()
-        }
-        for comparison in self.comparisons:
-            joined = self.joined[comparison.name]
+        outputs = self.outputs(images, indices)
+        for name, members in self._members.items():
+            joined = self.joined[name]
             grids = [grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
             drawn = sample_positions(indices, joined.n_positions, positions, seed)
             per_image = joined.n_sampled(positions)
@@ -146,8 +148,8 @@ class Joiner:
                 n_images = min(step, len(indices) - start)
                 out = np.empty((joined.n_units, n_images, per_image), dtype=np.float32)
                 row = 0
-                for (net, layer), grid in zip(self._members[comparison.name], grids, strict=True):
-                    part = outputs[net.name][layer][start : start + step]
+                for (net, layer), grid in zip(members, grids, strict=True):
+                    part = outputs[net][layer][start : start + step]
                     if drawn is not None:
                         chosen = drawn[start : start + step]
                         part = np.take_along_axis(part, (chosen if grid is None else grid[chosen])[:, None, :], axis=2)
@@ -155,7 +157,7 @@ class Joiner:
                         part = part[:, :, grid]
                     out[row : row + part.shape[1]] = part.transpose(1, 0, 2)
                     row += part.shape[1]
-                yield comparison.name, out.reshape(len(out), -1), n_images
+                yield name, out.reshape(len(out), -1), n_images
 
 
 def grid_positions(shape: tuple[int, ...], grid: tuple[int, ...]) -> Indices | None:

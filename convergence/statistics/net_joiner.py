@@ -1,0 +1,60 @@
+"""Activations of an experiment's nets, computed: images in, layers out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from convergence.activations import LayerReader, as_maps
+from convergence.config import Experiment
+from convergence.data.images import ImageSet
+from convergence.devices import choose_device
+from convergence.statistics.groups import Indices
+from convergence.statistics.joining import Joiner, Layer, Samples
+from convergence.training import load_net
+
+
+class NetJoiner(Joiner):
+    """The nets that take part in an experiment's comparisons, ready to read images.
+
+    ``modules`` holds the nets by name; ``device`` is as in the config, or "meta" to know shapes and compute nothing.
+    """
+
+    def __init__(
+        self, experiment: Experiment, modules: Mapping[str, torch.nn.Module], image_shape: tuple[int, ...], device: str
+    ) -> None:
+        super().__init__(experiment)
+        self.device = choose_device(device) if device != "meta" else torch.device("meta")
+        self.readers = {
+            name: LayerReader(modules[name].to(self.device), layers) for name, layers in self.layers.items()
+        }
+        probe = torch.zeros((1, *image_shape), device=self.device)
+        about = {}
+        for name, reader in self.readers.items():
+            for layer, out in reader(probe).items():
+                map_shape = tuple(out.shape[2:]) if out.ndim == 4 else (out.shape[1],) if out.ndim == 3 else ()
+                width = as_maps(out).shape[1]
+                about[name, layer] = Layer(width, map_shape, reader.sources[layer], reader.rectified[layer])
+        self.joined = self.describe(about)
+
+    @classmethod
+    def from_folders(cls, experiment: Experiment, folders: Mapping[str, Path], images: ImageSet) -> NetJoiner:
+        """Load every net that takes part from its folder of the run."""
+        taking_part = {n.name for c in experiment.statistics.comparisons for n, _ in experiment.nets_of(c)}
+        modules = {
+            net.name: load_net(folders[net.name], net.spec, images.image_shape, images.n_classes)
+            for net in experiment.all_nets()
+            if net.name in taking_part
+        }
+        return cls(experiment, modules, images.image_shape, experiment.statistics.device)
+
+    def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Samples]]:
+        batch = torch.from_numpy(images).to(self.device)
+        return {
+            name: {layer: as_maps(out).cpu().numpy() for layer, out in reader(batch).items()}
+            for name, reader in self.readers.items()
+        }
