@@ -59,6 +59,10 @@ class Communicator(Protocol):
         """The communicator as mpi4py and h5py know it."""
         ...
 
+    def io_hints(self) -> Any:
+        """Hints for MPI-IO: large contiguous blocks go to the disk from the rank that has them, not through others."""
+        ...
+
     def abort(self, error: BaseException, code: int) -> None:
         """End the job on all ranks at once, after saying what went wrong on this one."""
         ...
@@ -94,6 +98,9 @@ class SerialCommunicator:
     @property
     def handle(self) -> Any:
         raise ValueError("one process has no MPI communicator")
+
+    def io_hints(self) -> Any:
+        raise ValueError("one process has no MPI-IO")
 
     def abort(self, error: BaseException, code: int) -> None:
         raise error
@@ -133,6 +140,11 @@ class MPICommunicator:
     @property
     def handle(self) -> Any:
         return self._world
+
+    def io_hints(self) -> Any:
+        from mpi4py import MPI
+
+        return MPI.Info.Create({"romio_cb_write": "disable", "romio_ds_write": "disable"})
 
     def abort(self, error: BaseException, code: int) -> None:
         if isinstance(error, UserError):

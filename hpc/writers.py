@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -88,7 +89,7 @@ class TogetherWriter:
         self._together.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
 
     def __enter__(self) -> TogetherWriter:
-        self._file = h5py.File(self._path, "r+", driver="mpio", comm=self._comm.handle)
+        self._file = h5py.File(self._path, "r+", driver="mpio", comm=self._comm.handle, info=self._comm.io_hints())
         return self
 
     def __exit__(
@@ -138,17 +139,17 @@ def write_blocks(
         for members in [list(group)]
         for first in range(0, len(members), comm.size)
     ]
-    digests = []
-    with (TogetherWriter if parallel else OneWriter)(path, comm) as writer:
+    digests: list[Future[bytes]] = []
+    with ThreadPoolExecutor(1) as pool, (TogetherWriter if parallel else OneWriter)(path, comm) as writer:
         for dataset, indices in rounds:
             values = None
             if comm.rank < len(indices):
                 values = np.ascontiguousarray(compute(dataset, indices[comm.rank]), dtype="<f8")
                 if values.nbytes > LARGEST_MESSAGE:
                     raise UserError(f"{dataset}: a block of {values.nbytes:,} bytes; at most {LARGEST_MESSAGE:,} go.")
-                digests.append(block_digest(values))
+                digests.append(pool.submit(block_digest, values))  # while it is written
             writer.write(dataset, indices, values)
-    gathered = [iter(_split(joined)) for joined in comm.gather_bytes(b"".join(digests))]
+    gathered = [iter(_split(joined)) for joined in comm.gather_bytes(b"".join(digest.result() for digest in digests))]
     return [(dataset, next(gathered[rank])) for dataset, indices in rounds for rank in range(len(indices)) if gathered]
 
 
