@@ -147,6 +147,10 @@ class StatisticsConfig(Section):
     )
     mutual_information: MutualInformationConfig = MutualInformationConfig()
     device: str = Field("auto", description="Device of the forward passes, as in [training].")
+    sums: Literal["auto", "host", "device"] = Field(
+        "auto",
+        description="Where sums are taken: on the host, or on the device of the forward passes ('auto': if CUDA).",
+    )
     threads: int = Field(2, ge=1, description="CPU threads a rank; part of the digest, it changes bits.")
     loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
 
@@ -278,6 +282,8 @@ class Experiment(Section):
                             f"{nearest(label, labels)}"
                         )
             if self.activations is not None:
+                if self.statistics.sums == "device":
+                    raise ValueError('statistics.sums = "device" needs nets; activations are summed on the host')
                 for net, layer in self.nets_of(comparison):
                     if layer not in self.activations.nets[net.name]:
                         raise ValueError(

@@ -28,7 +28,7 @@ from convergence.statistics.group_sums import GroupSums, shift_of
 from convergence.statistics.groups import ImageGroups
 from convergence.statistics.histograms import BinEdges, UnitHistograms, encode
 from convergence.statistics.information import jackknife_of_blocks
-from convergence.statistics.joining import JoinedUnits, Joiner, Samples
+from convergence.statistics.joining import JoinedUnits, Joiner
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.moments import symmetric_rows
 
@@ -88,7 +88,8 @@ class Collector:
         pieces = self.joiner.samples(self.images.read(first), first, self.config.positions, self.config.seed)
         for name, samples, _ in pieces:
             if name not in found:
-                found[name] = shift_of(samples, self.joined[name].widths)
+                values = samples if self.joiner.sums_device is None else samples.cpu().numpy()
+                found[name] = shift_of(values, self.joined[name].widths)
         return found
 
     def moments(self, group: int, shift: dict[str, Float64]) -> None:
@@ -96,7 +97,12 @@ class Collector:
         with hdf5.create(self.moments_path(group), SCHEMA, VERSION, {"digest": self.digest}) as file:
             sums = {
                 name: GroupSums(
-                    file.create_group(name), joined.widths, shift[name], self.config.precision, self.config.shifted_null
+                    file.create_group(name),
+                    joined.widths,
+                    shift[name],
+                    self.config.precision,
+                    self.config.shifted_null,
+                    self.joiner.sums_device,
                 )
                 for name, joined in self.joined.items()
             }
@@ -156,10 +162,17 @@ class Collector:
             filled = dict.fromkeys(codes, 0)
             for name, samples, _ in self._group_samples(group, positions):
                 n = samples.shape[1]
-                codes[name][:, filled[name] : filled[name] + n] = encode(samples, edges[name].edges)
+                codes[name][:, filled[name] : filled[name] + n] = self._encode(samples, edges[name])
                 filled[name] += n
             for name, values in codes.items():
                 hdf5.write_array(file, name, values)
+
+    def _encode(self, samples: Any, edges: BinEdges) -> npt.NDArray[np.uint8]:
+        if self.joiner.sums_device is None:
+            return encode(samples, edges.edges)
+        from convergence.statistics.device_sums import encode_on_device
+
+        return encode_on_device(samples, edges.edges)
 
     def information(self, name: str, x0: int, y0: int) -> None:
         """Mutual information of units x0 … with units y0 …, and its jackknife error."""
@@ -212,7 +225,7 @@ class Collector:
                     ]
         return out
 
-    def _group_samples(self, group: int, positions: int | str) -> Iterator[tuple[str, Samples, int]]:
+    def _group_samples(self, group: int, positions: int | str) -> Iterator[tuple[str, Any, int]]:
         """Samples of a whole group, as from :meth:`Joiner.samples`."""
         batches = self.groups.batches(group, self.config.batch_size)
         for indices, batch in read_batches(self.images, batches, self.config.loader_workers):

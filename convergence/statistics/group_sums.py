@@ -40,53 +40,76 @@ class GroupSums:
     shift : (n_units + n_nets,) the point about which sums are taken, of units and then of norms: :func:`shift_of`
     precision : type of the products
     shifted : whether shifted products are summed
+    device : where samples are and sums are taken; None for arrays on the host
     """
 
     def __init__(
-        self, place: h5py.Group, widths: tuple[int, ...], shift: Float64, precision: str, shifted: bool
+        self,
+        place: h5py.Group,
+        widths: tuple[int, ...],
+        shift: Float64,
+        precision: str,
+        shifted: bool,
+        device: Any = None,
     ) -> None:
         n_units = sum(widths)
-        self._place, self._widths = place, widths
+        self._place, self._widths, self._shift = place, widths, shift
+        self._on_device = None
+        if device is not None:
+            from convergence.statistics.device_sums import DeviceSums
+
+            self._on_device = DeviceSums(widths, shift, precision, shifted, device)
+            return
         self._moments = Moments(shift, precision, _matrix(place, "products", len(shift)))
         self._histograms = UnitHistograms.zeros(n_units)
         self._shifted = None
         if shifted:
             self._shifted = ShiftedProducts(self._moments.shift[:n_units], _matrix(place, "shifted", n_units))
 
-    def update(self, samples: Float32, n_images: int) -> None:
-        """Add samples (n_units, n_images · positions), image by image."""
-        self._moments.update(with_norms(samples, self._widths, self._moments.shift))
+    def update(self, samples: Any, n_images: int) -> None:
+        """Add samples (n_units, n_images · positions) float32, image by image."""
+        if self._on_device is not None:
+            self._on_device.update(samples, n_images)
+            return
+        self._moments.update(samples, norms(samples, self._widths, self._moments.shift))
         self._histograms.update(samples)
         if self._shifted is not None:
             self._shifted.update(samples, samples.shape[1] // n_images)
 
     def close(self) -> None:
         """Write what is still in memory, and the checksums."""
-        hdf5.write_array(self._place, "shift", self._moments.shift)
-        hdf5.write_array(self._place, "count", self._moments.count)
-        hdf5.write_array(self._place, "sums", self._moments.sums)
-        for key, array in self._histograms.to_arrays().items():
+        shifted: Any
+        if self._on_device is not None:
+            self._on_device.finish()
+            count, sums, products = self._on_device.count, self._on_device.sums, self._on_device.products
+            histograms, shifted = self._on_device.histograms, self._on_device.shifted
+        else:
+            count, sums, products = self._moments.count, self._moments.sums, self._moments.upper
+            histograms = self._histograms
+            shifted = None if self._shifted is None else self._shifted.finish()
+        hdf5.write_array(self._place, "shift", self._shift)
+        hdf5.write_array(self._place, "count", count)
+        hdf5.write_array(self._place, "sums", sums)
+        for key, array in histograms.to_arrays().items():
             hdf5.write_array(self._place, f"histogram/{key}", array)
-        _keep(self._place, "products", self._moments.upper)
-        if self._shifted is not None:
-            _keep(self._place, "shifted", self._shifted.finish())
+        _keep(self._place, "products", products)
+        if shifted is not None:
+            _keep(self._place, "shifted", shifted)
 
 
 def shift_of(samples: Float32, widths: tuple[int, ...]) -> Float64:
     """The shift (n_units + n_nets,) from first samples (n_units, n_samples): means of units and of norms; 0 for NaN."""
     units = np.nan_to_num(samples.mean(axis=1, dtype=np.float64), posinf=0.0, neginf=0.0).astype(np.float32)
-    norms = with_norms(samples, widths, units.astype(np.float64))[len(units) :].mean(axis=1, dtype=np.float64)
-    return np.concatenate([units.astype(np.float64), np.nan_to_num(norms, posinf=0.0, neginf=0.0)])
+    means = norms(samples, widths, units.astype(np.float64)).mean(axis=1, dtype=np.float64)
+    return np.concatenate([units.astype(np.float64), np.nan_to_num(means, posinf=0.0, neginf=0.0)])
 
 
-def with_norms(samples: Float32, widths: tuple[int, ...], shift: Float64) -> Float32:
-    """Samples (n_units, n_samples) and below them ‖x − s‖² of every net, (n_units + n_nets, n_samples)."""
-    n_units = len(samples)
-    out = np.empty((n_units + len(widths), samples.shape[1]), np.float32)
-    out[:n_units] = samples
+def norms(samples: Float32, widths: tuple[int, ...], shift: Float64) -> Float32:
+    """‖x − s‖² of every net, (n_nets, n_samples), of samples (n_units, n_samples)."""
+    out = np.empty((len(widths), samples.shape[1]), np.float32)
     start = 0
     for net, width in enumerate(widths):
-        out[n_units + net] = _squared_norms(samples[start : start + width], shift[start : start + width])
+        out[net] = _squared_norms(samples[start : start + width], shift[start : start + width])
         start += width
     return out
 
@@ -148,9 +171,10 @@ def _matrix(place: h5py.Group, name: str, n_rows: int) -> Any:
 
 
 def _keep(place: h5py.Group, name: str, matrix: Any) -> None:
-    """Write a matrix that grew in memory, and set the checksum of its blocks."""
-    if isinstance(matrix, np.ndarray):
+    """Write a matrix that grew elsewhere than in the file, and set the checksum of its blocks."""
+    dataset = matrix
+    if not isinstance(matrix, h5py.Dataset):
         dataset = hdf5.create_blocks(place, name, matrix.shape)
-        dataset[...] = matrix
-        matrix = dataset
-    hdf5.seal(matrix, (hdf5.block_digest(matrix[index]) for index in hdf5.blocks(matrix.shape)))
+        for index in hdf5.blocks(matrix.shape):
+            dataset[index] = matrix[index]
+    hdf5.seal(dataset, (hdf5.block_digest(dataset[index]) for index in hdf5.blocks(matrix.shape)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -77,9 +77,11 @@ class Joiner(ABC):
     ----------
     joined : what each comparison joins, by name
     layers : for each net that takes part the layers that are read
+    sums_device : the device on which samples are and sums are taken; None for arrays on the host
     """
 
     joined: dict[str, JoinedUnits]
+    sums_device: Any = None
 
     def __init__(self, experiment: Experiment) -> None:
         self._members = {
@@ -96,7 +98,7 @@ class Joiner(ABC):
         return tuple(self.layers)
 
     @abstractmethod
-    def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Samples]]:
+    def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Any]]:
         """By net and layer, the activations (n_images, n_units, n_positions) float32 of a batch."""
 
     def describe(self, about: Mapping[tuple[str, str], Layer]) -> dict[str, JoinedUnits]:
@@ -132,7 +134,7 @@ class Joiner(ABC):
 
     def samples(
         self, images: npt.NDArray[np.float32], indices: Indices, positions: int | str, seed: int
-    ) -> Iterator[tuple[str, Samples, int]]:
+    ) -> Iterator[tuple[str, Any, int]]:
         """Yield ``(comparison, samples, n_images)`` for a batch: samples (n_units, n_samples), image by image.
 
         Large batches come in several pieces of whole images.
@@ -145,19 +147,32 @@ class Joiner(ABC):
             per_image = joined.n_sampled(positions)
             step = max(1, PIECE_SAMPLES // per_image)
             for start in range(0, len(indices), step):
-                n_images = min(step, len(indices) - start)
-                out = np.empty((joined.n_units, n_images, per_image), dtype=np.float32)
-                row = 0
-                for (net, layer), grid in zip(members, grids, strict=True):
-                    part = outputs[net][layer][start : start + step]
-                    if drawn is not None:
-                        chosen = drawn[start : start + step]
-                        part = np.take_along_axis(part, (chosen if grid is None else grid[chosen])[:, None, :], axis=2)
-                    elif grid is not None:
-                        part = part[:, :, grid]
-                    out[row : row + part.shape[1]] = part.transpose(1, 0, 2)
-                    row += part.shape[1]
-                yield name, out.reshape(len(out), -1), n_images
+                piece = slice(start, start + step)
+                parts = [outputs[net][layer][piece] for net, layer in members]
+                chosen = [
+                    grid if drawn is None else drawn[piece] if grid is None else grid[drawn[piece]] for grid in grids
+                ]
+                yield name, self.side_by_side(parts, chosen), min(step, len(indices) - start)
+
+    def side_by_side(self, parts: Sequence[Any], positions: Sequence[Indices | None]) -> Any:
+        """Samples (all units, n_images · positions) of the nets' activations (n_images, units, all positions).
+
+        Positions are, for each net, (n,) for all images, (n_images, n), or None for all of them.
+        """
+        kept = [_at_positions(part, where) for part, where in zip(parts, positions, strict=True)]
+        n_images, _, per_image = kept[0].shape
+        out = np.empty((sum(part.shape[1] for part in kept), n_images, per_image), dtype=np.float32)
+        row = 0
+        for part in kept:
+            out[row : row + part.shape[1]] = part.transpose(1, 0, 2)
+            row += part.shape[1]
+        return out.reshape(len(out), -1)
+
+
+def _at_positions(part: Samples, where: Indices | None) -> Samples:
+    if where is None:
+        return part
+    return part[:, :, where] if where.ndim == 1 else np.take_along_axis(part, where[:, None, :], axis=2)
 
 
 def grid_positions(shape: tuple[int, ...], grid: tuple[int, ...]) -> Indices | None:

@@ -66,27 +66,36 @@ class Moments:
         self._gathered = np.empty((n_units, 0), np.float32)
         self._n_gathered = 0
 
-    def update(self, samples: Float32) -> None:
-        """Add samples (n_units, n_samples) float32."""
-        if not self._gathered.shape[1]:
-            self._gathered = np.empty((len(self.shift), PRODUCT_SAMPLES), np.float32)
-        start = 0
-        while start < samples.shape[1]:
-            n = min(samples.shape[1] - start, PRODUCT_SAMPLES - self._n_gathered)
-            self._gathered[:, self._n_gathered : self._n_gathered + n] = samples[:, start : start + n]
+    def update(self, samples: Float32, more: Float32 | None = None) -> None:
+        """Add samples (n_units, n_samples) float32; the last of the units may come apart, as ``more``."""
+        start, n_samples = 0, samples.shape[1]
+        while start < n_samples:
+            if more is None and not self._n_gathered and n_samples - start >= PRODUCT_SAMPLES:
+                self._add(samples, start, PRODUCT_SAMPLES)  # a whole product is there: nothing to gather
+                start += PRODUCT_SAMPLES
+                continue
+            if not self._gathered.shape[1]:
+                self._gathered = np.empty((len(self.shift), PRODUCT_SAMPLES), np.float32)
+            n = min(n_samples - start, PRODUCT_SAMPLES - self._n_gathered)
+            place = self._gathered[:, self._n_gathered : self._n_gathered + n]
+            place[: len(samples)] = samples[:, start : start + n]
+            if more is not None:
+                place[len(samples) :] = more[:, start : start + n]
             self._n_gathered += n
             start += n
             if self._n_gathered == PRODUCT_SAMPLES:
                 self._add_gathered()
 
     def _add_gathered(self) -> None:
-        n = self._n_gathered
-        if not n:
-            return
+        if self._n_gathered:
+            self._add(self._gathered, 0, self._n_gathered)
+            self._n_gathered = 0
+
+    def _add(self, samples: Float32, first: int, n: int) -> None:
         n_units = len(self.shift)
         residual, offset = np.empty(n_units), np.empty(n_units)
         centred = np.empty((n_units, n), np.float64 if self.precision == "float64" else np.float32)
-        _centre(self._gathered[:, :n], self.shift, centred, residual, offset)
+        _centre(samples, first, self.shift, centred, residual, offset)
         moved = residual + n * offset
         syrk = blas.dsyrk if self.precision == "float64" else blas.ssyrk
         for start in range(0, n_units, BAND):
@@ -99,16 +108,17 @@ class Moments:
                 self._add_block(rows, right, product, moved, residual, offset, triangle=False)
         self._sums += moved
         self._count += n
-        self._n_gathered = 0
 
     def _add_block(
         self, rows: slice, columns: slice, product: Any, moved: Any, residual: Any, offset: Any, triangle: bool
     ) -> None:
-        in_memory = isinstance(self._upper, np.ndarray)
-        block = self._upper[rows, columns] if in_memory or self._count else np.zeros(product.shape)
-        _accumulate(product, moved[rows], offset[rows], residual[columns], offset[columns], triangle, block)
-        if not in_memory:
-            self._upper[rows, columns] = block
+        terms = (product, moved[rows], offset[rows], residual[columns], offset[columns], triangle)
+        if isinstance(self._upper, np.ndarray):
+            _accumulate(*terms, self._upper, rows.start, columns.start)
+            return
+        block = self._upper[rows, columns] if self._count else np.zeros(product.shape)
+        _accumulate(*terms, block, 0, 0)
+        self._upper[rows, columns] = block
 
     @property
     def count(self) -> int:
@@ -207,32 +217,39 @@ def correlation_plain(samples: npt.NDArray[np.floating]) -> Float64:
     return x @ x.T
 
 
-@nb.njit(cache=True, nogil=True)
-def _centre(samples, shift, centred, residual, offset):  # type: ignore[no-untyped-def]
-    """Fill v = x − c, r = Σ v and d = c − s of every unit."""
-    n_units, n_samples = samples.shape
-    for unit in range(n_units):
+# Sums may be reordered, so that they vectorise; the order is the compiler's, and the same each time.
+@nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[no-untyped-def]
+    """Fill v = x − c, r = Σ v and d = c − s of every unit, for the samples from ``first`` on."""
+    n_samples = centred.shape[1]
+    for unit in range(samples.shape[0]):
+        row = samples[unit, first : first + n_samples]
+        out = centred[unit]
         total, squares = 0.0, 0.0
-        first = np.float64(samples[unit, 0])
+        base = np.float64(row[0])
         for s in range(n_samples):
-            value = np.float64(samples[unit, s]) - first  # about a value of the unit: no cancellation below
+            value = np.float64(row[s]) - base  # about a value of the unit: no cancellation below
             total += value
             squares += value * value
-        mean = first + total / n_samples
+        mean = base + total / n_samples
         variance = (squares - total * total / n_samples) / n_samples
         centre = np.float32(0.0) if mean * mean <= variance else np.float32(mean)
         offset[unit] = centre - shift[unit]
         rest = 0.0
         for s in range(n_samples):
-            centred[unit, s] = np.float64(samples[unit, s]) - np.float64(centre)
-            rest += centred[unit, s]
+            out[s] = centred.dtype.type(row[s]) - centred.dtype.type(centre)
+            rest += out[s]
         residual[unit] = rest
 
 
 @nb.njit(cache=True, nogil=True)
-def _accumulate(product, moved, row_offset, residual, offset, triangle, total):  # type: ignore[no-untyped-def]
+def _accumulate(  # type: ignore[no-untyped-def]
+    product, moved, row_offset, residual, offset, triangle, total, first_row, first_column
+):
     """Add a block of products, moved from the units' centres to the shift, to the sums."""
-    for i in range(total.shape[0]):
+    for i in range(product.shape[0]):
         r, d = moved[i], row_offset[i]
-        for j in range(i if triangle else 0, total.shape[1]):
-            total[i, j] += product[i, j] + (r * offset[j] + d * residual[j])
+        row = total[first_row + i]
+        values = product[i]
+        for j in range(i if triangle else 0, product.shape[1]):
+            row[first_column + j] += values[j] + (r * offset[j] + d * residual[j])

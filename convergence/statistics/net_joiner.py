@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from convergence.config import Experiment
 from convergence.data.images import ImageSet
 from convergence.devices import choose_device
 from convergence.statistics.groups import Indices
-from convergence.statistics.joining import Joiner, Layer, Samples
+from convergence.statistics.joining import Joiner, Layer
 from convergence.training import load_net
 
 
@@ -40,6 +41,9 @@ class NetJoiner(Joiner):
                 width = as_maps(out).shape[1]
                 about[name, layer] = Layer(width, map_shape, reader.sources[layer], reader.rectified[layer])
         self.joined = self.describe(about)
+        sums = experiment.statistics.sums
+        if sums == "device" or (sums == "auto" and self.device.type == "cuda"):
+            self.sums_device = self.device
 
     @classmethod
     def from_folders(cls, experiment: Experiment, folders: Mapping[str, Path], images: ImageSet) -> NetJoiner:
@@ -52,9 +56,26 @@ class NetJoiner(Joiner):
         }
         return cls(experiment, modules, images.image_shape, experiment.statistics.device)
 
-    def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Samples]]:
+    def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Any]]:
         batch = torch.from_numpy(images).to(self.device)
-        return {
-            name: {layer: as_maps(out).cpu().numpy() for layer, out in reader(batch).items()}
-            for name, reader in self.readers.items()
+        maps = {
+            name: {layer: as_maps(out) for layer, out in reader(batch).items()} for name, reader in self.readers.items()
         }
+        if self.sums_device is not None:
+            return maps
+        return {name: {layer: out.cpu().numpy() for layer, out in of_net.items()} for name, of_net in maps.items()}
+
+    def side_by_side(self, parts: Sequence[Any], positions: Sequence[Indices | None]) -> Any:
+        if self.sums_device is None:
+            return super().side_by_side(parts, positions)
+        kept = []
+        for part, where in zip(parts, positions, strict=True):
+            if where is None:
+                kept.append(part)
+                continue
+            index = torch.from_numpy(where).to(self.device)
+            if index.ndim == 1:
+                kept.append(part[:, :, index])
+            else:
+                kept.append(part.gather(2, index[:, None, :].expand(-1, part.shape[1], -1)))
+        return torch.cat([part.transpose(0, 1) for part in kept]).flatten(1).float()
