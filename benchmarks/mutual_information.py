@@ -67,8 +67,8 @@ def one_hot_counts(codes: npt.NDArray[np.uint8], n_x: int) -> npt.NDArray[np.int
 
 def our_counts(codes: npt.NDArray[np.uint8], n_x: int) -> npt.NDArray[np.int64]:
     """(n_x, n_units, BINS, BINS) counts."""
-    joint = JointCounts(len(codes), BINS, 0, n_x)
-    joint.update(codes)
+    joint = JointCounts(n_x, len(codes), BINS)
+    joint.update(codes[:n_x], codes)
     return joint.counts()
 
 

@@ -4,8 +4,8 @@
     PYTHONPATH=.venv/parallel mpiexec -n 2 python -m benchmarks.writing   # with an h5py that has MPI: both ways
 
 Blocks come from memory, so nothing but checksums and writing is timed; every file is flushed to the disk. SHA-256
-runs at 1 to 2 GB/s, no faster than many disks: the raw write is measured with it as well, and MPI-IO without it. Disks that
-others share swing by a factor of three: the ratio is the median over interleaved rounds. Takes a minute.
+runs at 1 to 2 GB/s, no faster than many disks: the raw write is measured with it as well, and MPI-IO without it. Disks
+that others share swing by a factor of three: the ratio is the median over interleaved rounds. Takes a minute.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
         part = Moments(np.nan_to_num(samples[:, :10].mean(axis=1)), "float64")
         part.update(samples[:, g::n_groups])
         parts.append(part)
-        joint = JointCounts(len(samples), 8, 0, len(samples))
-        joint.update(encode(np.ascontiguousarray(samples[:, g::n_groups]), edges))
+        joint = JointCounts(len(samples), len(samples), 8)
+        codes = encode(np.ascontiguousarray(samples[:, g::n_groups]), edges)
+        joint.update(codes, codes)
         counts.append(joint.counts())
     information, error = mutual_information_jackknife(np.stack(counts))
     return Sums(

@@ -32,10 +32,11 @@ def random_codes(n_units: int, n_samples: int, n_bins: int) -> np.ndarray:
 )  # fmt: skip
 def test_joint_counts_are_exact(n_units, n_samples, n_bins, x0, x1):
     codes = random_codes(n_units, n_samples, n_bins)
-    joint = JointCounts(n_units, n_bins, x0, x1)
+    joint = JointCounts(x1 - x0, n_units, n_bins)
     for start in range(0, n_samples, 7_000):
-        joint.update(codes[:, start : start + 7_000])
+        joint.update(codes[x0:x1, start : start + 7_000], codes[:, start : start + 7_000])
     counts = joint.counts()
+    np.testing.assert_array_equal(joint.counts(np.empty(counts.shape, np.int32)), counts)
     assert joint.n_samples == n_samples
     assert (counts.sum(axis=(2, 3)) == n_samples).all()
     for x in {x0, (x0 + x1) // 2, x1 - 1}:
@@ -46,22 +47,22 @@ def test_joint_counts_are_exact(n_units, n_samples, n_bins, x0, x1):
 def test_all_zero_and_all_one_bin():
     codes = np.zeros((4, 9_000), np.uint8)
     codes[1] = 9
-    joint = JointCounts(4, 10, 0, 4)
-    joint.update(codes)
+    joint = JointCounts(4, 4, 10)
+    joint.update(codes, codes)
     counts = joint.counts()
     assert counts[0, 2, 0, 0] == counts[1, 1, 9, 9] == counts[1, 3, 9, 0] == 9_000
 
 
 def test_many_blocks_carry_into_high_bits():
     codes = np.full((2, 8_192), 2, np.uint8)
-    joint = JointCounts(2, 3, 0, 2)
+    joint = JointCounts(2, 2, 3)
     for _ in range(40):
-        joint.update(codes)
+        joint.update(codes, codes)
     assert (joint.counts()[:, :, 2, 2] == 40 * 8_192).all()
 
 
 def test_the_stated_memory_is_what_is_taken():
-    joint = JointCounts(200, 10, 0, 64)
+    joint = JointCounts(64, 200, 10)
     taken = joint._planes.nbytes + joint._rows.nbytes + joint._lists.nbytes + joint.counts().nbytes
     assert taken <= tile_bytes(64, 200, 10) <= 3 * taken
 

@@ -68,7 +68,6 @@ def test_sums_larger_than_the_memory(tmp_path):
         rows = place["group_products"][1, 5_990:6_010]  # across the nets, off the beginning of a block
         columns = place["group_products"][1, :, 5_990:6_010]
         np.testing.assert_array_equal(rows, columns.T)
-        assert count.tolist() == [20, 20]
         variance = np.diagonal(rows[:, 5_990:6_010]) / count - (sums / count) ** 2
         assert (variance >= -1e-9).all()
         assert (variance > 0).any()

@@ -35,7 +35,7 @@ from convergence.statistics.moments import symmetric_rows
 Float64 = npt.NDArray[np.float64]
 SCHEMA = "convergence-partial"
 VERSION = 2
-TILE = 256
+TILE = 128
 """Units on either side of a tile of mutual information."""
 JACKKNIFE_BLOCKS = 8
 """Blocks of groups whose joint counts are held apart for the error of mutual information."""
@@ -182,17 +182,17 @@ class Collector:
         blocks = self.groups.blocks(JACKKNIFE_BLOCKS)
         counts = np.empty((len(blocks), n_x, n_y, bins, bins), np.int32)
         for block, groups in zip(counts, blocks, strict=True):
-            joint = JointCounts(n_y if x0 == y0 else n_x + n_y, bins, 0, n_x)
+            joint = JointCounts(n_x, n_y, bins)
             for group in groups:
                 with self._open(self.codes_path(group)) as file:
                     codes = file[name][x0:x1]
-                    joint.update(codes if x0 == y0 else np.concatenate([codes, file[name][y0:y1]]))
+                    joint.update(codes, codes if x0 == y0 else file[name][y0:y1])
             if joint.n_samples > np.iinfo(np.int32).max:
                 raise FileError(
                     f"{joint.n_samples:,} samples in a block of groups are more than joint counts hold: take fewer "
                     "statistics.mutual_information.positions."
                 )
-            block[...] = joint.counts()[:, -n_y:]
+            joint.counts(block)
         estimate, error = jackknife_of_blocks(counts)
         path = self.information_path(name, x0, y0)
         with hdf5.create(path, SCHEMA, VERSION, {"digest": self.digest}) as file:

@@ -10,6 +10,8 @@ them the row and column of bin 0. All of it is integer arithmetic: the counts ar
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba as nb
 import numpy as np
 import numpy.typing as npt
@@ -28,46 +30,49 @@ Codes = npt.NDArray[np.uint8]
 
 
 class JointCounts:
-    """Counts of the pairs of units x₀ … x₁ − 1 with all units; see :func:`tile_bytes` for the memory that it takes.
+    """Counts of the pairs of n_x units with n_y units; see :func:`tile_bytes` for the memory that it takes.
 
-    Parameters
-    ----------
-    n_units : units of the joined axis
-    n_bins : bins K, 3 to 16; codes are 0 … K − 1
-    x0, x1 : the tile of units
+    Bins are numbered 0 … K − 1; K = ``n_bins`` is 3 to 16.
     """
 
-    def __init__(self, n_units: int, n_bins: int, x0: int, x1: int) -> None:
-        self.n_units, self.n_bins, self.x0, self.x1 = n_units, n_bins, x0, x1
+    def __init__(self, n_x: int, n_y: int, n_bins: int) -> None:
+        self.n_x, self.n_y, self.n_bins = n_x, n_y, n_bins
         self.n_samples = 0
-        vectors, n_lists = _vectors(n_units, n_bins), x1 - x0 + 1  # the last list is of all samples
+        vectors, n_lists = _vectors(n_y, n_bins), n_x + 1  # the last list is of all samples
         self._planes = aligned_zeros((vectors, n_lists, n_bins - 1, PLANES, WORDS))
         self._rows = aligned_zeros((vectors, BLOCK + 1, WORDS))
         self._lists = np.empty((n_lists, BLOCK + 16 * n_bins), np.uint16)
         self._starts = np.empty((n_lists, n_bins), np.int64)
+        self._marginals = np.zeros((n_x, n_bins), np.int64)
 
-    def update(self, codes: Codes) -> None:
-        """Add samples: codes (n_units, n_samples) uint8, each below ``n_bins``."""
-        for start in range(0, codes.shape[1], BLOCK):
-            block = np.ascontiguousarray(codes[:, start : start + BLOCK])
-            _fill_rows(block, self.n_bins, self._rows)
-            _fill_lists(block[self.x0 : self.x1], self.n_bins, self._lists, self._starts)
+    def update(self, codes_x: Codes, codes_y: Codes) -> None:
+        """Add samples: codes (n_x, n_samples) and (n_y, n_samples) uint8, each below ``n_bins``."""
+        for start in range(0, codes_x.shape[1], BLOCK):
+            block = slice(start, start + BLOCK)
+            _fill_rows(np.ascontiguousarray(codes_y[:, block]), self.n_bins, self._rows)
+            _fill_lists(
+                np.ascontiguousarray(codes_x[:, block]), self.n_bins, self._lists, self._starts, self._marginals
+            )
             _add_block(self._rows, self._lists, self._starts, self._planes)
-            self.n_samples += block.shape[1]
+        self.n_samples += codes_x.shape[1]
 
-    def counts(self) -> npt.NDArray[np.int64]:
-        """(x1 − x0, n_units, K, K) samples with bin k of x (third axis) and bin l of y (fourth)."""
-        counts = np.empty((self.x1 - self.x0, self.n_units, self.n_bins, self.n_bins), np.int64)
-        _expand(self._planes, self.n_samples, self.x0, counts)
-        return counts
+    def counts(self, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """(n_x, n_y, K, K) samples with bin k of x (third axis) and bin l of y (fourth).
+
+        Written to ``out``, of any integer type that holds the number of samples, if it is given; else new, int64.
+        """
+        if out is None:
+            out = np.empty((self.n_x, self.n_y, self.n_bins, self.n_bins), np.int64)
+        _expand(self._planes, self.n_samples, self._marginals, out)
+        return out
 
 
-def tile_bytes(n_x: int, n_units: int, n_bins: int) -> int:
-    """Memory of a :class:`JointCounts` of ``n_x`` units with ``n_units``, its result included."""
-    vectors = _vectors(n_units, n_bins)
+def tile_bytes(n_x: int, n_y: int, n_bins: int) -> int:
+    """Memory of a :class:`JointCounts` of ``n_x`` units with ``n_y``, its result included."""
+    vectors = _vectors(n_y, n_bins)
     planes = (n_x + 1) * (n_bins - 1) * vectors * PLANES * WORDS * 8
     lists = (n_x + 1) * (BLOCK + 16 * n_bins) * 2
-    return planes + vectors * (BLOCK + 1) * WORDS * 8 + lists + n_x * n_units * n_bins**2 * 8 + 65536
+    return planes + vectors * (BLOCK + 1) * WORDS * 8 + lists + n_x * n_y * n_bins**2 * 8 + 65536
 
 
 def _vectors(n_units: int, n_bins: int) -> int:
@@ -103,10 +108,10 @@ def _fill_rows(codes, n_bins, rows):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
-def _fill_lists(codes, n_bins, lists, starts):  # type: ignore[no-untyped-def]
+def _fill_lists(codes, n_bins, lists, starts, marginals):  # type: ignore[no-untyped-def]
     """Samples by bin for every x, bin 0 left out, each bin's list filled up to sixteens with the row of zeros.
 
-    The last list is of all samples, as if all were in bin 1.
+    The last list is of all samples, as if all were in bin 1. ``marginals`` (n_x, K) are counted up.
     """
     n_x, n_samples = codes.shape
     at = np.empty(n_bins, np.int64)
@@ -117,6 +122,7 @@ def _fill_lists(codes, n_bins, lists, starts):  # type: ignore[no-untyped-def]
             size = 0
             for s in range(n_samples):
                 size += bins[s] == np.uint8(k)
+            marginals[x, k] += size
             starts[x, k - 1] = at[k] = begin
             end = begin + (size + 15) // 16 * 16
             for i in range(begin + size, end):
@@ -246,7 +252,7 @@ def _read_counters(planes, n_samples, columns):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
-def _expand(planes, n_samples, x0, counts):  # type: ignore[no-untyped-def]
+def _expand(planes, n_samples, marginals_x, counts):  # type: ignore[no-untyped-def]
     """Counters to counts of all bins: differences along the thermometer, and bin 0 as the rest of the marginals."""
     n_x, n_units, n_bins, _ = counts.shape
     columns = np.empty(len(planes) * WORDS * 64, np.int64)
@@ -265,7 +271,7 @@ def _expand(planes, n_samples, x0, counts):  # type: ignore[no-untyped-def]
             _read_counters(planes[:, x, k - 1], n_samples, columns)
             for y in range(n_units):
                 of_y = counts[x, y]
-                of_y[k, 0] = marginals[x0 + x, k]
+                of_y[k, 0] = marginals_x[x, k]
                 for l in range(1, n_bins):
                     at_least = columns[(l - 1) * per_level + y]
                     of_y[k, l - 1] -= at_least
