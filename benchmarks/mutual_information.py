@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.units import rectified
-from convergence.statistics.histograms import UnitHistograms, encode
+from convergence.statistics.bin_edges import encode
+from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.joint import JointCounts, joint_counts_plain
 
 try:

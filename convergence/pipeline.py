@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from convergence.config import Net
 from convergence.errors import SharedError, StaleOutputError, UserError, nearest
+from convergence.experiment import Net
 from convergence.registry import load_object
 from convergence.runs import RunFolder, Work
 

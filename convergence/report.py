@@ -12,8 +12,8 @@ import jinja2
 
 from convergence.analysis.file import open_analysis
 from convergence.answers import answers
-from convergence.config import Experiment
 from convergence.errors import UserError
+from convergence.experiment import Experiment
 from convergence.figures import FIGURES
 from convergence.figures.overview import overview
 from convergence.figures.style import Drawing

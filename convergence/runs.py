@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from convergence.config import Experiment, Net
 from convergence.errors import FileError
+from convergence.experiment import Experiment, Net
 from convergence.files import atomic_write
 from convergence.provenance import provenance
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from convergence.config import Experiment
 from convergence.errors import UserError
+from convergence.experiment import Experiment
 from convergence.runs import RunFolder, read_record
 from convergence.section import Section
 from convergence.statistics.group_sums import MATRIX_BYTES

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from convergence.config import TrainingConfig
 from convergence.data.images import ImageSet, Splits, read_batches
 from convergence.devices import choose_device, reproducible_arithmetic
 from convergence.errors import FileError, UserError
+from convergence.experiment import TrainingConfig
 from convergence.files import atomic_write
 from convergence.interruption import check
 from convergence.networks.spec import NetworkSpec

@@ -8,9 +8,10 @@ import pytest
 from convergence.analysis.layer import describe_units, mean_activation_distance, unit_means
 from convergence.analysis.pair import analyze_pair
 from convergence.analysis.units import PairSums, live_units
-from convergence.config import AnalysisConfig
+from convergence.experiment import AnalysisConfig
+from convergence.statistics.bin_edges import encode
 from convergence.statistics.file import Sums
-from convergence.statistics.histograms import UnitHistograms, encode
+from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import mutual_information_jackknife
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.moments import Moments

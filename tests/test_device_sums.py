@@ -9,9 +9,10 @@ import torch
 
 from convergence import hdf5
 from convergence.cli import main
+from convergence.statistics.bin_edges import encode
 from convergence.statistics.device_sums import DeviceSums, encode_on_device
 from convergence.statistics.group_sums import GroupSums, shift_of
-from convergence.statistics.histograms import UnitHistograms, encode
+from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.moments import symmetric
 from tests.test_moments import hostile_samples
 

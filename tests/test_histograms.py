@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.statistics.histograms import (
-    N_BUCKETS,
-    UnitHistograms,
-    _equal_mass,
-    bucket_lower_edges,
-    encode,
-    equal_mass_plain,
-    unevenness,
-)
+from convergence.statistics.bin_edges import _equal_mass, encode, equal_mass_plain, unevenness
+from convergence.statistics.buckets import N_BUCKETS, bucket_lower_edges
+from convergence.statistics.histograms import UnitHistograms
 
 RNG = np.random.default_rng(0)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from convergence import devices, training
-from convergence.config import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import ConfigError, FileError, UserError
+from convergence.experiment import TrainingConfig
 from convergence.networks.small import Small
 
 NETWORK = Small(name="small", channels=(4, 6), hidden=(8,))

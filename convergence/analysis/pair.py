@@ -16,7 +16,7 @@ from convergence.alignment.matching import aligned_order, matching, overlap, sem
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path, paper_lambda, refit
 from convergence.analysis.layer import mean_activation_distance
 from convergence.analysis.units import LiveUnits, PairSums
-from convergence.config import AnalysisConfig
+from convergence.experiment import AnalysisConfig
 from convergence.similarity import MEASURES
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import Sums

@@ -17,8 +17,8 @@ from convergence.analysis.file import MADE_BY, PARTIAL_SCHEMA, SCHEMA, VERSION, 
 from convergence.analysis.layer import describe_units, pooled_correlation
 from convergence.analysis.pair import analyze_pair
 from convergence.analysis.units import live_units
-from convergence.config import AnalysisConfig
 from convergence.errors import FileError
+from convergence.experiment import AnalysisConfig
 from convergence.interruption import check
 from convergence.progress import Progress
 from convergence.provenance import provenance

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence.config import ActivationsConfig, Experiment
 from convergence.data.images import ImageSet
 from convergence.errors import FileError, nearest
+from convergence.experiment import ActivationsConfig, Experiment
 from convergence.statistics.groups import Indices
 from convergence.statistics.joining import Joiner, Layer, Samples
 

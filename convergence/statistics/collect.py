@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence import hdf5
-from convergence.config import StatisticsConfig
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError
+from convergence.experiment import StatisticsConfig
+from convergence.statistics.bin_edges import BinEdges, encode
 from convergence.statistics.group_sums import GroupSums, shift_of
 from convergence.statistics.groups import ImageGroups
-from convergence.statistics.histograms import BinEdges, UnitHistograms, encode
+from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import jackknife_of_blocks
 from convergence.statistics.joining import JoinedUnits, Joiner
 from convergence.statistics.joint import JointCounts

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convergence.statistics.histograms import FIRST_BUCKET, N_BUCKETS, PATTERN_SHIFT, UnitHistograms
+from convergence.statistics.buckets import FIRST_BUCKET, N_BUCKETS, PATTERN_SHIFT
+from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
 
 
@@ -163,7 +164,7 @@ class Rows:
 
 
 def encode_on_device(samples: torch.Tensor, edges: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Bins (n_units, n_samples) on the host, as :func:`convergence.statistics.histograms.encode`."""
+    """Bins (n_units, n_samples) on the host, as :func:`convergence.statistics.bin_edges.encode`."""
     bounds = torch.from_numpy(np.ascontiguousarray(edges)).to(samples.device)
     codes = torch.searchsorted(bounds, samples.contiguous(), right=True)
     codes = torch.where(samples.isnan(), torch.zeros_like(codes), codes)

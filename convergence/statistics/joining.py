@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from convergence.config import Experiment
 from convergence.errors import ConfigError
+from convergence.experiment import Experiment
 from convergence.statistics.groups import Indices, sample_positions
 
 Samples = npt.NDArray[np.float32]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from convergence.activations import LayerReader, as_maps
-from convergence.config import Experiment
 from convergence.data.images import ImageSet
 from convergence.devices import choose_device
+from convergence.experiment import Experiment
 from convergence.statistics.groups import Indices
 from convergence.statistics.joining import Joiner, Layer
 from convergence.training import load_net

@@ -1,0 +1,319 @@
+"""The experiment: what a config file may hold, as frozen, typed sections with a sentence a field.
+
+Each stage depends on some sections only; ``digest_values`` of those (and of what the stage reads) make its digest, so
+that a changed key re-runs exactly the stages that it touches (:mod:`convergence.runs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from convergence.data import DATA_SETS
+from convergence.data.images import DataSource
+from convergence.errors import ConfigError, nearest
+from convergence.networks import NETWORKS
+from convergence.networks.spec import NetworkSpec
+from convergence.section import Section
+from convergence.similarity import MEASURES
+
+SPEED_ONLY: dict[str, Any] = {"digest": False}
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+
+
+def _data_source(value: Any) -> Any:
+    if isinstance(value, Mapping) and "name" in value:
+        return DATA_SETS.load(str(value["name"])).model_validate(value)
+    return value
+
+
+def _network(value: Any) -> Any:
+    if not isinstance(value, Mapping) or "name" not in value:
+        return value
+    name = str(value["name"])
+    if name.startswith("torchvision:"):
+        entry = "torchvision"
+    elif ":" in name:
+        entry = "factory"
+    else:
+        entry = name
+    return NETWORKS.load(entry).model_validate(value)
+
+
+class NetGroup(Section):
+    """Nets of one network that differ by seed."""
+
+    label: Name = Field("net", description="Nets of the group are called <label>1, <label>2, …")
+    network: SerializeAsAny[Annotated[NetworkSpec, BeforeValidator(_network)]] = Field(
+        description="Name and settings of the network."
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, description="Seeds of the initial weights, one a net."
+    )
+    trained: bool = Field(True, description="False leaves the nets as initialised: a baseline.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> NetGroup:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat: two nets would be the same net")
+        return self
+
+
+class Net(NamedTuple):
+    """One net of the experiment, resolved from its group."""
+
+    name: str
+    label: str
+    network: NetworkSpec | None
+    seed: int
+    trained: bool
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """The network; ConfigError for a net of which there are activations only."""
+        if self.network is None:
+            raise ConfigError(f"of {self.name} there are activations only, no network.")
+        return self.network
+
+
+class TrainingConfig(Section):
+    """How every trained net is trained. All nets see the same images in the same order; they differ by seed only."""
+
+    epochs: int = Field(10, ge=1, description="Passes over the training images.")
+    batch_size: int = Field(64, ge=1, description="Images a step, over all devices.")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW.")
+    learning_rate: float = Field(0.05, gt=0, description="Peak learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD (beta1 of AdamW).")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD, decoupled decay of AdamW.")
+    schedule: Literal["constant", "cosine", "step"] = Field("cosine", description="Course of the learning rate.")
+    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up before the schedule.")
+    step_epochs: int = Field(20, ge=1, description="Schedule 'step': epochs between two reductions.")
+    step_factor: float = Field(0.1, gt=0, lt=1, description="Schedule 'step': factor of each reduction.")
+    data_seed: int = Field(0, ge=0, description="Seed of the image order and augmentation, the same for all nets.")
+    device: str = Field("auto", description="'auto' (CUDA if there is one, else CPU), 'cpu', 'cuda' or 'cuda:1'.")
+    threads: int = Field(2, ge=1, description="CPU threads of the arithmetic; part of the digest, it changes bits.")
+    loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
+
+
+class Comparison(Section):
+    """Units that are compared: one layer, or one layer for each group of nets."""
+
+    name: Name = Field(description="Name of the comparison in files and figures.")
+    layers: str | dict[str, str] = Field(description="A layer's name, or {label = layer} for groups that differ.")
+
+    def layer_of(self, label: str) -> str | None:
+        """The layer that nets of a group take part with; None if the group takes no part."""
+        return self.layers if isinstance(self.layers, str) else self.layers.get(label)
+
+
+def _comparison(value: Any) -> Any:
+    return {"name": value, "layers": value} if isinstance(value, str) else value
+
+
+class MutualInformationConfig(Section):
+    """The second pass: joint histograms of all pairs of units."""
+
+    enabled: bool = Field(True, description="Whether the second pass is made.")
+    bins: int = Field(10, ge=3, le=16, description="Bins a unit: bin 0 for zeros, the rest of equal mass.")
+    positions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="Positions of a map that count: all, or so many an image, drawn by seed."
+    )
+
+
+class StatisticsConfig(Section):
+    """What is summed over the evaluation images."""
+
+    comparisons: tuple[Annotated[Comparison, BeforeValidator(_comparison)], ...] = Field(
+        min_length=1, description="Layers to compare, by the name of a module or graph node."
+    )
+    split: Literal["test", "train"] = Field("test", description="Images that are read.")
+    max_images: int | None = Field(None, ge=2, description="Read only so many images, drawn by seed.")
+    groups: int = Field(16, ge=2, description="Image groups: the atom of work, of checkpoints and of error bars.")
+    batch_size: int = Field(128, ge=1, description="Images a forward pass; part of the digest, it changes bits.")
+    precision: Literal["float32", "float64"] = Field(
+        "float32", description="Products about a shift in this type; sums are always float64."
+    )
+    positions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="Positions of a map that are samples: all, or so many an image, drawn by seed."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the image groups and the sampled positions.")
+    shifted_null: bool = Field(
+        False, description="Also sum every image with the next one: a chance level; doubles the work of pass 1."
+    )
+    mutual_information: MutualInformationConfig = MutualInformationConfig()
+    device: str = Field("auto", description="Device of the forward passes, as in [training].")
+    sums: Literal["auto", "host", "device"] = Field(
+        "auto",
+        description="Where sums are taken: on the host, or on the device of the forward passes ('auto': if CUDA).",
+    )
+    threads: int = Field(2, ge=1, description="CPU threads a rank; part of the digest, it changes bits.")
+    loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> StatisticsConfig:
+        names = [comparison.name for comparison in self.comparisons]
+        if len(set(names)) < len(names):
+            raise ValueError(f"comparisons {names} repeat a name")
+        return self
+
+
+class SparseConfig(Section):
+    """Few-to-one prediction: the LASSO path and forward selection."""
+
+    enabled: bool = Field(True, description="Whether sparse mappings are computed.")
+    alphas: int = Field(20, ge=2, description="Penalties on the path, evenly spaced in log(alpha).")
+    alpha_max: float = Field(0.9, gt=0, description="Largest penalty, for standardised units.")
+    alpha_min: float = Field(1e-3, gt=0, description="Smallest penalty; the unpenalised fit is always added.")
+    max_units: int = Field(10, ge=1, description="Forward selection stops at so many units a target.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SparseConfig:
+        if self.alpha_min >= self.alpha_max:
+            raise ValueError(f"alpha_min {self.alpha_min} must be below alpha_max {self.alpha_max}")
+        return self
+
+
+class ClusteringConfig(Section):
+    """Many-to-many: spectral clustering of the joined units of two nets."""
+
+    enabled: bool = Field(True, description="Whether clusters are computed.")
+    similarity: Literal["absolute", "positive"] = Field("absolute", description="Edge weight: |r|, or max(r, 0).")
+    threshold: float = Field(0.2, ge=0, lt=1, description="Edges below it are dropped.")
+    n_clusters: Literal["eigengap"] | Annotated[int, Field(ge=2)] = Field("eigengap", description="How many clusters.")
+    max_clusters: int = Field(20, ge=2, description="Largest number that the eigengap may choose.")
+
+
+class AnalysisConfig(Section):
+    """What is computed from the sums."""
+
+    measures: tuple[str, ...] = Field(
+        tuple(MEASURES),
+        min_length=1,
+        description="Measures of whole layers, by name, each with its uncertainty.",
+    )
+    rotations: int = Field(20, ge=2, description="Random rotations of one net's basis that make the chance level.")
+    seed: int = Field(0, ge=0, description="Seed of rotations and of k-means.")
+    sparse: SparseConfig = SparseConfig()
+    clustering: ClusteringConfig = ClusteringConfig()
+
+    @model_validator(mode="after")
+    def _known(self) -> AnalysisConfig:
+        for name in self.measures:
+            if name not in MEASURES:
+                raise ValueError(f'unknown measure "{name}"; {nearest(name, MEASURES)}')
+        return self
+
+
+class ActivationsConfig(Section):
+    """Activations that are there already, instead of nets and images: one array a net and layer."""
+
+    root: Path = Field(Path("."), description="Folder of the files.")
+    nets: dict[Name, dict[str, str]] = Field(
+        min_length=2, description='Net → layer → "file.npy", "file.npz:name" or "file.h5:name".'
+    )
+    untrained: tuple[str, ...] = Field((), description="Nets that were not trained: the baseline.")
+
+    @model_validator(mode="after")
+    def _known(self) -> ActivationsConfig:
+        for name in self.untrained:
+            if name not in self.nets:
+                raise ValueError(f'untrained: unknown net "{name}"; {nearest(name, self.nets)}')
+        return self
+
+    def files(self) -> list[tuple[str, int, int]]:
+        """Every array with its file's size and time, 0 for a file that is not there."""
+        found = []
+        for layers in self.nets.values():
+            for source in layers.values():
+                path = self.root / source
+                if not path.exists():
+                    path = self.root / source.rpartition(":")[0]
+                stat = path.stat() if path.is_file() else None
+                found.append((source, stat.st_size, stat.st_mtime_ns) if stat else (source, 0, 0))
+        return found
+
+
+class ReportConfig(Section):
+    """How the results are shown."""
+
+    title: str | None = Field(None, description="Title of the page; the experiment's name if not given.")
+    pair: tuple[str, str] | None = Field(
+        None, description="Nets shown unit by unit; the first two trained ones if not given."
+    )
+
+
+class Experiment(Section):
+    """A whole configuration file."""
+
+    name: Name = Field(description="Name of the run folder under runs/.")
+    data: SerializeAsAny[Annotated[DataSource, BeforeValidator(_data_source)]] | None = Field(
+        None, description="The images."
+    )
+    nets: tuple[NetGroup, ...] = Field((), description="Groups of nets.")
+    activations: ActivationsConfig | None = Field(None, description="Activations, instead of images and nets.")
+    training: TrainingConfig = TrainingConfig()
+    statistics: StatisticsConfig
+    analysis: AnalysisConfig = AnalysisConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        if self.activations is not None and (self.data is not None or self.nets):
+            raise ValueError("[activations] stand in the place of [data] and [[nets]]; give one or the other")
+        if self.activations is None and (self.data is None or not self.nets):
+            raise ValueError("[data] and [[nets]] are missing (or [activations], if there are any already)")
+        labels = [group.label for group in self.nets] or list(self.activations.nets if self.activations else ())
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"nets: labels {labels} repeat; give each group of nets a label of its own")
+        names = [net.name for net in self.all_nets()]
+        if len(set(names)) < len(names):
+            raise ValueError(f"nets: the labels lead to the same net names twice: {names}")
+        for comparison in self.statistics.comparisons:
+            if isinstance(comparison.layers, dict):
+                for label in comparison.layers:
+                    if label not in labels:
+                        raise ValueError(
+                            f'statistics.comparisons: "{comparison.name}" names the group "{label}"; '
+                            f"{nearest(label, labels)}"
+                        )
+            if self.activations is not None:
+                if self.statistics.sums == "device":
+                    raise ValueError('statistics.sums = "device" needs nets; activations are summed on the host')
+                for net, layer in self.nets_of(comparison):
+                    if layer not in self.activations.nets[net.name]:
+                        raise ValueError(
+                            f'activations.nets.{net.name} has no layer "{layer}" for the comparison '
+                            f'"{comparison.name}"; {nearest(layer, self.activations.nets[net.name])}'
+                        )
+            if len(self.nets_of(comparison)) < 2:
+                raise ValueError(f'statistics.comparisons: "{comparison.name}" joins fewer than two nets')
+        if self.report.pair is not None:
+            for name in self.report.pair:
+                if name not in names:
+                    raise ValueError(f'report.pair: unknown net "{name}"; {nearest(name, names)}')
+        return self
+
+    def all_nets(self) -> list[Net]:
+        """Every net, in the order of the file."""
+        if self.activations is not None:
+            return [Net(name, name, None, -1, name not in self.activations.untrained) for name in self.activations.nets]
+        return [
+            Net(f"{group.label}{k}", group.label, group.network, seed, group.trained)
+            for group in self.nets
+            for k, seed in enumerate(group.seeds, start=1)
+        ]
+
+    @property
+    def images(self) -> DataSource:
+        """The images; an experiment on activations has none."""
+        if self.data is None:
+            raise ConfigError("the experiment has activations and no images.")
+        return self.data
+
+    def nets_of(self, comparison: Comparison) -> list[tuple[Net, str]]:
+        """The nets that a comparison joins, each with its layer."""
+        pairs = [(net, comparison.layer_of(net.label)) for net in self.all_nets()]
+        return [(net, layer) for net, layer in pairs if layer is not None]

@@ -1,0 +1,193 @@
+"""Bins of equal mass from histograms, and the bin of every value.
+
+Bin edges are bucket boundaries, so the mass of every bin is known exactly, with no second look at the values.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from convergence.statistics.buckets import N_BUCKETS, BucketCounts, Counts, bucket_lower_edges
+
+_TINY = np.float32(np.nextafter(np.float32(0), np.float32(1)))
+
+
+@dataclass(frozen=True)
+class BinEdges:
+    """Bins of every unit: the bin of a value is the number of edges at or below it.
+
+    Attributes
+    ----------
+    edges : (n_units, n_bins − 1) float32, ascending, +inf where a unit has fewer bins
+    n_effective_bins : (n_units,) bins that hold any sample
+    """
+
+    edges: npt.NDArray[np.float32]
+    n_effective_bins: Counts
+
+
+def equal_mass_edges(zero: Counts, positive: BucketCounts, negative: BucketCounts | None, n_bins: int) -> BinEdges:
+    """Bins of units from their counts: zeros (n_units,), positive values, negative ones by magnitude if there are any.
+
+    See :meth:`convergence.statistics.histograms.UnitHistograms.edges`.
+    """
+    edges = np.full((len(zero), n_bins - 1), np.inf, np.float32)
+    effective = np.zeros(len(zero), np.int64)
+    below = negative or BucketCounts(0)
+    _edges(
+        zero, positive.low, positive.places, positive.times, below.low, below.places, below.times,
+        _lower_edges(), edges, effective,
+    )  # fmt: skip
+    return BinEdges(edges, effective)
+
+
+def encode(samples: npt.NDArray[np.float32], edges: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Bins (n_units, n_samples) uint8 of samples (n_units, n_samples), for edges (n_units, n_bins − 1).
+
+    NaN is in bin 0; units that have any are left out of results.
+    """
+    codes = np.empty(samples.shape, np.uint8)
+    _encode(np.ascontiguousarray(samples), np.ascontiguousarray(edges), codes)
+    return codes
+
+
+def _lower_edges() -> npt.NDArray[np.float32]:
+    """Smallest float32 of every bucket in order of value: negative by falling magnitude, zero, positive."""
+    positive = bucket_lower_edges()
+    positive[0] = _TINY
+    above = np.append(bucket_lower_edges()[1:], np.float32(np.inf))
+    negative = np.nextafter(-above[::-1], np.float32(np.inf))
+    negative[0] = -np.inf
+    return np.concatenate([negative, np.zeros(1, np.float32), positive])
+
+
+def equal_mass_plain(mass: Counts, n_bins: int) -> Counts:
+    """The definition: buckets at which bins 1, 2, … start, none of them empty.
+
+    A bin can start at any occupied bucket but the first. Of the two that are nearest to each quantile, from below and
+    from above, those are taken that together make the bins most even: the sum of squared differences of their masses
+    from the mean is least. (Each edge at the nearer one leaves bins half as uneven again, because a bin's two edges may
+    both err to its outside.)
+    """
+    below = np.cumsum(mass) - mass
+    starts = np.flatnonzero(mass)[1:]
+    if not len(starts):
+        return np.zeros(0, np.int64)
+    targets = np.arange(1, n_bins) * int(mass.sum()) / n_bins
+    right = np.clip(np.searchsorted(below[starts], targets), 0, len(starts) - 1)
+    left = np.maximum(right - 1, 0)
+    choices = [np.array(c) for c in itertools.product(*np.stack([left, right], axis=1)) if (np.diff(c) >= 0).all()]
+    return np.unique(starts[min(choices, key=lambda chosen: unevenness(mass, starts[chosen]))])
+
+
+def unevenness(mass: Counts, starts: Counts) -> float:
+    """Sum of squares of the bins' masses less their mean, times the number of bins; bins start at ``starts``."""
+    inner = (np.cumsum(mass) - mass)[starts]
+    scaled = np.diff(inner, prepend=0, append=mass.sum()) * (len(starts) + 1) - mass.sum()  # integers: ties are exact
+    return float((scaled.astype(np.float64) ** 2).sum())
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _equal_mass(mass, n_bins, chosen):  # type: ignore[no-untyped-def]
+    """The same in one walk over the buckets and one over the edges, into ``chosen``; gives how many there are."""
+    starts = np.empty((n_bins, 2), np.int64)  # the buckets on either side of every quantile
+    inner = np.zeros((n_bins, 2))  # the mass below them
+    total, below, k = mass.sum(), 0, 1
+    quantile = total / n_bins
+    last, last_below = -1, 0  # the last bucket at which a bin can start, and the one before it
+    before, before_below = -1, 0
+    for bucket in range(len(mass)):
+        if mass[bucket] == 0:
+            continue
+        if below > 0:
+            while k < n_bins and below >= quantile:
+                starts[k, 0], inner[k, 0] = (bucket, below) if last < 0 else (last, last_below)
+                starts[k, 1], inner[k, 1] = bucket, below
+                k += 1
+                quantile = k * total / n_bins
+            before, before_below = last, last_below
+            last, last_below = bucket, below
+        below += mass[bucket]
+    if last < 0:
+        return 0
+    for j in range(k, n_bins):  # quantiles within the last bucket
+        starts[j, 0], inner[j, 0] = (last, last_below) if before < 0 else (before, before_below)
+        starts[j, 1], inner[j, 1] = last, last_below
+
+    # Least unevenness of the bins so far, given the side of the last edge; and the side of the one before that.
+    least = np.array([0.0, np.inf])
+    side_before = np.zeros((n_bins + 1, 2), np.int64)
+    for k in range(1, n_bins + 1):
+        following = np.full(2, np.inf)
+        for side in range(2):
+            edge = inner[k, side] if k < n_bins else float(total)
+            for other in range(2):
+                bin_mass = edge - inner[k - 1, other]
+                uneven = least[other] + (bin_mass * n_bins - total) ** 2
+                if bin_mass >= 0 and uneven < following[side]:
+                    following[side] = uneven
+                    side_before[k, side] = other
+        least = following
+    side = side_before[n_bins, 0]
+    for k in range(n_bins - 1, 0, -1):
+        chosen[k - 1] = starts[k, side]
+        side = side_before[k, side]
+    n = 1
+    for k in range(1, n_bins - 1):
+        if chosen[k] != chosen[n - 1]:
+            chosen[n] = chosen[k]
+            n += 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _unit_counts(unit, low, places, times, out):  # type: ignore[no-untyped-def]
+    """Counts of one unit; gives whether there are any."""
+    out[:] = low[unit]
+    for i in range(np.searchsorted(places, unit * N_BUCKETS), np.searchsorted(places, (unit + 1) * N_BUCKETS)):
+        out[places[i] - unit * N_BUCKETS] += times[i] << 16
+    return out.any()
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _edges(  # type: ignore[no-untyped-def]
+    zero, positive, positive_places, positive_times, negative, negative_places, negative_times, lower, edges, effective
+):
+    """Fill edges (n_units, n_bins − 1) and the number of bins that hold anything."""
+    n_bins = edges.shape[1] + 1
+    mass = np.zeros(2 * N_BUCKETS + 1, np.int64)  # in order of value: negative by falling magnitude, zero, positive
+    below, above = mass[:N_BUCKETS][::-1], mass[N_BUCKETS + 1 :]
+    chosen = np.empty(n_bins, np.int64)
+    for unit in range(len(zero)):
+        mass[N_BUCKETS] = zero[unit]
+        any_positive = _unit_counts(unit, positive, positive_places, positive_times, above)
+        if len(negative) and _unit_counts(unit, negative, negative_places, negative_times, below):
+            n = _equal_mass(mass, n_bins, chosen)
+            for i in range(n):
+                edges[unit, i] = lower[chosen[i]]
+            effective[unit] = n + 1
+        elif any_positive:
+            n = _equal_mass(above, n_bins - 1, chosen)
+            edges[unit, 0] = _TINY
+            for i in range(n):
+                edges[unit, i + 1] = lower[N_BUCKETS + 1 + chosen[i]]
+            effective[unit] = n + 1 + (zero[unit] > 0)
+        else:
+            effective[unit] = zero[unit] > 0
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _encode(samples, edges, codes):  # type: ignore[no-untyped-def]
+    for unit in range(samples.shape[0]):
+        codes[unit, :] = 0
+        for k in range(edges.shape[1]):
+            edge = edges[unit, k]
+            if edge == np.inf:
+                break
+            for s in range(samples.shape[1]):
+                codes[unit, s] += samples[unit, s] >= edge
