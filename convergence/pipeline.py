@@ -44,8 +44,6 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
             f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks. Run the other "
             "stages without a launcher."
         )
-    if comm.rank == 0:
-        folder.create()
     for stage in stages:
         _RUNNERS[stage](folder, options, comm)
 
@@ -83,13 +81,13 @@ def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
 
 
 def _statistics(folder: RunFolder, options: Options, comm: Any) -> None:
-    _need(folder, folder.train_works(), "train")
+    _need(folder, folder.train_works())
     stage = load_object("hpc.statistics:statistics")
     _do(folder, folder.statistics_work(), options, lambda: stage(folder, comm), comm)
 
 
 def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
-    _need(folder, [folder.statistics_work()], "statistics")
+    _need(folder, [folder.statistics_work()])
     work = folder.analyze_work()
 
     def analyze() -> None:
@@ -103,7 +101,7 @@ def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
 
 
 def _report(folder: RunFolder, options: Options, comm: Any) -> None:
-    _need(folder, [folder.statistics_work(), folder.analyze_work()], "analyze")
+    _need(folder, [folder.statistics_work(), folder.analyze_work()])
     _do(
         folder,
         folder.report_work(),
@@ -122,7 +120,7 @@ _RUNNERS: dict[str, Callable[[RunFolder, Options, Any], None]] = {
 }
 
 
-def _need(folder: RunFolder, works: list[Work], stage: str) -> None:
+def _need(folder: RunFolder, works: list[Work]) -> None:
     """All of ``works`` must be done for the present settings."""
     for work in works:
         state = folder.state(work)
@@ -133,6 +131,7 @@ def _need(folder: RunFolder, works: list[Work], stage: str) -> None:
                 "damaged": f"is damaged ({folder.damage(work)})",
                 "stale": "was done for other settings",
             }[state]
+            stage = work.name.split()[0]
             raise StaleOutputError(
                 f'{folder.path}: "{work.name}" {says}. Run `convergence {stage}` (or `convergence run`) with the same '
                 "config and --set options first."
@@ -142,6 +141,8 @@ def _need(folder: RunFolder, works: list[Work], stage: str) -> None:
 def _do(folder: RunFolder, work: Work, options: Options, action: Callable[[], None], comm: Any = None) -> None:
     """Run one piece of work if it is needed; with ranks, the first one decides for all."""
     first = comm is None or comm.rank == 0
+    if first:
+        folder.create()
     outcome = folder.begin(work, options.overwrite) if first else None
     needed = outcome.needed if outcome else None
     if comm is not None:

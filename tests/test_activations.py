@@ -116,3 +116,15 @@ def test_faults_are_explained(arrays, tmp_path, capsys):
     assert "needed are numbers (n_images, units)" in refused('activations.nets.a.fc="odd.npy"')
     (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY\x01")
     assert "no array could be read" in refused('activations.nets.a.fc="torn.npy"')
+
+
+def test_codes_in_pieces_count_the_same(arrays, tmp_path, monkeypatch):
+    """A group's bin numbers come in pieces of a bounded number of samples; however many, the counts are the same."""
+    found = []
+    for samples in (65_536, 7):
+        monkeypatch.setattr("convergence.statistics.collect.CODES_SAMPLES", samples)
+        runs = tmp_path / str(samples)
+        assert main(["statistics", str(tmp_path / "given.toml"), "--runs", str(runs)]) == 0
+        with h5py.File(runs / "given" / "statistics.h5") as file:
+            found.append([file[f"comparisons/{name}/mutual_information"][()].tobytes() for name in ("conv", "fc")])
+    assert found[0] == found[1]

@@ -74,6 +74,9 @@ def test_adding_a_net_trains_that_net_only(tiny_config, tiny_copy, caplog):
 def test_a_stage_before_its_input_is_refused(tiny_config, tmp_path, capsys):
     assert main(["analyze", str(tiny_config), "--runs", str(tmp_path)]) == 2
     assert 'statistics" has not been done. Run `convergence statistics`' in capsys.readouterr().err
+    assert main(["report", str(tiny_config), "--runs", str(tmp_path)]) == 2
+    assert 'statistics" has not been done. Run `convergence statistics`' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_stale_input_is_refused(tiny_config, tiny_copy, capsys):

@@ -35,9 +35,11 @@ from convergence.statistics.moments import symmetric_rows
 
 Float64 = npt.NDArray[np.float64]
 SCHEMA = "convergence-partial"
-VERSION = 2
+VERSION = 3
 TILE = 128
 """Units on either side of a tile of mutual information."""
+CODES_SAMPLES = 65536
+"""Samples of a piece of codes."""
 JACKKNIFE_BLOCKS = 8
 """Blocks of groups whose joint counts are held apart for the error of mutual information."""
 MADE_BY = "convergence statistics CONFIG"
@@ -152,21 +154,28 @@ class Collector:
         return {name: self.histograms(name).edges(bins) for name in self.joined}
 
     def codes(self, group: int, edges: dict[str, BinEdges]) -> None:
-        """Pass 2 of one group."""
+        """Pass 2 of one group: for each comparison pieces 0, 1, … of at most ``CODES_SAMPLES`` samples."""
         n_images = len(self.groups.images(group))
         positions = self.config.mutual_information.positions
         with hdf5.create(self.codes_path(group), SCHEMA, VERSION, {"digest": self.digest}) as file:
-            codes = {
-                name: np.empty((joined.n_units, n_images * joined.n_sampled(positions)), np.uint8)
-                for name, joined in self.joined.items()
-            }
-            filled = dict.fromkeys(codes, 0)
+            gathered, filled = {}, dict.fromkeys(self.joined, 0)
+            for name, joined in self.joined.items():
+                n_samples = min(n_images * joined.n_sampled(positions), CODES_SAMPLES)
+                gathered[name] = np.empty((joined.n_units, n_samples), np.uint8)
+                file.create_group(name, track_order=True)
             for name, samples, _ in self._group_samples(group, positions):
-                n = samples.shape[1]
-                codes[name][:, filled[name] : filled[name] + n] = self._encode(samples, edges[name])
-                filled[name] += n
-            for name, values in codes.items():
-                hdf5.write_array(file, name, values)
+                codes, start = self._encode(samples, edges[name]), 0
+                while start < codes.shape[1]:
+                    n = min(codes.shape[1] - start, gathered[name].shape[1] - filled[name])
+                    gathered[name][:, filled[name] : filled[name] + n] = codes[:, start : start + n]
+                    filled[name] += n
+                    start += n
+                    if filled[name] == gathered[name].shape[1]:
+                        hdf5.write_array(file[name], str(len(file[name])), gathered[name])
+                        filled[name] = 0
+            for name, n in filled.items():
+                if n:
+                    hdf5.write_array(file[name], str(len(file[name])), gathered[name][:, :n])
 
     def _encode(self, samples: Any, edges: BinEdges) -> npt.NDArray[np.uint8]:
         if self.joiner.sums_device is None:
@@ -186,8 +195,9 @@ class Collector:
             joint = JointCounts(n_x, n_y, bins)
             for group in groups:
                 with self._open(self.codes_path(group)) as file:
-                    codes = file[name][x0:x1]
-                    joint.update(codes, codes if x0 == y0 else file[name][y0:y1])
+                    for piece in file[name].values():
+                        codes = piece[x0:x1]
+                        joint.update(codes, codes if x0 == y0 else piece[y0:y1])
             if joint.n_samples > np.iinfo(np.int32).max:
                 raise FileError(
                     f"{joint.n_samples:,} samples in a block of groups are more than joint counts hold: take fewer "
