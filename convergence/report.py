@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from convergence.analysis.file import open_analysis
 from convergence.answers import answers
@@ -169,7 +170,8 @@ def _table(layers: Sequence[Layer]) -> dict[str, Any]:
                     "source": MEASURES.load(name).source,
                     "cells": [str(found[kind] or "–") for kind in kinds],
                     "spread": f"{first.lowest:.3f} – {first.highest:.3f}",
-                    "null": f"{null:.3f} ± {first.estimate.null_sd:.3f}" if null == null else "unchanged by it",
+                    "shifted": "" if np.isnan(first.estimate.shifted) else f"{first.estimate.shifted:.3f}",
+                    "null": f"{null:.3f} ± {first.estimate.null_sd:.3f}" if np.isfinite(null) else "unchanged by it",
                 }
             )
-    return {"kinds": kinds, "rows": rows}
+    return {"kinds": kinds, "rows": rows, "has_shifted": any(row["shifted"] for row in rows)}

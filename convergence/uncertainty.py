@@ -27,6 +27,7 @@ class Estimate:
     standard_error : of the value, over image groups (delete-one jackknife)
     low, high : 95 % interval, Student's t with (groups − 1) degrees of freedom
     null, null_sd : mean and standard deviation of the same number under the null, NaN where the null does not apply
+    shifted : the same number where the second net sees the next image, NaN if that was not summed
     without : (n_groups,) the value without each image group, so that errors of means of estimates can be had
     """
 
@@ -36,6 +37,7 @@ class Estimate:
     high: float
     null: float = float("nan")
     null_sd: float = float("nan")
+    shifted: float = float("nan")
     without: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,7 +76,10 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     quadrature. Chance levels are averaged.
     """
     mean = jackknife(float(np.mean([e.value for e in estimates])), np.mean([e.without for e in estimates], axis=0))
-    return mean.against((float(np.mean([e.null for e in estimates])), float(np.mean([e.null_sd for e in estimates]))))
+    null, null_sd, shifted = (
+        float(np.mean([getattr(e, name) for e in estimates])) for name in ("null", "null_sd", "shifted")
+    )
+    return replace(mean, null=null, null_sd=null_sd, shifted=shifted)
 
 
 def jackknife_error(without: npt.ArrayLike) -> npt.NDArray[np.float64]:

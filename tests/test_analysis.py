@@ -49,10 +49,19 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
         group_count=np.array([part.count for part in parts]),
         group_sums=np.stack([part.sums for part in parts]),
         group_products=np.stack([part.products for part in parts]),
+        shifted_products=np.sum(
+            [shifted_products(samples[:, g::n_groups], parts[0].shift) for g in range(n_groups)], axis=0
+        ),
         histograms=histograms,
         mutual_information=information,
         mutual_information_error=error,
     )
+
+
+def shifted_products(samples: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Each sample with the next one of the group, in a ring."""
+    centred = np.nan_to_num(samples.astype(float)) - shift[:, None]
+    return centred @ np.roll(centred, -1, axis=1).T
 
 
 def rectified(n_units: int, n_samples: int = 3_000, seed: int = 0) -> np.ndarray:
@@ -167,3 +176,20 @@ def test_mean_activations():
     np.testing.assert_allclose(unit_means(sums)[:6], x.astype(np.float32).mean(axis=1, dtype=float), rtol=1e-6)
     assert mean_activation_distance(sums, live, "a", "b").value == pytest.approx(0, abs=1e-6)
     assert mean_activation_distance(sums, live, "a", "c").value == pytest.approx(1 / 1.5, rel=1e-6)
+
+
+def test_the_next_image_is_a_chance_level():
+    """The same units, seeing other images: own covariances stay, everything in common goes."""
+    x = rectified(8)
+    sums = sums_of({"a": x, "b": x[::-1]})
+    pair = PairSums.of(sums, live_units(sums), "a", "b")
+    assert pair.shifted is not None
+    np.testing.assert_array_equal(pair.shifted.corr_xx, pair.pooled.corr_xx)
+    rolled = np.concatenate([np.roll(x[:, g::GROUPS], -1, axis=1) for g in range(GROUPS)], axis=1)
+    ordered = np.concatenate([x[:, g::GROUPS] for g in range(GROUPS)], axis=1)
+    wanted = np.corrcoef(np.concatenate([ordered, rolled[::-1]]))[:8, 8:]
+    np.testing.assert_allclose(pair.shifted.corr_xy, wanted, atol=1e-6)
+    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
+    found = tree["measures"]["matching"]["xy"]
+    assert found["value"] == pytest.approx(1, abs=1e-6)
+    assert abs(found["shifted"]) < 0.15

@@ -194,3 +194,20 @@ def test_arrays_and_back():
     assert_same(whole, back)
     small = histogram(np.abs(RNG.standard_normal((50, 500))).astype(np.float32))
     assert sum(np.asarray(a).nbytes for a in small.to_arrays().values()) < 500_000
+
+
+def test_percentiles_are_within_their_error():
+    samples = np.concatenate([hostile()[[0, 1, 2, 3, 4, 5, 8, 9, 10]], np.full((1, 20_000), np.nan, np.float32)])
+    percents = (0, 1, 37.5, 50, 90, 99, 100)
+    found = histogram(samples).percentiles(percents)
+    for unit, row in enumerate(samples[:-1]):
+        wanted = np.percentile(row.astype(float), percents, method="inverted_cdf")
+        assert (np.abs(found[unit] - wanted) <= 0.002 * np.abs(wanted) + 2**-20).all()
+        assert ((found[unit] == 0) >= (wanted == 0)).all()
+    assert (found[-1] == 0).all()
+
+
+def test_percentiles_count_past_sixteen_bits():
+    samples = np.concatenate([np.full(200_000, 2.0), np.full(100_000, 3.0), np.full(1, 5.0)]).astype(np.float32)[None]
+    found = histogram(samples).percentiles((50, 66, 67, 99.9, 100))[0]
+    np.testing.assert_allclose(found, [2, 2, 3, 3, 5], rtol=0.002)

@@ -26,14 +26,16 @@ def unit_means_without(sums: Sums) -> Float64:
 
 
 def describe_units(sums: Sums, live: LiveUnits) -> dict[str, npt.NDArray[np.generic]]:
-    """Per unit: mean with its error, standard deviation, share of zeros, and why it is left out if it is."""
+    """Per unit: mean with its error, standard deviation, share of zeros, percentiles, and why it is left out."""
     n = float(sums.group_count.sum())
     cov = covariance(n, sums.group_sums.sum(axis=0), sums.group_products.sum(axis=0))
+    percentiles = sums.histograms.percentiles((50, 90, 99))
     return {
         "mean": np.nan_to_num(unit_means(sums)),
         "mean_error": np.nan_to_num(jackknife_error(unit_means_without(sums))),
         "standard_deviation": np.sqrt(np.maximum(np.nan_to_num(np.diag(cov)), 0.0)),
         "zero_fraction": sums.histograms.zero_fraction(),
+        **dict(zip(("median", "percentile_90", "percentile_99"), percentiles.T, strict=True)),
         "alive": live.alive,
         "left_out_because": np.array(live.reason, dtype=object),
     }

@@ -6,6 +6,7 @@ for every unit of x among those of y, or predicts every unit of y from those of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ def _measures(pair: PairSums, config: AnalysisConfig) -> Tree:
                     return float(value(pair.pooled.rotated(random_rotation(len(pair.units_y), generator))))
 
                 estimate = estimate.against(null_level(draw, config.rotations, config.seed))
+            if pair.shifted is not None:
+                estimate = replace(estimate, shifted=value(pair.shifted))
             tree.setdefault(name, {})[direction] = estimate.as_dict()
     return tree
 

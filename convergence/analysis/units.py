@@ -81,6 +81,7 @@ class PairSums:
     units_x, units_y : indices of the live units within their nets
     n_x, n_y : widths of the nets, dead units included
     count : (n_groups,); sums : (n_groups, n); products : (n_groups, n, n)
+    shifted_xy : (n_x, n_y) products of x with the next image's y over all groups, None if they were not summed
     """
 
     units_x: Indices
@@ -90,6 +91,7 @@ class PairSums:
     count: npt.NDArray[np.int64]
     sums: Float64
     products: Float64
+    shifted_xy: Float64 | None
 
     @classmethod
     def of(cls, sums: Sums, live: LiveUnits, x: str, y: str) -> PairSums:
@@ -105,6 +107,7 @@ class PairSums:
             count=sums.group_count,
             sums=sums.group_sums[:, joined],
             products=sums.group_products[:, joined[:, None], joined[None, :]],
+            shifted_xy=None if sums.shifted_products is None else sums.shifted_products[np.ix_(kept_x, kept_y)],
         )
 
     @property
@@ -128,6 +131,19 @@ class PairSums:
         """From the even groups and from the odd ones: two disjoint sets of images."""
         everyone = np.arange(self.n_groups)
         return self.of_groups(everyone[::2]), self.of_groups(everyone[1::2])
+
+    @property
+    def shifted(self) -> PairMoments | None:
+        """From all groups, with y of the next image: what the nets have in common without seeing the same thing.
+
+        Images go round within a group, so the units' own means and covariances stay.
+        """
+        if self.shifted_xy is None:
+            return None
+        n, k = self.pooled.n, len(self.units_x)
+        total = self.sums.sum(axis=0)
+        between = self.shifted_xy / n - np.outer(total[:k], total[k:]) / n**2
+        return PairMoments(n, self.pooled.cov_xx, between, self.pooled.cov_yy)
 
     def of_groups(self, groups: Indices) -> PairMoments:
         """From some groups, added in their order."""

@@ -47,6 +47,8 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
                     mean[i],
                     error[i],
                     layer.units["zero_fraction"][units[i]],
+                    layer.units["median"][units[i]],
+                    layer.units["percentile_99"][units[i]],
                     layer.units["left_out_because"][units[i]],
                 )
                 for i in order
@@ -63,6 +65,16 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
         f"mean activation: {said}. Bands are ± 2 standard errors over image groups.",
         alt="Sorted mean activations of every net",
         figure=figure,
-        columns=("net", "kind", "unit", "mean", "standard_error", "zero_fraction", "left_out_because"),
+        columns=(
+            "net",
+            "kind",
+            "unit",
+            "mean",
+            "standard_error",
+            "zero_fraction",
+            "median",
+            "percentile_99",
+            "left_out_because",
+        ),
         rows=rows,
     )

@@ -59,6 +59,13 @@ class BucketCounts:
         counts.reshape(-1)[self.places] += self.times << 16
         return counts
 
+    def of_unit(self, unit: int) -> Counts:
+        """(N_BUCKETS,) int64 of one unit."""
+        counts = self.low[unit].astype(np.int64)
+        mine = slice(*np.searchsorted(self.places, [unit * N_BUCKETS, (unit + 1) * N_BUCKETS]))
+        counts[self.places[mine] - unit * N_BUCKETS] += self.times[mine] << 16
+        return counts
+
     def occupied(self) -> tuple[npt.NDArray[Any], int]:
         """Counts of the range of buckets that any unit has, in the smallest type that holds them, and its first."""
         has_any = np.asarray(self.low.any(axis=0))

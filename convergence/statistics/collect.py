@@ -145,7 +145,7 @@ class Collector:
         for group in range(len(self.groups)):
             with self._open(self.moments_path(group)) as file:
                 place = file[name]["histogram"]
-                total.merge(UnitHistograms.from_arrays({key: hdf5.read_array(place, key) for key in place}))
+                total.add_arrays({key: hdf5.read_array(place, key) for key in place})
         return total
 
     def edges(self) -> dict[str, BinEdges]:

@@ -139,7 +139,8 @@ class Sums:
     Attributes
     ----------
     shift (n_units,), group_count (n_groups,), group_sums (n_groups, n_units),
-    group_products (n_groups, n_units, n_units), unit_net (n_units,), nets, layers, sources, trained (per net)
+    group_products (n_groups, n_units, n_units), shifted_products (n_units, n_units)
+    over all groups, unit_net (n_units,), nets, layers, sources, trained (per net)
     """
 
     name: str
@@ -153,6 +154,7 @@ class Sums:
     group_count: Array
     group_sums: Array
     group_products: Array
+    shifted_products: Array | None
     histograms: UnitHistograms
     mutual_information: Array | None
     mutual_information_error: Array | None
@@ -199,12 +201,17 @@ class StatisticsFile:
             group_count=hdf5.read_array(place, "group_count"),
             group_sums=hdf5.read_array(place, "group_sums"),
             group_products=hdf5.read_array(place, "group_products"),
+            shifted_products=_sum_over_groups(place, "group_shifted_products"),
             histograms=UnitHistograms.from_arrays(
                 {key: hdf5.read_array(place["histogram"], key) for key in place["histogram"]}
             ),
             mutual_information=hdf5.read_array(place, "mutual_information") if has_information else None,
             mutual_information_error=hdf5.read_array(place, "mutual_information_error") if has_information else None,
         )
+
+
+def _sum_over_groups(place: h5py.Group, name: str) -> Array | None:
+    return np.asarray(hdf5.read_array(place, name).sum(axis=0)) if name in place else None
 
 
 @contextmanager
