@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convergence.summary import Layer, Summary, dense_loss, measured, one_unit_loss, over_pairs
+from convergence.summary import TRAINED_OR_NOT, Layer, Summary, dense_loss, measured, one_unit_loss, over_pairs
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,14 @@ def another_measure(layers: Sequence[Layer]) -> Answer | None:
     """Whether partners by mutual information are those by correlation."""
     rows, shares = [], []
     for layer in layers:
-        cells = []
-        for kind in ("trained", "untrained"):
-            pairs = [p for p in layer.of_kind(kind) if "information" in p.tree]
-            same = [float(p.tree["information"]["same_semi_as_correlation"]) for p in pairs]
-            cells.append(f"{100 * np.mean(same):.0f} % ({_range(same)})" if same else "–")
-            if kind == "trained" and same:
-                shares.append(float(np.mean(same)))
-                chance = np.mean([1 / len(p.tree["units_y"]) for p in pairs])
-        if cells[0] != "–":
-            rows.append((layer.name, *cells, f"{100 * chance:.1f} %"))
+        same = [over_pairs(layer.of_kind(kind), ("information", "same_semi")) for kind in TRAINED_OR_NOT]
+        if same[0] is not None:
+            shares.append(same[0].estimate.value)
+            guessed = np.mean([1 / len(pair.tree["units_y"]) for pair in layer.of_kind("trained")])
+            rows.append((layer.name, *map(_quoted, same), f"{guessed:.3f}"))
     return _answer(
         "Does the alignment survive another measure?",
-        f"In {_percent(shares)} of the units the best partner by mutual information is also the best by correlation. "
-        "Beside each share, in brackets, its range over pairs of nets.",
+        f"In {_percent(shares)} of the units the best partner by mutual information is also the best by correlation.",
         ("layer", "same partner, trained", "untrained nets", "by guessing"),
         rows,
     )
@@ -159,11 +153,6 @@ def _quoted(summary: Summary | None) -> str:
 def _chance(summary: Summary) -> str:
     e = summary.estimate
     return f"{e.null:.3f} ± {e.null_sd:.3f}" if np.isfinite(e.null) else "–"
-
-
-def _range(shares: Sequence[float]) -> str:
-    low, high = 100 * min(shares), 100 * max(shares)
-    return f"{low:.0f} – {high:.0f} %"
 
 
 def _percent(shares: Sequence[float]) -> str:

@@ -118,6 +118,7 @@ class MutualInformationConfig(Section):
 
     enabled: bool = Field(True, description="Whether the second pass is made.")
     bins: int = Field(10, ge=3, le=16, description="Bins a unit: bin 0 for zeros, the rest of equal mass.")
+    blocks: int = Field(8, ge=2, le=64, description="Blocks of groups that are left out in turn, for error bars.")
     positions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
         "all", description="Positions of a map that count: all, or so many an image, drawn by seed."
     )

@@ -52,7 +52,7 @@ def _toml(value: Any) -> str:
 def _comparisons(folder: RunFolder) -> list[str]:
     """Units, samples and bytes of every comparison, from the shapes alone; a sentence where they cannot be known."""
     experiment = folder.experiment
-    from convergence.statistics.collect import JACKKNIFE_BLOCKS, TILE, information_tiles, matrices
+    from convergence.statistics.collect import TILE, information_tiles, matrices
     from convergence.statistics.groups import ImageGroups
 
     config = experiment.statistics
@@ -95,7 +95,7 @@ def _comparisons(folder: RunFolder) -> list[str]:
     )
     if information.enabled:
         side = min(TILE, most)
-        counts = 4 * side**2 * information.bins**2 * min(JACKKNIFE_BLOCKS, len(groups))
+        counts = 4 * side**2 * information.bins**2 * min(information.blocks, len(groups))
         lines.append(f"pass 2: up to {n_tiles} ranks share the tiles; joint counts of one {_bytes(counts)}")
     return lines
 

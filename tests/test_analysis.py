@@ -12,7 +12,7 @@ from convergence.experiment import AnalysisConfig
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.file import Sums
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.information import mutual_information_jackknife
+from convergence.statistics.information import leave_one_out
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.moments import Moments
 
@@ -36,7 +36,7 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
         codes = encode(np.ascontiguousarray(samples[:, g::n_groups]), edges)
         joint.update(codes, codes)
         counts.append(joint.counts())
-    information, error = mutual_information_jackknife(np.stack(counts))
+    information, without = leave_one_out(np.stack(counts))
     return Sums(
         name="layer",
         nets=tuple(nets),
@@ -54,7 +54,7 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
         ),
         histograms=histograms,
         mutual_information=information,
-        mutual_information_error=error,
+        mutual_information_without=without,
     )
 
 
@@ -85,7 +85,7 @@ def test_permuted_and_scaled_units_come_back():
     assert tree["alignment"]["same_assignment"] == 1
     assert tree["alignment"]["never_chosen"] == 0
     assert tree["sparse_xy"]["one_unit"]["value"] == pytest.approx(0, abs=1e-6)
-    assert tree["information"]["same_semi_as_correlation"] == 1
+    assert tree["information"]["same_semi"]["value"] == 1
 
 
 def test_what_only_mutual_information_sees():

@@ -118,16 +118,28 @@ def _cross_fitted(pair: PairSums) -> Tree:
 
 
 def _information(sums: Sums, pair: PairSums, x: str, y: str) -> Tree:
-    """Alignments by mutual information, and their agreement with those by correlation."""
+    """Alignments by mutual information, and their agreement with those by correlation.
+
+    Errors are over blocks of image groups; each replicate matches anew, by both measures.
+    """
     assert sums.mutual_information is not None
-    assert sums.mutual_information_error is not None
-    rows, columns = sums.units(x)[pair.units_x], sums.units(y)[pair.units_y]
-    nats = sums.mutual_information[np.ix_(rows, columns)]
-    errors = sums.mutual_information_error[np.ix_(rows, columns)]
-    r = pair.pooled.corr_xy
+    assert sums.mutual_information_without is not None
+    ours = np.ix_(sums.units(x)[pair.units_x], sums.units(y)[pair.units_y])
+    nats = sums.mutual_information[ours]
+    without = [replicate[ours] for replicate in sums.mutual_information_without]
+    errors = jackknife_error(without)
+    r, r_without = pair.pooled.corr_xy, [moments.corr_xy for moments in pair.without_blocks(len(without))]
     everyone = np.arange(len(r))
     semi, matched = semi_matching(nats), matching(nats)
-    by_r = matching(r)
+
+    def same_semi(information: Float64, correlation: Float64) -> float:
+        return float((semi_matching(information) == semi_matching(correlation)).mean())
+
+    def same_matching(information: Float64, correlation: Float64) -> float:
+        one, other = matching(information), matching(correlation)
+        return float((_full(len(r), one.rows, one.columns) == _full(len(r), other.rows, other.columns)).mean())
+
+    both = list(zip(without, r_without, strict=True))
     return {
         "semi_xy": _to_units(semi, pair.units_y),
         "semi_xy_nats": nats[everyone, semi],
@@ -135,12 +147,10 @@ def _information(sums: Sums, pair: PairSums, x: str, y: str) -> Tree:
         "matching": _to_units(_full(len(r), matched.rows, matched.columns), pair.units_y),
         "matching_nats": _full(len(r), matched.rows, matched.values, empty=0.0),
         "matching_error": _full(len(r), matched.rows, errors[matched.rows, matched.columns], empty=0.0),
-        "mean_semi_nats": float(nats[everyone, semi].mean()),
-        "mean_matching_nats": matched.mean,
-        "same_semi_as_correlation": float((semi == semi_matching(r)).mean()),
-        "same_matching_as_correlation": float(
-            (_full(len(r), matched.rows, matched.columns) == _full(len(r), by_r.rows, by_r.columns)).mean()
-        ),
+        "mean_semi": jackknife(nats.max(axis=1).mean(), [w.max(axis=1).mean() for w in without]).as_dict(),
+        "mean_matching": jackknife(matched.mean, [matching(w).mean for w in without]).as_dict(),
+        "same_semi": jackknife(same_semi(nats, r), [same_semi(w, c) for w, c in both]).as_dict(),
+        "same_matching": jackknife(same_matching(nats, r), [same_matching(w, c) for w, c in both]).as_dict(),
     }
 
 

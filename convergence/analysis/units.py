@@ -126,6 +126,11 @@ class PairSums:
         everyone = np.arange(self.n_groups)
         return tuple(self.of_groups(np.delete(everyone, g)) for g in everyone)
 
+    def without_blocks(self, n_blocks: int) -> list[PairMoments]:
+        """From all groups but one block of them, for each in turn; blocks as those of mutual information."""
+        everyone = np.arange(self.n_groups)
+        return [self.of_groups(np.setdiff1d(everyone, block)) for block in np.array_split(everyone, n_blocks)]
+
     @cached_property
     def halves(self) -> tuple[PairMoments, PairMoments]:
         """From the even groups and from the odd ones: two disjoint sets of images."""

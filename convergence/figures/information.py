@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 
@@ -44,8 +46,8 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
         axes[1].set(title="best partner by each measure", xlabel="correlation", ylabel="mutual information (nats)")
         axes[1].legend(loc="upper left", fontsize=8.5)
     besides = "".join(
-        f"; {other.tree['information']['mean_semi_nats']:.3f} and "
-        f"{other.tree['information']['mean_matching_nats']:.3f} between the untrained {other.x} and {other.y}"
+        f"; {other.tree['information']['mean_semi']['value']:.3f} and "
+        f"{other.tree['information']['mean_matching']['value']:.3f} between the untrained {other.x} and {other.y}"
         for other in baseline
     )
     rows = [
@@ -65,11 +67,11 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
     return Drawing(
         name=f"{layer.name}-information",
         title="Does mutual information agree with correlation?",
-        caption=f"{pair.x} to {pair.y}: {100 * found['same_semi_as_correlation']:.0f} % of the units have the same "
+        caption=f"{pair.x} to {pair.y}: {_percent(found['same_semi'])} of the units have the same "
         "best partner by mutual information as by correlation, "
-        f"{100 * found['same_matching_as_correlation']:.0f} % the same matched one. Mean mutual "
-        f"information {found['mean_semi_nats']:.3f} nats (semi-matching) and "
-        f"{found['mean_matching_nats']:.3f} (matching), corrected for the bias of counting"
+        f"{_percent(found['same_matching'])} the same matched one. Mean mutual "
+        f"information {_plus_minus(found['mean_semi'])} nats (semi-matching) and "
+        f"{_plus_minus(found['mean_matching'])} (matching), corrected for the bias of counting"
         f"{besides}. Bands are ± 2 standard errors over image groups.",
         alt="Mutual information per unit, and scatter of mutual information against correlation",
         figure=figure,
@@ -86,3 +88,11 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
         ),
         rows=rows,
     )
+
+
+def _plus_minus(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.3f} ± {estimate['standard_error']:.3f}"
+
+
+def _percent(estimate: dict[str, Any]) -> str:
+    return f"{100 * estimate['value']:.0f} ± {100 * estimate['standard_error']:.0f} %"

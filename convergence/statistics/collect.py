@@ -28,20 +28,18 @@ from convergence.statistics.bin_edges import BinEdges, encode
 from convergence.statistics.group_sums import GroupSums, shift_of
 from convergence.statistics.groups import ImageGroups
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.information import jackknife_of_blocks
+from convergence.statistics.information import leave_one_out
 from convergence.statistics.joining import JoinedUnits, Joiner
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.moments import symmetric_rows
 
 Float64 = npt.NDArray[np.float64]
 SCHEMA = "convergence-partial"
-VERSION = 3
+VERSION = 4
 TILE = 128
 """Units on either side of a tile of mutual information."""
 CODES_SAMPLES = 65536
 """Samples of a piece of codes."""
-JACKKNIFE_BLOCKS = 8
-"""Blocks of groups whose joint counts are held apart for the error of mutual information."""
 MADE_BY = "convergence statistics CONFIG"
 
 
@@ -189,7 +187,7 @@ class Collector:
         n_units, bins = self.joined[name].n_units, self.config.mutual_information.bins
         x1, y1 = min(x0 + TILE, n_units), min(y0 + TILE, n_units)
         n_x, n_y = x1 - x0, y1 - y0
-        blocks = self.groups.blocks(JACKKNIFE_BLOCKS)
+        blocks = self.groups.blocks(self.config.mutual_information.blocks)
         counts = np.empty((len(blocks), n_x, n_y, bins, bins), np.int32)
         for block, groups in zip(counts, blocks, strict=True):
             joint = JointCounts(n_x, n_y, bins)
@@ -204,11 +202,11 @@ class Collector:
                     "statistics.mutual_information.positions."
                 )
             joint.counts(block)
-        estimate, error = jackknife_of_blocks(counts)
+        estimate, without = leave_one_out(counts)
         path = self.information_path(name, x0, y0)
         with hdf5.create(path, SCHEMA, VERSION, {"digest": self.digest}) as file:
             hdf5.write_array(file, "mutual_information", estimate)
-            hdf5.write_array(file, "mutual_information_error", error)
+            hdf5.write_array(file, "mutual_information_without", without)
 
     def block(self, name: str, matrix: str, index: hdf5.Index) -> Float64:
         """A block of rows of one of the final matrices of a comparison, from the pieces on disk."""
@@ -216,20 +214,20 @@ class Collector:
         assert isinstance(rows, slice)
         n_units = self.joined[name].n_units
         if matrix.startswith("mutual_information"):
-            return self._information_rows(name, matrix, rows)
+            return self._information_rows(name, matrix, index[:-1], rows)
         with self._open(self.moments_path(int(index[0]))) as file:  # type: ignore[arg-type]
             if matrix == "group_shifted_products":
                 return np.asarray(file[name]["shifted"][rows])
             return symmetric_rows(file[name]["products"], rows.start, rows.stop)[:, :n_units]
 
-    def _information_rows(self, name: str, matrix: str, rows: slice) -> Float64:
+    def _information_rows(self, name: str, matrix: str, block: hdf5.Index, rows: slice) -> Float64:
         out = np.empty((rows.stop - rows.start, self.joined[name].n_units))
         for _, x0, y0 in information_tiles(name, self.joined[name].n_units):
             for first, second, turned in ((x0, y0, False), (y0, x0, True)):
                 low, high = max(first, rows.start), min(first + TILE, rows.stop)
                 if low < high:
                     with self._open(self.information_path(name, x0, y0)) as file:
-                        tile = file[matrix][()]
+                        tile = file[matrix][block]
                     tile = tile.T if turned else tile
                     out[low - rows.start : high - rows.start, second : second + tile.shape[1]] = tile[
                         low - first : high - first
@@ -259,5 +257,6 @@ def matrices(joined: JoinedUnits, config: StatisticsConfig) -> dict[str, tuple[i
     if config.shifted_null:
         shapes["group_shifted_products"] = (config.groups, *square)
     if config.mutual_information.enabled:
-        shapes |= {"mutual_information": square, "mutual_information_error": square}
+        n_blocks = min(config.mutual_information.blocks, config.groups)
+        shapes |= {"mutual_information": square, "mutual_information_without": (n_blocks, *square)}
     return shapes

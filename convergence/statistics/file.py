@@ -31,7 +31,7 @@ MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
         ("group", "unit", "unit"), "", "the same of every image (rows) with the next image of the group (columns)",
     ),
     "mutual_information": (("unit", "unit"), "nat", "corrected for the bias of counting"),
-    "mutual_information_error": (("unit", "unit"), "nat", "standard error, delete-one jackknife over blocks of groups"),
+    "mutual_information_without": (("block", "unit", "unit"), "nat", "the same without each block of image groups"),
 }  # fmt: skip
 """Matrices of a comparison: axes, unit of measure, what they hold."""
 
@@ -157,7 +157,7 @@ class Sums:
     shifted_products: Array | None
     histograms: UnitHistograms
     mutual_information: Array | None
-    mutual_information_error: Array | None
+    mutual_information_without: Array | None
 
     def units(self, net: str) -> Array:
         """Indices along the joined axis of a net's units."""
@@ -206,7 +206,9 @@ class StatisticsFile:
                 {key: hdf5.read_array(place["histogram"], key) for key in place["histogram"]}
             ),
             mutual_information=hdf5.read_array(place, "mutual_information") if has_information else None,
-            mutual_information_error=hdf5.read_array(place, "mutual_information_error") if has_information else None,
+            mutual_information_without=(
+                hdf5.read_array(place, "mutual_information_without") if has_information else None
+            ),
         )
 
 

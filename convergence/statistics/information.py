@@ -1,4 +1,4 @@
-"""Mutual information in nats from joint counts, corrected for the bias of counting, with its jackknife error."""
+"""Mutual information in nats from joint counts, corrected for the bias of counting, and without blocks of samples."""
 
 from __future__ import annotations
 
@@ -46,29 +46,21 @@ def mutual_information_plain(codes_x: npt.ArrayLike, codes_y: npt.ArrayLike) -> 
     return float(total)
 
 
-def jackknife_of_blocks(block_counts: Counts) -> tuple[Float64, Float64]:
-    """As :func:`mutual_information_jackknife`, of (n_blocks, n_x, n_y, K, K) counts, compiled: a table of c log c."""
-    n_x, n_y = block_counts.shape[1:3]
-    estimate, error = np.empty((n_x, n_y)), np.empty((n_x, n_y))
-    _jackknife(np.ascontiguousarray(block_counts), _n_log_n(np.arange(TABLE)), estimate, error)
-    return estimate, error
+def leave_one_out(block_counts: Counts) -> tuple[Float64, Float64]:
+    """Mutual information of all samples, (n_x, n_y), and without each block of them, (n_blocks, n_x, n_y).
 
-
-def mutual_information_jackknife(block_counts: Counts) -> tuple[Float64, Float64]:
-    """Estimate and standard error, each (…), from the joint counts (n_blocks, …, K, K) of blocks of image groups.
-
-    The estimate is the corrected one from all blocks; the error is the delete-one-block jackknife's, 0 for one block.
+    ``block_counts`` are (n_blocks, n_x, n_y, K, K); estimates are corrected. Compiled, with a table of c log c.
     """
+    n_blocks, n_x, n_y = block_counts.shape[:3]
+    estimate, without = np.empty((n_x, n_y)), np.empty((n_blocks, n_x, n_y))
+    _leave_one_out(np.ascontiguousarray(block_counts), _n_log_n(np.arange(TABLE)), estimate, without)
+    return estimate, without
+
+
+def leave_one_out_plain(block_counts: Counts) -> tuple[Float64, Float64]:
+    """The definition of :func:`leave_one_out`."""
     total = block_counts.sum(axis=0)
-    n_blocks = len(block_counts)
-    estimate = mutual_information(total)
-    mean, squares = np.zeros_like(estimate), np.zeros_like(estimate)
-    for k, block in enumerate(block_counts):  # running mean and spread: no second copy of all replicates
-        value = mutual_information(total - block)
-        change = value - mean
-        mean += change / (k + 1)
-        squares += change * (value - mean)
-    return estimate, np.sqrt((n_blocks - 1) / n_blocks * squares)
+    return mutual_information(total), np.array([mutual_information(total - block) for block in block_counts])
 
 
 def _n_log_n(counts: Counts) -> Float64:
@@ -107,7 +99,7 @@ def _times_log(count, table):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, nogil=True)
-def _jackknife(blocks, table, estimate, error):  # type: ignore[no-untyped-def]
+def _leave_one_out(blocks, table, estimate, without):  # type: ignore[no-untyped-def]
     n_blocks, n_x, n_y, bins, _ = blocks.shape
     total, part = np.empty((bins, bins), np.int64), np.empty((bins, bins), np.int64)
     for x in range(n_x):
@@ -116,11 +108,6 @@ def _jackknife(blocks, table, estimate, error):  # type: ignore[no-untyped-def]
             for b in range(n_blocks):
                 total += blocks[b, x, y]
             estimate[x, y] = _information(total, table)
-            mean, squares = 0.0, 0.0
             for b in range(n_blocks):
                 part[:] = total - blocks[b, x, y]
-                value = _information(part, table)
-                change = value - mean
-                mean += change / (b + 1)
-                squares += change * (value - mean)
-            error[x, y] = np.sqrt((n_blocks - 1) / n_blocks * squares)
+                without[b, x, y] = _information(part, table)
