@@ -204,6 +204,8 @@ class RunFolder:
         """Decide whether work is needed and clear its place; leaves an unfinished record if it is."""
         state = self.state(work)
         if state == "done":
+            for scratch in work.scratch:  # left by a kill between the record and the clearing up
+                _remove(scratch)
             return Outcome(False, "done already, for the same settings")
         reason = {"missing": "", "unfinished": "goes on where it stopped"}.get(state, "")
         record = read_record(work.record)

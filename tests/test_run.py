@@ -45,6 +45,15 @@ def test_a_finished_run_is_skipped_and_says_so(tiny_config, tiny_copy, caplog):
     assert before == {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*.h5")}
 
 
+def test_scratch_left_by_a_late_kill_is_cleared_up(tiny_config, tiny_copy, caplog):
+    (tiny_copy / "statistics.partial").mkdir()
+    (tiny_copy / "statistics.partial" / "moments-00000.h5").write_bytes(b"left over")
+    code, log = run(["statistics", tiny_config, "--runs", tiny_copy.parent], caplog)
+    assert code == 0
+    assert "done already" in log
+    assert not (tiny_copy / "statistics.partial").exists()
+
+
 def test_a_changed_key_reruns_only_what_it_touches(tiny_config, tiny_copy, caplog):
     arguments = ["run", tiny_config, "--runs", tiny_copy.parent, "--set", "analysis.rotations=4"]
     code, log = run(arguments, caplog)
