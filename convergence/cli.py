@@ -143,7 +143,7 @@ def _dispatch(options: argparse.Namespace) -> int:
     try:
         with stopping_on_signals():
             run_stages(stages, folder, choices, comm)
-    except (Exception, Stopped) as error:
+    except Exception as error:
         everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
         if comm.size > 1 and not everywhere:
             comm.abort(error, EXIT_USER if isinstance(error, UserError) else EXIT_DEFECT)

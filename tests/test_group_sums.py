@@ -78,6 +78,7 @@ def test_norms_are_those_of_each_net():
     np.testing.assert_allclose(rows[0], (centred[:5] ** 2).sum(axis=0), rtol=1e-6)
     np.testing.assert_allclose(rows[1], (centred[5:] ** 2).sum(axis=0), rtol=1e-6)
     np.testing.assert_allclose(shift[12:], rows[:, :9].mean(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(shift, shift.astype(np.float32))  # the file says the point that was really used
     assert (shift_of(np.full((12, 4), np.nan, np.float32), WIDTHS) == 0).all()
 
 

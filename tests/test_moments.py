@@ -158,3 +158,14 @@ def test_no_order_of_the_images_makes_groups_of_one_class(labels):
     used = np.concatenate([part.images(g) for g in range(4)])
     assert part.n_images == len(set(used)) == 80
     assert np.bincount(labels[used], minlength=8).min() >= 3
+
+
+def test_units_that_come_apart_are_the_same_units():
+    """Whole products are taken where they lie, rests are gathered; one array or two, the bits are the same."""
+    samples = hostile_samples(11_000)
+    whole, apart = Moments(samples[:, 0]), Moments(samples[:, 0])
+    whole.update(samples)
+    for start, stop in ((0, 100), (100, 9_000), (9_000, 11_000)):
+        apart.update(samples[:8, start:stop], samples[8:, start:stop])
+    assert whole.products.tobytes() == apart.products.tobytes()
+    assert whole.sums.tobytes() == apart.sums.tobytes()

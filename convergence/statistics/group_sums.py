@@ -52,56 +52,71 @@ class GroupSums:
         shifted: bool,
         device: Any = None,
     ) -> None:
-        n_units = sum(widths)
-        self._place, self._widths, self._shift = place, widths, shift
-        self._on_device = None
-        if device is not None:
+        self._place, self._shift = place, shift
+        self._sums: Any
+        if device is None:
+            self._sums = HostSums(place, widths, shift, precision, shifted)
+        else:
             from convergence.statistics.device_sums import DeviceSums
 
-            self._on_device = DeviceSums(widths, shift, precision, shifted, device)
-            return
-        self._moments = Moments(shift, precision, _matrix(place, "products", len(shift)))
-        self._histograms = UnitHistograms.zeros(n_units)
-        self._shifted = None
-        if shifted:
-            self._shifted = ShiftedProducts(self._moments.shift[:n_units], _matrix(place, "shifted", n_units))
+            self._sums = DeviceSums(widths, shift, precision, shifted, device)
 
     def update(self, samples: Any, n_images: int) -> None:
         """Add samples (n_units, n_images · positions) float32, image by image."""
-        if self._on_device is not None:
-            self._on_device.update(samples, n_images)
-            return
-        self._moments.update(samples, norms(samples, self._widths, self._moments.shift))
-        self._histograms.update(samples)
-        if self._shifted is not None:
-            self._shifted.update(samples, samples.shape[1] // n_images)
+        self._sums.update(samples, n_images)
 
     def close(self) -> None:
         """Write what is still in memory, and the checksums."""
-        shifted: Any
-        if self._on_device is not None:
-            self._on_device.finish()
-            count, sums, products = self._on_device.count, self._on_device.sums, self._on_device.products
-            histograms, shifted = self._on_device.histograms, self._on_device.shifted
-        else:
-            count, sums, products = self._moments.count, self._moments.sums, self._moments.upper
-            histograms = self._histograms
-            shifted = None if self._shifted is None else self._shifted.finish()
+        self._sums.finish()
         hdf5.write_array(self._place, "shift", self._shift)
-        hdf5.write_array(self._place, "count", count)
-        hdf5.write_array(self._place, "sums", sums)
-        for key, array in histograms.to_arrays().items():
+        hdf5.write_array(self._place, "count", self._sums.count)
+        hdf5.write_array(self._place, "sums", self._sums.sums)
+        for key, array in self._sums.histograms.to_arrays().items():
             hdf5.write_array(self._place, f"histogram/{key}", array)
-        _keep(self._place, "products", products)
-        if shifted is not None:
-            _keep(self._place, "shifted", shifted)
+        _keep(self._place, "products", self._sums.products)
+        if self._sums.shifted is not None:
+            _keep(self._place, "shifted", self._sums.shifted)
+
+
+class HostSums:
+    """The sums of arrays on the host; large matrices grow in ``place``. Arguments as of :class:`GroupSums`."""
+
+    def __init__(
+        self, place: h5py.Group, widths: tuple[int, ...], shift: Float64, precision: str, shifted: bool
+    ) -> None:
+        n_units = sum(widths)
+        self._widths = widths
+        self._moments = Moments(shift, precision, _matrix(place, "products", len(shift)))
+        self.histograms = UnitHistograms.zeros(n_units)
+        self._shifted = ShiftedProducts(shift[:n_units], _matrix(place, "shifted", n_units)) if shifted else None
+        self.shifted: Any = None
+
+    def update(self, samples: Float32, n_images: int) -> None:
+        """Add samples (n_units, n_images · positions), image by image."""
+        self._moments.update(samples, norms(samples, self._widths, self._moments.shift))
+        self.histograms.update(samples)
+        if self._shifted is not None:
+            self._shifted.update(samples, samples.shape[1] // n_images)
+
+    def finish(self) -> None:
+        """Add what is still gathered; nothing may be added afterwards."""
+        self.count, self.sums, self.products = self._moments.count, self._moments.sums, self._moments.upper
+        if self._shifted is not None:
+            self.shifted = self._shifted.finish()
 
 
 def shift_of(samples: Float32, widths: tuple[int, ...]) -> Float64:
-    """The shift (n_units + n_nets,) from first samples (n_units, n_samples): means of units and of norms; 0 for NaN."""
-    units = np.nan_to_num(samples.mean(axis=1, dtype=np.float64), posinf=0.0, neginf=0.0).astype(np.float32)
-    means = norms(samples, widths, units.astype(np.float64)).mean(axis=1, dtype=np.float64)
-    return np.concatenate([units.astype(np.float64), np.nan_to_num(means, posinf=0.0, neginf=0.0)])
+    """The shift (n_units + n_nets,) from first samples (n_units, n_samples): means of units and of norms; 0 for NaN.
+
+    Values of float32 precision, so that the sums are about this very point and no rounded one.
+    """
+    units = _float32_mean(samples)
+    return np.concatenate([units, _float32_mean(norms(samples, widths, units))])
+
+
+def _float32_mean(samples: Float32) -> Float64:
+    mean = np.nan_to_num(samples.mean(axis=1, dtype=np.float64), posinf=0.0, neginf=0.0)
+    return mean.astype(np.float32).astype(np.float64)
 
 
 def norms(samples: Float32, widths: tuple[int, ...], shift: Float64) -> Float32:

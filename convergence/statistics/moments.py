@@ -23,6 +23,7 @@ kept, and a band is read, added to and written back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba as nb
@@ -68,19 +69,18 @@ class Moments:
 
     def update(self, samples: Float32, more: Float32 | None = None) -> None:
         """Add samples (n_units, n_samples) float32; the last of the units may come apart, as ``more``."""
+        parts = [samples] if more is None else [samples, more]
         start, n_samples = 0, samples.shape[1]
         while start < n_samples:
-            if more is None and not self._n_gathered and n_samples - start >= PRODUCT_SAMPLES:
-                self._add(samples, start, PRODUCT_SAMPLES)  # a whole product is there: nothing to gather
+            if not self._n_gathered and n_samples - start >= PRODUCT_SAMPLES:
+                self._add(parts, start, PRODUCT_SAMPLES)  # a whole product is there: nothing to gather
                 start += PRODUCT_SAMPLES
                 continue
             if not self._gathered.shape[1]:
                 self._gathered = np.empty((len(self.shift), PRODUCT_SAMPLES), np.float32)
             n = min(n_samples - start, PRODUCT_SAMPLES - self._n_gathered)
             place = self._gathered[:, self._n_gathered : self._n_gathered + n]
-            place[: len(samples)] = samples[:, start : start + n]
-            if more is not None:
-                place[len(samples) :] = more[:, start : start + n]
+            np.concatenate([part[:, start : start + n] for part in parts], out=place)
             self._n_gathered += n
             start += n
             if self._n_gathered == PRODUCT_SAMPLES:
@@ -88,14 +88,18 @@ class Moments:
 
     def _add_gathered(self) -> None:
         if self._n_gathered:
-            self._add(self._gathered, 0, self._n_gathered)
+            self._add([self._gathered], 0, self._n_gathered)
             self._n_gathered = 0
 
-    def _add(self, samples: Float32, first: int, n: int) -> None:
+    def _add(self, parts: Sequence[Float32], first: int, n: int) -> None:
         n_units = len(self.shift)
         residual, offset = np.empty(n_units), np.empty(n_units)
         centred = np.empty((n_units, n), np.float64 if self.precision == "float64" else np.float32)
-        _centre(samples, first, self.shift, centred, residual, offset)
+        row = 0
+        for part in parts:
+            rows = slice(row, row + len(part))
+            _centre(part, first, self.shift[rows], centred[rows], residual[rows], offset[rows])
+            row += len(part)
         moved = residual + n * offset
         syrk = blas.dsyrk if self.precision == "float64" else blas.ssyrk
         for start in range(0, n_units, BAND):
