@@ -56,7 +56,8 @@ def another_measure(layers: Sequence[Layer]) -> Answer | None:
             rows.append((layer.name, *map(_quoted, same), f"{guessed:.3f}"))
     return _answer(
         "Does the alignment survive another measure?",
-        f"In {_percent(shares)} of the units the best partner by mutual information is also the best by correlation.",
+        f"In {_percent(shares)} of the units the best partner by mutual information is also the best by correlation. "
+        "Intervals of such shares are rough: with other images a partner changes or it does not.",
         ("layer", "same partner, trained", "untrained nets", "by guessing"),
         rows,
     )
