@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convergence.summary import TRAINED_OR_NOT, Layer, Summary, dense_loss, measured, one_unit_loss, over_pairs
+from convergence.summary import (
+    TRAINED_OR_NOT,
+    Layer,
+    Summary,
+    dense_loss,
+    held_out,
+    measured,
+    one_unit_loss,
+    over_pairs,
+)
+from convergence.uncertainty import Estimate
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,8 @@ class Answer:
 
 def answers(layers: Sequence[Layer]) -> list[Answer]:
     """Every question that the results say something about."""
-    found = (same_units(layers), another_measure(layers), subspaces(layers), local_code(layers), activations(layers))
+    questions = (same_units, all_nets, another_measure, subspaces, local_code, activations)
+    found = [question(layers) for question in questions]
     return [answer for answer in found if answer is not None]
 
 
@@ -35,12 +46,63 @@ def same_units(layers: Sequence[Layer]) -> Answer | None:
         if trained is None:
             continue
         verdicts.setdefault(_standing(trained, untrained), []).append(layer.name)
-        rows.append((layer.name, str(trained), _quoted(untrained), _chance(trained)))
+        calibrated = trained.estimate.calibrated()
+        rows.append(
+            (
+                layer.name,
+                str(trained),
+                _quoted(held_out(layer, "matching", "trained")),
+                _quoted(untrained),
+                _chance(trained),
+                "–" if calibrated is None else _interval(calibrated),
+            )
+        )
     verdict = "; ".join(f"{words} in {_listed(names)}" for words, names in verdicts.items())
     return _answer(
         "Do nets trained apart learn the same units?",
         f"Matched one to one, units of trained nets correlate {verdict}.",
-        ("layer", "matched r, trained", "untrained nets", "rotated basis"),
+        ("layer", "matched r, trained", "held out", "untrained nets", "rotated basis", "calibrated"),
+        rows,
+    )
+
+
+def all_nets(layers: Sequence[Layer]) -> Answer | None:
+    """Units that every trained net has."""
+    rows, shares = [], []
+    for layer in layers:
+        found = layer.all_nets.get("kinds", {}).get("trained")
+        if found is None:
+            continue
+        n_nets = len(found["nets"])
+        core, mean, cycles = (
+            Estimate(**e)
+            for e in (found["shared"][f"in {n_nets}"], found["mean_correlation"], found["cycle_consistency"])
+        )
+        shares.append(core.value)
+        rows.append(
+            (
+                layer.name,
+                _interval(core),
+                _interval(Estimate(**found["shared"]["in 2"])),
+                _interval(mean),
+                f"{mean.null:.3f} ± {mean.null_sd:.3f}",
+                _interval(cycles),
+                f"{found['cycle_chance']:.3f}",
+            )
+        )
+    return _answer(
+        "Which units do all nets have?",
+        f"Aligned all at once, {_percent(shares)} of the units are present in every trained net. A unit is present "
+        "where it correlates with its counterparts more than 95 % of members do in rotated bases.",
+        (
+            "layer",
+            "in all nets",
+            "in two or more",
+            "mean r of members",
+            "rotated bases",
+            "round three nets",
+            "by chance",
+        ),
         rows,
     )
 
@@ -69,18 +131,19 @@ def subspaces(layers: Sequence[Layer]) -> Answer | None:
     more = []
     for layer in layers:
         all_units, untrained = measured(layer, "r_squared", "trained"), measured(layer, "r_squared", "untrained")
-        matched = measured(layer, "matching", "trained")
+        matched, elsewhere = measured(layer, "matching", "trained"), held_out(layer, "r_squared", "trained")
         if all_units is None:
             continue
         if untrained is None or all_units.estimate.low > untrained.estimate.high:
             more.append(layer.name)
-        rows.append((layer.name, str(all_units), _quoted(untrained), _quoted(matched)))
+        rows.append((layer.name, str(all_units), _quoted(elsewhere), _quoted(untrained), _quoted(matched)))
     verdict = f"more than in untrained nets in {_listed(more)}" if more else "no more than in untrained nets anywhere"
     return _answer(
         "Are layers shared as a whole where single units are not?",
         f"All units of one trained net together predict the other's units {verdict}. The share of variance that they "
-        "explain (R², fitted and scored on the same images) stands beside the correlation of matched single units.",
-        ("layer", "R² from all units, trained", "untrained nets", "matched r, trained"),
+        "explain (R², also fitted on one half of the images and scored on the other) stands beside the correlation of "
+        "matched single units.",
+        ("layer", "R² from all units, trained", "held out", "untrained nets", "matched r, trained"),
         rows,
     )
 
@@ -145,6 +208,10 @@ def _standing(trained: Summary, untrained: Summary | None) -> str:
     if above_untrained and untrained:
         return "more than untrained nets but no more than rotated bases do"
     return "no more than chance does"
+
+
+def _interval(e: Estimate) -> str:
+    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
 
 
 def _quoted(summary: Summary | None) -> str:

@@ -15,13 +15,16 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from convergence.data import DATA_SETS
 from convergence.data.images import DataSource
 from convergence.errors import ConfigError, nearest
+from convergence.members import Member, members_of_net
 from convergence.networks import NETWORKS
 from convergence.networks.spec import NetworkSpec
 from convergence.section import Section
 from convergence.similarity import MEASURES
 
 SPEED_ONLY: dict[str, Any] = {"digest": False}
+ADDED_LATER: dict[str, Any] = {"digest": "unless default"}
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+Layers = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 def _data_source(value: Any) -> Any:
@@ -93,20 +96,64 @@ class TrainingConfig(Section):
     step_epochs: int = Field(20, ge=1, description="Schedule 'step': epochs between two reductions.")
     step_factor: float = Field(0.1, gt=0, lt=1, description="Schedule 'step': factor of each reduction.")
     data_seed: int = Field(0, ge=0, description="Seed of the image order and augmentation, the same for all nets.")
+    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="Epochs after which the weights are kept too (0: as initialised); the final ones always are. "
+        "A change trains the nets again.",
+        json_schema_extra=ADDED_LATER,
+    )
     device: str = Field("auto", description="'auto' (CUDA if there is one, else CPU), 'cpu', 'cuda' or 'cuda:1'.")
     threads: int = Field(2, ge=1, description="CPU threads of the arithmetic; part of the digest, it changes bits.")
     loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
 
+    @model_validator(mode="after")
+    def _within(self) -> TrainingConfig:
+        if len(set(self.keep_epochs)) < len(self.keep_epochs):
+            raise ValueError(f"keep_epochs {list(self.keep_epochs)} repeat an epoch")
+        for epoch in self.keep_epochs:
+            if epoch > self.epochs:
+                raise ValueError(f"keep_epochs: epoch {epoch} is after the last one, training.epochs = {self.epochs}")
+        return self
+
 
 class Comparison(Section):
-    """Units that are compared: one layer, or one layer for each group of nets."""
+    """Units that are compared: layers of nets, of all of them or of each group its own, at the end or over epochs."""
 
     name: Name = Field(description="Name of the comparison in files and figures.")
-    layers: str | dict[str, str] = Field(description="A layer's name, or {label = layer} for groups that differ.")
+    layers: str | Layers | dict[str, str | Layers] = Field(
+        description="A layer's name, a list of them (every net takes part with each), or {label = layer or list} for "
+        "groups that differ."
+    )
+    epochs: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Epochs whose weights take part, out of training.keep_epochs and the last one; the final weights "
+        "alone if not given. Untrained nets take part once.",
+        json_schema_extra=ADDED_LATER,
+    )
+    pool: bool = Field(
+        False,
+        description="A sample is an image, a unit's value its mean over the positions of its map: joins layers of any "
+        "shape.",
+        json_schema_extra=ADDED_LATER,
+    )
 
-    def layer_of(self, label: str) -> str | None:
-        """The layer that nets of a group take part with; None if the group takes no part."""
-        return self.layers if isinstance(self.layers, str) else self.layers.get(label)
+    @model_validator(mode="after")
+    def _distinct(self) -> Comparison:
+        of_groups = self.layers.values() if isinstance(self.layers, dict) else (self.layers,)
+        for items in (*of_groups, self.epochs or ()):
+            if isinstance(items, str):
+                continue
+            if len(set(items)) < len(items):
+                raise ValueError(f'"{self.name}": {list(items)} repeat, and a layer or an epoch takes part once')
+            for item in items:
+                if "/" in str(item):
+                    raise ValueError(f'"{self.name}": "{item}" would be part of a name in files, and has a "/"')
+        return self
+
+    def layers_of(self, label: str) -> tuple[str, ...]:
+        """The layers that nets of a group take part with; none if the group takes no part."""
+        layers = self.layers.get(label, ()) if isinstance(self.layers, dict) else self.layers
+        return (layers,) if isinstance(layers, str) else layers
 
 
 def _comparison(value: Any) -> Any:
@@ -140,7 +187,10 @@ class StatisticsConfig(Section):
     positions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
         "all", description="Positions of a map that are samples: all, or so many an image, drawn by seed."
     )
-    seed: int = Field(0, ge=0, description="Seed of the image groups and the sampled positions.")
+    subset: int = Field(
+        256, ge=0, description="Images whose activations are stored as means over positions, drawn by seed; 0 for none."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the image groups, the subset and the sampled positions.")
     shifted_null: bool = Field(
         False, description="Also sum every image with the next one: a chance level; doubles the work of pass 1."
     )
@@ -289,8 +339,11 @@ class Experiment(Section):
                             f'activations.nets.{net.name} has no layer "{layer}" for the comparison '
                             f'"{comparison.name}"; {nearest(layer, self.activations.nets[net.name])}'
                         )
-            if len(self.nets_of(comparison)) < 2:
-                raise ValueError(f'statistics.comparisons: "{comparison.name}" joins fewer than two nets')
+            self._check_epochs(comparison)
+            if len(self.members_of(comparison)) < 2:
+                raise ValueError(
+                    f'statistics.comparisons: "{comparison.name}" joins fewer than two nets, layers or epochs'
+                )
         if self.report.pair is not None:
             for name in self.report.pair:
                 if name not in names:
@@ -315,6 +368,36 @@ class Experiment(Section):
         return self.data
 
     def nets_of(self, comparison: Comparison) -> list[tuple[Net, str]]:
-        """The nets that a comparison joins, each with its layer."""
-        pairs = [(net, comparison.layer_of(net.label)) for net in self.all_nets()]
-        return [(net, layer) for net, layer in pairs if layer is not None]
+        """The nets that a comparison joins, each with its layer, once for each of several."""
+        return [(net, layer) for net in self.all_nets() for layer in comparison.layers_of(net.label)]
+
+    def members_of(self, comparison: Comparison) -> list[Member]:
+        """What a comparison joins, in order along its unit axis."""
+        return [
+            member
+            for net in self.all_nets()
+            for member in members_of_net(
+                net.name,
+                comparison.layers_of(net.label),
+                comparison.epochs or () if net.trained else (),
+                self.training.epochs,
+            )
+        ]
+
+    def all_members(self) -> list[Member]:
+        """The members of all comparisons, one after the other."""
+        return [member for comparison in self.statistics.comparisons for member in self.members_of(comparison)]
+
+    def _check_epochs(self, comparison: Comparison) -> None:
+        if comparison.epochs is None:
+            return
+        where = f'statistics.comparisons: "{comparison.name}"'
+        if self.activations is not None:
+            raise ValueError(f"{where} asks for epochs, and activations that are there already have none")
+        training = self.training
+        for epoch in comparison.epochs:
+            if epoch != training.epochs and epoch not in training.keep_epochs:
+                raise ValueError(
+                    f"{where} asks for epoch {epoch}, whose weights are not kept: add it to training.keep_epochs (now "
+                    f"{list(training.keep_epochs)}; the last epoch, {training.epochs}, is always kept)"
+                )

@@ -157,10 +157,10 @@ def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
         raise FileError(f"{where} is missing: the file is incomplete. Remove it and make it anew.")
     dataset = group[name]
     try:
-        values = dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) else dataset[()]
+        is_text = h5py.check_string_dtype(dataset.dtype)
+        values = np.asarray(dataset.asstr()[()] if is_text else dataset[()], dtype=object if is_text else None)
     except OSError as error:
         raise FileError(f"{where} could not be read ({error}). Copy the file again or make it anew.") from error
-    values = np.asarray(values)
     if "sha256_rows" in dataset.attrs:
         _compare(dataset, (block_digest(values[index]) for index in blocks(values.shape)))
     elif _checksum(values) != dataset.attrs.get("sha256"):

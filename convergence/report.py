@@ -15,13 +15,13 @@ from convergence.analysis.file import open_analysis
 from convergence.answers import answers
 from convergence.errors import UserError
 from convergence.experiment import Experiment
-from convergence.figures import FIGURES
+from convergence.figures import FIGURES, JOINT_FIGURES
 from convergence.figures.overview import overview
 from convergence.figures.style import Drawing
 from convergence.files import atomic_write
 from convergence.similarity import MEASURES
 from convergence.statistics.file import StatisticsFile, open_statistics
-from convergence.summary import Layer, PairResult, kinds_of, measured, read_layers
+from convergence.summary import Layer, PairResult, Summary, held_out, kinds_of, measured, read_layers
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def report(statistics: Path, analysis: Path, target: Path, experiment: Experimen
     sections = []
     for layer in layers:
         pair = _shown_pair(layer, experiment)
-        drawings = [d for name in FIGURES if (d := FIGURES.load(name)(layer, pair)) is not None] if pair else []
+        drawings = _drawings(layer, pair) if pair else []
         sections.append(
             {
                 "layer": layer,
@@ -63,15 +63,16 @@ def report(statistics: Path, analysis: Path, target: Path, experiment: Experimen
             }
         )
         logger.info("  %s: %d figures", layer.name, len(drawings))
+    whole = [layer for layer in layers if layer.whole and layer.pairs]
     page = (
         _environment()
         .get_template("report.html")
         .render(
             title=experiment.report.title or experiment.name,
             facts=facts,
-            answers=answers(layers),
-            overview=_place(overview([layer for layer in layers if layer.pairs]), building),
-            table=_table(layers),
+            answers=answers(whole),
+            overview=_place(overview(whole), building) if whole else None,
+            table=_table(whole),
             sections=sections,
             nets=facts["nets"],
             provenance=provenance,
@@ -82,6 +83,13 @@ def report(statistics: Path, analysis: Path, target: Path, experiment: Experimen
         temporary.write_text(page, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     building.replace(target)
+
+
+def _drawings(layer: Layer, pair: PairResult) -> list[Drawing]:
+    """The figures that a comparison has something to show in."""
+    if not layer.whole:
+        return [drawing for name in JOINT_FIGURES for drawing in JOINT_FIGURES.load(name)(layer)]
+    return [drawing for name in FIGURES if (drawing := FIGURES.load(name)(layer, pair)) is not None]
 
 
 def _environment() -> jinja2.Environment:
@@ -159,19 +167,28 @@ def _table(layers: Sequence[Layer]) -> dict[str, Any]:
             if name not in layer.measures():
                 continue
             found = {kind: measured(layer, name, kind) for kind in kinds}
-            first = next((s for s in found.values() if s), None)
-            if first is None:
+            first_kind = next((kind for kind in kinds if found[kind]), None)
+            first = found[first_kind] if first_kind else None
+            if first is None or first_kind is None:
                 continue
-            null = first.estimate.null
+            null, calibrated = first.estimate.null, first.estimate.calibrated()
+            elsewhere = held_out(layer, name, first_kind)
             rows.append(
                 {
                     "layer": layer.name,
                     "measure": MEASURES.load(name).title,
                     "source": MEASURES.load(name).source,
                     "cells": [str(found[kind] or "–") for kind in kinds],
+                    "held_out": str(elsewhere or "–"),
+                    "calibrated": str(Summary(calibrated, 0, 0, 0)) if calibrated else "–",
                     "spread": f"{first.lowest:.3f} – {first.highest:.3f}",
                     "shifted": "" if np.isnan(first.estimate.shifted) else f"{first.estimate.shifted:.3f}",
-                    "null": f"{null:.3f} ± {first.estimate.null_sd:.3f}" if np.isfinite(null) else "unchanged by it",
+                    "null": f"{null:.3f} ± {first.estimate.null_sd:.3f}" if np.isfinite(null) else "–",
                 }
             )
-    return {"kinds": kinds, "rows": rows, "has_shifted": any(row["shifted"] for row in rows)}
+    return {
+        "n_measures": len(measures),
+        "kinds": kinds,
+        "rows": rows,
+        "has_shifted": any(row["shifted"] for row in rows),
+    }

@@ -123,9 +123,8 @@ class RunFolder:
 
     def statistics_work(self) -> Work:
         """Both passes over the evaluation images."""
-        joined = {
-            net.name: net for c in self.experiment.statistics.comparisons for net, _ in self.experiment.nets_of(c)
-        }
+        nets = {net.name: net for net in self.experiment.all_nets()}
+        joined = {member.net: nets[member.net] for member in self.experiment.all_members()}
         given = self.experiment.activations
         values: dict[str, Any] = {
             "data": self.experiment.images.digest_values() if given is None else given.digest_values(),

@@ -8,7 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen group of settings. Fields marked ``json_schema_extra={"digest": False}`` change speed, never results."""
+    """A frozen group of settings.
+
+    Fields marked ``json_schema_extra={"digest": False}`` change speed, never results. Those marked ``"unless default"``
+    came later than results that are still good: they enter digests only when they are set.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -17,9 +21,11 @@ class Section(BaseModel):
         values: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             extra = field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("digest") is False:
+            role = extra.get("digest") if isinstance(extra, dict) else None
+            value = getattr(self, name)
+            if role is False or (role == "unless default" and value == field.default):
                 continue
-            values[name] = _plain(getattr(self, name))
+            values[name] = _plain(value)
         return values
 
 

@@ -66,7 +66,7 @@ def _comparisons(folder: RunFolder) -> list[str]:
         return [f"sizes are not known: {error}"]
     lines = [f"{n_images:,} images in {len(groups)} groups of {len(groups.images(0)):,}"]
     information = config.mutual_information
-    rows = [("name", "nets", "units", "positions", "samples", "tiles", "in statistics.h5", "scratch", "graph nodes")]
+    rows = [("name", "members", "units", "positions", "samples", "tiles", "in statistics.h5", "scratch", "graph nodes")]
     n_tiles = 0
     for joined in joiner.joined.values():
         counted = joined.n_sampled(config.positions)
@@ -74,12 +74,13 @@ def _comparisons(folder: RunFolder) -> list[str]:
         tiles = len(information_tiles(joined.name, joined.n_units)) if information.enabled else 0
         n_tiles += tiles
         stored = sum(8 * math.prod(shape) for shape in matrices(joined, config).values())
+        stored += 4 * len(groups.subset(config.subset)) * joined.n_units
         rows.append(
             (
                 joined.name,
                 str(len(joined.nets)),
                 f"{joined.n_units:,}",
-                f"{counted:,} of {joined.n_positions:,}",
+                "mean of all" if joined.pooled else f"{counted:,} of {joined.n_positions:,}",
                 f"{n_images * counted:,}",
                 f"{tiles:,}",
                 _bytes(stored),
@@ -89,6 +90,13 @@ def _comparisons(folder: RunFolder) -> list[str]:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [
+        f"{joined.name} joins {_listed(joined.nets)}"
+        for joined in joiner.joined.values()
+        if joined.nets != joined.of_net
+    ]
+    if config.subset:
+        lines.append(f"{len(groups.subset(config.subset)):,} images are stored as means over positions")
     most = max(joined.n_units for joined in joiner.joined.values())
     lines.append(
         f"pass 1: up to {len(groups)} ranks share the groups; sums in the memory of each {_bytes(_sums(most))}"
@@ -113,9 +121,17 @@ def _shapes(experiment: Experiment) -> tuple[int, Any]:
 
     splits = experiment.images.load()
     images = splits.test if experiment.statistics.split == "test" else splits.train
+    specs = {net.name: net.spec for net in experiment.all_nets()}
     with torch.device("meta"):
-        modules = {net.name: net.spec.build(images.image_shape, images.n_classes) for net in experiment.all_nets()}
+        modules = {
+            weights: specs[net].build(images.image_shape, images.n_classes)
+            for weights, net in dict.fromkeys((member.weights, member.net) for member in experiment.all_members())
+        }
     return len(images), NetJoiner(experiment, modules, images.image_shape, "meta")
+
+
+def _listed(names: tuple[str, ...], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names)} members)" if len(names) > most else "")
 
 
 def _sums(n_units: int) -> float:

@@ -32,20 +32,31 @@ class Layer:
 
     Attributes
     ----------
-    nets, trained, sources : per net its name, whether it was trained, and the graph node that was read
+    nets, trained, sources : per member its name, whether it was trained, and the graph node that was read
+    of_net, layers, epochs : per member its net, the layer asked for, and the epoch (−1: the final weights)
     units : per unit of the joined axis, see docs/files.md
     correlation : (n_units, n_units)
     pairs : those with results, and ``left_out`` the reason of each one without
+    all_nets : what is about all nets at once
     """
 
     name: str
     nets: tuple[str, ...]
     trained: tuple[bool, ...]
     sources: tuple[str, ...]
+    of_net: tuple[str, ...]
+    layers: tuple[str, ...]
+    epochs: tuple[int, ...]
     units: dict[str, Any]
     correlation: Any
     pairs: tuple[PairResult, ...]
     left_out: dict[str, str]
+    all_nets: dict[str, Any]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every net takes part once: with one layer, at one epoch."""
+        return len(set(self.of_net)) == len(self.nets)
 
     def of_kind(self, kind: Kind) -> list[PairResult]:
         """The pairs of one kind."""
@@ -85,10 +96,14 @@ def read_layers(analysis: AnalysisFile) -> list[Layer]:
                 nets=tuple(about["nets"]),
                 trained=tuple(about["trained"]),
                 sources=tuple(about["sources"]),
+                of_net=tuple(about["of_net"]),
+                layers=tuple(about["layers"]),
+                epochs=tuple(about["epochs"]),
                 units=analysis.units(name),
                 correlation=analysis.correlation(name),
                 pairs=tuple(pairs),
                 left_out=left_out,
+                all_nets=analysis.all_nets(name),
             )
         )
     return layers
@@ -129,6 +144,11 @@ def over_pairs(pairs: list[PairResult], *paths: tuple[str, ...]) -> Summary | No
 def measured(layer: Layer, measure: str, kind: Kind) -> Summary | None:
     """A measure over the pairs of one kind."""
     return over_pairs(layer.of_kind(kind), ("measures", measure))
+
+
+def held_out(layer: Layer, measure: str, kind: Kind) -> Summary | None:
+    """What a measure aligned on one half of the image groups scores on the other, over the pairs of one kind."""
+    return over_pairs(layer.of_kind(kind), ("held_out", measure))
 
 
 def one_unit_loss(layer: Layer, kind: Kind) -> Summary | None:

@@ -1,7 +1,8 @@
 """Training one net on one device, so that a kill loses at most an epoch and changes no bit of the result.
 
 What a step does depends on (seed of the net, seed of the data, epoch, step) alone: the images' order and augmentation
-on the data's seed and the epoch, dropout on the net's seed and the epoch.
+on the data's seed and the epoch, dropout on the net's seed and the epoch. Weights of epochs that are kept are written
+before the checkpoint that says the epoch is done, so that a kill in between has them written again, with the same bits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from convergence.data.images import ImageSet, Splits, read_batches
 from convergence.devices import choose_device, reproducible_arithmetic
 from convergence.errors import FileError, UserError
 from convergence.experiment import TrainingConfig
-from convergence.files import atomic_write
+from convergence.files import atomic_write, remove_leftovers
 from convergence.interruption import check
 from convergence.networks.spec import NetworkSpec
 
@@ -35,8 +36,13 @@ Row = dict[str, Any]
 def make_net(
     folder: Path, network: NetworkSpec, seed: int, trained: bool, splits: Splits, config: TrainingConfig
 ) -> Row:
-    """Leave a net's ``weights.safetensors`` and ``metrics.csv`` in ``folder``; returns the last row of metrics."""
+    """Leave a net's ``weights.safetensors`` and ``metrics.csv`` in ``folder``; returns the last row of metrics.
+
+    Weights of ``config.keep_epochs`` go to ``epochs/``, see :func:`weights_path`; nets that are not trained have none.
+    """
     reproducible_arithmetic(config.threads)
+    for place in (folder, weights_path(folder, 0).parent):
+        remove_leftovers(place)  # or they would be recorded as results
     if trained:
         return train(folder, network, seed, splits, config)
     device = choose_device(config.device)
@@ -60,6 +66,8 @@ def train(folder: Path, network: NetworkSpec, seed: int, splits: Splits, config:
     module = initialise(network, seed, splits.train.image_shape, splits.train.n_classes).to(device)
     optimiser = _optimiser(module, config)
     rows = _resume(folder / "checkpoint.pt", module, optimiser)
+    if not rows and 0 in config.keep_epochs:
+        save_weights(module, folder, epoch=0)
     n_images = len(splits.train)
     steps = math.ceil(n_images / config.batch_size)
     for epoch in range(len(rows), config.epochs):
@@ -92,6 +100,8 @@ def train(folder: Path, network: NetworkSpec, seed: int, splits: Splits, config:
         values = (epoch + 1, rate, total_loss / n_images, correct / n_images, test_loss, test_accuracy)
         rows.append(dict(zip(COLUMNS, (*values, time.monotonic() - start), strict=True)))
         logger.debug("epoch %d: loss %.4f, held-out accuracy %.4f", epoch + 1, total_loss / n_images, test_accuracy)
+        if epoch + 1 in config.keep_epochs and epoch + 1 < config.epochs:
+            save_weights(module, folder, epoch + 1)
         _save_checkpoint(folder / "checkpoint.pt", module, optimiser, rows)
         check()
     save_weights(module, folder)
@@ -141,17 +151,28 @@ def evaluate(module: nn.Module, images: ImageSet, device: torch.device, workers:
     return loss / len(images), correct / len(images)
 
 
-def save_weights(module: nn.Module, folder: Path) -> None:
-    """Write ``weights.safetensors``: plain arrays, no code."""
+def weights_path(folder: Path, epoch: int | None = None) -> Path:
+    """Where the weights after an epoch are (0: as initialised); the final ones for None."""
+    return folder / "weights.safetensors" if epoch is None else folder / "epochs" / f"{epoch:05d}.safetensors"
+
+
+def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> None:
+    """Write :func:`weights_path`: plain arrays, no code."""
     from safetensors.torch import save_file
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    with atomic_write(folder / "weights.safetensors") as temporary:
+    with atomic_write(weights_path(folder, epoch)) as temporary:
         save_file(state, temporary)
 
 
-def load_net(folder: Path, network: NetworkSpec, image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
-    """A net with its final weights, in evaluation mode on the CPU.
+def load_net(
+    folder: Path,
+    network: NetworkSpec,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    epoch: int | None = None,
+) -> nn.Module:
+    """A net with its final weights, or those that were kept of an epoch, in evaluation mode on the CPU.
 
     Raises
     ------
@@ -161,9 +182,11 @@ def load_net(folder: Path, network: NetworkSpec, image_shape: tuple[int, int, in
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = folder / "weights.safetensors"
+    path = weights_path(folder, epoch)
     if not path.exists():
-        raise FileError(f"{path}: the net has no weights yet. Run `convergence train` first.")
+        what = "the net has no weights yet" if epoch is None else f"the weights of epoch {epoch} were not kept"
+        remedy = "" if epoch is None else f" with {epoch} among training.keep_epochs"
+        raise FileError(f"{path}: {what}. Run `convergence train`{remedy} first.")
     module = initialise(network, 0, image_shape, n_classes)
     try:
         module.load_state_dict(load_file(path))

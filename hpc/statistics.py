@@ -145,6 +145,7 @@ def _describe(folder: RunFolder, net: Any) -> dict[str, Any]:
 def _check_space(collector: Any, path: Path) -> None:
     """Refuse to begin a file that cannot be finished: its size is known beforehand."""
     needed = sum(8 * math.prod(shape) for name in collector.joined for shape in collector.matrices(name).values())
+    needed += sum(4 * len(collector.subset) * joined.n_units for joined in collector.joined.values())
     free = shutil.disk_usage(path).free
     if needed > free:
         raise UserError(

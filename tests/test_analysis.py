@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.analysis.layer import describe_units, mean_activation_distance, unit_means
+from convergence.analysis.distributions import mean_activation_distance
+from convergence.analysis.layer import describe_units, unit_means
 from convergence.analysis.pair import analyze_pair
 from convergence.analysis.units import PairSums, live_units
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.file import Sums
+from convergence.statistics.group_sums import norms
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import leave_one_out
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.moments import Moments
+from convergence.statistics.norms import NormSums
 
 CONFIG = AnalysisConfig(rotations=4, sparse={"alphas": 5, "max_units": 4})
 GROUPS = 6
@@ -37,7 +40,18 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
         joint.update(codes, codes)
         counts.append(joint.counts())
     information, without = leave_one_out(np.stack(counts))
+    rows = np.concatenate([samples, norms(samples, tuple(widths), parts[0].shift)]).astype(float)
+    by_group = [rows[:, g::n_groups] for g in range(n_groups)]
+    first = len(samples)
     return Sums(
+        norms=NormSums(
+            shift=np.full(len(nets), 0.5),
+            sums=np.stack([(q[first:] - 0.5).sum(axis=1) for q in by_group]),
+            products=np.stack([(q[first:] - 0.5) @ (q[first:] - 0.5).T for q in by_group]),
+            cross=np.stack([(q[first:] - 0.5) @ (q[:first] - parts[0].shift[:, None]).T for q in by_group]),
+        ),
+        subset_samples=samples[:, :40].T.copy(),
+        subset_group=np.arange(40) % n_groups,
         name="layer",
         nets=tuple(nets),
         trained=(True,) * len(nets),
@@ -49,13 +63,21 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
         group_count=np.array([part.count for part in parts]),
         group_sums=np.stack([part.sums for part in parts]),
         group_products=np.stack([part.products for part in parts]),
-        shifted_products=np.sum(
-            [shifted_products(samples[:, g::n_groups], parts[0].shift) for g in range(n_groups)], axis=0
+        group_shifted_products=np.stack(
+            [shifted_products(samples[:, g::n_groups], parts[0].shift) for g in range(n_groups)]
         ),
         histograms=histograms,
         mutual_information=information,
         mutual_information_without=without,
     )
+
+
+def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """Song et al. 2007 (arXiv 0805.2368), equation 5, with linear kernels of x, y (n_units, n)."""
+    n = x.shape[1]
+    k, l = (m - np.diag(np.diag(m)) for m in (x.T @ x, y.T @ y))
+    total = np.trace(k @ l) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k @ l).sum() / (n - 2)
+    return float(total / (n * (n - 3)))
 
 
 def shifted_products(samples: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -120,7 +142,8 @@ def test_units_that_carry_nothing_are_named_and_left_out():
     def numbers(node):
         return [v for item in node.values() for v in numbers(item)] if isinstance(node, dict) else [node]
 
-    for value in numbers({k: v for k, v in tree.items() if k != "measures"} | {"m": tree["measures"]["matching"]}):
+    assert set(tree["unavailable"]) == {"debiased_cka"}, "norms have the unit of one group in them, products do not"
+    for value in numbers({k: v for k, v in tree.items() if k != "unavailable"}):
         array = np.asarray(value, dtype=float)
         assert np.isfinite(array).all() or np.isnan(array).all(), "NaN stands for a null that does not apply, only"
     assert np.isfinite(describe_units(sums, live)["mean"]).all()
@@ -129,7 +152,7 @@ def test_units_that_carry_nothing_are_named_and_left_out():
 def test_a_dead_net_gives_a_reason_and_no_results():
     sums = sums_of({"a": rectified(4), "b": np.zeros((4, 3_000))})
     tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
-    assert tree["nothing_because"] == "b has fewer than two units that carry anything"
+    assert tree["nothing_because"] == "b has no unit that carries anything"
     assert "measures" not in tree
 
 
@@ -150,7 +173,7 @@ def test_replicates_leave_whole_groups_out():
     sums = sums_of({"a": x, "b": y})
     pair = PairSums.of(sums, live_units(sums), "a", "b")
     joined = np.concatenate([x, y]).astype(np.float32).astype(float)
-    for g, moments in enumerate(pair.without):
+    for g, moments in enumerate(pair.without()):
         kept = np.arange(joined.shape[1]) % GROUPS != g
         np.testing.assert_allclose(moments.corr_xy, np.corrcoef(joined[:, kept])[:4, 4:], atol=1e-12)
     even, odd = pair.halves
@@ -166,7 +189,11 @@ def test_cross_fitting_takes_the_best_of_noise_away():
     sums = sums_of({"a": rng.standard_normal((40, 300)), "b": rng.standard_normal((40, 300))})
     tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
     assert tree["measures"]["semi_matching"]["xy"]["value"] > 0.1
-    assert abs(tree["alignment"]["cross_fitted_semi_xy"]) < 0.05
+    assert abs(tree["held_out"]["semi_matching"]["xy"]["value"]) < 0.05
+    assert abs(tree["alignment"]["semi_xy_held_out"].mean()) < 0.05
+    assert tree["alignment"]["significant_xy"] < 0.1
+    dense = tree["sparse_xy"]
+    assert dense["held_out_dense"]["value"] > 0.5 > dense["dense"]["value"]
 
 
 def test_mean_activations():
@@ -193,3 +220,61 @@ def test_the_next_image_is_a_chance_level():
     found = tree["measures"]["matching"]["xy"]
     assert found["value"] == pytest.approx(1, abs=1e-6)
     assert abs(found["shifted"]) < 0.15
+    for name in ("linear_cka", "rsa", "mutual_knn"):
+        found = tree["measures"][name]["xy"]
+        assert found["value"] == pytest.approx(1, abs=1e-6)
+        assert found["shifted"] < 0.6
+
+
+def test_debiased_cka_is_that_of_the_samples():
+    x, y = rectified(5, n_samples=120), rectified(7, n_samples=120, seed=4)
+    sums = sums_of({"a": x, "b": y})
+    pair = PairSums.of(sums, live_units(sums), "a", "b")
+    even = np.arange(120) % GROUPS % 2 == 0
+    for moments, kept in ((pair.pooled, np.ones(120, dtype=bool)), (pair.halves[0], even)):
+        samples = [np.asarray(v, dtype=np.float32).astype(float)[:, kept] for v in (x, y)]
+        hsic = [unbiased_hsic(samples[a], samples[b]) for a, b in ((0, 0), (0, 1), (1, 1))]
+        assert moments.hsic is not None
+        np.testing.assert_allclose([moments.hsic.xx, moments.hsic.xy, moments.hsic.yy], hsic, rtol=1e-5)
+        assert moments.swapped().hsic.yy == moments.hsic.xx
+    dead = sums_of({"a": np.concatenate([x, np.full((1, 120), 2.5), np.zeros((1, 120))]), "b": y})
+    again = PairSums.of(dead, live_units(dead), "a", "b").pooled.hsic
+    np.testing.assert_allclose(again.xx, pair.pooled.hsic.xx, rtol=1e-5)
+
+
+def test_one_unit_has_every_number_that_it_can_have():
+    x = rectified(3)
+    sums = sums_of({"a": x[:1], "b": x})
+    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
+    assert tree["alignment"]["matching"][0] == 0
+    assert tree["measures"]["r_squared"]["yx"]["value"] == pytest.approx(1, abs=1e-6)
+    assert tree["unavailable"] == {}
+
+
+def test_codes_are_told_apart():
+    """Of six units of y one is a unit of x, one the sum of three, and one of all; the rest are nothing of x."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 6_000))
+    y = np.stack([x[4], x[1] + x[2] + x[3], x.sum(axis=0), *rng.standard_normal((3, 6_000))])
+    sums = sums_of({"a": x, "b": y})
+    found = analyze_pair(sums, live_units(sums), "a", "b", AnalysisConfig(rotations=2))["sparse_xy"]
+    np.testing.assert_array_equal(found["units_for_90"], [1, 3, -1, 0, 0, 0])
+    np.testing.assert_array_equal(found["held_out_units_for_90"], [1, 3, -1, 0, 0, 0])
+    assert set(found["forward_units"][1, :3]) == {1, 2, 3}
+    assert set(found["recipe_units"][1, :3]) == {1, 2, 3}
+    for kind, share in (("local", 1 / 6), ("few", 1 / 6), ("distributed", 1 / 6), ("unexplained", 1 / 2)):
+        assert found["code"][kind]["value"] == pytest.approx(share)
+        assert found["held_out_code"][kind] == pytest.approx(share)
+    assert found["held_out_forward_loss"][0] > found["forward_loss"][0]
+    assert found["kkt_gap"].max() <= 1e-8
+
+
+def test_slices_of_targets_change_nothing(monkeypatch):
+    x, y = rectified(8), rectified(11, seed=5)
+    sums = sums_of({"a": x, "b": y})
+    live = live_units(sums)
+    whole = analyze_pair(sums, live, "a", "b", CONFIG)["sparse_xy"]
+    monkeypatch.setattr("convergence.analysis.few_to_one.WEIGHTS_BYTES", 8 * 8 * 5 * 3)
+    sliced = analyze_pair(sums, live, "a", "b", CONFIG)["sparse_xy"]
+    for key in ("loss", "unit_loss", "held_out_loss", "held_out_error", "recipe_units", "kkt_gap", "forward_units"):
+        np.testing.assert_allclose(sliced[key], whole[key], rtol=1e-12, atol=1e-15)

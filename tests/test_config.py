@@ -70,6 +70,19 @@ def test_overrides_reach_tables_and_lists():
         ("name.first=x", ["name is a value, not a table"]),
         ("report.pair=['net1', 'net7']", ['unknown net "net7"']),
         ("analysis.sparse.alpha_min=2.0", ["alpha_min 2.0 must be below"]),
+        ("training.keep_epochs=[0, 11]", ["epoch 11 is after the last one, training.epochs = 10"]),
+        ("training.keep_epochs=[1, 1]", ["keep_epochs [1, 1] repeat"]),
+        (
+            'statistics.comparisons=[{name="a", layers="conv1", epochs=[2, 10]}]',
+            ['"a" asks for epoch 2', "training.keep_epochs (now []; the last epoch, 10, is always kept)"],
+        ),
+        ('statistics.comparisons=[{name="a", layers="conv1", epochs=[]}]', ["at least 1 item"]),
+        ('statistics.comparisons=[{name="a", layers="conv1", epochs=[10, 10]}]', ["[10, 10] repeat"]),
+        ('statistics.comparisons=[{name="a", layers=["conv1", "conv1"]}]', ["['conv1', 'conv1'] repeat"]),
+        ('statistics.comparisons=[{name="a", layers=[]}]', ["at least 1 item"]),
+        ('statistics.comparisons=[{name="a", layers={ne="conv1"}}]', ['names the group "ne"', 'did you mean "net"']),
+        ('statistics.comparisons=[{name="a", layers={net=["x/y", "z"]}}]', ['"x/y" would be part of a name']),
+        ("statistics.subset=-1", ['"statistics.subset"', "greater than or equal to 0"]),
     ],
 )
 def test_refusals_say_what_came_and_what_is_valid(override, words):
@@ -98,6 +111,29 @@ def test_groups_of_other_networks_take_part_with_their_own_layer():
         ("wide1", "conv2"),
         ("wide2", "conv2"),
     ]
+
+
+def test_one_net_is_enough_where_it_takes_part_more_than_once():
+    for layers in ('"conv1", epochs = [3, 0]', '["conv1", "conv2"]'):
+        text = TEXT.replace('["conv1"]', f'[{{ name = "own", layers = {layers} }}]')
+        experiment = parse_config(text, ["nets.0.seeds=[4]", "training.epochs=3", "training.keep_epochs=[0, 1]"])
+        first, second = experiment.members_of(experiment.statistics.comparisons[0])
+        assert first.net == second.net == "net1"
+        assert {first.name, second.name} in ({"net1@3", "net1@0"}, {"net1:conv1", "net1:conv2"})
+        assert first.kept is None
+
+
+def test_activations_have_no_epochs():
+    text = """
+name = "given"
+[activations.nets]
+a = { fc = "a.npy" }
+b = { fc = "b.npy" }
+[statistics]
+comparisons = [{ name = "fc", layers = "fc", epochs = [1] }]
+"""
+    with pytest.raises(ConfigError, match="activations that are there already have none"):
+        parse_config(text)
 
 
 def test_speed_only_settings_are_no_part_of_a_digest():

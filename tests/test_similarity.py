@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
-from convergence.similarity.pair import Measure, PairMoments
+from convergence.similarity.measure import Measure
+from convergence.similarity.pair import PairMoments, UnbiasedHsic
 
 
 def moments(x: np.ndarray, y: np.ndarray) -> PairMoments:
-    """The covariances of samples x units arrays, by their definition."""
-    joint = np.cov(np.hstack([x, y]), rowvar=False)
+    """The covariances of samples x units arrays, by their definition, and everything else a measure may ask for."""
+    joint = np.atleast_2d(np.cov(np.hstack([x, y]), rowvar=False))
     k = x.shape[1]
-    return PairMoments(float(len(x)), joint[:k, :k], joint[:k, k:], joint[k:, k:])
+    kernels = [v @ v.T for v in (x, y)]
+    hsic = UnbiasedHsic(*(unbiased_hsic(kernels[a], kernels[b]) for a, b in ((0, 0), (0, 1), (1, 1))))
+    return PairMoments(float(len(x)), joint[:k, :k], joint[:k, k:], joint[k:, k:], False, hsic, x[:60], y[:60])
+
+
+def unbiased_hsic(k: np.ndarray, l: np.ndarray) -> float:
+    """Equation 5 of Song et al. 2007 (arXiv 0805.2368), from two kernel matrices."""
+    n = len(k)
+    k, l = (m - np.diag(np.diag(m)) for m in (k, l))
+    total = np.trace(k @ l) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k @ l).sum() / (n - 2)
+    return float(total / (n * (n - 3)))
 
 
 def random_pair(seed: int, n_x: int = 9, n_y: int = 6, n: int = 200) -> PairMoments:
@@ -32,12 +45,21 @@ def duplicated_pair(seed: int) -> PairMoments:
     return moments(x[:, [0, 1, 1, 2, 0, 3]], x[:, [4, 4, 2, 1]] + 0.1 * rng.standard_normal((100, 1)))
 
 
+def partly_shared_pair(seed: int) -> PairMoments:
+    """Half of the units of either layer are the other's too."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((200, 8)), rng.standard_normal((200, 7))
+    y[:, :4] = x[:, :4] + 0.2 * y[:, :4]
+    return moments(x, y)
+
+
 PAIRS = [
     *(random_pair(seed) for seed in range(4)),
     random_pair(7, n_x=5, n_y=12),
     random_pair(8, n=8),  # fewer samples than units
     random_pair(9, n_x=1, n_y=1),
     duplicated_pair(1),
+    partly_shared_pair(2),
 ]
 measures = pytest.mark.parametrize("name", list(MEASURES))
 
@@ -78,9 +100,38 @@ def test_declared_rotation_invariance_holds(measure: Measure) -> None:
     for seed, pair in enumerate(PAIRS):
         n_y = len(pair.cov_yy)
         q = ortho_group.rvs(n_y, random_state=seed) if n_y > 1 else np.eye(1)
-        differences.append(abs(measure(pair) - measure(pair.rotated(q))))
-        differences.append(abs(measure(pair.swapped()) - measure(pair.rotated(q).swapped())))
-    assert (max(differences) < 1e-9) == measure.rotation_invariant
+        rotated = pair.rotated(q, standardise=measure.scale_invariant)
+        differences.append(abs(measure(pair) - measure(rotated)))
+        differences.append(abs(measure(pair.swapped()) - measure(rotated.swapped())))
+    assert (max(differences) < 1e-7) == measure.rotation_invariant
+
+
+@measures
+def test_a_rotation_null_is_declared_where_rotations_of_y_matter(measure: Measure) -> None:
+    differences = [
+        abs(measure(pair) - measure(pair.rotated(ortho_group.rvs(len(pair.cov_yy), random_state=seed))))
+        for seed, pair in enumerate(PAIRS)
+        if len(pair.cov_yy) > 1 and measure.scale_invariant
+    ]
+    assert measure.rotation_null == (max(differences, default=0.0) > 1e-7)
+
+
+@measures
+def test_what_is_fitted_can_be_scored_elsewhere(measure: Measure) -> None:
+    """The measure is the score on the images of the fit; on others a copy of the layer gets no less than that."""
+    if measure.fit is None:
+        assert measure.score is None
+        return
+    for pair in PAIRS:
+        assert measure.held_out(measure.fit(pair), pair) == pytest.approx(measure.function(pair), abs=1e-9)
+    rng = np.random.default_rng(4)
+    x = np.maximum(rng.standard_normal((900, 9)) @ rng.standard_normal((9, 9)), 0)
+    y = x[:, rng.permutation(9)] * 2.0
+    fitted = measure.fit(moments(x[:450], y[:450]))
+    assert measure.held_out(fitted, moments(x[450:], y[450:])) == pytest.approx(1.0, abs=1e-3)
+    noise = rng.standard_normal((900, 9))
+    fitted = measure.fit(moments(x[:450], noise[:450]))
+    assert measure.held_out(fitted, moments(x[450:], noise[450:])) < 0.1
 
 
 @measures
@@ -88,8 +139,15 @@ def test_declared_scale_invariance_holds(measure: Measure) -> None:
     rng = np.random.default_rng(0)
     for pair in PAIRS:
         a, b = rng.uniform(0.01, 100, len(pair.cov_xx)), rng.uniform(0.01, 100, len(pair.cov_yy))
-        scaled = PairMoments(
-            pair.n, pair.cov_xx * np.outer(a, a), pair.cov_xy * np.outer(a, b), pair.cov_yy * np.outer(b, b)
+        assert pair.samples_x is not None
+        assert pair.samples_y is not None
+        scaled = replace(
+            pair,
+            cov_xx=pair.cov_xx * np.outer(a, a),
+            cov_xy=pair.cov_xy * np.outer(a, b),
+            cov_yy=pair.cov_yy * np.outer(b, b),
+            samples_x=pair.samples_x * a,
+            samples_y=pair.samples_y * b,
         )
         if measure.scale_invariant:
             assert measure(scaled) == pytest.approx(measure(pair), abs=1e-9)
@@ -99,7 +157,13 @@ def test_declared_scale_invariance_holds(measure: Measure) -> None:
 def test_permuted_units_are_the_same_layer(measure: Measure) -> None:
     rng = np.random.default_rng(3)
     x = np.maximum(rng.standard_normal((300, 12)), 0)
-    assert measure(moments(x, x[:, rng.permutation(12)] * 3.0)) == pytest.approx(1.0)
+    value = measure(moments(x, x[:, rng.permutation(12)] * 3.0))
+    alone = measure(moments(x, x))
+    assert value == pytest.approx(alone, abs=2e-2 if measure.of_itself is None else 1e-6)
+    if measure.of_itself is not None:
+        assert alone == pytest.approx(measure.of_itself, abs=1e-6)
+    shuffled = measure(moments(x, x[rng.permutation(300)]))
+    assert (shuffled > value + 0.1) if measure.distance else (shuffled < value - 0.1)
 
 
 def test_measures_match_their_definition_on_samples() -> None:

@@ -72,6 +72,41 @@ def test_a_killed_training_ends_in_the_same_bits(splits, tmp_path, monkeypatch, 
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_a_killed_training_leaves_the_same_kept_epochs(splits, tmp_path, monkeypatch, after):
+    """Killed between an epoch's weights and its checkpoint, and with a torn file left: the same files in the end."""
+    config = CONFIG.model_copy(update={"keep_epochs": (0, 2, 3, 4)})
+    training.make_net(tmp_path / "whole", NETWORK, 1, True, splits, config)
+    calls, save = iter(range(100)), training._save_checkpoint
+
+    def killing(*arguments):
+        if next(calls) == after:
+            raise Killed
+        save(*arguments)
+
+    monkeypatch.setattr(training, "_save_checkpoint", killing)
+    with pytest.raises(Killed):
+        training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
+    monkeypatch.setattr(training, "_save_checkpoint", save)
+    (tmp_path / "killed" / "epochs" / ".00002.safetensors.x.partial").write_bytes(b"torn")
+    training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
+
+    def files(name):
+        return {
+            path.relative_to(tmp_path / name).as_posix(): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file() and path.name != "metrics.csv"  # it has the seconds
+        }
+
+    assert files("killed") == files("whole")
+    assert sorted(files("whole")) == [
+        "epochs/00000.safetensors", "epochs/00002.safetensors", "epochs/00003.safetensors", "weights.safetensors"
+    ]  # fmt: skip
+    plain = training.make_net(tmp_path / "plain", NETWORK, 1, True, splits, CONFIG)
+    assert plain["epoch"] == 4
+    assert weights(tmp_path / "plain") == weights(tmp_path / "whole")
+
+
 def test_a_damaged_checkpoint_is_reported_and_not_trusted(splits, tmp_path, caplog):
     training.make_net(tmp_path / "whole", NETWORK, 1, True, splits, CONFIG)
     (tmp_path / "torn").mkdir()

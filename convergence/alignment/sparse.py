@@ -125,6 +125,32 @@ def prediction_loss(r_xx: Matrix, r_xy: Matrix, weights: Matrix) -> Matrix:
     return 0.5 * (1.0 - 2.0 * np.sum(weights * r_xy.T, axis=-1) + np.sum(weights @ r_xx * weights, axis=-1))
 
 
+def sparse_loss(r_xx: ArrayLike, r_xy: ArrayLike, weights: ArrayLike) -> Matrix:
+    """:func:`prediction_loss` of weights that are mostly zero, in time of the squared number of those that are not.
+
+    The correlations may be of other samples than the weights were fitted on. Raises as :func:`lasso_path`.
+    """
+    gram, targets = _checked(r_xx, r_xy)
+    given = _plain_array(weights)
+    if given.ndim < 2 or given.shape[-2:] != targets.shape:
+        raise UserError(f"weights of shape {given.shape} do not fit {targets.shape[0]} targets of {len(gram)} units.")
+    losses = np.empty(given.shape[:-1])
+    sparse_kernels.loss_kernel(gram, targets, given.reshape(-1, len(gram)), losses.reshape(-1))
+    return losses
+
+
+def forward_weights(r_xx: ArrayLike, r_xy: ArrayLike, order: NDArray[np.int64]) -> Matrix:
+    """Refitted weights (n_steps, n_targets, n_x) of the first 1, 2, … units of an order (n_targets, n_steps)."""
+    n_targets, n_steps = order.shape
+    chosen = np.zeros((n_steps, n_targets, len(np.asarray(r_xx))))
+    for step in range(n_steps):
+        if step:
+            chosen[step] = chosen[step - 1]
+        taken = np.flatnonzero(order[:, step] >= 0)
+        chosen[step, taken, order[taken, step]] = 1.0
+    return refit(r_xx, r_xy, chosen)[0]
+
+
 def refit(r_xx: ArrayLike, r_xy: ArrayLike, weights: ArrayLike) -> tuple[Matrix, Matrix]:
     """Least squares on each row's support, without the penalty's shrinkage (relaxed LASSO).
 

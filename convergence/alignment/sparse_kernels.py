@@ -400,3 +400,25 @@ def forward_kernel(gram: Array, targets: Array, order: Array, losses: Array, lea
             left[best] = 0.0
             unexplained = max(unexplained - part * part, 0.0)
             losses[t, m] = 0.5 * unexplained
+
+
+@_jit
+def loss_kernel(gram: Array, targets: Array, weights: Array, losses: Array) -> None:
+    """Losses of rows of mostly zero weights (n_rows, n), row k being for target k mod n_targets."""
+    n = gram.shape[0]
+    used = np.empty(n, np.int64)
+    for row in range(weights.shape[0]):
+        target = targets[row % targets.shape[0]]
+        size = 0
+        for j in range(n):
+            if weights[row, j] != 0.0:
+                used[size] = j
+                size += 1
+        explained = 0.0
+        for a in range(size):
+            i = used[a]
+            value = 2.0 * target[i]
+            for b in range(size):
+                value -= gram[i, used[b]] * weights[row, used[b]]
+            explained += weights[row, i] * value
+        losses[row] = 0.5 * (1.0 - explained)

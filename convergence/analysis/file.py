@@ -14,7 +14,7 @@ from convergence import hdf5
 
 SCHEMA = "convergence-analysis"
 PARTIAL_SCHEMA = "convergence-analysis-part"
-VERSION = 1
+VERSION = 2
 MADE_BY = "convergence analyze CONFIG"
 
 
@@ -48,11 +48,13 @@ class AnalysisFile:
         self.comparisons = list(file["comparisons"])
 
     def about(self, comparison: str) -> dict[str, list[Any]]:
-        """Per net: name, whether it was trained, the layer asked for and the graph node that was read."""
+        """Per member: name, net and epoch, whether it was trained, the layer asked for and the graph node read."""
         attributes = self._file["comparisons"][comparison].attrs
         return {
             "nets": [str(net) for net in attributes["nets"]],
             "trained": [bool(flag) for flag in attributes["trained"]],
+            "of_net": [str(net) for net in attributes.get("of_net", attributes["nets"])],
+            "epochs": [int(epoch) for epoch in attributes.get("epochs", [-1] * len(attributes["nets"]))],
             "layers": [str(layer) for layer in attributes["layers"]],
             "sources": [str(source) for source in attributes["sources"]],
         }
@@ -64,6 +66,11 @@ class AnalysisFile:
     def correlation(self, comparison: str) -> Any:
         """(n_units, n_units) pooled correlations of the joined axis."""
         return hdf5.read_array(self._file["comparisons"][comparison], "correlation")
+
+    def all_nets(self, comparison: str) -> dict[str, Any]:
+        """What is about all nets at once: consensus units, the map, trajectories; {} in files of version 1."""
+        place = self._file["comparisons"][comparison]
+        return read_tree(place["all_nets"]) if "all_nets" in place else {}
 
     def pairs(self, comparison: str) -> list[tuple[str, str]]:
         """Pairs of nets, in the order of the nets."""

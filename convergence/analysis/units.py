@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.similarity.pair import PairMoments
+from convergence.similarity.pair import PairMoments, UnbiasedHsic
 from convergence.statistics.file import Sums
 from convergence.statistics.moments import covariance
+from convergence.statistics.norms import NormSums, unbiased_hsic
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 RELATIVE_VARIANCE = 1e-12
 """A variance below this share of the mean square is rounding: the unit is constant."""
+DIAGONAL_BLOCK = 256
+LEAST_IMAGES = 3
+"""Stored images that have pairs of different similarity."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,12 @@ def live_units(sums: Sums) -> LiveUnits:
     A unit that does not would have no correlation in a jackknife replicate or a half; it is left out of everything.
     """
     count, total = sums.group_count.sum(), sums.group_sums.sum(axis=0)
-    squares = np.einsum("gii->gi", sums.group_products)
+    squares = group_squares(sums)
     mean = sums.shift + total / count
     with np.errstate(invalid="ignore"):
         variance = squares.sum(axis=0) / count - (total / count) ** 2
         floor = RELATIVE_VARIANCE * (mean**2 + variance)
-        parts = _without_each(sums.group_count[:, None], sums.group_sums, squares) + _halves(
+        parts = _without_each(sums.group_count[:, None], sums.group_sums, squares) + _halves_without_each(
             sums.group_count[:, None], sums.group_sums, squares
         )
         least = np.min([s2 / n - (s1 / n) ** 2 for n, s1, s2 in parts], axis=0)
@@ -61,27 +66,69 @@ def live_units(sums: Sums) -> LiveUnits:
     return LiveUnits(np.array([not reason for reason in reasons], dtype=bool), tuple(reasons))
 
 
+def group_squares(sums: Sums) -> Float64:
+    """(n_groups, n_units) sums of squares, the diagonals of the products, read in blocks along them."""
+    n_groups, n_units = sums.group_sums.shape
+    out = np.empty((n_groups, n_units))
+    for group in range(n_groups):
+        for start in range(0, n_units, DIAGONAL_BLOCK):
+            some = slice(start, min(start + DIAGONAL_BLOCK, n_units))
+            out[group, some] = np.diagonal(sums.group_products[group, some, some])
+    return out
+
+
 def _without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
     """Sums over all groups but one, for each in turn."""
     totals = [array.sum(axis=0) for array in arrays]
     return [tuple(t - a[g] for t, a in zip(totals, arrays, strict=True)) for g in range(len(arrays[0]))]
 
 
-def _halves(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
-    """Sums over the even and over the odd groups."""
-    return [tuple(array[half::2].sum(axis=0) for array in arrays) for half in (0, 1)]
+def _halves_without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
+    """Sums over the even and over the odd groups, whole and without each of theirs (where that leaves any)."""
+    found = []
+    for half in (0, 1):
+        own = tuple(array[half::2] for array in arrays)
+        found.append(tuple(array.sum(axis=0) for array in own))
+        if len(own[0]) > 1:
+            found += _without_each(*own)
+    return found
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Everything of a pair added over some image groups."""
+
+    n: float
+    sums_x: Float64
+    sums_y: Float64
+    xx: Float64
+    xy: Float64
+    yy: Float64
+    norms: tuple[Float64, ...] | None
+
+    def __sub__(self, other: _Totals) -> _Totals:
+        norms = None
+        if self.norms is not None and other.norms is not None:
+            norms = tuple(a - b for a, b in zip(self.norms, other.norms, strict=True))
+        return _Totals(
+            self.n - other.n, self.sums_x - other.sums_x, self.sums_y - other.sums_y, self.xx - other.xx,
+            self.xy - other.xy, self.yy - other.yy, norms,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PairSums:
-    """Sums of the live units of two nets, x then y, per image group.
+    """Sums of the live units of two nets, x and y, per image group.
 
     Attributes
     ----------
     units_x, units_y : indices of the live units within their nets
     n_x, n_y : widths of the nets, dead units included
-    count : (n_groups,); sums : (n_groups, n); products : (n_groups, n, n)
+    count : (n_groups,); sums_x, sums_y : (n_groups, n)
+    xx, xy, yy : (n_groups, n, n) products
     shifted_xy : (n_x, n_y) products of x with the next image's y over all groups, None if they were not summed
+    norms : of both nets with the live units of either, None if there are none or a unit that varies is left out
+    samples_x, samples_y : (N, n) activations of the images of the subset, in group ``sample_group`` (N,); or None
     """
 
     units_x: Indices
@@ -89,25 +136,57 @@ class PairSums:
     n_x: int
     n_y: int
     count: npt.NDArray[np.int64]
-    sums: Float64
-    products: Float64
+    sums_x: Float64
+    sums_y: Float64
+    xx: Float64
+    xy: Float64
+    yy: Float64
     shifted_xy: Float64 | None
+    norms: tuple[NormSums, NormSums] | None
+    samples_x: Float64 | None
+    samples_y: Float64 | None
+    sample_group: Indices | None
 
     @classmethod
     def of(cls, sums: Sums, live: LiveUnits, x: str, y: str) -> PairSums:
-        """Cut two nets out of a comparison."""
+        """Cut two nets out of a comparison; reads what belongs to them and nothing else."""
         all_x, all_y = sums.units(x), sums.units(y)
-        kept_x, kept_y = all_x[live.alive[all_x]], all_y[live.alive[all_y]]
-        joined = np.concatenate([kept_x, kept_y])
+        of_x, of_y = slice(all_x[0], all_x[-1] + 1), slice(all_y[0], all_y[-1] + 1)
+        alive_x, alive_y = live.alive[of_x], live.alive[of_y]
+        whole = [(rows, columns) for rows, columns in ((of_x, of_x), (of_x, of_y), (of_y, of_y))]
+        kept = [(alive_x, alive_x), (alive_x, alive_y), (alive_y, alive_y)]
+        left_out = [live.reason[u] for u in (*all_x, *all_y) if live.reason[u]]
+        norms = None
+        if sums.norms is not None and set(left_out) <= {"always zero", "constant"}:
+            units = [slice_of[alive] for slice_of, alive in ((all_x, alive_x), (all_y, alive_y))]
+            norms = sums.norms.of(sums.nets.index(x), sums.nets.index(y), *units)
+        products = [np.empty((len(sums.group_count), rows.sum(), columns.sum())) for rows, columns in kept]
+        for group in range(len(sums.group_count)):
+            for k, (part, (rows, columns)) in enumerate(zip(whole, kept, strict=True)):
+                found = np.asarray(sums.group_products[(group, *part)])
+                products[k][group] = found[np.ix_(rows, columns)] if not (rows.all() and columns.all()) else found
+        shifted = None
+        if sums.group_shifted_products is not None:
+            shifted = np.zeros((int(alive_x.sum()), int(alive_y.sum())))
+            for group in range(len(sums.group_count)):
+                shifted += sums.group_shifted_products[group, of_x, of_y][np.ix_(alive_x, alive_y)]
+        subset = sums.subset_samples
         return cls(
-            units_x=kept_x - all_x[0],
-            units_y=kept_y - all_y[0],
+            units_x=np.flatnonzero(alive_x),
+            units_y=np.flatnonzero(alive_y),
             n_x=len(all_x),
             n_y=len(all_y),
             count=sums.group_count,
-            sums=sums.group_sums[:, joined],
-            products=sums.group_products[:, joined[:, None], joined[None, :]],
-            shifted_xy=None if sums.shifted_products is None else sums.shifted_products[np.ix_(kept_x, kept_y)],
+            sums_x=sums.group_sums[:, all_x[alive_x]],
+            sums_y=sums.group_sums[:, all_y[alive_y]],
+            xx=products[0],
+            xy=products[1],
+            yy=products[2],
+            shifted_xy=shifted,
+            norms=norms,
+            samples_x=None if subset is None else subset[:, all_x[alive_x]].astype(np.float64),
+            samples_y=None if subset is None else subset[:, all_y[alive_y]].astype(np.float64),
+            sample_group=None if subset is None else sums.subset_group,
         )
 
     @property
@@ -118,41 +197,104 @@ class PairSums:
     @cached_property
     def pooled(self) -> PairMoments:
         """From all groups."""
-        return self.of_groups(np.arange(self.n_groups))
+        return self._moments(self._total, np.arange(self.n_groups))
 
-    @cached_property
-    def without(self) -> tuple[PairMoments, ...]:
-        """From all groups but one, for each in turn."""
-        everyone = np.arange(self.n_groups)
-        return tuple(self.of_groups(np.delete(everyone, g)) for g in everyone)
+    def without(self) -> Iterator[PairMoments]:
+        """From all groups but one, for each in turn; made when asked for, so that one is in memory at a time."""
+        for g in range(self.n_groups):
+            yield self._without(np.array([g]))
 
-    def without_blocks(self, n_blocks: int) -> list[PairMoments]:
+    def without_blocks(self, n_blocks: int) -> Iterator[PairMoments]:
         """From all groups but one block of them, for each in turn; blocks as those of mutual information."""
-        everyone = np.arange(self.n_groups)
-        return [self.of_groups(np.setdiff1d(everyone, block)) for block in np.array_split(everyone, n_blocks)]
+        for block in np.array_split(np.arange(self.n_groups), n_blocks):
+            yield self._without(block)
 
     @cached_property
     def halves(self) -> tuple[PairMoments, PairMoments]:
         """From the even groups and from the odd ones: two disjoint sets of images."""
-        everyone = np.arange(self.n_groups)
-        return self.of_groups(everyone[::2]), self.of_groups(everyone[1::2])
+        return self._of_groups(self.half(0)), self._of_groups(self.half(1))
+
+    def half(self, which: int) -> Indices:
+        """Groups of the even half (0) or the odd one (1)."""
+        return np.arange(self.n_groups)[which::2]
+
+    def half_without(self, g: int) -> PairMoments:
+        """From the half of the groups that group ``g`` is in, but without it."""
+        half = self.half(g % 2)
+        return self._of_groups(half[half != g])
 
     @property
     def shifted(self) -> PairMoments | None:
         """From all groups, with y of the next image: what the nets have in common without seeing the same thing.
 
-        Images go round within a group, so the units' own means and covariances stay.
+        Images go round within a group, so the units' own means and covariances stay. Kept images go round, too.
         """
         if self.shifted_xy is None:
             return None
-        n, k = self.pooled.n, len(self.units_x)
-        total = self.sums.sum(axis=0)
-        between = self.shifted_xy / n - np.outer(total[:k], total[k:]) / n**2
-        return PairMoments(n, self.pooled.cov_xx, between, self.pooled.cov_yy)
+        n, total = self.pooled.n, self._total
+        between = self.shifted_xy / n - np.outer(total.sums_x, total.sums_y) / n**2
+        samples_y = None if self.samples_y is None else np.roll(self.samples_y, -1, axis=0)
+        return PairMoments(
+            n, self.pooled.cov_xx, between, self.pooled.cov_yy, samples_x=self.samples_x, samples_y=samples_y
+        )
 
-    def of_groups(self, groups: Indices) -> PairMoments:
-        """From some groups, added in their order."""
-        n = float(self.count[groups].sum())
-        cov = covariance(n, self.sums[groups].sum(axis=0), self.products[groups].sum(axis=0))
-        k = len(self.units_x)
-        return PairMoments(n=n, cov_xx=cov[:k, :k], cov_xy=cov[:k, k:], cov_yy=cov[k:, k:])
+    @cached_property
+    def _total(self) -> _Totals:
+        return self._add(np.arange(self.n_groups))
+
+    def _without(self, left_out: Indices) -> PairMoments:
+        kept = np.setdiff1d(np.arange(self.n_groups), left_out)
+        return self._moments(self._total - self._add(left_out), kept)
+
+    def _of_groups(self, groups: Indices) -> PairMoments:
+        return self._moments(self._add(groups), groups)
+
+    def _add(self, groups: Indices) -> _Totals:
+        """Sums over some groups, in their order."""
+
+        def total(array: Float64) -> Float64:
+            out = array[groups[0]].copy()
+            for g in groups[1:]:
+                out += array[g]
+            return out
+
+        norms = None
+        if self.norms is not None:
+            first, second = self.norms
+            norms = (total(first.sums), total(first.products), total(first.cross), total(second.cross))
+        return _Totals(
+            float(self.count[groups].sum()), total(self.sums_x), total(self.sums_y), total(self.xx), total(self.xy),
+            total(self.yy), norms,
+        )  # fmt: skip
+
+    def _moments(self, total: _Totals, groups: Indices) -> PairMoments:
+        n = total.n
+        kept = None if self.sample_group is None else np.isin(self.sample_group, groups)
+        few = kept is not None and np.count_nonzero(kept) < LEAST_IMAGES
+        return PairMoments(
+            n,
+            covariance(n, total.sums_x, total.xx),
+            total.xy / n - np.outer(total.sums_x, total.sums_y) / n**2,
+            covariance(n, total.sums_y, total.yy),
+            hsic=self._hsic(total),
+            samples_x=None if few else self.samples_x,
+            samples_y=None if few else self.samples_y,
+            kept=None if kept is None or kept.all() else kept,
+        )
+
+    def _hsic(self, total: _Totals) -> UnbiasedHsic | None:
+        if self.norms is None or total.norms is None or total.n < 4:
+            return None
+        n, shift = total.n, self.norms[0].shift
+        about, products, with_x, with_y = total.norms
+        norms = about + n * shift
+        both = products + np.outer(shift, about) + np.outer(about, shift) + n * np.outer(shift, shift)
+        # Rows: of x's norms and of y's; with the units of x, and with those of y.
+        units_x = with_x + np.outer(shift, total.sums_x)
+        units_y = with_y + np.outer(shift, total.sums_y)
+        x, y = total.sums_x, total.sums_y
+        return UnbiasedHsic(
+            unbiased_hsic(n, (x, x), total.xx, (norms[0], norms[0]), both[0, 0], (units_x[0], units_x[0])),
+            unbiased_hsic(n, (x, y), total.xy, (norms[0], norms[1]), both[0, 1], (units_y[0], units_x[1])),
+            unbiased_hsic(n, (y, y), total.yy, (norms[1], norms[1]), both[1, 1], (units_y[1], units_y[1])),
+        )

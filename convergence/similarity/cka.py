@@ -1,20 +1,68 @@
-"""Centred kernel alignment with linear kernels."""
+"""Centred kernel alignment with linear kernels: of standardised units, of units as they come, and without its bias."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from convergence.similarity.pair import PairMoments, measure
+from convergence.errors import UserError
+from convergence.similarity.measure import measure
+from convergence.similarity.pair import Matrix, PairMoments
 
 
 @measure(
     title="Linear CKA",
-    source="Kornblith et al. 2019 (arXiv 1905.00414), equation 4 with linear kernels",
+    source="Kornblith et al. 2019 (arXiv 1905.00414), equation 4 with linear kernels, of standardised units",
     symmetric=True,
     bounds=(0.0, 1.0),
     rotation_invariant=True,
 )
 def linear_cka(pair: PairMoments) -> float:
     """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the standardised units, so no loud unit decides alone."""
-    cross = np.linalg.norm(pair.std_xy)
-    return float(cross**2 / (np.linalg.norm(pair.std_xx) * np.linalg.norm(pair.std_yy)))
+    return _cka(pair.std_xx, pair.std_xy, pair.std_yy)
+
+
+@measure(
+    title="Linear CKA, raw units",
+    source="Kornblith et al. 2019 (arXiv 1905.00414), equation 4 with linear kernels",
+    symmetric=True,
+    bounds=(0.0, 1.0),
+    rotation_invariant=True,
+    scale_invariant=False,
+)
+def linear_cka_raw(pair: PairMoments) -> float:
+    """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the units as they come: the loudest decide."""
+    return _cka(pair.cov_xx, pair.cov_xy, pair.cov_yy)
+
+
+@measure(
+    title="Linear CKA, raw units, debiased",
+    source="unbiased HSIC of Song et al. 2007 (arXiv 0805.2368), equation 5, in place of the HSIC of CKA",
+    symmetric=True,
+    bounds=(-1.0, 1.0),
+    rotation_invariant=True,
+    scale_invariant=False,
+    needs="hsic",
+)
+def debiased_cka(pair: PairMoments) -> float:
+    """HSIC_xy / sqrt(HSIC_xx HSIC_yy), unbiased: 0 on average for independent layers, however few samples.
+
+    All units that are finite take part, as they come. Samples count as independent; positions of one image are not,
+    so what they share is not taken out.
+
+    Raises
+    ------
+    UserError
+        when a layer's HSIC with itself is not positive: too few samples.
+    """
+    assert pair.hsic is not None
+    if min(pair.hsic.xx, pair.hsic.yy) <= 0:
+        raise UserError(
+            f"the unbiased HSIC of a layer with itself is {min(pair.hsic.xx, pair.hsic.yy):.3g} and has no root: "
+            f"{pair.n:.0f} samples are too few. Read more images, or leave debiased_cka out of analysis.measures."
+        )
+    return pair.hsic.xy / float(np.sqrt(pair.hsic.xx) * np.sqrt(pair.hsic.yy))
+
+
+def _cka(s_xx: Matrix, s_xy: Matrix, s_yy: Matrix) -> float:
+    cross = np.linalg.norm(s_xy / np.sqrt(np.outer(*(np.full(len(s), np.linalg.norm(s)) for s in (s_xx, s_yy)))))
+    return float(cross**2)

@@ -1,19 +1,29 @@
-"""What every measure of two layers starts from, the covariances of their units, and what describes a
-measure.
-"""
+"""What every measure of two layers starts from: the moments of their units, and what else was kept of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from convergence.errors import UserError
 
 Matrix = NDArray[np.float64]
+
+RANK_TOLERANCE = 1e-7
+"""Directions whose variance is below this share of the largest hold no more than the rounding of float32 sums."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnbiasedHsic:
+    """Unbiased HSIC (Song et al. 2007) with linear kernels of x with itself, x with y, and y with itself."""
+
+    xx: float
+    xy: float
+    yy: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +38,13 @@ class PairMoments:
         Covariances, in units of activation squared.
     standardised : bool
         The covariances are already those of standardised units, or of a rotation of them (:meth:`rotated`).
+    hsic : UnbiasedHsic, optional
+        From the norms that the statistics keep beside the products.
+    samples_x, samples_y : (n_stored, n_x), (n_stored, n_y), optional
+        Activations of a few images, row k of both being the same image.
+    kept : (n_stored,) bool, optional
+        Those of them that count, where some are left out; measures that compare an image with others still compare it
+        with all, since how many there are is part of what they measure.
 
     Raises
     ------
@@ -40,6 +57,10 @@ class PairMoments:
     cov_xy: Matrix
     cov_yy: Matrix
     standardised: bool = False
+    hsic: UnbiasedHsic | None = None
+    samples_x: Matrix | None = None
+    samples_y: Matrix | None = None
+    kept: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n_x, n_y = len(self.cov_xx), len(self.cov_yy)
@@ -63,7 +84,7 @@ class PairMoments:
     @cached_property
     def corr_xy(self) -> Matrix:
         """(n_x, n_y) correlations between x and y, in [-1, 1]."""
-        scale = np.sqrt(np.outer(np.diagonal(self.cov_xx), np.diagonal(self.cov_yy)))
+        scale = np.outer(np.sqrt(np.diagonal(self.cov_xx)), np.sqrt(np.diagonal(self.cov_yy)))
         return np.clip(self.cov_xy / scale, -1.0, 1.0)
 
     @cached_property
@@ -86,18 +107,87 @@ class PairMoments:
         """(n_y, n_y) covariances of y's standardised units, in the basis that a rotation left them in."""
         return self.cov_yy if self.standardised else self.corr_yy
 
+    @cached_property
+    def directions_x(self) -> tuple[Matrix, Matrix]:
+        """Variances (rank,) falling and directions (n_x, rank) of x's standardised units: see :func:`directions`."""
+        return directions(self.std_xx)
+
+    @cached_property
+    def directions_y(self) -> tuple[Matrix, Matrix]:
+        """Variances (rank,) falling and directions (n_y, rank) of y's standardised units."""
+        return directions(self.std_yy)
+
     def swapped(self) -> PairMoments:
         """The same pair with x and y exchanged."""
-        return PairMoments(self.n, self.cov_yy, np.ascontiguousarray(self.cov_xy.T), self.cov_xx, self.standardised)
+        hsic = UnbiasedHsic(self.hsic.yy, self.hsic.xy, self.hsic.xx) if self.hsic else None
+        other = PairMoments(
+            self.n, self.cov_yy, np.ascontiguousarray(self.cov_xy.T), self.cov_xx, self.standardised, hsic,
+            self.samples_y, self.samples_x, self.kept,
+        )  # fmt: skip
+        for mine, its in (("directions_x", "directions_y"), ("directions_y", "directions_x")):
+            if mine in self.__dict__:  # what is known already is not computed again
+                other.__dict__[its] = self.__dict__[mine]
+        return other
 
-    def rotated(self, q: Matrix) -> PairMoments:
+    def rotated(self, q: Matrix, standardise: bool = True) -> PairMoments:
         """The pair after y's standardised units are rotated by an orthogonal (n_y, n_y) matrix.
 
         The span of the units, and all that depends on it alone, stays; single units do not. ``std_*`` are
         then R_xx, R_xy q and q' R_yy q. The rotated units have variances of their own, so ``corr_*`` divides
-        by them once more: without that, chance would be set by units that merely vary more.
+        by them once more: without that, chance would be set by units that merely vary more. With
+        ``standardise=False`` the units are rotated as they come.
         """
-        return PairMoments(self.n, self.std_xx, self.std_xy @ q, q.T @ self.std_yy @ q, standardised=True)
+        if not standardise:
+            samples = None if self.samples_y is None else self.samples_y @ q
+            return replace(self, cov_xy=self.cov_xy @ q, cov_yy=q.T @ self.cov_yy @ q, samples_y=samples)
+        scores_x, scores_y = self.scores()
+        rotated = PairMoments(
+            self.n, self.std_xx, self.std_xy @ q, q.T @ self.std_yy @ q, True, None,
+            scores_x, None if scores_y is None else scores_y @ q,
+        )  # fmt: skip
+        if "directions_x" in self.__dict__:
+            rotated.__dict__["directions_x"] = self.directions_x
+        return rotated
+
+    def scores(self) -> tuple[Matrix | None, Matrix | None]:
+        """The stored samples with units standardised, in the basis that a rotation left them in."""
+        if self.standardised:
+            return self.samples_x, self.samples_y
+        x, y = (None if s is None else standard_scores(s) for s in (self.samples_x, self.samples_y))
+        return x, y
+
+    def of_x_alone(self) -> PairMoments:
+        """Layer x beside itself."""
+        hsic = UnbiasedHsic(self.hsic.xx, self.hsic.xx, self.hsic.xx) if self.hsic else None
+        return PairMoments(
+            self.n,
+            self.cov_xx,
+            self.cov_xx,
+            self.cov_xx,
+            self.standardised,
+            hsic,
+            self.samples_x,
+            self.samples_x,
+            self.kept,
+        )
+
+
+def directions(covariance: Matrix, tolerance: float = RANK_TOLERANCE) -> tuple[Matrix, Matrix]:
+    """Eigenvalues (rank,), falling, and eigenvectors (n, rank) of a covariance matrix (n, n).
+
+    Eigenvalues below ``tolerance`` times the largest count as zero and are left out: duplicated units, or more units
+    than samples.
+    """
+    values, vectors = scipy.linalg.eigh(covariance)
+    kept = values > tolerance * values[-1]
+    return values[kept][::-1], vectors[:, kept][:, ::-1]
+
+
+def standard_scores(samples: Matrix) -> Matrix:
+    """Samples (n, units) with mean 0 and standard deviation 1 a unit; a unit that is constant here becomes 0."""
+    centred = np.asarray(samples, dtype=np.float64) - samples.mean(axis=0, dtype=np.float64)
+    deviation = centred.std(axis=0)
+    return centred / np.where(deviation > 0, deviation, 1.0)
 
 
 def _within(covariance: Matrix) -> Matrix:
@@ -105,47 +195,3 @@ def _within(covariance: Matrix) -> Matrix:
     correlation = np.clip(covariance / np.outer(deviation, deviation), -1.0, 1.0)
     np.fill_diagonal(correlation, 1.0)
     return correlation
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A function of a pair, with what figures, error bars, nulls and property tests need to know about it.
-
-    ``bounds`` hold for every pair. ``rotation_invariant``: an orthogonal transformation of one layer's
-    standardised units changes nothing. ``scale_invariant``: a positive factor on any unit changes nothing.
-    """
-
-    function: Callable[[PairMoments], float]
-    title: str
-    source: str
-    symmetric: bool
-    bounds: tuple[float, float]
-    rotation_invariant: bool
-    scale_invariant: bool
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "__doc__", self.function.__doc__)
-        object.__setattr__(self, "__name__", self.function.__name__)
-        object.__setattr__(self, "__wrapped__", self.function)
-
-    def __call__(self, pair: PairMoments) -> float:
-        """The measure's value, a plain float within ``bounds``."""
-        low, high = self.bounds
-        return min(max(float(self.function(pair)), low), high)  # rounding may lead an ulp beyond
-
-
-def measure(
-    *,
-    title: str,
-    source: str,
-    symmetric: bool,
-    bounds: tuple[float, float],
-    rotation_invariant: bool,
-    scale_invariant: bool = True,
-) -> Callable[[Callable[[PairMoments], float]], Measure]:
-    """Decorator that makes a function of a pair into a :class:`Measure`."""
-
-    def describe(function: Callable[[PairMoments], float]) -> Measure:
-        return Measure(function, title, source, symmetric, bounds, rotation_invariant, scale_invariant)
-
-    return describe

@@ -1,24 +1,46 @@
-"""How well one layer can be rotated onto the other."""
+"""How well one layer can be rotated onto the other, as a correlation and as a distance."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from convergence.similarity.pair import PairMoments, measure
+from convergence.similarity.measure import aligned_measure, measure
+from convergence.similarity.pair import Matrix, PairMoments
 
 
-@measure(
+def _best_rotation(pair: PairMoments) -> Matrix:
+    """(n_y, n_x): y's units turned by it have the largest total covariance with x's."""
+    left, _, right = np.linalg.svd(pair.std_xy, full_matrices=False)
+    return (left @ right).T
+
+
+@aligned_measure(
+    fit=_best_rotation,
     title="Procrustes correlation",
     source="Williams et al. 2021 (arXiv 2110.14739), cosine of the angular Procrustes distance",
     symmetric=True,
     bounds=(0.0, 1.0),
     rotation_invariant=True,
 )
-def procrustes_correlation(pair: PairMoments) -> float:
+def procrustes_correlation(rotation: Matrix, pair: PairMoments) -> float:
     """||S_xy||_* / sqrt(tr S_xx tr S_yy) of standardised units: 1 where a rotation maps one onto the other.
 
     The nuclear norm is the largest total covariance that a rotation of y's units can have with x's. Where
     the widths differ, the smaller layer is padded with silent units, as in the source.
     """
-    aligned = np.linalg.svd(pair.std_xy, compute_uv=False).sum()
+    aligned = np.sum(pair.std_xy * rotation.T)
     return float(aligned / np.sqrt(np.trace(pair.std_xx) * np.trace(pair.std_yy)))
+
+
+@measure(
+    title="Shape distance",
+    source="Williams et al. 2021 (arXiv 2110.14739), angular Procrustes distance, a metric",
+    symmetric=True,
+    bounds=(0.0, np.pi / 2),
+    rotation_invariant=True,
+    distance=True,
+    of_itself=0.0,
+)
+def shape_distance(pair: PairMoments) -> float:
+    """Arc cosine of the Procrustes correlation, in radians: 0 for the same shape; the triangle inequality holds."""
+    return float(np.arccos(np.clip(procrustes_correlation.function(pair), -1.0, 1.0)))

@@ -3,7 +3,7 @@
 Every method of :class:`Collector` leaves one file below ``statistics.partial/`` and returns nothing, so that it does
 not matter who calls it, in which order, or how often it was killed before:
 
-    moments(group)             pass 1: all sums of the group
+    moments(group)             pass 1: all sums of the group, and its images' rows of the stored subset
     codes(group)               pass 2: the group's samples as bin numbers, edges fixed by pass 1
     information(name, x0, y0)  mutual information of one tile of pairs of units, from the codes
 
@@ -26,7 +26,7 @@ from convergence.errors import FileError
 from convergence.experiment import StatisticsConfig
 from convergence.statistics.bin_edges import BinEdges, encode
 from convergence.statistics.group_sums import GroupSums, shift_of
-from convergence.statistics.groups import ImageGroups
+from convergence.statistics.groups import ImageGroups, Indices
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import leave_one_out
 from convergence.statistics.joining import JoinedUnits, Joiner
@@ -35,7 +35,7 @@ from convergence.statistics.moments import symmetric_rows
 
 Float64 = npt.NDArray[np.float64]
 SCHEMA = "convergence-partial"
-VERSION = 4
+VERSION = 5
 TILE = 128
 """Units on either side of a tile of mutual information."""
 CODES_SAMPLES = 65536
@@ -50,6 +50,7 @@ class Collector:
         self.config, self.images, self.joiner = config, images, joiner
         self.partial, self.digest = partial, digest
         self.groups = ImageGroups(len(images), config.groups, config.seed, config.max_images)
+        self.subset = self.groups.subset(config.subset)
         self.joined = joiner.joined
 
     def moments_path(self, group: int) -> Path:
@@ -107,10 +108,21 @@ class Collector:
                 )
                 for name, joined in self.joined.items()
             }
-            for name, samples, n_images in self._group_samples(group, self.config.positions):
-                sums[name].update(samples, n_images)
-            for of_comparison in sums.values():
+            kept: dict[str, list[Any]] = {name: [] for name in self.joined}
+            for indices, batch in self._batches(group):
+                outputs = self.joiner.outputs(batch, indices)
+                for name, samples, n_images in self.joiner.join(
+                    outputs, indices, self.config.positions, self.config.seed
+                ):
+                    sums[name].update(samples, n_images)
+                rows = np.flatnonzero(np.isin(indices, self.subset))
+                if len(rows):
+                    for name, means in self.joiner.pooled(outputs, rows).items():
+                        kept[name].append(means if self.joiner.sums_device is None else means.cpu().numpy())
+            for name, of_comparison in sums.items():
                 of_comparison.close()
+                nothing = np.empty((0, self.joined[name].n_units), np.float32)
+                hdf5.write_array(file[name], "subset", np.concatenate([nothing, *kept[name]]))
 
     def matrices(self, name: str) -> dict[str, tuple[int, ...]]:
         """The matrices of a comparison in ``statistics.h5``, with their shapes."""
@@ -145,6 +157,15 @@ class Collector:
                 place = file[name]["histogram"]
                 total.add_arrays({key: hdf5.read_array(place, key) for key in place})
         return total
+
+    def subset_samples(self, name: str) -> npt.NDArray[np.float32]:
+        """(images of the subset, n_units) means over positions, in the order of :attr:`subset`."""
+        samples = np.empty((len(self.subset), self.joined[name].n_units), np.float32)
+        groups = self.groups.group_of_image[self.subset]
+        for group in np.unique(groups):
+            with self._open(self.moments_path(int(group))) as file:
+                samples[groups == group] = hdf5.read_array(file[name], "subset")
+        return samples
 
     def edges(self) -> dict[str, BinEdges]:
         """Bin edges of every comparison, from the histograms of the first pass."""
@@ -236,9 +257,13 @@ class Collector:
 
     def _group_samples(self, group: int, positions: int | str) -> Iterator[tuple[str, Any, int]]:
         """Samples of a whole group, as from :meth:`Joiner.samples`."""
-        batches = self.groups.batches(group, self.config.batch_size)
-        for indices, batch in read_batches(self.images, batches, self.config.loader_workers):
+        for indices, batch in self._batches(group):
             yield from self.joiner.samples(batch, indices, positions, self.config.seed)
+
+    def _batches(self, group: int) -> Iterator[tuple[Indices, npt.NDArray[np.float32]]]:
+        """A group's images, with their indices."""
+        batches = self.groups.batches(group, self.config.batch_size)
+        return read_batches(self.images, batches, self.config.loader_workers)
 
     def _open(self, path: Path) -> Any:
         return hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY)

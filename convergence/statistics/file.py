@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import h5py
 import numpy as np
@@ -17,12 +17,13 @@ from convergence import hdf5
 from convergence.errors import FileError, nearest
 from convergence.provenance import provenance
 from convergence.statistics.histograms import UnitHistograms
+from convergence.statistics.norms import NormSums
 
 if TYPE_CHECKING:
     from convergence.statistics.collect import Collector
 
 SCHEMA = "convergence-statistics"
-VERSION = 1
+VERSION = 2
 MADE_BY = "convergence statistics CONFIG"
 Array = npt.NDArray[Any]
 MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
@@ -34,6 +35,7 @@ MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "mutual_information_without": (("block", "unit", "unit"), "nat", "the same without each block of image groups"),
 }  # fmt: skip
 """Matrices of a comparison: axes, unit of measure, what they hold."""
+NORM_SUMS = ("sums", "products", "cross")
 
 
 def prepare(collector: Collector, path: Path, nets: list[dict[str, Any]], config_text: str) -> None:
@@ -54,6 +56,10 @@ def prepare(collector: Collector, path: Path, nets: list[dict[str, Any]], config
         place.attrs["n_groups"] = len(collector.groups)
         about = "image group of every image, −1 for images that were not read"
         hdf5.write_array(place, "group_of_image", collector.groups.group_of_image, ("image",), about=about)
+        if len(collector.subset):
+            groups = collector.groups.group_of_image[collector.subset]
+            hdf5.write_array(place, "subset", collector.subset, ("sample",), about="images whose activations are kept")
+            hdf5.write_array(place, "subset_group", groups, ("sample",), about="image group of each of them")
         place = file.create_group("nets")
         for key in nets[0]:
             hdf5.write_array(place, key, np.array([net[key] for net in nets]), ("net",))
@@ -65,13 +71,15 @@ def prepare(collector: Collector, path: Path, nets: list[dict[str, Any]], config
 def _prepare_comparison(collector: Collector, name: str, place: h5py.Group) -> None:
     joined, n_groups, config = collector.joined[name], len(collector.groups), collector.config
     n_units, n_nets = joined.n_units, len(joined.nets)
-    for key in ("nets", "layers", "sources"):
+    for key in ("nets", "of_net", "epochs", "layers", "sources"):
         place.attrs[key] = list(getattr(joined, key))
+    place.attrs["pooled"] = joined.pooled
     place.attrs["rectified"] = list(joined.rectified)
     place.attrs["widths"] = list(joined.widths)
     place.attrs["map_shape"] = np.array(joined.map_shape, dtype=np.int64)
-    place.attrs["map_shapes"] = np.array(joined.map_shapes, dtype=np.int64)
-    place.attrs["positions"] = str(config.positions)
+    n_sides = max(map(len, joined.map_shapes))
+    place.attrs["map_shapes"] = np.array([(*shape, 0, 0)[:n_sides] for shape in joined.map_shapes], dtype=np.int64)
+    place.attrs["positions"] = "all" if joined.pooled else str(config.positions)
     place.attrs["precision"] = config.precision
     unit_net = np.repeat(np.arange(n_nets, dtype=np.int32), joined.widths)
     unit_index = np.concatenate([np.arange(width, dtype=np.int32) for width in joined.widths])
@@ -93,6 +101,9 @@ def _prepare_comparison(collector: Collector, name: str, place: h5py.Group) -> N
         ("group_norm_cross", norm_cross, ("group", "net", "unit"), "sum over samples of (q - t)(x - s)^T"),
     ):
         hdf5.write_array(place, key, values, axes, about=about)
+    if len(collector.subset):
+        about = "mean of the unit over all positions of its map, for each image of the subset"
+        hdf5.write_array(place, "subset_samples", collector.subset_samples(name), ("sample", "unit"), about=about)
     for matrix, shape in collector.matrices(name).items():
         matrix_axes, unit, about = MATRICES[matrix]
         hdf5.create_blocks(place, matrix, shape, matrix_axes, unit, about)
@@ -132,15 +143,35 @@ def seal(path: Path, digests: Iterable[tuple[str, bytes]]) -> None:
             hdf5.seal(file[dataset], found)
 
 
+class Slices(Protocol):
+    """Numbers of which contiguous ranges are read when asked for: an open HDF5 dataset, or an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Sums:
-    """The sums of one comparison in memory, as in the file.
+    """The sums of one comparison, as in the file: small arrays in memory, matrices where they are.
+
+    The matrices of an open file are its datasets: cut contiguous ranges out of them (``group_products[g, a:b, c:d]``),
+    as long as it is open.
 
     Attributes
     ----------
-    shift (n_units,), group_count (n_groups,), group_sums (n_groups, n_units),
-    group_products (n_groups, n_units, n_units), shifted_products (n_units, n_units)
-    over all groups, unit_net (n_units,), nets, layers, sources, trained (per net)
+    nets : names of the members, in order along the joined axis
+    of_net, epochs : for each member its net, and the epoch of its weights (−1: the final ones, no epoch asked for)
+    trained, layers, sources : for each member
+    unit_net : (n_units,) the member of each unit; units of a member are contiguous
+    shift : (n_units,); group_count : (n_groups,); group_sums : (n_groups, n_units)
+    group_products, group_shifted_products : (n_groups, n_units, n_units); the latter None if they were not summed
+    mutual_information, mutual_information_without : (n_units, n_units), (n_blocks, n_units, n_units); None without
+    pooled : whether a sample is the mean over the positions of an image
+    subset_samples, subset_group : (N, n_units) means over the positions of N images, (N,) the group of each; None
+        without
+    norms : sums of the squared norms of each member's activations
     """
 
     name: str
@@ -153,11 +184,24 @@ class Sums:
     shift: Array
     group_count: Array
     group_sums: Array
-    group_products: Array
-    shifted_products: Array | None
+    group_products: Slices
+    group_shifted_products: Slices | None
     histograms: UnitHistograms
-    mutual_information: Array | None
-    mutual_information_without: Array | None
+    mutual_information: Slices | None
+    mutual_information_without: Slices | None
+    of_net: tuple[str, ...] = ()
+    epochs: tuple[int, ...] = ()
+    pooled: bool = False
+    subset_samples: Array | None = None
+    subset_group: Array | None = None
+    norms: NormSums | None = None
+
+    def __post_init__(self) -> None:
+        """Members that are not named otherwise are the nets with their final weights."""
+        if not self.of_net:
+            object.__setattr__(self, "of_net", self.nets)
+        if not self.epochs:
+            object.__setattr__(self, "epochs", (-1,) * len(self.nets))
 
     def units(self, net: str) -> Array:
         """Indices along the joined axis of a net's units."""
@@ -182,17 +226,24 @@ class StatisticsFile:
         ]
 
     def sums(self, name: str) -> Sums:
-        """One comparison, every dataset held against its checksum."""
-        if name not in self.comparisons:
-            raise FileError(f'{self.path} has no comparison "{name}"; {nearest(name, self.comparisons)}.')
-        place = self._file["comparisons"][name]
+        """One comparison. All but its matrices is read and held against its checksum, see :meth:`verify` for those.
+
+        Raises
+        ------
+        FileError
+            for an unknown comparison, a dataset that is missing, and one that is damaged.
+        """
+        place = self._comparison(name)
         nets = tuple(str(net) for net in place.attrs["nets"])
+        of_net = tuple(str(net) for net in place.attrs.get("of_net", nets))
+        epochs = tuple(int(epoch) for epoch in place.attrs.get("epochs", [-1] * len(nets)))
         trained = {str(net["name"]): bool(net["trained"]) for net in self.nets}
         has_information = "mutual_information" in place
+        has_subset = "subset_samples" in place
         return Sums(
             name=name,
             nets=nets,
-            trained=tuple(trained[net] for net in nets),
+            trained=tuple(trained[net] and epoch != 0 for net, epoch in zip(of_net, epochs, strict=True)),
             layers=tuple(map(str, place.attrs["layers"])),
             sources=tuple(map(str, place.attrs["sources"])),
             map_shape=tuple(int(n) for n in place.attrs["map_shape"]),
@@ -200,24 +251,57 @@ class StatisticsFile:
             shift=hdf5.read_array(place, "shift"),
             group_count=hdf5.read_array(place, "group_count"),
             group_sums=hdf5.read_array(place, "group_sums"),
-            group_products=hdf5.read_array(place, "group_products"),
-            shifted_products=_sum_over_groups(place, "group_shifted_products"),
+            group_products=_matrix(place, "group_products"),
+            group_shifted_products=(
+                _matrix(place, "group_shifted_products") if "group_shifted_products" in place else None
+            ),
             histograms=UnitHistograms.from_arrays(
                 {key: hdf5.read_array(place["histogram"], key) for key in place["histogram"]}
             ),
-            mutual_information=hdf5.read_array(place, "mutual_information") if has_information else None,
-            mutual_information_without=(
-                hdf5.read_array(place, "mutual_information_without") if has_information else None
+            mutual_information=_matrix(place, "mutual_information") if has_information else None,
+            mutual_information_without=_matrix(place, "mutual_information_without") if has_information else None,
+            of_net=of_net,
+            epochs=epochs,
+            pooled=bool(place.attrs.get("pooled", False)),
+            subset_samples=hdf5.read_array(place, "subset_samples") if has_subset else None,
+            subset_group=hdf5.read_array(self._file["images"], "subset_group") if has_subset else None,
+            norms=NormSums(
+                *(hdf5.read_array(place, key) for key in ("norm_shift", *(f"group_norm_{k}" for k in NORM_SUMS)))
             ),
         )
 
+    def verify(self, name: str | None = None) -> None:
+        """Hold every dataset of a comparison, or of the file, against its checksum, in blocks of rows.
 
-def _sum_over_groups(place: h5py.Group, name: str) -> Array | None:
-    return np.asarray(hdf5.read_array(place, name).sum(axis=0)) if name in place else None
+        Raises
+        ------
+        FileError
+            for the first dataset that is damaged.
+        """
+        try:
+            hdf5.verify(self._file if name is None else self._comparison(name))
+        except OSError as error:
+            raise FileError(f"{self.path} could not be read ({error}). Copy the file again or make it anew.") from error
+
+    def _comparison(self, name: str) -> Any:
+        if name not in self.comparisons:
+            raise FileError(f'{self.path} has no comparison "{name}"; {nearest(name, self.comparisons)}.')
+        return self._file["comparisons"][name]
+
+
+def _matrix(place: h5py.Group, name: str) -> Slices:
+    """A dataset that is read when it is sliced; FileError if it is missing."""
+    if name not in place:
+        raise FileError(
+            f"{place.file.filename}: {place.name}/{name} is missing: the file is incomplete. Remove it and make it "
+            "anew."
+        )
+    dataset: Slices = place[name]
+    return dataset
 
 
 @contextmanager
 def open_statistics(path: str | Path) -> Iterator[StatisticsFile]:
-    """Open a statistics file; FileError says what is wrong with one that cannot be used."""
+    """Open a statistics file for as long as the block lasts; FileError says what is wrong with an unusable one."""
     with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY) as file:
         yield StatisticsFile(file)

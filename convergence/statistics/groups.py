@@ -58,12 +58,21 @@ class ImageGroups:
         return self.n_groups
 
     @cached_property
+    def _drawn(self) -> Indices:
+        """(n_images,) indices of the images that are used, as they are drawn; they are dealt to the groups in turn."""
+        order = np.random.default_rng([self.seed, self.n_available]).permutation(self.n_available)
+        return order[: self.n_images].astype(np.int64)
+
+    @cached_property
     def group_of_image(self) -> npt.NDArray[np.int32]:
         """(n_available,) the group of every image, −1 for those not used; sizes of groups differ by at most one."""
-        order = np.random.default_rng([self.seed, self.n_available]).permutation(self.n_available)
         group = np.full(self.n_available, -1, np.int32)
-        group[order[: self.n_images]] = np.arange(self.n_images) % self.n_groups
+        group[self._drawn] = np.arange(self.n_images) % self.n_groups
         return group
+
+    def subset(self, wanted: int) -> Indices:
+        """Indices of so many of the images (all, if there are fewer), ascending; the same number of each group, ± 1."""
+        return np.sort(self._drawn[:wanted])
 
     def images(self, group: int) -> Indices:
         """Indices of a group's images, ascending."""

@@ -22,7 +22,8 @@ from convergence.training import load_net
 class NetJoiner(Joiner):
     """The nets that take part in an experiment's comparisons, ready to read images.
 
-    ``modules`` holds the nets by name; ``device`` is as in the config, or "meta" to know shapes and compute nothing.
+    ``modules`` holds the nets by the name of their weights (:attr:`convergence.members.Member.weights`: the net's name
+    for the final ones); ``device`` is as in the config, or "meta" to know shapes and compute nothing.
     """
 
     def __init__(
@@ -31,15 +32,15 @@ class NetJoiner(Joiner):
         super().__init__(experiment)
         self.device = choose_device(device) if device != "meta" else torch.device("meta")
         self.readers = {
-            name: LayerReader(modules[name].to(self.device), layers) for name, layers in self.layers.items()
+            weights: LayerReader(modules[weights].to(self.device), layers) for weights, layers in self.layers.items()
         }
         probe = torch.zeros((1, *image_shape), device=self.device)
         about = {}
-        for name, reader in self.readers.items():
+        for weights, reader in self.readers.items():
             for layer, out in reader(probe).items():
                 map_shape = tuple(out.shape[2:]) if out.ndim == 4 else (out.shape[1],) if out.ndim == 3 else ()
                 width = as_maps(out).shape[1]
-                about[name, layer] = Layer(width, map_shape, reader.sources[layer], reader.rectified[layer])
+                about[weights, layer] = Layer(width, map_shape, reader.sources[layer], reader.rectified[layer])
         self.joined = self.describe(about)
         sums = experiment.statistics.sums
         if sums == "device" or (sums == "auto" and self.device.type == "cuda"):
@@ -47,23 +48,28 @@ class NetJoiner(Joiner):
 
     @classmethod
     def from_folders(cls, experiment: Experiment, folders: Mapping[str, Path], images: ImageSet) -> NetJoiner:
-        """Load every net that takes part from its folder of the run."""
-        taking_part = {n.name for c in experiment.statistics.comparisons for n, _ in experiment.nets_of(c)}
+        """Load all weights that take part from the nets' folders of the run."""
+        specs = {net.name: net.spec for net in experiment.all_nets()}
         modules = {
-            net.name: load_net(folders[net.name], net.spec, images.image_shape, images.n_classes)
-            for net in experiment.all_nets()
-            if net.name in taking_part
+            weights: load_net(folders[net], specs[net], images.image_shape, images.n_classes, kept)
+            for weights, net, kept in dict.fromkeys((m.weights, m.net, m.kept) for m in experiment.all_members())
         }
         return cls(experiment, modules, images.image_shape, experiment.statistics.device)
 
     def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Any]]:
         batch = torch.from_numpy(images).to(self.device)
         maps = {
-            name: {layer: as_maps(out) for layer, out in reader(batch).items()} for name, reader in self.readers.items()
+            weights: {layer: as_maps(out) for layer, out in reader(batch).items()}
+            for weights, reader in self.readers.items()
         }
         if self.sums_device is not None:
             return maps
-        return {name: {layer: out.cpu().numpy() for layer, out in of_net.items()} for name, of_net in maps.items()}
+        return {key: {layer: out.cpu().numpy() for layer, out in layers.items()} for key, layers in maps.items()}
+
+    def pool(self, maps: Any) -> Any:
+        if self.sums_device is None:
+            return super().pool(maps)
+        return maps.mean(dim=2, keepdim=True, dtype=torch.float64).float()
 
     def side_by_side(self, parts: Sequence[Any], positions: Sequence[Indices | None]) -> Any:
         if self.sums_device is None:

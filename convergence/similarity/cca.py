@@ -1,0 +1,96 @@
+"""Canonical correlations of two layers, and three ways to make one number of them.
+
+All are rank-revealing: directions without variance (duplicated units, more units than samples) are left out, so that
+no correlation is made of rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convergence.similarity.measure import aligned_measure
+from convergence.similarity.pair import Matrix, PairMoments
+
+KEPT_VARIANCE = 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalDirections:
+    """Weights of the canonical variables, (n_x, k) and (n_y, k), falling in correlation, and what each counts (k,)."""
+
+    x: Matrix
+    y: Matrix
+    importance: Matrix
+
+
+def canonical_directions(pair: PairMoments, kept_variance: float = 1.0) -> CanonicalDirections:
+    """Canonical variables of the standardised units (Hotelling 1936).
+
+    ``kept_variance`` of each layer's total is kept in its principal directions first (SVCCA: 0.99). Variables have
+    variance 1; ``importance`` is the sum over x's units of their absolute covariance with it (PWCCA's weights).
+    """
+    whitened = [_whitening(*found, kept_variance) for found in (pair.directions_x, pair.directions_y)]
+    left, _, right = np.linalg.svd(whitened[0].T @ pair.std_xy @ whitened[1], full_matrices=False)
+    x, y = whitened[0] @ left, whitened[1] @ right.T
+    return CanonicalDirections(x, y, np.abs(pair.std_xx @ x).sum(axis=0))
+
+
+def canonical_correlations(found: CanonicalDirections, pair: PairMoments) -> Matrix:
+    """(k,) correlations of canonical variables on the pair of their fit or another; 0 without variance."""
+    covariance = np.einsum("ik,ij,jk->k", found.x, pair.std_xy, found.y, optimize=True)
+    variances = [
+        np.einsum("ik,ij,jk->k", w, s, w, optimize=True) for w, s in ((found.x, pair.std_xx), (found.y, pair.std_yy))
+    ]
+    scale = np.sqrt(np.maximum(variances[0] * variances[1], 0.0))
+    return np.clip(np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0), -1.0, 1.0)
+
+
+@aligned_measure(
+    fit=canonical_directions,
+    title="Mean CCA correlation",
+    source="Hotelling 1936; mean over the canonical correlations, as many as the smaller rank",
+    symmetric=True,
+    bounds=(0.0, 1.0),
+    rotation_invariant=True,
+)
+def mean_cca(found: CanonicalDirections, pair: PairMoments) -> float:
+    """Mean canonical correlation: every direction counts the same, however little varies along it."""
+    return float(canonical_correlations(found, pair).mean())
+
+
+@aligned_measure(
+    fit=lambda pair: canonical_directions(pair, KEPT_VARIANCE),
+    title="SVCCA",
+    source="Raghu et al. 2017 (arXiv 1706.05806): CCA of the directions that hold 99 % of the variance",
+    symmetric=True,
+    bounds=(0.0, 1.0),
+    rotation_invariant=True,
+)
+def svcca(found: CanonicalDirections, pair: PairMoments) -> float:
+    """Mean canonical correlation of the principal directions that hold 99 % of each layer's variance."""
+    return float(canonical_correlations(found, pair).mean())
+
+
+@aligned_measure(
+    fit=canonical_directions,
+    title="PWCCA",
+    source="Morcos et al. 2018 (arXiv 1806.05759), equation 5",
+    symmetric=False,
+    bounds=(0.0, 1.0),
+    rotation_invariant=False,
+    rotation_null=False,
+)
+def pwcca(found: CanonicalDirections, pair: PairMoments) -> float:
+    """Canonical correlations weighted by how much of x's units each canonical variable of x accounts for.
+
+    The weights depend on x's basis, the correlations on no basis, so a rotation of y is no chance level.
+    """
+    return float(np.average(canonical_correlations(found, pair), weights=found.importance))
+
+
+def _whitening(values: Matrix, vectors: Matrix, kept_variance: float) -> Matrix:
+    share = np.cumsum(values) / values.sum()
+    k = len(values) if kept_variance >= 1 else int(np.searchsorted(share, kept_variance - 1e-12)) + 1
+    return vectors[:, :k] / np.sqrt(values[:k])

@@ -1,0 +1,82 @@
+"""Measures that look at pairs of images, over the few whose activations are stored.
+
+A unit's value for an image is its mean over the positions of its map. Units are standardised over the images kept, and
+images are compared by the cosine of their centred patterns, which no rotation of the units changes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from convergence.similarity.measure import measure
+from convergence.similarity.pair import Matrix, PairMoments
+
+NEIGHBOURS = 10
+
+
+@measure(
+    title="Representational similarity (RSA)",
+    source="Kriegeskorte et al. 2008 (Front. Syst. Neurosci. 2:4): correlation of ranks of dissimilarities",
+    symmetric=True,
+    bounds=(-1.0, 1.0),
+    rotation_invariant=True,
+    needs="samples",
+)
+def representational_similarity(pair: PairMoments) -> float:
+    """Spearman correlation of the similarities of all pairs of images in x with those in y; 0 if all are the same."""
+    x, y = (_upper(_counted(similarities(scores), pair)) for scores in _both(pair))
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x.round(12), y.round(12))]
+    scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
+    return float(ranks[0] @ ranks[1] / scale) if scale > 0 else 0.0
+
+
+@measure(
+    title="Mutual nearest neighbours",
+    source="Huh et al. 2024 (arXiv 2405.07987), appendix A: shared share of ten nearest neighbours",
+    symmetric=True,
+    bounds=(0.0, 1.0),
+    rotation_invariant=True,
+    needs="samples",
+)
+def mutual_nearest_neighbours(pair: PairMoments) -> float:
+    """Mean over images of the share of their ten nearest images that is the same in both nets (fewer of few images)."""
+    x, y = (neighbours(similarities(scores)) for scores in _both(pair))
+    if pair.kept is not None:
+        x, y = x[pair.kept], y[pair.kept]
+    return float((x & y).sum() / x.sum())
+
+
+def similarities(scores: Matrix) -> Matrix:
+    """(n, n) cosines of the images' patterns (n, n_units) of standard scores; 0 for an image without a pattern."""
+    length = np.linalg.norm(scores, axis=1, keepdims=True)
+    scores = scores / np.where(length > 0, length, 1.0)
+    return np.asarray(scores @ scores.T)
+
+
+def neighbours(similarity: Matrix) -> NDArray[np.bool_]:
+    """(n, n) whether the image of the column is among the ten nearest of the row; of equal ones the first."""
+    n = len(similarity)
+    k = min(NEIGHBOURS, n - 1)
+    others = similarity.round(12)
+    np.fill_diagonal(others, -np.inf)
+    nearest = np.argsort(-others, axis=1, kind="stable")[:, :k]
+    found = np.zeros((n, n), dtype=bool)
+    np.put_along_axis(found, nearest, True, axis=1)
+    return found
+
+
+def _both(pair: PairMoments) -> tuple[Matrix, Matrix]:
+    x, y = pair.scores()
+    assert x is not None
+    assert y is not None
+    return x, y
+
+
+def _counted(matrix: Matrix, pair: PairMoments) -> Matrix:
+    return matrix if pair.kept is None else matrix[np.ix_(pair.kept, pair.kept)]
+
+
+def _upper(matrix: Matrix) -> Matrix:
+    return matrix[np.triu_indices(len(matrix), 1)]
