@@ -218,6 +218,7 @@ class SparseConfig(Section):
     alphas: int = Field(20, ge=2, description="Penalties on the path, evenly spaced in log(alpha).")
     alpha_max: float = Field(0.9, gt=0, description="Largest penalty, for standardised units.")
     alpha_min: float = Field(1e-3, gt=0, description="Smallest penalty; the unpenalised fit is always added.")
+    blocks: int = Field(8, ge=2, le=64, description="Blocks of groups that are left out in turn, for errors of paths.")
     max_units: int = Field(10, ge=1, description="Forward selection stops at so many units a target.")
 
     @model_validator(mode="after")

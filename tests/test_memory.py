@@ -1,4 +1,4 @@
-"""A comparison whose sums are larger than the memory of the process that makes them."""
+"""A comparison whose sums are larger than the memory of the process that makes them, and of that which reads them."""
 
 from __future__ import annotations
 
@@ -72,3 +72,52 @@ def test_sums_larger_than_the_memory(tmp_path):
         assert (variance >= -1e-9).all()
         assert (variance > 0).any()
         hdf5.verify(file)
+
+
+ACTIVATIONS = """
+name = "many"
+[activations]
+root = "."
+[activations.nets]
+NETS
+[statistics]
+comparisons = ["wide"]
+groups = 32
+subset = 0
+mutual_information = { enabled = false }
+[analysis]
+measures = ["matching", "linear_cka", "shape_distance"]
+rotations = 2
+sparse = { enabled = false }
+clustering = { enabled = false }
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
+def test_analysis_reads_a_pair_at_a_time(tmp_path):
+    """Four nets of 400 units in 32 groups: the products are 0.66 GB, those of a pair 0.12, and the limit is 0.45."""
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((400, 50))
+    for k in range(4):
+        values = common @ rng.standard_normal((50, 400)) + rng.standard_normal((400, 400))
+        np.save(tmp_path / f"net{k}.npy", values.astype(np.float32))
+    config = tmp_path / "many.toml"
+    config.write_text(ACTIVATIONS.replace("NETS", "\n".join(f'net{k} = {{ wide = "net{k}.npy" }}' for k in range(4))))
+    command = [str(config), "--runs", str(tmp_path)]
+    made = subprocess.run(
+        [sys.executable, "-m", "convergence", "statistics", *command], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    size = (tmp_path / "many" / "statistics.h5").stat().st_size
+    assert size > 650_000_000
+    limited = LIMITED.replace("import torch,", "import convergence.analysis.run, ot,").replace(
+        "convergence.statistics.collect, convergence.statistics.file, hpc.statistics", "hpc.tasks"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "450000000", "analyze", *command],
+        capture_output=True, text=True, timeout=600, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    with h5py.File(tmp_path / "many" / "analysis.h5") as file:
+        assert len(file["comparisons/wide/pairs"]) == 6
+        assert file["comparisons/wide/all_nets/kinds/trained/members"].shape == (400, 4)

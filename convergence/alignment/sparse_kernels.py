@@ -417,8 +417,8 @@ def loss_kernel(gram: Array, targets: Array, weights: Array, losses: Array) -> N
         explained = 0.0
         for a in range(size):
             i = used[a]
-            value = 2.0 * target[i]
-            for b in range(size):
+            value = target[i] - 0.5 * gram[i, i] * weights[row, i]
+            for b in range(a):
                 value -= gram[i, used[b]] * weights[row, used[b]]
-            explained += weights[row, i] * value
+            explained += 2.0 * weights[row, i] * value
         losses[row] = 0.5 * (1.0 - explained)

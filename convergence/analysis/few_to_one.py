@@ -1,7 +1,8 @@
 """Every unit of one net predicted from units of the other: by the best one, by few, along the LASSO path, by all.
 
 Mappings are fitted and scored on all images, and fitted on one half of the image groups and scored on the other. Units
-are standardised where they are scored. Targets are taken in slices, so that weights do not fill the memory.
+are standardised where they are scored. Targets are taken in slices, so that weights do not fill the memory. Paths take
+the time, so their errors are over blocks of groups.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class FewToOne:
         self._pair, self._config, self._direction = pair, config, direction
         sparse = config.sparse
         self.alphas = np.geomspace(sparse.alpha_max, sparse.alpha_min, sparse.alphas)
+        self._n_blocks = min(sparse.blocks, pair.n_groups)
         self._pooled = directed(pair.pooled, direction)
         self._held: Tree = self._held_out()
         self.chosen = self._sparsest_good()
@@ -54,13 +56,9 @@ class FewToOne:
     def numbers(self, moments: PairMoments) -> Numbers:
         pair = directed(moments, self._direction)
         r_xx, r_xy = pair.corr_xx, pair.corr_xy
-        path = np.concatenate(
-            [lasso_path(r_xx, r_xy[:, some], self.alphas).loss for some in self._slices(r_xy.shape)], axis=1
-        )
         dense = dense_fit(r_xx, r_xy)[1]
         _, forward = forward_selection(r_xx, r_xy, self._config.sparse.max_units)
         return {
-            "loss": path.mean(axis=1),
             "dense": dense.mean(),
             "one_unit": _one_unit(pair),
             "forward": forward.mean(axis=0),
@@ -89,7 +87,9 @@ class FewToOne:
             "alphas": self.alphas,
             "paper_lambda": paper_lambda(self.alphas, n_targets),
             "loss": loss.mean(axis=1),
-            "loss_error": found.error("loss"),
+            "loss_error": jackknife_error(
+                [self._path_loss(directed(m, self._direction)) for m in self._pair.without_blocks(self._n_blocks)]
+            ),
             "refit_loss": refitted.mean(axis=1),
             "n_nonzero": n_nonzero.mean(axis=1),
             "n_above_0.01": n_above.mean(axis=1),
@@ -111,58 +111,68 @@ class FewToOne:
             **self._held,
         }
 
+    def _path_loss(self, pair: PairMoments) -> Float64:
+        """(n_alphas,) mean losses along the path."""
+        parts = [
+            lasso_path(pair.corr_xx, pair.corr_xy[:, some], self.alphas).loss
+            for some in self._slices(pair.corr_xy.shape)
+        ]
+        return np.asarray(np.concatenate(parts, axis=1).mean(axis=1))
+
     def _held_out(self) -> Tree:
         """Losses on the half of the image groups that the mapping was not fitted on, mean of both ways.
 
-        Errors are over the scored groups, the mapping as it was fitted.
+        Errors are over blocks of the scored groups, the mapping as it was fitted.
         """
-        n_groups, max_units = self._pair.n_groups, self._config.sparse.max_units
+        max_units = self._config.sparse.max_units
         halves = [directed(half, self._direction) for half in self._pair.halves]
         shape = halves[0].corr_xy.shape
         kinds = {"path": len(self.alphas), "refit": len(self.alphas), "forward": max_units, "dense": 1}
         scores = {kind: np.zeros((n, shape[1])) for kind, n in kinds.items()}
-        # Mean losses by group left out of its half, and by half.
-        without = {kind: np.zeros((n_groups, n)) for kind, n in kinds.items()}
         means = {kind: np.zeros((2, n)) for kind, n in kinds.items()}
+        without: list[dict[str, Float64]] = []  # of each block left out of its half, the mean losses on the rest of it
+        half_of: list[int] = []
         for scored in (0, 1):
             fit, score = halves[1 - scored], halves[scored]
-            groups = [g for g in self._pair.half(scored) if len(self._pair.half(scored)) > 1]
-            replicates = {g: directed(self._pair.half_without(g), self._direction) for g in groups}
+            replicates = [
+                directed(m, self._direction) for m in self._pair.half_without_blocks(scored, self._n_blocks // 2)
+            ]
+            here = [{kind: np.zeros(n) for kind, n in kinds.items()} for _ in replicates]
             for some in self._slices(shape):
-                r_xx, r_xy = fit.corr_xx, fit.corr_xy[:, some]
-                path = lasso_path(r_xx, r_xy, self.alphas).weights
-                order, _ = forward_selection(r_xx, r_xy, max_units)
-                fitted = {
-                    "path": path,
-                    "refit": refit(r_xx, r_xy, path)[0],
-                    "forward": forward_weights(r_xx, r_xy, order),
-                    "dense": dense_fit(r_xx, r_xy)[0][None],
-                }
-                for kind, weights in fitted.items():
+                for kind, weights in self._fitted(fit, some).items():
                     losses = prediction_loss if kind == "dense" else sparse_loss
-                    here = losses(score.corr_xx, score.corr_xy[:, some], weights)
-                    scores[kind][:, some] += here / 2
-                    means[kind][scored] += here.sum(axis=1) / shape[1]
-                    for g, moments in replicates.items():
+                    found = losses(score.corr_xx, score.corr_xy[:, some], weights)
+                    scores[kind][:, some] += found / 2
+                    means[kind][scored] += found.sum(axis=1) / shape[1]
+                    for moments, sums in zip(replicates, here, strict=True):
                         again = losses(moments.corr_xx, moments.corr_xy[:, some], weights)
-                        without[kind][g] += again.sum(axis=1) / shape[1]
+                        sums[kind] += again.sum(axis=1) / shape[1]
+            without += here
+            half_of += [scored] * len(here)
         tree: Tree = {}
-        for kind in kinds:
-            whole = means[kind].mean(axis=0)
-            for g in range(n_groups):
-                one = without[kind][g] if len(self._pair.half(g % 2)) > 1 else means[kind][g % 2]
-                without[kind][g] = (one + means[kind][1 - g % 2]) / 2
-            if kind == "dense":
-                tree["held_out_dense"] = jackknife(float(whole[0]), without[kind][:, 0]).as_dict()
-                continue
-            name = {"path": "held_out_loss", "refit": "held_out_refit_loss", "forward": "held_out_forward_loss"}[kind]
-            tree[name] = whole
-            tree[name.removesuffix("loss") + "error"] = jackknife_error(without[kind])
+        for kind, name in (("path", "held_out"), ("refit", "held_out_refit"), ("forward", "held_out_forward")):
+            tree[f"{name}_loss"] = means[kind].mean(axis=0)
+            both = [(one[kind] + means[kind][1 - half]) / 2 for one, half in zip(without, half_of, strict=True)]
+            tree[f"{name}_error"] = jackknife_error(both)
+        both = [(one["dense"] + means["dense"][1 - half]) / 2 for one, half in zip(without, half_of, strict=True)]
+        tree["held_out_dense"] = jackknife(float(means["dense"].mean()), np.concatenate(both)).as_dict()
         best = np.minimum(scores["dense"][0], np.minimum(scores["path"], scores["refit"]).min(axis=0))
         tree["held_out_best_unit_loss"] = best = np.minimum(best, scores["forward"].min(axis=0))
         tree["held_out_units_for_90"] = units_for_most(scores["forward"].T, best)
         tree["held_out_code"] = _shares(tree["held_out_units_for_90"])
         return tree
+
+    def _fitted(self, fit: PairMoments, some: slice) -> dict[str, Float64]:
+        """Weights (…, n_targets, n_predictors) of every kind of mapping, fitted on a pair, for some targets."""
+        r_xx, r_xy = fit.corr_xx, fit.corr_xy[:, some]
+        path = lasso_path(r_xx, r_xy, self.alphas).weights
+        order, _ = forward_selection(r_xx, r_xy, self._config.sparse.max_units)
+        return {
+            "path": path,
+            "refit": refit(r_xx, r_xy, path)[0],
+            "forward": forward_weights(r_xx, r_xy, order),
+            "dense": dense_fit(r_xx, r_xy)[0][None],
+        }
 
     def _sparsest_good(self) -> int:
         """The largest penalty whose held-out loss is within an error of the smallest (Breiman et al. 1984)."""

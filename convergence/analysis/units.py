@@ -223,6 +223,12 @@ class PairSums:
         half = self.half(g % 2)
         return self._of_groups(half[half != g])
 
+    def half_without_blocks(self, which: int, n_blocks: int) -> Iterator[PairMoments]:
+        """From a half of the groups without each of ``n_blocks`` blocks of it; from all of it, if it has one group."""
+        half = self.half(which)
+        for block in np.array_split(half, min(max(n_blocks, 2), len(half))):
+            yield self._of_groups(np.setdiff1d(half, block) if len(block) < len(half) else half)
+
     @property
     def shifted(self) -> PairMoments | None:
         """From all groups, with y of the next image: what the nets have in common without seeing the same thing.
