@@ -161,7 +161,8 @@ def main() -> None:
         wanted = {"independent": 0.0, "same": 1.0}.get(options.scenario)
         said = f"mean {values.mean():+.4f}, spread {values.std():.4f}"
         if wanted is not None:
-            said += f", interval holds {wanted:g}: {100 * np.mean([e.low <= wanted <= e.high for e in found_here if e]):.1f}%"
+            holds = np.mean([e.low <= wanted <= e.high for e in found_here if e])
+            said += f", interval holds {wanted:g}: {100 * holds:.1f}%"
         print(f"calibrated {name}: {said}")
 
 

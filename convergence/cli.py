@@ -24,9 +24,13 @@ stages, in order:
 
 A stage that was done for the same settings is skipped; a changed setting re-runs the stages that it touches.
 
+afterwards:
+  paper        tables and figures beside the paper's   -> runs/<name>/paper/
+
 examples:
   convergence run configs/digits.toml
   convergence show configs/digits.toml
+  convergence paper runs/digits
   convergence run configs/digits.toml --set analysis.rotations=50
   mpiexec -n 4 convergence statistics configs/photos.toml
 """
@@ -86,7 +90,22 @@ def build_parser() -> argparse.ArgumentParser:
                 metavar="NAME",
                 help="only this net; may be repeated",
             )
+    _add_paper(verbs)
     return parser
+
+
+def _add_paper(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "the paper's tables and figures for an analysed run, beside the published values"
+    parser = verbs.add_parser("paper", help=about, description=about[0].upper() + about[1:] + ".")
+    parser.add_argument("run", help="a run folder, for example runs/digits, or a .toml file")
+    parser.add_argument("--runs", default="runs", metavar="DIR", help="where run folders are (default: ./runs)")
+    parser.add_argument(
+        "--pair", nargs=2, metavar=("NET1", "NET2"), help="nets to show (default: the first two trained ones)"
+    )
+    parser.add_argument(
+        "--steps", type=_positive, default=4000, metavar="N", help="steps of the long SGD training (default: 4000)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where tables and figures go (default: <run>/paper)")
 
 
 def _positive(text: str) -> int:
@@ -119,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace) -> int:
+    if options.verb == "paper":
+        return _paper(options)
     from convergence.config import read_config
     from convergence.errors import UserError
     from convergence.interruption import Stopped, stopping_on_signals
@@ -152,6 +173,14 @@ def _dispatch(options: argparse.Namespace) -> int:
         raise
     if comm.rank == 0 and "report" in stages:
         print(folder.report_page.resolve())
+    return EXIT_DONE
+
+
+def _paper(options: argparse.Namespace) -> int:
+    from convergence.paper.run import paper
+
+    pair = tuple(options.pair) if options.pair else None
+    print(paper(options.run, options.runs, pair, options.steps, options.out))
     return EXIT_DONE
 
 

@@ -236,6 +236,9 @@ class ClusteringConfig(Section):
     threshold: float = Field(0.2, ge=0, lt=1, description="Edges below it are dropped.")
     n_clusters: Literal["eigengap"] | Annotated[int, Field(ge=2)] = Field("eigengap", description="How many clusters.")
     max_clusters: int = Field(20, ge=2, description="Largest number that the eigengap may choose.")
+    split_share: float = Field(
+        0.025, gt=0, le=1, description="Hierarchical clusters of more than 2 x this x (units of a net) are split again."
+    )
 
 
 class AnalysisConfig(Section):

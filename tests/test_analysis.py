@@ -269,6 +269,41 @@ def test_codes_are_told_apart():
     assert found["kkt_gap"].max() <= 1e-8
 
 
+def test_groups_that_share_a_subspace_and_not_a_basis():
+    """Two blocks of units: in the first y has x's units, in the second a rotation of them."""
+    rng = np.random.default_rng(0)
+    n = 12_000
+
+    def block(n_units):
+        common = rng.standard_normal(n)
+        return 1.5 * common + rng.standard_normal((n_units, n))
+
+    same, turned = block(6), block(8)
+    turned -= turned.mean(axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(np.cov(turned))
+    white = (vectors / np.sqrt(values)).T @ turned
+    q, _ = np.linalg.qr(rng.standard_normal((8, 8)))
+    back = np.linalg.cholesky(np.cov(turned)) @ q  # another basis of the same span, units correlated as before
+    x, y = np.concatenate([same, turned]), np.concatenate([same, back @ white])
+    sums = sums_of({"a": x, "b": y})
+    found = analyze_pair(sums, live_units(sums), "a", "b", AnalysisConfig(rotations=5))["clusters"]
+    assert found["n_clusters"] == 2
+    np.testing.assert_array_equal(found["labels_x"], [1] * 6 + [0] * 8)
+    np.testing.assert_array_equal(found["labels_y"], [1] * 6 + [0] * 8)
+    assert found["stability"] == pytest.approx(1)
+    spaces = found["subspaces"]
+    np.testing.assert_array_equal(spaces["clusters"], [0, 1])
+    np.testing.assert_allclose(spaces["mean_correlation"]["value"], 1, atol=1e-4)
+    assert spaces["mean_correlation"]["chance"].max() < 0.9
+    assert spaces["matched"]["value"][1] == pytest.approx(1, abs=1e-6)
+    assert spaces["matched"]["value"][1] > spaces["matched"]["rotated"][1] + 5 * spaces["matched"]["rotated_sd"][1]
+    assert spaces["matched"]["value"][0] < 0.95
+    np.testing.assert_array_equal(found["hierarchical"]["sizes"].sum(axis=0), [14, 14])
+    larger = found["hierarchical"]["sizes"].sum(axis=1) > max(found["hierarchical"]["limit"], 1)
+    assert set(np.flatnonzero(larger)) == set(found["hierarchical"]["too_large"]), "nothing but one factor stays whole"
+    assert found["of_weights"]["labels_x"].min() >= 0
+
+
 def test_slices_of_targets_change_nothing(monkeypatch):
     x, y = rectified(8), rectified(11, seed=5)
     sums = sums_of({"a": x, "b": y})

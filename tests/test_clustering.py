@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.alignment.clustering import cluster_similarities, similarity_graph, spectral_clusters
+from convergence.alignment.clustering import cluster_similarities, similarity_graph, spectral_clusters, sweep
+from convergence.alignment.graph import by_size, normalised_cut
 from convergence.errors import UserError
 
 
@@ -106,3 +107,87 @@ def test_invalid_graphs_are_refused(fault: str) -> None:
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(UserError, match="absolute"):
         similarity_graph(np.eye(3), "signed")  # type: ignore[arg-type]
+
+
+def test_pairs_inside_clusters_are_those_of_loops() -> None:
+    correlation, _ = planted([9, 7, 5])
+    rng = np.random.default_rng(4)
+    labels, sides = rng.integers(-1, 3, 21), rng.integers(0, 2, 21)
+    found = cluster_similarities(correlation, labels, sides)
+    kinds = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 2}
+    values: dict[tuple[int, int], list[float]] = {}
+    for i in range(21):
+        for j in range(i):
+            if labels[i] == labels[j] >= 0:
+                values.setdefault((labels[i], kinds[sides[i], sides[j]]), []).append(abs(correlation[i, j]))
+    for (cluster, kind), pairs in values.items():
+        assert found.n_pairs[cluster, kind] == len(pairs)
+        assert found.mean[cluster, kind] == pytest.approx(np.mean(pairs))
+    assert found.n_pairs.sum() == sum(map(len, values.values()))
+
+
+def test_a_wide_layer_is_clustered_by_iteration() -> None:
+    correlation, truth = planted([200, 180, 160, 140])  # more units than a dense solver is asked for
+    found = spectral_clusters(similarity_graph(correlation, threshold=0.1))
+    assert found.n_clusters == 4
+    assert same_partition(found.labels, truth)
+
+
+def test_normalised_cut_by_its_definition() -> None:
+    correlation, _ = planted([9, 7, 5])
+    graph = similarity_graph(correlation)
+    labels = np.random.default_rng(1).integers(0, 4, 21)
+    shares = []
+    for cluster in range(4):
+        inside = labels == cluster
+        cut = sum(graph[i, j] for i in np.flatnonzero(inside) for j in np.flatnonzero(~inside))
+        shares.append(cut / graph[inside].sum())
+    assert normalised_cut(graph, labels) == pytest.approx(np.mean(shares))
+
+
+def test_no_edge_is_cut_between_components() -> None:
+    graph = np.kron(np.eye(3), np.ones((4, 4)) - np.eye(4))
+    assert normalised_cut(graph, np.repeat([0, 1, 2], 4)) == pytest.approx(0, abs=1e-12)
+    assert normalised_cut(graph, np.repeat([0, 1, -1], 4)) == pytest.approx(0, abs=1e-12)
+    assert normalised_cut(graph, np.arange(12)) == 1.0
+    assert normalised_cut(graph, np.full(12, -1)) == 0.0
+
+
+def test_a_sweep_is_the_clusters_of_each_number() -> None:
+    correlation, truth = planted([10, 7, 5, 4])
+    graph = similarity_graph(correlation, threshold=0.02)
+    found = sweep(graph, [6, 2, 4, 3], seed=5)
+    for row, k in enumerate(found.ks):
+        alone = spectral_clusters(graph, int(k), seed=5)
+        np.testing.assert_array_equal(found.labels[row], alone.labels)
+        assert found.eigengaps[row] == pytest.approx(alone.eigengap)
+        assert found.n_clusters[row] == alone.n_clusters
+        assert found.normalised_cuts[row] == pytest.approx(normalised_cut(graph, alone.labels))
+    assert found.ks[np.argmax(found.eigengaps)] == 4
+    assert same_partition(found.labels[2], truth)
+    assert found.normalised_cuts[2] < 0.15 < found.normalised_cuts[0]  # six of four blocks cut one or two
+
+
+def test_a_sweep_of_few_units() -> None:
+    graph = np.zeros((5, 5))
+    graph[0, 1] = graph[1, 0] = 0.5
+    found = sweep(graph, [1, 2, 4])
+    np.testing.assert_array_equal(found.labels[:, 2:], -1)
+    np.testing.assert_array_equal(found.n_clusters, [1, 2, 2])
+    np.testing.assert_array_equal(found.isolated, [2, 3, 4])
+    assert np.isfinite(found.eigengaps).all()
+    nothing = sweep(np.zeros((3, 3)), [2])
+    np.testing.assert_array_equal(nothing.labels, -1)
+    assert nothing.n_clusters[0] == 0
+
+
+@pytest.mark.parametrize("ks", [[], [0, 2]])
+def test_numbers_of_clusters_are_checked(ks: list[int]) -> None:
+    with pytest.raises(UserError, match="at least"):
+        sweep(np.ones((3, 3)) - np.eye(3), ks)
+
+
+def test_clusters_are_numbered_by_size() -> None:
+    np.testing.assert_array_equal(by_size(np.array([7, -1, 3, 3, 5, 7, 7])), [0, -1, 1, 1, 2, 0, 0])
+    np.testing.assert_array_equal(by_size(np.array([4, 2, 2, 4])), [0, 1, 1, 0])  # of equal ones the first unit's
+    assert by_size(np.array([-1, -1])).tolist() == [-1, -1]

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
+from convergence.alignment.eigenvectors import spectral_embedding
+from convergence.alignment.graph import (
+    Labels,
+    Matrix,
+    check_square,
+    normalised_cut,
+    normalised_laplacian,
+    similarity_graph,
+)
+from convergence.alignment.k_means import k_means
+from convergence.alignment.partition import to_units, unit_rows
 from convergence.errors import UserError
 
-Matrix = NDArray[np.float64]
-Labels = NDArray[np.int64]
+__all__ = [
+    "ClusterSimilarities",
+    "Sweep",
+    "UnitClusters",
+    "cluster_similarities",
+    "normalised_laplacian",
+    "similarity_graph",
+    "spectral_clusters",
+    "sweep",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +52,26 @@ class UnitClusters:
 
 
 @dataclass(frozen=True, eq=False)
+class Sweep:
+    """Clusters for several k, from one set of eigenvectors.
+
+    ``ks`` (n_ks,) as given; ``labels`` (n_ks, n), those of :func:`spectral_clusters` for each k; ``n_clusters``
+    (n_ks,) that came out, fewer than k where there are not so many different units; ``eigengaps`` (n_ks,): the
+    eigenvalue after the k-th less the k-th, 0 if there is no next one; ``normalised_cuts`` (n_ks,): mean over
+    clusters of cut / volume, small for clusters that hold together, and rising with k by itself;
+    ``eigenvalues``: the largest k + 1 smallest ones; ``isolated``: units without any edge, of label -1.
+    """
+
+    ks: Labels
+    labels: Labels
+    n_clusters: Labels
+    eigengaps: Matrix
+    normalised_cuts: Matrix
+    eigenvalues: Matrix
+    isolated: Labels
+
+
+@dataclass(frozen=True, eq=False)
 class ClusterSimilarities:
     """Mean |r| of the pairs of units of each cluster; columns are within x, within y and between x and y.
 
@@ -44,39 +82,6 @@ class ClusterSimilarities:
     mean: Matrix
     n_pairs: Labels
     sizes: Labels
-
-
-def similarity_graph(
-    correlation: Matrix, kind: Literal["absolute", "positive"] = "absolute", threshold: float = 0.0
-) -> Matrix:
-    """Edge weights of a valid graph: symmetric, none negative, no loops.
-
-    Parameters
-    ----------
-    correlation : (n, n)
-        Correlations of the joined units, [[R_xx, R_xy], [R_yx, R_yy]].
-    kind
-        ``"absolute"``: |r|; ``"positive"``: max(r, 0). Signed weights would make the Laplacian indefinite,
-        and its eigenvectors no relaxation of a cut (Li et al. 2016 took them so).
-    threshold
-        Edges below it are dropped.
-    """
-    _check_square(correlation)
-    if kind not in ("absolute", "positive"):
-        raise UserError(f'unknown kind of graph "{kind}"; valid are "absolute" and "positive".')
-    weights = np.abs(correlation) if kind == "absolute" else np.maximum(correlation, 0.0)
-    weights = (weights + weights.T) / 2
-    weights[weights < threshold] = 0.0
-    np.fill_diagonal(weights, 0.0)
-    return weights
-
-
-def normalised_laplacian(similarity: Matrix) -> Matrix:
-    """I - D^-1/2 W D^-1/2 of a graph without isolated vertices, (n, n)."""
-    root = np.sqrt(similarity.sum(axis=1))
-    laplacian = -similarity / np.outer(root, root)
-    np.fill_diagonal(laplacian, laplacian.diagonal() + 1.0)
-    return laplacian
 
 
 def spectral_clusters(
@@ -97,7 +102,7 @@ def spectral_clusters(
     max_clusters
         Largest number that the eigengap may choose.
     seed
-        Seed of k-means; the result is the same for the same seed.
+        Seed of eigenvectors and k-means; the result is the same for the same seed.
 
     Raises
     ------
@@ -105,29 +110,42 @@ def spectral_clusters(
         when the graph has negative weights or loops, is not symmetric or finite, or a number of clusters is
         below 1.
     """
-    _check_square(similarity)
-    if similarity.min() < 0 or np.any(np.diagonal(similarity) != 0) or not np.allclose(similarity, similarity.T):
-        raise UserError("a graph has no negative weights, no loops and is symmetric; make it with similarity_graph().")
     if (n_clusters != "eigengap" and n_clusters < 1) or max_clusters < 1:
         raise UserError(f"n_clusters {n_clusters} and max_clusters {max_clusters} must be at least 1.")
-    labels = np.full(len(similarity), -1, dtype=np.int64)
-    degree = similarity.sum(axis=1)
-    isolated, linked = np.flatnonzero(degree == 0), np.flatnonzero(degree > 0)
-    n = len(linked)
+    most = max_clusters if n_clusters == "eigengap" else n_clusters
+    embedding = spectral_embedding(similarity, most + 1, seed)
+    values, n = embedding.values, len(embedding.linked)
     if n == 0:
-        return UnitClusters(labels, np.zeros(0), 0, 0.0, isolated)
-    wanted = min(n, 1 + (max_clusters if n_clusters == "eigengap" else n_clusters))
-    laplacian = normalised_laplacian(similarity[np.ix_(linked, linked)])
-    values, vectors = scipy.linalg.eigh(laplacian, subset_by_index=(0, wanted - 1))
-    values = np.clip(values, 0.0, 2.0)
+        return UnitClusters(to_units(np.zeros(0, dtype=np.int32), embedding), values, 0, 0.0, embedding.isolated)
     k = _eigengap(values, max_clusters) if n_clusters == "eigengap" else min(n_clusters, n)
-    points = _fixed_signs(vectors[:, :k])
-    points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), np.finfo(float).tiny)
-    distinct = len(np.unique(points.round(12), axis=0))  # k-means cannot make more clusters than there are points
-    found = KMeans(min(k, distinct), n_init=10, random_state=seed).fit_predict(points)
-    labels[linked] = _by_size(found)
-    gap = float(values[k] - values[k - 1]) if k < len(values) else 0.0
-    return UnitClusters(labels, values, int(labels.max()) + 1, gap, isolated)
+    found, _ = k_means(unit_rows(embedding, k), k, seed)
+    labels = to_units(found, embedding)
+    return UnitClusters(labels, values, int(labels.max()) + 1, _gap_after(values, k), embedding.isolated)
+
+
+def sweep(similarity: Matrix, ks: Sequence[int], seed: int = 0) -> Sweep:
+    """Spectral clusters for every k of ``ks``, with what speaks for each: eigengap and normalised cut.
+
+    ``similarity`` (n, n) and ``seed`` are those of :func:`spectral_clusters`, which says what is raised; ``ks``
+    are numbers of at least 1, in any order.
+    """
+    if len(ks) == 0 or min(ks) < 1:
+        raise UserError(f"ks {list(ks)} must be at least one number of clusters, each at least 1.")
+    embedding = spectral_embedding(similarity, max(ks) + 1, seed)
+    values, n = embedding.values, len(embedding.linked)
+    labels = np.full((len(ks), len(similarity)), -1, dtype=np.int64)
+    for row, k in enumerate(ks):
+        if n:
+            labels[row] = to_units(k_means(unit_rows(embedding, k), min(k, n), seed)[0], embedding)
+    return Sweep(
+        ks=np.array(ks, dtype=np.int64),
+        labels=labels,
+        n_clusters=labels.max(axis=1) + 1,
+        eigengaps=np.array([_gap_after(values, min(k, n)) for k in ks]),
+        normalised_cuts=np.array([normalised_cut(similarity, row) for row in labels]),
+        eigenvalues=values,
+        isolated=embedding.isolated,
+    )
 
 
 def cluster_similarities(correlation: Matrix, labels: Labels, sides: Labels) -> ClusterSimilarities:
@@ -136,29 +154,29 @@ def cluster_similarities(correlation: Matrix, labels: Labels, sides: Labels) -> 
     Parameters
     ----------
     correlation : (n, n)
-        Correlations of the joined units.
+        Correlations of the joined units, symmetric.
     labels : (n,)
         Clusters 0 … n_clusters - 1; units of label -1 are left out.
     sides : (n,)
         0 for a unit of x, 1 for a unit of y.
     """
-    _check_square(correlation)
+    check_square(correlation)
     n_clusters = int(labels.max(initial=-1)) + 1
     mean, n_pairs = np.zeros((n_clusters, 3)), np.zeros((n_clusters, 3), dtype=np.int64)
     sizes = np.zeros((n_clusters, 2), dtype=np.int64)
-    strength = np.abs(correlation)
     for cluster in range(n_clusters):
         x, y = (np.flatnonzero((labels == cluster) & (sides == side)) for side in (0, 1))
         sizes[cluster] = len(x), len(y)
-        for column, values in enumerate((_pairs(strength, x), _pairs(strength, y), strength[np.ix_(x, y)].ravel())):
-            n_pairs[cluster, column] = len(values)
-            mean[cluster, column] = values.mean() if len(values) else 0.0
+        n_pairs[cluster] = len(x) * (len(x) - 1) // 2, len(y) * (len(y) - 1) // 2, len(x) * len(y)
+        sums = _of_pairs(correlation, x), _of_pairs(correlation, y), np.abs(correlation[np.ix_(x, y)]).sum()
+        mean[cluster] = np.divide(sums, n_pairs[cluster], out=np.zeros(3), where=n_pairs[cluster] > 0)
     return ClusterSimilarities(mean, n_pairs, sizes)
 
 
-def _pairs(strength: Matrix, units: NDArray[np.intp]) -> Matrix:
-    """Similarities of all pairs of different units, each pair once."""
-    return strength[np.ix_(units, units)][np.triu_indices(len(units), 1)]
+def _of_pairs(correlation: Matrix, units: NDArray[np.intp]) -> float:
+    """Sum of |r| of all pairs of different units, each pair once."""
+    block = np.abs(correlation[np.ix_(units, units)])
+    return float(block.sum() - np.trace(block)) / 2
 
 
 def _eigengap(values: Matrix, max_clusters: int) -> int:
@@ -167,23 +185,6 @@ def _eigengap(values: Matrix, max_clusters: int) -> int:
     return 2 + int(np.argmax(gaps)) if len(gaps) else min(len(values), max_clusters)
 
 
-def _fixed_signs(vectors: Matrix) -> Matrix:
-    """Eigenvectors have no sign of their own: make each one's largest entry positive."""
-    largest = np.argmax(np.abs(vectors), axis=0)
-    return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
-
-
-def _by_size(labels: NDArray[np.int32]) -> Labels:
-    """Number clusters by falling size; of equal ones, the one with the lowest unit first."""
-    names, first, counts = np.unique(labels, return_index=True, return_counts=True)
-    order = np.lexsort((first, -counts))
-    new = np.empty(len(names), dtype=np.int64)
-    new[order] = np.arange(len(names))
-    return new[np.searchsorted(names, labels)]
-
-
-def _check_square(matrix: Matrix) -> None:
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise UserError(f"a matrix of shape {matrix.shape} joins no units; give a square one of at least one unit.")
-    if not np.isfinite(matrix).all():
-        raise UserError("a similarity is NaN or infinite; leave units without variance out before clustering.")
+def _gap_after(values: Matrix, k: int) -> float:
+    """The eigenvalue after the k-th less the k-th, 0 if there is no next one."""
+    return float(values[k] - values[k - 1]) if 0 < k < len(values) else 0.0

@@ -20,6 +20,7 @@ FIGURES = Registry(
         "sparse": "convergence.figures.sparse:sparse_prediction",
         "codes": "convergence.figures.codes:codes",
         "clusters": "convergence.figures.clusters:clusters",
+        "subspaces": "convergence.figures.subspaces:subspaces",
         "consensus": "convergence.figures.consensus:consensus",
         "mean_activations": "convergence.figures.activations:mean_activations",
         "distributions": "convergence.figures.distributions:distributions",

@@ -36,23 +36,34 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
         axes[1].axvline(found["n_clusters"] + 0.5, color=UNTRAINED, linestyle="--", label=f"k = {found['n_clusters']}")
         axes[1].set(title="smallest eigenvalues of the Laplacian", xlabel="index")
         axes[1].legend()
-        sizes, inside = found["sizes"], found["mean_similarity"]
+        sizes, inside, error = found["sizes"], found["mean_similarity"], found["mean_similarity_error"]
         at = np.arange(len(sizes))
         words = (f"within {pair.x}", f"within {pair.y}", "between")
         for column, (word, colour) in enumerate(zip(words, (TRAINED, SECOND, ACCENT), strict=True)):
-            axes[2].bar(at + 0.27 * (column - 1), inside[:, column], width=0.25, color=colour, label=word)
+            axes[2].bar(
+                at + 0.27 * (column - 1), inside[:, column], width=0.25, color=colour, label=word,
+                yerr=1.96 * error[:, column], error_kw={"linewidth": 0.8},
+            )  # fmt: skip
         axes[2].set(title="similarity inside each cluster", xlabel="cluster (largest first)", ylabel="mean |r|")
         axes[2].set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize=7, rotation=60)
         axes[2].set_ylim(0, 1.3 * max(float(inside.max()), 0.1))
         axes[2].legend(fontsize=8, ncols=3, loc="upper left", columnspacing=1, handlelength=1.2)
     both = int((sizes > 0).all(axis=1).sum())
+    weights = found.get("of_weights")
+    others = (
+        f" Stability without each image group: {found['stability']:.2f} (adjusted Rand index). Split again while "
+        f"larger than {found['hierarchical']['limit']:.1f} units, as in the paper: "
+        f"{found['hierarchical']['n_clusters']} clusters."
+    )
+    if weights:
+        others += f" Clusters of the LASSO weights agree with these by {weights['same_as_spectral']:.2f}."
     return Drawing(
         name=f"{layer.name}-clusters",
         title="Groups of units that belong together",
         caption=f"Spectral clustering of the {len(labels)} joined units of {pair.x} and {pair.y}: "
         f"{found['n_clusters']} clusters (largest eigengap {found['eigengap']:.3f}), {both} of them with units of both "
         f"nets; {(labels < 0).sum()} units have no edge. Bars: mean |r| within and between the nets inside each "
-        "cluster; below them the number of units of each net.",
+        f"cluster, with 95 % intervals; below them the number of units of each net.{others}",
         alt="Joined correlation matrix ordered by cluster, eigenvalues, and similarities per cluster",
         figure=figure,
         columns=("cluster", "n_x", "n_y", "within_x", "within_y", "between"),

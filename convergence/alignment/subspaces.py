@@ -1,0 +1,198 @@
+"""Whether groups of units of two nets span the same subspace, and whether they share its basis as well.
+
+Li et al. 2016 claim the first without the second: low-dimensional subspaces that are shared while single units are
+not. High canonical correlations with matched units that correlate no better than in a rotated basis are that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from convergence.alignment.graph import Labels, Matrix, check_square
+from convergence.alignment.matching import matching
+from convergence.errors import UserError
+from convergence.similarity.pair import directions
+from convergence.uncertainty import random_rotation
+
+NUMBERS = ("mean_correlation", "explained_x", "explained_y", "matched")
+"""The numbers of a :class:`SharedSubspace` that have a chance level, in the order of columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class SharedSubspace:
+    """What a group of x's units and one of y's have in common; every number is in [0, 1].
+
+    ``correlations`` (min(rank_x, rank_y),): canonical correlations, the cosines of the principal angles between the
+    two spans of centred activations, falling; ``mean_correlation`` of them. ``explained_x``: mean share of the
+    variance of x's units that y's units explain linearly, and ``explained_y`` the other way. ``matched``: mean |r|
+    of the one-to-one matched units, as many pairs as the smaller group has units. ``rank_x``, ``rank_y``: dimensions
+    of the spans; duplicated units add none.
+    """
+
+    correlations: Matrix
+    mean_correlation: float
+    explained_x: float
+    explained_y: float
+    matched: float
+    rank_x: int
+    rank_y: int
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterSubspaces:
+    """Subspaces of the clusters that have units of both nets.
+
+    ``clusters`` (m,): their labels; ``sizes`` (m, 2): units of x and of y; ``shared``: a :class:`SharedSubspace` for
+    each. ``values`` (m, 4): its :data:`NUMBERS`; ``chance`` and ``chance_sd`` (m, 4): mean and standard deviation of
+    the same over random groups of these sizes. ``rotated`` and ``rotated_sd`` (m,): those of ``matched`` over random
+    rotations of the basis of y's group, which leave its span and all canonical correlations as they are.
+    """
+
+    clusters: Labels
+    sizes: Labels
+    shared: tuple[SharedSubspace, ...]
+    values: Matrix
+    chance: Matrix
+    chance_sd: Matrix
+    rotated: Matrix
+    rotated_sd: Matrix
+
+
+def shared_subspace(r_xx: Matrix, r_xy: Matrix, r_yy: Matrix, units_x: ArrayLike, units_y: ArrayLike) -> SharedSubspace:
+    """Compare the spans of two groups of units, and their bases.
+
+    From few samples canonical correlations are too large (of n samples, rank_x + rank_y - n + 1 are 1 whatever the
+    units do), so read them beside their chance level: :func:`cluster_subspaces`.
+
+    Parameters
+    ----------
+    r_xx, r_xy, r_yy : (n_x, n_x), (n_x, n_y), (n_y, n_y)
+        Correlations of live units. Eigenvalues of a group's own below 1e-7 of the largest count as zero.
+    units_x, units_y
+        Indices of the groups' units, at least one each.
+
+    Raises
+    ------
+    UserError
+        when shapes do not fit, a value is not finite, a diagonal is not 1, a group is empty or a unit is not there.
+    """
+    check_square(r_xx)
+    check_square(r_yy)
+    if np.shape(r_xy) != (len(r_xx), len(r_yy)):
+        raise UserError(f"correlations {np.shape(r_xy)} between {len(r_xx)} and {len(r_yy)} units; give (n_x, n_y).")
+    _check_diagonal(r_xx)
+    _check_diagonal(r_yy)
+    x, y = np.asarray(units_x, dtype=np.intp), np.asarray(units_y, dtype=np.intp)
+    if x.size == 0 or y.size == 0:
+        raise UserError(
+            f"groups of {x.size} and {y.size} units span nothing to compare; give one unit of each at least."
+        )
+    if min(x.min(), y.min()) < 0 or x.max() >= len(r_xx) or y.max() >= len(r_yy):
+        raise UserError(f"a unit lies outside 0 … {len(r_xx) - 1} of x or 0 … {len(r_yy) - 1} of y.")
+    if not np.isfinite(r_xy[np.ix_(x, y)]).all():
+        raise UserError("a correlation is NaN or infinite; leave units without variance out first.")
+    return _compare(r_xx[np.ix_(x, x)], r_xy[np.ix_(x, y)], r_yy[np.ix_(y, y)])
+
+
+def cluster_subspaces(
+    r_joined: Matrix, labels: Labels, sides: Labels, n_random: int = 20, seed: int = 0
+) -> ClusterSubspaces:
+    """Subspaces of every cluster with units of both nets, and what chance would give.
+
+    Chance, for numbers of the subspace: groups of the same sizes, drawn at random from all units of each net, those
+    of the cluster included. For ``matched``, also the cluster's own units with y's basis rotated: matched units that
+    correlate better than that share the basis and not the subspace alone. Rotated units are divided by their
+    standard deviations anew, as in :meth:`~convergence.similarity.pair.PairMoments.rotated`.
+
+    Parameters
+    ----------
+    r_joined : (n, n)
+        Correlations of the live units of both nets.
+    labels, sides : (n,)
+        Cluster of each unit, -1 for none; 0 for a unit of x, 1 for one of y.
+    n_random : int
+        Draws, of groups and of rotations, at least 2.
+    seed : int
+        Of the draws; each cluster and draw has a generator of its own.
+
+    Raises
+    ------
+    UserError
+        as :func:`shared_subspace`, and when there are fewer than two draws.
+    """
+    check_square(r_joined)
+    _check_diagonal(r_joined)
+    if n_random < 2:
+        raise UserError(f"n_random {n_random} gives no standard deviation of chance; take 2 or more.")
+    if np.shape(labels) != (len(r_joined),) or np.shape(sides) != (len(r_joined),):
+        raise UserError(
+            f"{np.shape(labels)} labels and {np.shape(sides)} sides are not those of {len(r_joined)} units."
+        )
+    all_x, all_y = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
+    clusters = np.intersect1d(labels[all_x], labels[all_y])
+    clusters = clusters[clusters >= 0].astype(np.int64)
+    shared, drawn, turned, sizes = [], [], [], []
+    for cluster in clusters.tolist():
+        x, y = (units[labels[units] == cluster] for units in (all_x, all_y))
+        blocks = _blocks(r_joined, x, y)
+        shared.append(_compare(*blocks))
+        sizes.append((len(x), len(y)))
+        for k in range(n_random):
+            generator = np.random.default_rng([seed, cluster, k])
+            random_x = np.sort(generator.choice(all_x, len(x), replace=False))
+            random_y = np.sort(generator.choice(all_y, len(y), replace=False))
+            drawn.append(_numbers(_compare(*_blocks(r_joined, random_x, random_y))))
+            turned.append(rotated_matching(blocks[1], blocks[2], random_rotation(len(y), generator)))
+    chance = np.array(drawn).reshape(len(clusters), n_random, len(NUMBERS))
+    rotated = np.array(turned).reshape(len(clusters), n_random)
+    return ClusterSubspaces(
+        clusters=clusters,
+        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        shared=tuple(shared),
+        values=np.array([_numbers(one) for one in shared]).reshape(-1, len(NUMBERS)),
+        chance=chance.mean(axis=1),
+        chance_sd=chance.std(axis=1, ddof=1),
+        rotated=rotated.mean(axis=1),
+        rotated_sd=rotated.std(axis=1, ddof=1),
+    )
+
+
+def rotated_matching(r_xy: Matrix, r_yy: Matrix, q: Matrix) -> float:
+    """Mean |r| of matched units after y's standardised units are rotated by an orthogonal (n_y, n_y) matrix."""
+    deviation = np.sqrt(np.maximum(np.einsum("ij,ij->j", q, r_yy @ q), 0.0))
+    # Of duplicated units a rotation may leave one without variance, which correlates with nothing.
+    turned = np.divide(r_xy @ q, deviation, out=np.zeros_like(r_xy), where=deviation > 1e-7)
+    return min(matching(np.abs(turned)).mean, 1.0)
+
+
+def _compare(r_xx: Matrix, r_xy: Matrix, r_yy: Matrix) -> SharedSubspace:
+    (values_x, basis_x), (values_y, basis_y) = directions(r_xx), directions(r_yy)
+    from_x = (basis_x / np.sqrt(values_x)).T @ r_xy  # covariances of y's units with an orthonormal basis of x's span
+    from_y = r_xy @ (basis_y / np.sqrt(values_y))
+    cosines = np.linalg.svd(from_x @ (basis_y / np.sqrt(values_y)), compute_uv=False)
+    correlations = np.clip(cosines, 0.0, 1.0)
+    return SharedSubspace(
+        correlations=correlations,
+        mean_correlation=float(correlations.mean()),
+        explained_x=min(float(np.sum(from_y**2)) / len(r_xx), 1.0),
+        explained_y=min(float(np.sum(from_x**2)) / len(r_yy), 1.0),
+        matched=min(matching(np.abs(r_xy)).mean, 1.0),
+        rank_x=len(values_x),
+        rank_y=len(values_y),
+    )
+
+
+def _numbers(shared: SharedSubspace) -> list[float]:
+    return [getattr(shared, name) for name in NUMBERS]
+
+
+def _blocks(r_joined: Matrix, x: Labels, y: Labels) -> tuple[Matrix, Matrix, Matrix]:
+    return r_joined[np.ix_(x, x)], r_joined[np.ix_(x, y)], r_joined[np.ix_(y, y)]
+
+
+def _check_diagonal(correlation: Matrix) -> None:
+    if not np.allclose(np.diagonal(correlation), 1.0):
+        raise UserError("the diagonal is not 1: these are no correlations; divide covariances by the deviations first.")
