@@ -142,7 +142,7 @@ def test_units_that_carry_nothing_are_named_and_left_out():
     def numbers(node):
         return [v for item in node.values() for v in numbers(item)] if isinstance(node, dict) else [node]
 
-    assert set(tree["unavailable"]) == {"debiased_cka"}, "norms have the unit of one group in them, products do not"
+    assert set(tree["unavailable"]) == {"debiased_cka"}, "norms have the unit that is not finite in them"
     for value in numbers({k: v for k, v in tree.items() if k != "unavailable"}):
         array = np.asarray(value, dtype=float)
         assert np.isfinite(array).all() or np.isnan(array).all(), "NaN stands for a null that does not apply, only"
@@ -240,6 +240,14 @@ def test_debiased_cka_is_that_of_the_samples():
     dead = sums_of({"a": np.concatenate([x, np.full((1, 120), 2.5), np.zeros((1, 120))]), "b": y})
     again = PairSums.of(dead, live_units(dead), "a", "b").pooled.hsic
     np.testing.assert_allclose(again.xx, pair.pooled.hsic.xx, rtol=1e-5)
+    rare = np.zeros((1, 120))
+    rare[0, 6] = 3.0  # left out, and yet part of what the layer says of one image
+    sums = sums_of({"a": np.concatenate([rare, x]), "b": y})
+    pair = PairSums.of(sums, live_units(sums), "a", "b")
+    np.testing.assert_array_equal(pair.units_x, [1, 2, 3, 4, 5])
+    assert pair.pooled.cov_xx.shape == (5, 5)
+    whole = np.concatenate([rare, np.asarray(x, dtype=np.float32)]).astype(float)
+    np.testing.assert_allclose(pair.pooled.hsic.xx, unbiased_hsic(whole, whole), rtol=1e-5)
 
 
 def test_one_unit_has_every_number_that_it_can_have():

@@ -7,10 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("convergence", "hpc", "slurm") for path in (ROOT / package).rglob("*.py"))
-DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/tasks.py", "dask": "hpc/tasks.py", "submitit": "slurm/"}
+DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/tasks.py", "dask": "hpc/tasks.py", "submitit": "slurm/",
+         "ot": "convergence/alignment/soft_matching.py"}  # fmt: skip
 HEAVY = {"torch", "torchvision", "mpi4py", "submitit"}
 LAPTOP = ["convergence/analysis", "convergence/alignment", "convergence/similarity", "convergence/figures",
-          "convergence/report.py", "convergence/summary.py", "convergence/uncertainty.py"]  # fmt: skip
+          "convergence/paper", "convergence/report.py", "convergence/summary.py", "convergence/uncertainty.py"]  # fmt: skip
 
 
 def imports(path: Path) -> list[str]:

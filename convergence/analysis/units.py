@@ -20,6 +20,7 @@ Indices = npt.NDArray[np.int64]
 RELATIVE_VARIANCE = 1e-12
 """A variance below this share of the mean square is rounding: the unit is constant."""
 DIAGONAL_BLOCK = 256
+NOT_FINITE = "non-finite values"
 LEAST_IMAGES = 3
 """Stored images that have pairs of different similarity."""
 
@@ -56,7 +57,7 @@ def live_units(sums: Sums) -> LiveUnits:
     reasons = []
     for u in range(len(mean)):
         if sums.histograms.n_nonfinite[u] or not np.isfinite(variance[u]):
-            reasons.append("non-finite values")
+            reasons.append(NOT_FINITE)
         elif variance[u] <= floor[u]:
             reasons.append("always zero" if mean[u] == 0 else "constant")
         elif least[u] <= floor[u]:
@@ -94,6 +95,11 @@ def _halves_without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[An
     return found
 
 
+def _cut(matrix: Float64, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Float64:
+    """Some rows and columns; the matrix itself if that is all of it."""
+    return matrix if rows.all() and columns.all() else matrix[np.ix_(rows, columns)]
+
+
 @dataclass(frozen=True)
 class _Totals:
     """Everything of a pair added over some image groups."""
@@ -118,7 +124,7 @@ class _Totals:
 
 @dataclass(frozen=True)
 class PairSums:
-    """Sums of the live units of two nets, x and y, per image group.
+    """Sums of the units of two nets, x and y, that are finite, per image group; the moments are those of the live ones.
 
     Attributes
     ----------
@@ -126,8 +132,9 @@ class PairSums:
     n_x, n_y : widths of the nets, dead units included
     count : (n_groups,); sums_x, sums_y : (n_groups, n)
     xx, xy, yy : (n_groups, n, n) products
+    live_x, live_y : (n,) which of these units are live
     shifted_xy : (n_x, n_y) products of x with the next image's y over all groups, None if they were not summed
-    norms : of both nets with the live units of either, None if there are none or a unit that varies is left out
+    norms : of both nets with the units of either, None if there are none or a unit is not finite
     samples_x, samples_y : (N, n) activations of the images of the subset, in group ``sample_group`` (N,); or None
     """
 
@@ -141,6 +148,8 @@ class PairSums:
     xx: Float64
     xy: Float64
     yy: Float64
+    live_x: npt.NDArray[np.bool_]
+    live_y: npt.NDArray[np.bool_]
     shifted_xy: Float64 | None
     norms: tuple[NormSums, NormSums] | None
     samples_x: Float64 | None
@@ -153,18 +162,22 @@ class PairSums:
         all_x, all_y = sums.units(x), sums.units(y)
         of_x, of_y = slice(all_x[0], all_x[-1] + 1), slice(all_y[0], all_y[-1] + 1)
         alive_x, alive_y = live.alive[of_x], live.alive[of_y]
-        whole = [(rows, columns) for rows, columns in ((of_x, of_x), (of_x, of_y), (of_y, of_y))]
-        kept = [(alive_x, alive_x), (alive_x, alive_y), (alive_y, alive_y)]
-        left_out = [live.reason[u] for u in (*all_x, *all_y) if live.reason[u]]
+        finite = np.array([reason != NOT_FINITE for reason in live.reason])
+        finite_x, finite_y = finite[of_x], finite[of_y]
         norms = None
-        if sums.norms is not None and set(left_out) <= {"always zero", "constant"}:
-            units = [slice_of[alive] for slice_of, alive in ((all_x, alive_x), (all_y, alive_y))]
-            norms = sums.norms.of(sums.nets.index(x), sums.nets.index(y), *units)
-        products = [np.empty((len(sums.group_count), rows.sum(), columns.sum())) for rows, columns in kept]
-        for group in range(len(sums.group_count)):
-            for k, (part, (rows, columns)) in enumerate(zip(whole, kept, strict=True)):
-                found = np.asarray(sums.group_products[(group, *part)])
-                products[k][group] = found[np.ix_(rows, columns)] if not (rows.all() and columns.all()) else found
+        if sums.norms is not None and finite_x.all() and finite_y.all():
+            norms = sums.norms.of(sums.nets.index(x), sums.nets.index(y), all_x, all_y)
+        n_groups = len(sums.group_count)
+        products = []
+        for rows, columns, kept in (
+            (of_x, of_x, (finite_x, finite_x)),
+            (of_x, of_y, (finite_x, finite_y)),
+            (of_y, of_y, (finite_y, finite_y)),
+        ):
+            part = np.empty((n_groups, int(kept[0].sum()), int(kept[1].sum())))
+            for group in range(n_groups):
+                part[group] = _cut(np.asarray(sums.group_products[group, rows, columns]), *kept)
+            products.append(part)
         shifted = None
         if sums.group_shifted_products is not None:
             shifted = np.zeros((int(alive_x.sum()), int(alive_y.sum())))
@@ -177,8 +190,10 @@ class PairSums:
             n_x=len(all_x),
             n_y=len(all_y),
             count=sums.group_count,
-            sums_x=sums.group_sums[:, all_x[alive_x]],
-            sums_y=sums.group_sums[:, all_y[alive_y]],
+            sums_x=sums.group_sums[:, all_x[finite_x]],
+            sums_y=sums.group_sums[:, all_y[finite_y]],
+            live_x=alive_x[finite_x],
+            live_y=alive_y[finite_y],
             xx=products[0],
             xy=products[1],
             yy=products[2],
@@ -238,7 +253,7 @@ class PairSums:
         if self.shifted_xy is None:
             return None
         n, total = self.pooled.n, self._total
-        between = self.shifted_xy / n - np.outer(total.sums_x, total.sums_y) / n**2
+        between = self.shifted_xy / n - np.outer(total.sums_x[self.live_x], total.sums_y[self.live_y]) / n**2
         samples_y = None if self.samples_y is None else np.roll(self.samples_y, -1, axis=0)
         return PairMoments(
             n, self.pooled.cov_xx, between, self.pooled.cov_yy, samples_x=self.samples_x, samples_y=samples_y
@@ -279,9 +294,9 @@ class PairSums:
         few = kept is not None and np.count_nonzero(kept) < LEAST_IMAGES
         return PairMoments(
             n,
-            covariance(n, total.sums_x, total.xx),
-            total.xy / n - np.outer(total.sums_x, total.sums_y) / n**2,
-            covariance(n, total.sums_y, total.yy),
+            _cut(covariance(n, total.sums_x, total.xx), self.live_x, self.live_x),
+            _cut(total.xy / n - np.outer(total.sums_x, total.sums_y) / n**2, self.live_x, self.live_y),
+            _cut(covariance(n, total.sums_y, total.yy), self.live_y, self.live_y),
             hsic=self._hsic(total),
             samples_x=None if few else self.samples_x,
             samples_y=None if few else self.samples_y,

@@ -10,7 +10,7 @@ from convergence.similarity.pair import PairMoments
 
 Need = Literal["hsic", "samples"]
 MISSING: dict[Need, str] = {
-    "hsic": "a unit that varies in few image groups, or is not finite, is left out of products but not of norms",
+    "hsic": "a unit is not finite, so that norms are not either",
     "samples": "the statistics hold no activations of single images (statistics.subset)",
 }
 
