@@ -179,9 +179,13 @@ def _write(path: Path, value: Any) -> None:
 def _read(kind: type[Any], path: Path, **convert: Any) -> Any:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return _build(kind, {name: convert[name](value) if name in convert else value for name, value in values.items()})
+        return _build(
+            kind, {name: convert[name](value) if name in convert else value for name, value in values.items()}
+        )
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise FileError(f"{path}: the record of a job is damaged ({error!r}). Remove it to go on without it.") from error
+        raise FileError(
+            f"{path}: the record of a job is damaged ({error!r}). Remove it to go on without it."
+        ) from error
 
 
 def _build(kind: type[Any], values: dict[str, Any]) -> Any:

@@ -76,9 +76,7 @@ def script(profile: ClusterProfile, job: Job, setting: Setting, dependency: str 
     return "\n".join(lines) + "\n"
 
 
-def _options(
-    profile: ClusterProfile, job: Job, setting: Setting, resources: Resources, dependency: str
-) -> list[str]:
+def _options(profile: ClusterProfile, job: Job, setting: Setting, resources: Resources, dependency: str) -> list[str]:
     """The #SBATCH lines: those of the profile, less what is to be left out, and what is passed through."""
     gpus = f"{resources.gpu_type}:{resources.gpus_per_node}" if resources.gpu_type else f"{resources.gpus_per_node}"
     by_gres = resources.gpu_option == "gres"

@@ -86,7 +86,9 @@ def judge(piece: str, seen: Evidence) -> PieceStatus:
         quiet = f", no sign of life for {seen.silence_s / 60:.0f} min" if seen.silence_s > 8 * BEAT_S else ""
         unknown = "" if seen.queued is not None else ", by its marker (the scheduler does not answer)"
         return PieceStatus(
-            piece, "running", f"job {last.job} on {last.node} since {last.started[:19]}, {_attempts(seen)}{quiet}{unknown}"
+            piece,
+            "running",
+            f"job {last.job} on {last.node} since {last.started[:19]}, {_attempts(seen)}{quiet}{unknown}",
         )
     if running is not None:
         return PieceStatus(piece, "running", f"job {running.job} on {running.node}, just started")

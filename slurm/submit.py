@@ -26,9 +26,7 @@ from slurm.script import Setting, script
 OLD_LOCK_S = 900.0
 
 
-def dry_run(
-    config: str, overrides: Sequence[str], runs: str, cluster: str, overwrite: bool = False
-) -> str:
+def dry_run(config: str, overrides: Sequence[str], runs: str, cluster: str, overwrite: bool = False) -> str:
     """The text of every job, as it would be submitted; writes nothing. Ids of jobs stand as <name>."""
     folder, profile = _read(config, overrides, runs, cluster)
     records = Records(folder.path.resolve() / "jobs")

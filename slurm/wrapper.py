@@ -117,7 +117,7 @@ class Wrapper:
             if refused is not None:
                 return self._fail(
                     code,
-                    f"stopped by {by}, and scontrol requeue was refused ({refused}); set requeue.by = \"chain\" in the "
+                    f'stopped by {by}, and scontrol requeue was refused ({refused}); set requeue.by = "chain" in the '
                     "profile, or submit again",
                 )
         return code
