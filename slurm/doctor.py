@@ -81,7 +81,7 @@ def check_scheduler() -> Finding:
             "Slurm",
             "fault",
             f"no {', '.join(absent)} here",
-            "log in to a node of the cluster, or load its slurm module",
+            "log in to the cluster, or load its slurm module",
         )
     fine, text = ask("sinfo", "-h", "-o", "%P %D %t")
     if not fine:
@@ -191,9 +191,10 @@ def check_gpu() -> Finding:
     if seen and not usable:
         built = torch.version.cuda or "no CUDA at all"
         return Finding(
-            "GPU", "fault", f"the driver sees {'; '.join(seen)}, torch {torch.__version__} (built for {built}) cannot use it",
-            "install the wheels of torch for a CUDA that this driver supports, see pytorch.org/get-started; in a job, ask "
-            "for the GPU (gpus_per_node)",
+            "GPU", "fault",
+            f"the driver sees {'; '.join(seen)}, torch {torch.__version__} (built for {built}) cannot use it",
+            "install the wheels of torch for a CUDA that this driver supports, see pytorch.org/get-started; in a job, "
+            "ask for the GPU (gpus_per_node)",
         )  # fmt: skip
     if usable:
         return Finding("GPU", "ok", "; ".join(seen) or f"{torch.cuda.device_count()} by torch")
@@ -228,8 +229,8 @@ def check_ports(host: str | None = None) -> Finding:
     except OSError as error:
         return Finding(
             "ports", "fault", f"{host} cannot be reached at a port of its own: {error}",
-            "the name must resolve (getent hosts NAME) and high ports be open between nodes; else name the interface with "
-            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in [defaults] environment of the profile",
+            "the name must resolve (getent hosts NAME) and high ports be open between nodes; else name the interface "
+            "with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in [defaults] environment of the profile",
         )  # fmt: skip
     return Finding("ports", "ok", f"{host} is reached at port {port}")
 
@@ -259,7 +260,7 @@ def examine(place: Path) -> list[Finding]:
 
 
 def doctor(runs: str) -> tuple[str, bool]:
-    """The text that ``doctor`` prints ("" on all ranks of a sound world but the first), and whether there is no fault."""
+    """The text that ``doctor`` prints ("" on all ranks but the first), and whether there is no fault."""
     place = Path(runs).resolve()
     while not place.is_dir():
         place = place.parent

@@ -39,8 +39,8 @@ def submit_text(folder: Path, text: str) -> tuple[str, str]:
     except (FailedJobError, FailedSubmissionError) as error:
         says = " ".join(str(error).split()) or "without a reason"
         raise UserError(
-            f"sbatch refused a job: {says}. Options of a stage are set in the cluster profile: mend them, or name those "
-            "that the site does not take in leave_out."
+            f"sbatch refused a job: {says}. Options of a stage are set in the cluster profile: mend them, or name "
+            "those that the site does not take in leave_out."
         ) from error
     finally:
         for link in folder.glob(".submission_file_*"):

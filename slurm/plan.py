@@ -179,7 +179,7 @@ def _weights(folder: RunFolder) -> int | None:
 
 
 def readable_time(seconds: float) -> str:
-    """ "40 s", "12 min", "3 h 20 min", "2 d 4 h".
+    """A time for people, from seconds to days.
 
     >>> readable_time(12000)
     '3 h 20 min'

@@ -1,7 +1,7 @@
 """Cluster profiles: what each stage asks of a site, as TOML, because every site differs.
 
-``[defaults]`` holds for all stages, ``[train]``, ``[statistics]``, ``[analyze]`` and ``[report]`` override it key by key
-(a list replaces a list). Every option that the scripts write can be left out, and any other one passed through raw.
+``[defaults]`` holds for all stages; ``[train]``, ``[statistics]``, ``[analyze]`` and ``[report]`` override it key by
+key (a list replaces a list). Every option that the scripts write can be left out, and any other one passed through raw.
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ class Requeue(Section):
 
     by: Literal["scontrol", "chain", "none"] = Field(
         "scontrol",
-        description="'scontrol': the job puts itself back into the queue; 'chain': as many jobs as there may be attempts "
-        "are submitted beforehand, each after the one before, for sites that forbid scontrol requeue; 'none': neither.",
+        description="'scontrol': the job puts itself back into the queue; 'chain': as many jobs as there may be "
+        "attempts are submitted beforehand, each after the one before, for sites that forbid scontrol requeue; 'none': "
+        "neither.",
     )
     most: int = Field(3, ge=0, le=100, description="Restarts of a job, at most; failing nodes count.")
     signal: Literal["USR2", "TERM"] = Field("USR2", description="Signal that warns a job of its time limit.")

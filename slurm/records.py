@@ -179,10 +179,10 @@ def _write(path: Path, value: Any) -> None:
 def _read(kind: type[Any], path: Path, **convert: Any) -> Any:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return _build(
-            kind, {name: convert[name](value) if name in convert else value for name, value in values.items()}
-        )
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        for name, build in convert.items():
+            values[name] = build(values[name])
+        return _build(kind, values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FileError(
             f"{path}: the record of a job is damaged ({error!r}). Remove it to go on without it."
         ) from error

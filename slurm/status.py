@@ -1,6 +1,7 @@
 """``convergence status``: stage by stage what is done, running, waiting and failed, and why.
 
-The records of the run come first, then the markers of the jobs, then the queue, then the accounting; each may be missing.
+The records of the run come first, then the markers of the jobs, then the queue, then the accounting; each may be
+missing.
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ def submit(config: str, overrides: Sequence[str], runs: str, cluster: str, overw
         records.write_submission(replace(submission, complete=True))
     lines = [f"submission {setting.number} of {setting.experiment}: {len(jobs)} jobs"]
     lines += [f"  {job.job:<8} {job.name:<18} {_pieces(job)}{_after(job)}" for job in submission.jobs]
-    return "\n".join([*lines, f"convergence status {config} tells how they are getting on"])
+    where = "" if runs == "runs" else f" --runs {runs}"
+    return "\n".join([*lines, f"`convergence status {config}{where}` tells how they are getting on"])
 
 
 def refuse_if_busy(records: Records) -> None:
@@ -95,8 +96,8 @@ def refuse_if_busy(records: Records) -> None:
     queued = scheduler.queue()
     if queued is None:
         raise UserError(
-            "squeue does not answer, so nobody can tell whether jobs of this run are there already. Submit from a login "
-            "node of the cluster, or see the jobs with --dry-run."
+            "squeue does not answer, so nobody can tell whether jobs of this run are there already. Submit from a "
+            "login node of the cluster, or see the jobs with --dry-run."
         )
     here = str(records.path.parent)
     of_run = [q for q in queued.values() if q.job.split("_")[0] in mine or q.comment == here]
@@ -114,7 +115,7 @@ def refuse_if_busy(records: Records) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a run's lock while jobs are submitted; the second to come is told who has it. Dead holders are recognised."""
+    """Hold a run's lock while jobs are submitted; the second to come is told, and a dead holder is recognised."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
