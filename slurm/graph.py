@@ -37,7 +37,7 @@ def missing(folder: RunFolder) -> list[Work]:
 
 
 def jobs(works: list[Work], profile: ClusterProfile) -> list[Job]:
-    """Jobs for works; a stage waits for the last one before it that has jobs, and the links of a chain for each other."""
+    """Jobs for works; a stage waits for the one before it that has jobs, and the links of a chain for each other."""
     links = profile.requeue.most + 1 if profile.requeue.by == "chain" else 1
     found: list[Job] = []
     before: tuple[str, ...] = ()

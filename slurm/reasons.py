@@ -11,7 +11,7 @@ _OOM = re.compile(r"oom[-_ ]kill|out[-_ ]of[-_ ]memory|MemoryError|exceeded memo
 _GPU_OOM = re.compile(r"CUDA.*out of memory", re.I)
 _EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning)\b(?::.*)?$")
 WORDS = {
-    "TIMEOUT": "TIMEOUT: it reached its time limit; raise walltime_min of the stage, or requeue.signal_s if it stops too late",
+    "TIMEOUT": "TIMEOUT: it reached its time limit; raise walltime_min, or requeue.signal_s if it stopped too late",
     "OUT_OF_MEMORY": "OOM: it used more memory than it asked for; raise memory_gb of the stage",
     "NODE_FAIL": "NODE_FAIL: its node failed",
     "CANCELLED": "CANCELLED: it was cancelled",
