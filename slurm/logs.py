@@ -30,7 +30,8 @@ def logs(run: str, runs: str, pieces: Sequence[str], n_lines: int) -> str:
     for name in pieces:
         match = next((piece for piece in known if name in (piece, piece.removeprefix("train "))), None)
         if match is None and name != "train":
-            raise UserError(f'submission {submission.number} has no piece "{name}"; {nearest(name, {piece.removeprefix("train ") for piece in known})}.')
+            hint = nearest(name, {piece.removeprefix("train ") for piece in known})
+            raise UserError(f'submission {submission.number} has no piece "{name}"; {hint}.')
         chosen += [piece for piece in known if piece.startswith("train ")] if match is None else [match]
     blocks = []
     for piece in dict.fromkeys(chosen or known):

@@ -143,6 +143,16 @@ class Records:
         """Keep a submission, in the place of what was known of it before."""
         _write(self.submission_folder(submission.number) / "submitted.json", submission)
 
+    def is_finished(self, piece: str) -> bool:
+        """Whether the record of a piece says that it was finished, for whatever settings."""
+        stage, _, net = piece.partition(" ")
+        name = {"train": f"nets/{net}/record.json", "analyze": "analysis.json"}.get(stage, f"{stage}.json")
+        path = self.path.parent / name
+        try:
+            return bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def attempt_path(self, attempt: Attempt) -> Path:
         """The marker of an attempt."""
         return self._attempts(attempt.piece) / f"{attempt.submission:04d}-{attempt.job}-{attempt.restart}.json"

@@ -30,6 +30,7 @@ EXIT_AGAIN = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 STOPPED = (EXIT_AGAIN, *(128 + number for number in SIGNALS))
 """Exit codes of a stage that was told to stop; the signals' own before it could listen."""
+INTERRUPTED = "its launcher, which ended well before the work was done"
 LOST = "ended without a word: its node failed, or it was killed there"
 
 
@@ -73,6 +74,8 @@ class Wrapper:
         except OSError as error:
             return self._fail(127, f"{command[0]} could not be started: {error}")
         code = self._wait(process)
+        if code == 0 and not self.records.is_finished(self.attempt.piece):
+            return self._stopped(EXIT_AGAIN, INTERRUPTED)  # srun ends with 0 when its node goes down
         if code == 0:
             self._write("done", code, "")
             return 0
@@ -97,9 +100,9 @@ class Wrapper:
                 beat = time.monotonic()
                 self.records.beat(self.attempt)
 
-    def _stopped(self, code: int) -> int:
+    def _stopped(self, code: int, by: str = "a signal") -> int:
         """Everything is kept: have the job run again, if that is for this side to do."""
-        by = signal.Signals(self.signals[0]).name if self.signals else "a signal"
+        by = signal.Signals(self.signals[0]).name if self.signals else by
         known = scheduler.now(self.job)
         if self.requeue == "chain":
             self._write("stopped", code, f"stopped by {by}; the next link of the chain goes on")

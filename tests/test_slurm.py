@@ -190,7 +190,7 @@ def limited(cluster, tiny_config, tmp_path_factory) -> dict[str, Site]:
     sites = {}
     for signal in ("USR2", "TERM"):
         sites[signal] = Site(
-            tmp_path_factory.mktemp(signal) / "site", tiny_config, walltime=1, signal=signal, signal_s=20
+            tmp_path_factory.mktemp(signal) / "site", tiny_config, walltime=1, signal=signal, signal_s=20, most=1
         )
         sites[signal].held("net1")
         assert sites[signal].submit("--set", "nets.0.seeds=[1]", "--set", "training.epochs=1000") == 0
@@ -277,7 +277,7 @@ def test_what_befalls_members_of_an_array(cluster, site, tiny_config, tmp_path):
     assert len(here.states("train net5")) == 1, "a cancelled member stays cancelled"
 
 
-def test_a_chain_of_jobs_where_requeue_is_forbidden(cluster, site):
+def test_a_chain_of_jobs_where_requeue_is_forbidden_and_cancel(cluster, site, capsys):
     here = site(by="chain", most=1)
     here.held("net1")
     assert here.submit() == 0
@@ -292,6 +292,12 @@ def test_a_chain_of_jobs_where_requeue_is_forbidden(cluster, site):
     assert here.states("train net1") == ["stopped", "done"]
     first = here.records.attempts("train net1")[0]
     assert "next link" in first.reason
+    assert main(["cancel", str(here.run)]) == 0
+    here.wait_for(statistics="cancelled", analyze="cancelled", report="cancelled")
+    capsys.readouterr()
+    assert main(["cancel", str(here.run)]) == 0
+    assert "no job of this run" in capsys.readouterr().out
+    assert len(here.states("statistics")) == 1
 
 
 def test_ranks_that_find_no_world_are_refused_with_the_remedy(cluster, site, tiny_copy):
@@ -299,7 +305,7 @@ def test_ranks_that_find_no_world_are_refused_with_the_remedy(cluster, site, tin
     shutil.move(tiny_copy, here.run)
     forget_statistics(here.run)
     assert here.submit() == 0
-    here.wait_for(statistics="failed", report="not run")
+    here.wait_for(statistics="failed")
     says = here.pieces()["statistics"][1]
     assert "MPI sees a world of 1" in says
     assert "--mpi=pmi2" in says
@@ -307,23 +313,16 @@ def test_ranks_that_find_no_world_are_refused_with_the_remedy(cluster, site, tin
 
 
 @pytest.mark.parametrize("signal", ["USR2", "TERM"])
-def test_the_time_limit_stops_a_job_that_goes_on(cluster, limited, signal, capsys):
-    """The warning before the limit; the job is put back, goes on from its checkpoint, and is cancelled for good."""
+def test_the_time_limit_stops_a_job_that_goes_on_so_many_times(cluster, limited, signal):
+    """The warning comes before the limit; the job is put back, goes on from its checkpoint, and has had its turns."""
     here = limited[signal]
-    here.wait(lambda: len(here.states("train net1")) > 1, "the second attempt", 150)
-    first = here.records.attempts("train net1")[0]
-    assert first.state == "stopped"
+    here.wait_for(net1="failed", untrained1="done", statistics="not run", seconds=200)
+    first, last = here.records.attempts("train net1")
+    assert (first.state, last.restart) == ("stopped", 1)
     assert f"SIG{signal} and put back" in first.reason
-    assert main(["cancel", str(here.run)]) == 0
-    here.wait_for(net1="cancelled")
-    attempts = len(here.states("train net1"))
-    capsys.readouterr()
-    assert main(["status", str(here.run)]) == 0
-    assert "convergence submit" in capsys.readouterr().out
-    time.sleep(8)  # longer than a requeue takes
-    assert len(here.states("train net1")) == attempts
-    assert main(["cancel", str(here.run)]) == 0
-    assert "no job of this run" in capsys.readouterr().out
+    assert f"SIG{signal} for the last time" in last.reason
+    assert "goes on after epoch 1" in Path(last.log).read_text(encoding="utf-8")
+    assert (here.run / "nets" / "net1" / "checkpoint.pt").exists()
 
 
 def test_a_job_that_sbatch_refuses_takes_back_the_others(cluster, site, capsys):

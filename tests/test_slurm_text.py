@@ -459,6 +459,10 @@ time.sleep(30)
 """
 
 
+def finish(tmp_path: Path) -> None:
+    (tmp_path / "statistics.json").write_text('{"finished": "2026-01-01"}', encoding="utf-8")
+
+
 def stop_at_work(tmp_path: Path, process: subprocess.Popen, number: int = signal.SIGUSR2) -> int:
     end = time.monotonic() + 30
     while b"at work" not in (tmp_path / "log").read_bytes():
@@ -469,10 +473,25 @@ def stop_at_work(tmp_path: Path, process: subprocess.Popen, number: int = signal
 
 
 def test_a_stage_that_ends_well_leaves_its_marker(fake, tmp_path):
+    finish(tmp_path)
     assert start(tmp_path, "print('fine')").wait(timeout=30) == 0
     (found,) = attempts(tmp_path)
     assert (found.state, found.code, found.job, found.node) == ("done", 0, "7", "n1")
     assert found.log == str(tmp_path / "log")
+
+
+def test_an_end_without_a_record_is_no_good_end(fake, tmp_path):
+    assert start(tmp_path, "print('the launcher gave up')").wait(timeout=30) == 75
+    assert attempts(tmp_path)[0].state == "stopped"
+    assert (fake / "requeued").read_text().split() == ["7"]
+
+
+def test_records_are_where_the_run_folder_has_them(tiny_config, tiny_copy):
+    records = Records(tiny_copy / "jobs")
+    for work in RunFolder(tiny_copy, read_config(tiny_config)).works():
+        assert records.is_finished(work.name)
+        work.record.unlink()
+        assert not records.is_finished(work.name)
 
 
 def test_a_stage_that_fails_leaves_its_last_lines(fake, tmp_path):
@@ -552,12 +571,14 @@ def test_an_attempt_whose_process_died_is_lost_and_the_next_goes_on(fake, tmp_pa
         time.sleep(0.05)
     process.kill()
     process.wait()
+    finish(tmp_path)
     assert start(tmp_path, "print('goes on')", SLURM_RESTART_COUNT="1").wait(timeout=30) == 0
     assert [found.state for found in attempts(tmp_path)] == ["lost", "done"]
 
 
 def test_nothing_runs_beside_an_attempt_that_lives_elsewhere(tmp_path, monkeypatch):
     """A node that lost its connection goes on: its marker keeps being touched, and the second attempt refuses."""
+    finish(tmp_path)
     monkeypatch.setattr(wrapper, "BEAT_S", 1.0)
     records = Records(tmp_path / "jobs")
     elsewhere = replace(ATTEMPT, host="elsewhere", pid=os.getpid())
@@ -588,6 +609,7 @@ def test_nothing_runs_beside_an_attempt_that_lives_elsewhere(tmp_path, monkeypat
 
 
 def test_a_running_job_shows_that_it_lives(tmp_path, monkeypatch):
+    finish(tmp_path)
     monkeypatch.setattr(wrapper, "BEAT_S", 0.1)
     records = Records(tmp_path / "jobs")
     mine = replace(wrapper.this_attempt("statistics", 1, {"SLURM_JOB_ID": "8"}), log=str(tmp_path / "log"))
