@@ -289,6 +289,7 @@ def test_a_chain_of_jobs_where_requeue_is_forbidden_and_cancel(cluster, site, ca
     here.release("net1")
     here.held("statistics")
     here.wait_for(net1="done", net2="done", statistics="running")
+    here.wait(lambda: here.states("statistics") == ["running"], "the statistics at work")
     assert here.states("train net1") == ["stopped", "done"]
     first = here.records.attempts("train net1")[0]
     assert "next link" in first.reason
