@@ -135,7 +135,14 @@ def _add_cluster(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         parser.add_argument("run", help="a .toml file or a run folder")
         _add_runs(parser)
         if verb == "logs":
-            parser.add_argument("pieces", nargs="*", metavar="PIECE", help="net1, train, statistics, …; all by default")
+            parser.add_argument(
+                "--piece",
+                dest="pieces",
+                action="append",
+                default=[],
+                metavar="NAME",
+                help="only net1, train, statistics, …; may be repeated",
+            )
             parser.add_argument("--lines", type=_positive, default=20, metavar="N", help="lines of each (default: 20)")
     about = "whether this machine can carry a run: faults, each with its remedy"
     parser = verbs.add_parser("doctor", help=about, description=about[0].upper() + about[1:] + ".")

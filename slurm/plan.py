@@ -153,7 +153,10 @@ def _sizes(folder: RunFolder) -> list[str]:
         sums += 4 * len(groups.subset(config.subset)) * joined.n_units
         if config.mutual_information.enabled:
             codes += groups.n_images * joined.n_sampled(config.mutual_information.positions) * joined.n_units
-    found = [("statistics.h5", sums), ("scratch of the statistics, removed at the end", sums + codes)]
+    found = [
+        ("statistics.h5, without the histograms of units (some kB each)", sums),
+        ("scratch of the statistics, removed at the end", sums + codes),
+    ]
     weights = _weights(folder)
     if weights is not None:
         kept = 1 + len(folder.experiment.training.keep_epochs)

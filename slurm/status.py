@@ -109,13 +109,13 @@ def _over(piece: str, seen: Evidence, last: Attempt | None, queued: Sequence[Que
     job = last.job if last is not None else seen.jobs[-1]
     word = seen.ended.get(job) or next((q.state for q in queued if q.job == job), "")
     where = f"job {job}" + (f" on {last.node}" if last is not None else "")
+    if last is None and any(q.reason == "DependencyNeverSatisfied" for q in queued):
+        return PieceStatus(piece, "not run", f"{where}: what it waits for did not end well")
     if word == "CANCELLED" or (seen.cancelled and not word):
         kept = "; what it had is kept" if last is not None else ""
         never = last is None and not seen.cancelled
         return PieceStatus(piece, "not run" if never else "cancelled", f"{where} was cancelled{kept}")
     if last is None:
-        if any(not q.alive and q.state == "PENDING" for q in queued):
-            return PieceStatus(piece, "not run", f"{where}: what it waits for failed")
         why = WORDS.get(word, "") or (reason_of(1, seen.log) if seen.log else "it ended before it began")
         return PieceStatus(piece, "failed", f"{where}: {why}", seen.log)
     if last.state == "stopped" and word not in WORDS:

@@ -217,7 +217,7 @@ def test_a_killed_and_a_requeued_job_change_no_number(cluster, limited, site, ti
     assert "train net2        failed" in middle
     assert "SIGKILL" in middle
     assert "attempt 2" in middle
-    assert main(["logs", str(here.run), "net1"]) == 0
+    assert main(["logs", str(here.run), "--piece", "net1"]) == 0
     assert "goes on after epoch 1" in capsys.readouterr().out
 
     assert here.submit() == 0
