@@ -244,6 +244,45 @@ def test_both_kernels_and_the_plain_one_agree(
         np.testing.assert_allclose(at, plain, atol=1e-6)
 
 
+def test_the_table_of_the_homotopy_is_what_it_says() -> None:
+    r_xx, r_xy = correlations(*design("random"))
+    n, target, k = len(r_xx), np.ascontiguousarray(r_xy[:, 0]), homotopy_kernels
+    units, x = np.random.default_rng(0).permutation(n), np.empty((k.TOGETHER, n))
+    table, lines = np.full((n, n), np.nan), np.zeros((k.N_LINES, n))
+    size, count, sign_of = 0, 0, {}
+    # e: candidates enter, up to this column; + and -: it joins with this sign; l: it leaves.
+    for step in ["e9", "+5", "-3", "e18", "+17", "+9", "-4", "+8", "l2", "e24", "l0", "+20", "l3", "-7", "l2"]:
+        what, column = step[0], int(step[1:])
+        unit = units[column] if what != "e" else -1
+        if what == "e":
+            k.enter(r_xx, target, units, table, lines, x, size, count, column)
+            count = column
+        elif what == "l":
+            k.leave(units, table, lines, size, count, column)
+            size -= 1
+            del sign_of[unit]
+        else:
+            sign_of[unit] = 1.0 if what == "+" else -1.0
+            assert k.join(r_xx, units, table, lines, size, count, column, sign_of[unit])
+            size += 1
+        assert sorted(units) == list(range(n))
+        support, others = units[:size], units[size:count]
+        assert set(support) == set(sign_of)
+        signs = np.array([sign_of[j] for j in support])
+        factor = np.linalg.cholesky(r_xx[np.ix_(support, support)])
+        q = np.linalg.solve(factor, r_xx[np.ix_(support, others)])
+        z, y = np.linalg.solve(factor, target[support]), np.linalg.solve(factor, signs)
+        upper = np.triu(table[:size, :size], 1) + np.diag(1.0 / np.diag(table[:size, :size]))
+        np.testing.assert_allclose(upper, factor.T, atol=1e-12)
+        np.testing.assert_allclose(table[:size, size:count], q, atol=1e-12)
+        np.testing.assert_allclose(lines[k.Z, :size], z, atol=1e-12)
+        np.testing.assert_allclose(lines[k.Y, :size], y, atol=1e-12)
+        np.testing.assert_array_equal(lines[k.SIGN, :size], signs)
+        np.testing.assert_allclose(lines[k.REST, size:count], target[others] - q.T @ z, atol=1e-12)
+        np.testing.assert_allclose(lines[k.PULL, size:count], q.T @ y, atol=1e-12)
+    assert size == 4
+
+
 def test_where_homotopy_ends_the_active_set_goes_on() -> None:
     handed_over = 0
     for seed in range(40):
