@@ -105,6 +105,17 @@ class TrainingConfig(Section):
     device: str = Field("auto", description="'auto' (CUDA if there is one, else CPU), 'cpu', 'cuda' or 'cuda:1'.")
     threads: int = Field(2, ge=1, description="CPU threads of the arithmetic; part of the digest, it changes bits.")
     loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
+    together: bool | Annotated[int, Field(ge=1)] = Field(
+        False,
+        description="Nets that share each batch that is read: true for all, or so many at a time. Same bits on a CPU.",
+        json_schema_extra=SPEED_ONLY,
+    )
+    checkpoint_minutes: float = Field(
+        10.0,
+        gt=0,
+        description="Minutes between checkpoints; there is one at the end of every epoch too.",
+        json_schema_extra=SPEED_ONLY,
+    )
 
     @model_validator(mode="after")
     def _within(self) -> TrainingConfig:

@@ -60,14 +60,42 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
             loaded.append(folder.experiment.images.load())
         return loaded[0]
 
+    together = folder.experiment.training.together
+    group: list[Net] = []
     for net in nets:
-        _do(folder, folder.train_work(net), options, functools.partial(_train_one, folder, net, splits))
+        if together is False or not net.trained:
+            _do(folder, folder.train_work(net), options, functools.partial(_train_one, folder, net, splits))
+        elif _begin(folder, folder.train_work(net), options):
+            group.append(net)
+            if together is not True and len(group) == together:
+                _train_group(folder, group, splits)
+                group = []
+    if group:
+        _train_group(folder, group, splits)
 
 
 def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any]) -> None:
     training = load_object("convergence.training:make_net")
     place = folder.net_folder(net)
-    result = training(place, net.spec, net.seed, net.trained, splits(), folder.experiment.training)
+    _say(net, training(place, net.spec, net.seed, net.trained, splits(), folder.experiment.training))
+
+
+def _train_group(folder: RunFolder, nets: list[Net], splits: Callable[[], Any]) -> None:
+    """Train nets together and record each; then the error of those that failed, which leaves the others done."""
+    start = time.monotonic()
+    candidates = [(folder.net_folder(net), net.spec, net.seed) for net in nets]
+    results = load_object("convergence.training:train_together")(candidates, splits(), folder.experiment.training)
+    seconds = time.monotonic() - start
+    for net, result in zip(nets, results, strict=True):
+        if not isinstance(result, UserError):
+            _say(net, result)
+            _finish(folder, folder.train_work(net), seconds)
+    failed = [str(result) for result in results if isinstance(result, UserError)]
+    if failed:
+        raise UserError("\n".join(failed))
+
+
+def _say(net: Net, result: dict[str, Any]) -> None:
     logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 
@@ -141,19 +169,25 @@ def _need(folder: RunFolder, works: list[Work]) -> None:
 def _do(folder: RunFolder, work: Work, options: Options, action: Callable[[], None], comm: Any = None) -> None:
     """Run one piece of work if it is needed; with ranks, the first one decides for all."""
     first = comm is None or comm.rank == 0
-    if first:
-        folder.create()
-    outcome = folder.begin(work, options.overwrite) if first else None
-    needed = outcome.needed if outcome else None
+    needed = _begin(folder, work, options) if first else None
     if comm is not None:
         needed = comm.share(needed)
-    if outcome:
-        logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
     if not needed:
         return
     start = time.monotonic()
     action()
     if first:
-        seconds = time.monotonic() - start
-        folder.finish(work, seconds)
-        logger.info("%s: done in %.1f s", work.name, seconds)
+        _finish(folder, work, time.monotonic() - start)
+
+
+def _begin(folder: RunFolder, work: Work, options: Options) -> bool:
+    """Clear the place of a piece of work, and say whether it is needed."""
+    folder.create()
+    outcome = folder.begin(work, options.overwrite)
+    logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
+    return outcome.needed
+
+
+def _finish(folder: RunFolder, work: Work, seconds: float) -> None:
+    folder.finish(work, seconds)
+    logger.info("%s: done in %.1f s", work.name, seconds)

@@ -1,0 +1,165 @@
+"""One net in training: its weights, optimiser, random stream and sums, and the checkpoints that hold all of them.
+
+A learner takes one step after the other from whoever reads the images. It keeps a random stream of its own, so that
+what else happens in the process changes none of its bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from convergence.checkpoints import Checkpoints
+from convergence.data.images import Splits
+from convergence.errors import UserError
+from convergence.experiment import TrainingConfig
+from convergence.networks.spec import NetworkSpec
+from convergence.weights import initialise, save_weights
+
+logger = logging.getLogger(__name__)
+COLUMNS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
+Row = dict[str, Any]
+
+
+class Candidate(NamedTuple):
+    """A net that is to be trained: where its files go, what it is, and the seed of its weights and dropout."""
+
+    folder: Path
+    network: NetworkSpec
+    seed: int
+
+
+class Learner:
+    """A net between two steps of its training.
+
+    Attributes
+    ----------
+    module : the net
+    rows : metrics of the finished epochs
+    epoch, step : what comes next; ``step`` is the number of steps of an epoch where only its evaluation is missing
+    """
+
+    def __init__(self, net: Candidate, splits: Splits, config: TrainingConfig, device: torch.device) -> None:
+        self.folder, self.seed, self.config, self.device = net.folder, net.seed, config, device
+        self.module = initialise(net.network, net.seed, splits.train.image_shape, splits.train.n_classes).to(device)
+        self.optimiser = _optimiser(self.module, config)
+        self.rows: list[Row] = []
+        self.epoch = self.step = self._correct = 0
+        self._total_loss = self._seconds = 0.0
+        self._since = time.monotonic()
+        self._random: dict[str, torch.Tensor] = {}
+        self.checkpoints = Checkpoints(net.folder, _key(net, len(splits.train), config))
+
+    def restore(self) -> bool:
+        """Go to where the newest checkpoint is; whether there was one."""
+        state = self.checkpoints.load()
+        if state is None:
+            return False
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rows, self._random = list(state["rows"]), state["random"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._total_loss, self._correct, self._seconds = state["sums"]
+        self._since = time.monotonic()
+        logger.info("  %s: goes on after epoch %d, step %d", self.folder.name, self.epoch, self.step)
+        return True
+
+    def save(self, wait: bool = False) -> None:
+        """Write a checkpoint, or leave it while the last one is being written; see :meth:`Checkpoints.save`."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "rows": self.rows,
+            "random": self._random,
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": (self._total_loss, self._correct, self._seconds + time.monotonic() - self._since),
+        }
+        self.checkpoints.save(state, wait)
+
+    def start_epoch(self) -> None:
+        """Begin an epoch, with a random stream that depends on the seed and the epoch alone, or go on within one."""
+        self._since = time.monotonic()
+        if self.step == 0:
+            self._total_loss, self._correct, self._seconds = 0.0, 0, 0.0
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]))
+            self._random = _random_state(self.device)
+
+    def learn(self, images: torch.Tensor, labels: torch.Tensor, rate: float) -> None:
+        """One step of the optimiser.
+
+        Raises
+        ------
+        UserError
+            when the loss is no longer finite.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.module.train()
+        _set_random_state(self._random, self.device)
+        logits = self.module(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        self._random = _random_state(self.device)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(
+                f"{self.folder}: the loss became {value} in epoch {self.epoch + 1}, step {self.step + 1}. Lower "
+                f"training.learning_rate (now {self.config.learning_rate}) or raise training.warmup_epochs."
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self._total_loss += value * len(labels)
+        self._correct += int((logits.argmax(1) == labels).sum())
+        self.step += 1
+
+    def end_epoch(self, n_images: int, rate: float, test_loss: float, test_accuracy: float) -> None:
+        """Note an epoch's metrics, keep its weights if they are to be kept, write a checkpoint."""
+        self.epoch, self.step = self.epoch + 1, 0
+        loss, accuracy = self._total_loss / n_images, self._correct / n_images
+        seconds = self._seconds + time.monotonic() - self._since
+        values = (self.epoch, rate, loss, accuracy, test_loss, test_accuracy, seconds)
+        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        name = self.folder.name
+        logger.debug("%s, epoch %d: loss %.4f, held-out accuracy %.4f", name, self.epoch, loss, test_accuracy)
+        if self.epoch in self.config.keep_epochs and self.epoch < self.config.epochs:
+            save_weights(self.module, self.folder, self.epoch)  # before the checkpoint that says the epoch is done
+        self.save()
+
+
+def _key(net: Candidate, n_images: int, config: TrainingConfig) -> str:
+    """Digest of what a net's bits depend on; which images they are is the run folder's to compare."""
+    values = [net.network.digest_values(), net.seed, n_images, config.digest_values()]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        betas = (config.momentum, 0.999)
+        return torch.optim.AdamW(module.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        module.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the generators that a forward pass on a device may draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
