@@ -24,6 +24,9 @@ stages, in order:
 
 A stage that was done for the same settings is skipped; a changed setting re-runs the stages that it touches.
 
+before:
+  pack         an image folder as one file a split     -> runs/<name>/packed/
+
 afterwards:
   paper        tables and figures beside the paper's   -> runs/<name>/paper/
 
@@ -53,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("analyze", "compute alignments and measures from the sums"),
         ("report", "draw figures and write the page"),
         ("show", "the resolved config and what is done; computes nothing"),
+        ("pack", "turn an image folder into one file a split (also under mpiexec or srun)"),
     ):
         verb_parser = verbs.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
         verb_parser.add_argument("config", help="a .toml file; see configs/")
@@ -67,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         verb_parser.add_argument(
             "--runs", default="runs", metavar="DIR", help="where run folders are (default: ./runs)"
         )
-        if verb != "show":
+        if verb == "pack":
+            verb_parser.add_argument("--out", metavar="DIR", help="where the files go (default: <run>/packed)")
+        elif verb != "show":
             verb_parser.add_argument(
                 "--overwrite",
                 action="store_true",
@@ -157,13 +163,18 @@ def _dispatch(options: argparse.Namespace) -> int:
         logging.getLogger().setLevel(logging.WARNING)
     stages = STAGES if options.verb == "run" else (options.verb,)
     choices = Options(
-        overwrite=options.overwrite,
+        overwrite=getattr(options, "overwrite", False),
         workers=getattr(options, "workers", 1),
         nets=tuple(getattr(options, "nets", ())),
     )
+    packed: list[Path] = []
     try:
         with stopping_on_signals():
-            run_stages(stages, folder, choices, comm)
+            if options.verb == "pack":
+                out = Path(options.out or folder.path / "packed")
+                packed = load_object("hpc.pack:pack")(experiment, out, comm)
+            else:
+                run_stages(stages, folder, choices, comm)
     except Exception as error:
         everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
         if comm.size > 1 and not everywhere:
@@ -171,6 +182,9 @@ def _dispatch(options: argparse.Namespace) -> int:
         if comm.rank > 0:
             return EXIT_AGAIN if isinstance(error, Stopped) else EXIT_USER
         raise
+    if comm.rank == 0:
+        for path in packed:
+            print(path.resolve())
     if comm.rank == 0 and "report" in stages:
         print(folder.report_page.resolve())
     return EXIT_DONE

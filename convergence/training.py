@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from convergence.data.images import ImageSet, Splits, read_batches
+from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.devices import choose_device, reproducible_arithmetic
 from convergence.errors import UserError
 from convergence.experiment import TrainingConfig
@@ -148,11 +148,10 @@ class _Group:
         images, config = self.splits.train, self.config
         batches = itertools.islice(epoch_batches(len(images), config, epoch), first, None)
         augment_seed = int(np.random.SeedSequence([config.data_seed, epoch]).generate_state(1)[0])
-        for step, (indices, pixels) in enumerate(
-            read_batches(images, batches, config.loader_workers, augment_seed), start=first
+        for step, (indices, batch) in enumerate(
+            batches_on_device(images, batches, self.device, config.loader_workers, augment_seed), start=first
         ):
-            labels = torch.from_numpy(images.labels[indices])
-            yield step, torch.from_numpy(pixels).to(self.device), labels.to(self.device)
+            yield step, batch, torch.from_numpy(images.labels[indices]).to(self.device)
 
     def _between(self) -> None:
         """Between two steps: checkpoints when it is time, or when a signal came, and then no further."""
@@ -198,9 +197,9 @@ def evaluate(
     loss, correct = 0.0, 0
     everyone = np.arange(len(images))
     batches = (everyone[k : k + EVALUATION_BATCH] for k in range(0, len(images), EVALUATION_BATCH))
-    for indices, batch in read_batches(images, batches, workers):
+    for indices, batch in batches_on_device(images, batches, device, workers):
         labels = torch.from_numpy(images.labels[indices]).to(device)
-        logits = module(torch.from_numpy(batch).to(device))
+        logits = module(batch)
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
         if between is not None:
