@@ -33,11 +33,12 @@ class Checkpoints:
     ----------
     folder : where they are
     key : what the state belongs to (a digest of settings); a checkpoint of something else is not used
+    keeper : whether this process writes and clears up; of several that train together one does
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, keeper: bool = True) -> None:
         self.newest, self.previous = (folder / name for name in CHECKPOINTS)
-        self.key = key
+        self.key, self.keeper = key, keeper
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -50,7 +51,8 @@ class Checkpoints:
                 state = read(path)
             except FileError as error:
                 logger.warning("%s", error)
-                path.unlink()
+                if self.keeper:
+                    path.unlink()
                 continue
             if state.get("key") == self.key:
                 return state
@@ -68,7 +70,7 @@ class Checkpoints:
         FileError
             when this one, or the last one, could not be written.
         """
-        if self._writing is not None and not self._writing.done() and not wait:
+        if not self.keeper or (self._writing is not None and not self._writing.done() and not wait):
             return False
         self.wait()
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")

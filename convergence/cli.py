@@ -11,8 +11,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from convergence.version import __version__
+
+if TYPE_CHECKING:
+    from convergence.experiment import Experiment
 
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 EPILOG = """\
@@ -158,7 +162,7 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.verb == "show":
         print(load_object("convergence.show:describe")(folder))
         return EXIT_DONE
-    comm = load_object("hpc.comm:world")()
+    comm = _communicator(options.verb, experiment)
     if comm.rank > 0:
         logging.getLogger().setLevel(logging.WARNING)
     stages = STAGES if options.verb == "run" else (options.verb,)
@@ -182,12 +186,33 @@ def _dispatch(options: argparse.Namespace) -> int:
         if comm.rank > 0:
             return EXIT_AGAIN if isinstance(error, Stopped) else EXIT_USER
         raise
+    finally:
+        if hasattr(comm, "close"):
+            comm.close()
     if comm.rank == 0:
         for path in packed:
             print(path.resolve())
     if comm.rank == 0 and "report" in stages:
         print(folder.report_page.resolve())
     return EXIT_DONE
+
+
+def _communicator(verb: str, experiment: Experiment) -> Any:
+    """Training speaks to its other processes through torch, everything else through MPI."""
+    from convergence.errors import UserError
+    from convergence.registry import load_object
+
+    torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if verb == "train" and (torchrun or os.environ.get("SLURM_NTASKS", "1") != "1"):
+        place = load_object("convergence.distributed:launched")()
+        if place is not None:
+            return load_object("convergence.distributed:Ranks").of(place, experiment.training.device)
+    if torchrun and verb != "train":
+        raise UserError(
+            f"{os.environ['WORLD_SIZE']} processes were launched for torch, and only `convergence train` uses them: "
+            f"run `convergence {verb}` without torchrun."
+        )
+    return load_object("hpc.comm:world")()
 
 
 def _paper(options: argparse.Namespace) -> int:

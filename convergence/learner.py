@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from convergence.checkpoints import Checkpoints
-from convergence.data.images import Splits
-from convergence.errors import UserError
+from convergence.data.images import Indices, Splits
+from convergence.distributed import Ranks
+from convergence.errors import FileError, SharedError
 from convergence.experiment import TrainingConfig
 from convergence.networks.spec import NetworkSpec
 from convergence.weights import initialise, save_weights
@@ -48,26 +49,46 @@ class Learner:
     epoch, step : what comes next; ``step`` is the number of steps of an epoch where only its evaluation is missing
     """
 
-    def __init__(self, net: Candidate, splits: Splits, config: TrainingConfig, device: torch.device) -> None:
+    def __init__(
+        self, net: Candidate, splits: Splits, config: TrainingConfig, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
         self.folder, self.seed, self.config, self.device = net.folder, net.seed, config, device
+        self.ranks = ranks or Ranks()
         self.module = initialise(net.network, net.seed, splits.train.image_shape, splits.train.n_classes).to(device)
+        self._forward = self.ranks.wrap(self.module)
         self.optimiser = _optimiser(self.module, config)
         self.rows: list[Row] = []
         self.epoch = self.step = self._correct = 0
         self._total_loss = self._seconds = 0.0
         self._since = time.monotonic()
         self._random: dict[str, torch.Tensor] = {}
-        self.checkpoints = Checkpoints(net.folder, _key(net, len(splits.train), config))
+        self.checkpoints = Checkpoints(net.folder, _key(net, len(splits.train), config), self.ranks.rank == 0)
 
     def restore(self) -> bool:
-        """Go to where the newest checkpoint is; whether there was one."""
+        """Go to where the newest checkpoint is; whether there was one.
+
+        Raises
+        ------
+        FileError
+            where processes that train together find different ones.
+        """
         state = self.checkpoints.load()
+        found = self.ranks.gather(None if state is None else (state["epoch"], state["step"]))
+        if len(set(found)) > 1:
+            raise FileError(
+                f"{self.checkpoints.newest}: the processes found different checkpoints, of (epoch, step) {found}. Is "
+                "the run folder on a disk that all of them see?"
+            )
         if state is None:
             return False
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.rows, self._random = list(state["rows"]), state["random"]
+        self.rows = list(state["rows"])
         self.epoch, self.step = state["epoch"], state["step"]
+        if len(state["random"]) == self.ranks.size:
+            self._random = state["random"][self.ranks.rank]
+        else:  # it was written by another number of processes
+            self._random = self._fresh_stream(self.step)
         self._total_loss, self._correct, self._seconds = state["sums"]
         self._since = time.monotonic()
         logger.info("  %s: goes on after epoch %d, step %d", self.folder.name, self.epoch, self.step)
@@ -75,11 +96,14 @@ class Learner:
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint, or leave it while the last one is being written; see :meth:`Checkpoints.save`."""
+        random = self.ranks.gather(self._random)
+        if not self.checkpoints.keeper:
+            return
         state = {
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "rows": self.rows,
-            "random": self._random,
+            "random": random,
             "epoch": self.epoch,
             "step": self.step,
             "sums": (self._total_loss, self._correct, self._seconds + time.monotonic() - self._since),
@@ -91,11 +115,16 @@ class Learner:
         self._since = time.monotonic()
         if self.step == 0:
             self._total_loss, self._correct, self._seconds = 0.0, 0, 0.0
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]))
-            self._random = _random_state(self.device)
+            self._random = self._fresh_stream()
 
-    def learn(self, images: torch.Tensor, labels: torch.Tensor, rate: float) -> None:
-        """One step of the optimiser.
+    def _fresh_stream(self, *more: int) -> dict[str, torch.Tensor]:
+        """The random stream of an epoch: every process but the first has one of its own."""
+        words = [self.seed, self.epoch, *more, *([self.ranks.rank] if self.ranks.rank else [])]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
+        return _random_state(self.device)
+
+    def learn(self, images: torch.Tensor, labels: torch.Tensor, rate: float, n: int | None = None) -> None:
+        """One step of the optimiser, on the images of this process out of ``n`` (0 of them: one that has no weight).
 
         Raises
         ------
@@ -106,20 +135,25 @@ class Learner:
             group["lr"] = rate
         self.module.train()
         _set_random_state(self._random, self.device)
-        logits = self.module(images)
+        logits = self._forward(images)
         loss = nn.functional.cross_entropy(logits, labels)
         self._random = _random_state(self.device)
-        value = loss.item()
+        value, correct, n = loss.item(), int((logits.argmax(1) == labels).sum()), n or len(labels)
+        if self.ranks.size > 1:
+            mine = len(own_part(np.arange(n), self.ranks))
+            total, right = self.ranks.sum([value * mine if mine else 0.0, correct if mine else 0])
+            loss = loss * (mine * self.ranks.size / n)  # their gradients are averaged: the mean over all n images
+            value, correct = total / n, int(right)
         if not math.isfinite(value):
-            raise UserError(
+            raise SharedError(
                 f"{self.folder}: the loss became {value} in epoch {self.epoch + 1}, step {self.step + 1}. Lower "
                 f"training.learning_rate (now {self.config.learning_rate}) or raise training.warmup_epochs."
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        self._total_loss += value * len(labels)
-        self._correct += int((logits.argmax(1) == labels).sum())
+        self._total_loss += value * n
+        self._correct += correct
         self.step += 1
 
     def end_epoch(self, n_images: int, rate: float, test_loss: float, test_accuracy: float) -> None:
@@ -131,9 +165,14 @@ class Learner:
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         name = self.folder.name
         logger.debug("%s, epoch %d: loss %.4f, held-out accuracy %.4f", name, self.epoch, loss, test_accuracy)
-        if self.epoch in self.config.keep_epochs and self.epoch < self.config.epochs:
+        if self.ranks.rank == 0 and self.epoch in self.config.keep_epochs and self.epoch < self.config.epochs:
             save_weights(self.module, self.folder, self.epoch)  # before the checkpoint that says the epoch is done
         self.save()
+
+
+def own_part(batch: Indices, ranks: Ranks) -> Indices:
+    """The images of a batch that are this process's: consecutive, as many for each, ± 1."""
+    return np.array_split(batch, ranks.size)[ranks.rank]
 
 
 def _key(net: Candidate, n_images: int, config: TrainingConfig) -> str:

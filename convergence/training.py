@@ -22,11 +22,12 @@ from torch import nn
 
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.devices import choose_device, reproducible_arithmetic
+from convergence.distributed import Ranks
 from convergence.errors import UserError
 from convergence.experiment import TrainingConfig
 from convergence.files import atomic_write, remove_leftovers
-from convergence.interruption import check, is_stopping
-from convergence.learner import COLUMNS, Candidate, Learner, Row
+from convergence.interruption import Stopped, check, is_stopping
+from convergence.learner import COLUMNS, Candidate, Learner, Row, own_part
 from convergence.networks.spec import NetworkSpec
 from convergence.weights import initialise, save_weights, weights_path
 
@@ -34,7 +35,13 @@ EVALUATION_BATCH = 256
 
 
 def make_net(
-    folder: Path, network: NetworkSpec, seed: int, trained: bool, splits: Splits, config: TrainingConfig
+    folder: Path,
+    network: NetworkSpec,
+    seed: int,
+    trained: bool,
+    splits: Splits,
+    config: TrainingConfig,
+    ranks: Ranks | None = None,
 ) -> Row:
     """Leave a net's ``weights.safetensors`` and ``metrics.csv`` in ``folder``; returns the last row of metrics.
 
@@ -43,10 +50,12 @@ def make_net(
     that the net is done removes them after that.
     """
     if trained:
-        (result,) = train_together([Candidate(folder, network, seed)], splits, config)
+        (result,) = train_together([Candidate(folder, network, seed)], splits, config, ranks)
         if isinstance(result, UserError):
             raise result
         return result
+    if ranks is not None and ranks.rank > 0:
+        return {}
     reproducible_arithmetic(config.threads)
     remove_leftovers(folder)
     device = choose_device(config.device)
@@ -59,11 +68,15 @@ def make_net(
 
 
 def train_together(
-    nets: Sequence[Candidate | tuple[Path, NetworkSpec, int]], splits: Splits, config: TrainingConfig
+    nets: Sequence[Candidate | tuple[Path, NetworkSpec, int]],
+    splits: Splits,
+    config: TrainingConfig,
+    ranks: Ranks | None = None,
 ) -> list[Row | UserError]:
     """Train nets together, each from its checkpoint if it has one.
 
     Every batch is read once and each net takes its step on it. A net that is ahead of the others waits for them.
+    Several processes (``ranks``) share the images of each batch; the first one evaluates and writes.
 
     Returns
     -------
@@ -76,22 +89,24 @@ def train_together(
     """
     reproducible_arithmetic(config.threads)
     candidates = [Candidate(*net) for net in nets]
-    for net in candidates:
+    ranks = ranks or Ranks()
+    first = ranks.rank == 0
+    for net in candidates if first else ():
         for place in (net.folder, weights_path(net.folder, 0).parent):
             remove_leftovers(place)  # or they would be recorded as results
-    device = choose_device(config.device)
+    device = ranks.device(config.device)
     failed: dict[int, UserError] = {}
     with ExitStack() as stack:
-        learners = [Learner(net, splits, config, device) for net in candidates]
+        learners = [Learner(net, splits, config, device, ranks) for net in candidates]
         for learner in learners:
             stack.callback(learner.checkpoints.close)
-            if not learner.restore() and 0 in config.keep_epochs:
+            if not learner.restore() and 0 in config.keep_epochs and first:
                 save_weights(learner.module, learner.folder, epoch=0)
-        group = _Group(learners, splits, config, device, failed)
+        group = _Group(learners, splits, config, device, failed, ranks)
         for epoch in range(min(learner.epoch for learner in learners), config.epochs):
             group.run_epoch(epoch)
     for k, learner in enumerate(learners):
-        if k not in failed:
+        if k not in failed and first:
             save_weights(learner.module, learner.folder)
             _write_metrics(learner.folder, learner.rows)
     return [failed[k] if k in failed else learner.rows[-1] for k, learner in enumerate(learners)]
@@ -107,7 +122,9 @@ class _Group:
         config: TrainingConfig,
         device: torch.device,
         failed: dict[int, UserError],
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.learners, self.splits, self.config, self.device, self.failed = learners, splits, config, device, failed
         self.steps = math.ceil(len(splits.train) / config.batch_size)
         self._saved = time.monotonic()
@@ -120,12 +137,12 @@ class _Group:
         for _, learner in present:
             learner.start_epoch()
         first = min(learner.step for _, learner in present)
-        for step, images, labels in self._batches(epoch, first):
+        for step, images, labels, n in self._batches(epoch, first):
             rate = learning_rate(self.config, epoch + step / self.steps)
             for k, learner in present:
                 if learner.step == step and k not in self.failed:
                     try:
-                        learner.learn(images, labels, rate)
+                        learner.learn(images, labels, rate, n)
                     except UserError as error:
                         self.failed[k] = error
             if len(self.failed) == len(self.learners):
@@ -134,32 +151,46 @@ class _Group:
         rate = learning_rate(self.config, epoch + (self.steps - 1) / self.steps)
         for k, learner in present:
             if k not in self.failed:
-                result = evaluate(
-                    learner.module, self.splits.test, self.device, self.config.loader_workers, self._between
-                )
-                learner.end_epoch(len(self.splits.train), rate, *result)
+                learner.end_epoch(len(self.splits.train), rate, *self._evaluate(learner))
         self._between()
+
+    def _evaluate(self, learner: Learner) -> list[float]:
+        """Held-out loss and accuracy, which the first process takes for all."""
+        if self.ranks.rank > 0:
+            return self.ranks.first([0.0, 0.0])
+        between = self._between if self.ranks.size == 1 else None  # the others would not be there to agree
+        result = evaluate(learner.module, self.splits.test, self.device, self.config.loader_workers, between)
+        return self.ranks.first(result)
 
     def _active(self) -> list[tuple[int, Learner]]:
         return [(k, learner) for k, learner in enumerate(self.learners) if k not in self.failed]
 
-    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """Steps of an epoch from ``first`` on, with images and labels on the device; earlier ones are not read."""
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:
+        """Steps of an epoch from ``first`` on; earlier ones are not read.
+
+        With each the images and labels of this process, on the device, and of how many images the step is. A process
+        without any has the first one, which gets no weight.
+        """
         images, config = self.splits.train, self.config
-        batches = itertools.islice(epoch_batches(len(images), config, epoch), first, None)
+        whole = list(itertools.islice(epoch_batches(len(images), config, epoch), first, None))
+        parts = [own_part(batch, self.ranks) for batch in whole]
+        batches = [part if len(part) else batch[:1] for part, batch in zip(parts, whole, strict=True)]
         augment_seed = int(np.random.SeedSequence([config.data_seed, epoch]).generate_state(1)[0])
         for step, (indices, batch) in enumerate(
             batches_on_device(images, batches, self.device, config.loader_workers, augment_seed), start=first
         ):
-            yield step, batch, torch.from_numpy(images.labels[indices]).to(self.device)
+            yield step, batch, torch.from_numpy(images.labels[indices]).to(self.device), len(whole[step - first])
 
     def _between(self) -> None:
         """Between two steps: checkpoints when it is time, or when a signal came, and then no further."""
-        if is_stopping():
+        due = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        stopping, due = self.ranks.any(is_stopping(), due and self.ranks.rank == 0)
+        if stopping:
             for _, learner in self._active():
                 learner.save(wait=True)
             check()
-        if time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes:
+            raise Stopped("stopped by a signal to another process")
+        if due:
             for _, learner in self._active():
                 learner.save()
             self._saved = time.monotonic()
