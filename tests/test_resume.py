@@ -261,19 +261,30 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 KILLS = """
-import os, random, signal, sys, time
+import os, random, signal, sys, threading, time
 import torch, sklearn.datasets, safetensors.torch
 import convergence.pipeline, convergence.training, convergence.data.digits, tests.test_resume
 from convergence.cli import main
 kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-draw, killed = random.Random(seed), 0
+from convergence.learner import Learner
+draw, killed, learn, steps = random.Random(seed), 0, Learner.learn, []
+
+def end(delay):
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def learning(*given):
+    learn(*given)
+    steps.append(1)
+    if len(steps) == n:
+        threading.Thread(target=end, args=(delay,), daemon=True).start()
+
+Learner.learn = learning
 while True:
+    n, delay = draw.randrange(1, 30) if killed < kills else 0, draw.uniform(0, 0.01)
     child = os.fork()  # nothing has been computed here, so that a fork is sound
     if child == 0:
         os._exit(main(arguments))
-    if killed < kills:
-        time.sleep(draw.uniform(0.05, 1.2))
-        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         killed += 1
@@ -284,12 +295,12 @@ while True:
 
 
 def test_kills_at_any_instant_change_no_bit(undisturbed, tmp_path, request):
-    """kill -9 again and again, at instants drawn by seed, until a run comes to its end."""
+    """kill -9 again and again, so many steps and milliseconds after a start, until a run comes to its end."""
     kills = 2 * request.config.getoption("kills")
     script = [sys.executable, "-W", "error", "-c", KILLS, str(kills), "0", *command(undisturbed, tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stderr
-    assert int(re.search(r"killed (\d+)", done.stdout)[1]) >= 2
+    assert int(re.search(r"killed (\d+)", done.stdout)[1]) == kills
     assert "goes on after epoch" in done.stderr
     assert results(tmp_path) == results(undisturbed.parent)
     assert len(results(tmp_path)) == 2 * 3
