@@ -55,7 +55,12 @@ class Learner:
         self.folder, self.seed, self.config, self.device = net.folder, net.seed, config, device
         self.ranks = ranks or Ranks()
         self.module = initialise(net.network, net.seed, splits.train.image_shape, splits.train.n_classes).to(device)
+        self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.module.to(memory_format=self._layout)
         self._forward = self.ranks.wrap(self.module)
+        if config.compile:
+            self._forward = torch.compile(self._forward)  # type: ignore[assignment]
+        self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.optimiser = _optimiser(self.module, config)
         self.rows: list[Row] = []
         self.epoch = self.step = self._correct = 0
@@ -83,6 +88,7 @@ class Learner:
             return False
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self._scaler.load_state_dict(state["scaler"])
         self.rows = list(state["rows"])
         self.epoch, self.step = state["epoch"], state["step"]
         if len(state["random"]) == self.ranks.size:
@@ -102,6 +108,7 @@ class Learner:
         state = {
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "rows": self.rows,
             "random": random,
             "epoch": self.epoch,
@@ -135,8 +142,10 @@ class Learner:
             group["lr"] = rate
         self.module.train()
         _set_random_state(self._random, self.device)
-        logits = self._forward(images)
-        loss = nn.functional.cross_entropy(logits, labels)
+        half = self.config.precision != "float32"
+        with torch.autocast(self.device.type, getattr(torch, self.config.precision) if half else None, enabled=half):
+            logits = self._forward(images.to(memory_format=self._layout))
+            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         self._random = _random_state(self.device)
         value, correct, n = loss.item(), int((logits.argmax(1) == labels).sum()), n or len(labels)
         if self.ranks.size > 1:
@@ -150,8 +159,9 @@ class Learner:
                 f"training.learning_rate (now {self.config.learning_rate}) or raise training.warmup_epochs."
             )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self.optimiser)
+        self._scaler.update()
         self._total_loss += value * n
         self._correct += correct
         self.step += 1
