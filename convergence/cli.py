@@ -34,13 +34,21 @@ before:
 afterwards:
   paper        tables and figures beside the paper's   -> runs/<name>/paper/
 
+on a cluster, with a profile of the site:
+  submit       all of it as Slurm jobs that wait for each other; --dry-run prints them
+  plan         jobs, GPU-hours, bytes and times beforehand
+  status       what is done, runs, waits or failed, and why; logs; cancel
+  doctor       what is wrong with this machine, and the remedy
+
 examples:
   convergence run configs/digits.toml
   convergence show configs/digits.toml
   convergence paper runs/digits
   convergence run configs/digits.toml --set analysis.rotations=50
   mpiexec -n 4 convergence statistics configs/photos.toml
+  convergence submit configs/digits.toml --cluster configs/clusters/local_test.toml
 """
+CLUSTER_VERBS = ("submit", "plan", "status", "logs", "cancel", "doctor")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,26 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
         ("pack", "turn an image folder into one file a split (also under mpiexec or srun)"),
     ):
         verb_parser = verbs.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
-        verb_parser.add_argument("config", help="a .toml file; see configs/")
-        verb_parser.add_argument(
-            "--set",
-            dest="overrides",
-            metavar="KEY=VALUE",
-            action="append",
-            default=[],
-            help="override a setting, for example --set training.epochs=5; may be repeated",
-        )
-        verb_parser.add_argument(
-            "--runs", default="runs", metavar="DIR", help="where run folders are (default: ./runs)"
-        )
+        _add_config(verb_parser)
         if verb == "pack":
             verb_parser.add_argument("--out", metavar="DIR", help="where the files go (default: <run>/packed)")
         elif verb != "show":
-            verb_parser.add_argument(
-                "--overwrite",
-                action="store_true",
-                help="delete results of other settings instead of moving them to <run>/superseded/",
-            )
+            _add_overwrite(verb_parser)
         if verb in ("run", "analyze"):
             verb_parser.add_argument(
                 "--workers",
@@ -101,14 +94,76 @@ def build_parser() -> argparse.ArgumentParser:
                 help="only this net; may be repeated",
             )
     _add_paper(verbs)
+    _add_cluster(verbs)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a .toml file; see configs/")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a setting, for example --set training.epochs=5; may be repeated",
+    )
+    _add_runs(parser)
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", default="runs", metavar="DIR", help="where run folders are (default: ./runs)")
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete results of other settings instead of moving them to <run>/superseded/",
+    )
+
+
+def _add_cluster(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for verb, about in (
+        ("submit", "all stages that are missing as Slurm jobs"),
+        ("plan", "jobs, GPU-hours, bytes and times of a submission; submits nothing"),
+    ):
+        parser = verbs.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
+        _add_config(parser)
+        parser.add_argument(
+            "--cluster", required=True, metavar="PROFILE", help="what to ask of the site; see configs/clusters/"
+        )
+        if verb == "submit":
+            _add_overwrite(parser)
+            parser.add_argument("--dry-run", action="store_true", help="print the text of every job, submit nothing")
+    for verb, about in (
+        ("status", "what is done, runs, waits or failed, and why"),
+        ("logs", "the last lines that jobs printed"),
+        ("cancel", "end the jobs of a run; what they did is kept"),
+    ):
+        parser = verbs.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
+        parser.add_argument("run", help="a .toml file or a run folder")
+        _add_runs(parser)
+        if verb == "logs":
+            parser.add_argument(
+                "--piece",
+                dest="pieces",
+                action="append",
+                default=[],
+                metavar="NAME",
+                help="only net1, train, statistics, …; may be repeated",
+            )
+            parser.add_argument("--lines", type=_positive, default=20, metavar="N", help="lines of each (default: 20)")
+    about = "whether this machine can carry a run: faults, each with its remedy"
+    parser = verbs.add_parser("doctor", help=about, description=about[0].upper() + about[1:] + ".")
+    _add_runs(parser)
 
 
 def _add_paper(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "the paper's tables and figures for an analysed run, beside the published values"
     parser = verbs.add_parser("paper", help=about, description=about[0].upper() + about[1:] + ".")
     parser.add_argument("run", help="a run folder, for example runs/digits, or a .toml file")
-    parser.add_argument("--runs", default="runs", metavar="DIR", help="where run folders are (default: ./runs)")
+    _add_runs(parser)
     parser.add_argument(
         "--pair", nargs=2, metavar=("NET1", "NET2"), help="nets to show (default: the first two trained ones)"
     )
@@ -150,6 +205,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.verb == "paper":
         return _paper(options)
+    if options.verb in CLUSTER_VERBS:
+        from convergence.registry import load_object as load
+
+        code: int = load("slurm.verbs:run")(options)
+        return code
     from convergence.config import read_config
     from convergence.errors import UserError
     from convergence.interruption import Stopped, stopping_on_signals

@@ -6,12 +6,14 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from convergence.errors import ConfigError, nearest
 from convergence.experiment import Experiment
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -42,10 +44,15 @@ def parse_config(text: str, overrides: Iterable[str] = (), where: str = "config"
         raise ConfigError(f"{where}: not valid TOML: {error}.") from error
     for override in overrides:
         _apply_override(values, override)
+    return validated(Experiment, values, where)
+
+
+def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
+    """Values as a section of settings; ConfigError with a sentence for each fault."""
     try:
-        return Experiment.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(where, item) for item in error.errors())) from error
+        raise ConfigError("\n".join(_explain(where, item, model) for item in error.errors())) from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -77,12 +84,12 @@ def _item(items: list[Any], part: str, override: str) -> Any:
     return items[int(part)]
 
 
-def _explain(where: str, item: Any) -> str:
+def _explain(where: str, item: Any, root: type[BaseModel]) -> str:
     """One sentence for one fault that the library found."""
     location = [part for part in item["loc"] if not (isinstance(part, str) and "[" in part)]
     path = ".".join(str(part) for part in location) or "the config"
     if item["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
+        known = _fields_at(location[:-1], root)
         hint = nearest(str(location[-1]), known) if known else "remove it"
         return f'{where}: unknown key "{path}"; {hint}.'
     if item["type"] == "missing":
@@ -93,9 +100,9 @@ def _explain(where: str, item: Any) -> str:
     return f'{where}: "{path}": {message}{received}.'
 
 
-def _fields_at(location: list[Any]) -> list[str]:
+def _fields_at(location: list[Any], root: type[BaseModel]) -> list[str]:
     """Names of the settings of the section at a path, walking the models."""
-    model: Any = Experiment
+    model: Any = root
     for part in location:
         if isinstance(part, int):
             continue

@@ -11,6 +11,8 @@ from pathlib import Path
 from convergence.version import __version__
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvision", "mpi4py", "dask")
+COMMIT_FILE = "git_commit.txt"
+"""Beside a copy of the packages: the commit that they were copied from."""
 
 
 @functools.cache
@@ -25,7 +27,7 @@ def _provenance() -> tuple[tuple[str, str], ...]:
             entries[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    commit = _git_commit(Path(__file__).resolve().parent)
+    commit = git_commit(Path(__file__).resolve().parent)
     if commit:
         entries["git commit"] = commit
     return tuple(entries.items())
@@ -36,8 +38,11 @@ def provenance() -> dict[str, str]:
     return dict(_provenance())
 
 
-def _git_commit(folder: Path) -> str | None:
-    """The commit of the checkout that this package runs from, with "+changes" if it differs; None outside of git."""
+def git_commit(folder: Path) -> str | None:
+    """The commit of the checkout that this package is in, with "+changes" if it differs; None outside of git."""
+    copied_from = folder.parent / COMMIT_FILE
+    if copied_from.is_file():
+        return copied_from.read_text(encoding="utf-8").strip()
     try:
         tracked = subprocess.run(
             ["git", "-C", str(folder), "ls-files", "--error-unmatch", "provenance.py"],

@@ -57,7 +57,7 @@ def _comparisons(folder: RunFolder) -> list[str]:
 
     config = experiment.statistics
     try:
-        n_available, joiner = _shapes(experiment)
+        n_available, joiner = shapes(experiment)
         groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
         n_images = groups.n_images
     except ImportError:
@@ -83,8 +83,8 @@ def _comparisons(folder: RunFolder) -> list[str]:
                 "mean of all" if joined.pooled else f"{counted:,} of {joined.n_positions:,}",
                 f"{n_images * counted:,}",
                 f"{tiles:,}",
-                _bytes(stored),
-                _bytes(stored + n_images * coded * joined.n_units),
+                readable_bytes(stored),
+                readable_bytes(stored + n_images * coded * joined.n_units),
                 ", ".join(dict.fromkeys(joined.sources)),
             )
         )
@@ -99,16 +99,16 @@ def _comparisons(folder: RunFolder) -> list[str]:
         lines.append(f"{len(groups.subset(config.subset)):,} images are stored as means over positions")
     most = max(joined.n_units for joined in joiner.joined.values())
     lines.append(
-        f"pass 1: up to {len(groups)} ranks share the groups; sums in the memory of each {_bytes(_sums(most))}"
+        f"pass 1: up to {len(groups)} ranks share the groups; sums in the memory of each {readable_bytes(_sums(most))}"
     )
     if information.enabled:
         side = min(TILE, most)
         counts = 4 * side**2 * information.bins**2 * min(information.blocks, len(groups))
-        lines.append(f"pass 2: up to {n_tiles} ranks share the tiles; joint counts of one {_bytes(counts)}")
+        lines.append(f"pass 2: up to {n_tiles} ranks share the tiles; joint counts of one {readable_bytes(counts)}")
     return lines
 
 
-def _shapes(experiment: Experiment) -> tuple[int, Any]:
+def shapes(experiment: Experiment) -> tuple[int, Any]:
     """Number of images there are, and a joiner that knows the shapes of all layers without computing any."""
     if experiment.activations is not None:
         from convergence.statistics.array_joiner import ArrayJoiner
@@ -140,7 +140,7 @@ def _sums(n_units: int) -> float:
     return 2 * 4 * PRODUCT_SAMPLES * n_units + (matrix if matrix <= MATRIX_BYTES else 3 * 8 * BAND * n_units)
 
 
-def _bytes(n: float) -> str:
+def readable_bytes(n: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if n < 1000:
             return f"{n:.3g} {unit}"
@@ -155,7 +155,7 @@ def _stages(folder: RunFolder) -> Iterator[str]:
         about = ""
         if state == "done" and record is not None:
             size = sum(record["outputs"].values())
-            about = f"{record['seconds']:.1f} s, {_bytes(size)}, finished {record['finished']}"
+            about = f"{record['seconds']:.1f} s, {readable_bytes(size)}, finished {record['finished']}"
         elif state == "stale" and record is not None:
             from convergence.runs import describe_changes
 

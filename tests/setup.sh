@@ -1,7 +1,8 @@
 #!/bin/sh
 # usage: setup.sh VENV
 # Installs what tests need beside the Python packages, where it can, and says what it found, installed or could not:
-# Chromium for the report, and an h5py with MPI, built against the MPICH of the environment, in VENV/parallel.
+# Chromium for the report, Slurm for the jobs, and an h5py with MPI, built against the MPICH of the environment, in
+# VENV/parallel.
 set -u
 VENV=$(cd "$1" && pwd)
 LOG=$VENV/setup.log
@@ -26,6 +27,12 @@ if command -v chromium >/dev/null 2>&1 && command -v chromedriver >/dev/null 2>&
   say "browser: found"
 else
   need_packages browser chromium chromium-driver
+fi
+
+if command -v slurmctld >/dev/null 2>&1 && command -v munged >/dev/null 2>&1; then
+  say "Slurm: found"
+else
+  need_packages Slurm slurm-wlm munge
 fi
 
 # No wheel of h5py has MPI. Debian's parallel HDF5 is copied beside the package and pointed at the environment's own MPI.

@@ -1,0 +1,339 @@
+"""A real Slurm of four virtual nodes: everything that goes wrong on clusters, and a report with the same numbers.
+
+Jobs are held at a checkpoint where a test wants to act on them, by a file that the stages of these tests look for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from convergence.cli import main
+from slurm.records import Records
+from slurm.status import open_run, survey
+from tests.conftest import datasets, forget_statistics
+
+HERE = Path(__file__).parent / "slurm"
+TOOLS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+HOLD = """
+import os, sys, time
+from convergence import interruption
+
+def holding(function):
+    def held(*arguments):
+        place = os.environ.get("HOLD_FOLDER")
+        name = sys.argv[sys.argv.index("--net") + 1] if "--net" in sys.argv else sys.argv[1]
+        while place and os.path.exists(os.path.join(place, name)) and not interruption._received:
+            time.sleep(0.05)
+        if place and os.path.exists(os.path.join(place, "break-" + name)):
+            raise RuntimeError("planted fault")
+        return function(*arguments)
+    return held
+
+interruption.check = holding(interruption.check)
+interruption.is_stopping = holding(interruption.is_stopping)
+"""
+PROFILE = """
+[defaults]
+partition = "main"
+cpus_per_task = {cpus}
+walltime_min = {walltime}
+environment = {{ OMP_NUM_THREADS = "1", MPIR_CVAR_POLLS_BEFORE_YIELD = "0", HOLD_FOLDER = "{hold}" }}
+[statistics]
+nodes = 2
+launcher_arguments = ["--mpi={mpi}"]
+cpus_per_task = 1
+[requeue]
+by = "{by}"
+most = {most}
+signal = "{signal}"
+signal_s = {signal_s}
+"""
+
+
+def free_ports(n: int) -> int:
+    """The first of n ports in a row that nobody listens at."""
+    for first in range(27000, 60000, 97):
+        try:
+            for port in range(first, first + n):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return first
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A running Slurm without accounting; what it takes is put into this process's environment."""
+    for tool in ("slurmctld", "slurmd", "munged"):
+        if shutil.which(tool, path=TOOLS) is None:
+            pytest.skip(f"no {tool}: sh tests/setup.sh {sys.prefix}, or apt-get install slurm-wlm munge")
+    if os.getuid() != 0:
+        pytest.skip("a Slurm of one's own is started as root")
+    folder = tmp_path_factory.mktemp("slurm")
+    environ = os.environ | {"PATH": TOOLS}
+    started = subprocess.run(
+        ["sh", str(HERE / "start.sh"), str(folder), "4", "2", str(free_ports(5))],
+        env=environ, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    try:
+        if started.returncode:
+            pytest.skip(f"Slurm does not start here: {started.stderr[-500:]}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            hooks = tmp_path_factory.mktemp("hooks")
+            (hooks / "sitecustomize.py").write_text(HOLD, encoding="utf-8")
+            patch.syspath_prepend(hooks)
+            yield folder
+    finally:
+        subprocess.run(["sh", str(HERE / "stop.sh"), str(folder)], env=environ, timeout=90, check=False)
+
+
+class Site:
+    """An experiment, its profile, and the places where its jobs are held."""
+
+    def __init__(self, folder: Path, config: Path, **profile) -> None:
+        self.config, self.runs, self.hold = config, folder / "runs", folder / "hold"
+        self.hold.mkdir(parents=True)
+        self.run = self.runs / "tiny"
+        self.profile = folder / "cluster.toml"
+        settings = {
+            "cpus": 1,
+            "walltime": 30,
+            "mpi": "pmi2",
+            "by": "scontrol",
+            "most": 3,
+            "signal": "USR2",
+            "signal_s": 60,
+        }
+        self.profile.write_text(PROFILE.format(**settings | profile, hold=self.hold), encoding="utf-8")
+        self.records = Records(self.run / "jobs")
+
+    def submit(self, *more: str) -> int:
+        return main(["submit", str(self.config), "--runs", str(self.runs), "--cluster", str(self.profile), *more])
+
+    def pieces(self) -> dict[str, tuple[str, str]]:
+        folder, submission = open_run(str(self.run), "")
+        return {piece.piece: (piece.word, piece.about) for piece in survey(folder, submission)}
+
+    def held(self, *names: str) -> None:
+        for name in names:
+            (self.hold / name).touch()
+
+    def release(self, *names: str) -> None:
+        for name in names:
+            (self.hold / name).unlink()
+
+    def job(self, piece: str) -> str:
+        return self.records.latest().jobs_of(piece)[-1].member(piece)
+
+    def wait(self, condition, what: str, seconds: float = 120):
+        """Until a condition holds."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"{what}: {self.pieces()}\n{queue()}"
+            time.sleep(0.3)
+
+    def wait_for(self, seconds: float = 120, **words: str) -> None:
+        """Until pieces stand as told; "train net1" is written net1."""
+
+        def there() -> bool:
+            found = {name.removeprefix("train "): word for name, (word, _) in self.pieces().items()}
+            return all(found[name] == word for name, word in words.items())
+
+        self.wait(there, str(words), seconds)
+
+    def wait_for_checkpoint(self, *nets: str) -> None:
+        paths = [self.run / "nets" / net / "checkpoint.pt" for net in nets]
+        self.wait(lambda: all(path.exists() for path in paths), f"checkpoints of {nets}")
+
+    def states(self, piece: str) -> list[str]:
+        return [attempt.state for attempt in self.records.attempts(piece)]
+
+
+def queue() -> str:
+    return slurm("squeue", "-t", "all", "-r", "-o", "%i %j %T %r %N")
+
+
+def slurm(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def site(cluster, tmp_path, tiny_config):
+    """Makes a site below the test's folder; its jobs are cancelled at the end."""
+    sites = []
+
+    def make(name: str = "site", config: Path = tiny_config, **profile) -> Site:
+        sites.append(Site(tmp_path / name, config, **profile))
+        return sites[-1]
+
+    yield make
+    for each in sites:
+        if each.records.latest():
+            main(["cancel", str(each.run)])
+
+
+@pytest.fixture(scope="session")
+def limited(cluster, tiny_config, tmp_path_factory) -> dict[str, Site]:
+    """Held training with a minute's time limit, begun before the other tests, one site for each signal."""
+    sites = {}
+    for signal in ("USR2", "TERM"):
+        sites[signal] = Site(
+            tmp_path_factory.mktemp(signal) / "site", tiny_config, walltime=1, signal=signal, signal_s=20, most=1
+        )
+        sites[signal].held("net1")
+        assert sites[signal].submit("--set", "nets.0.seeds=[1]", "--set", "training.epochs=1000") == 0
+    return sites
+
+
+def test_a_killed_and_a_requeued_job_change_no_number(cluster, limited, site, tiny_run, capsys):
+    """From submit to report: net1 is requeued, net2 killed and submitted again, the statistics stopped by a signal."""
+    here = site()
+    here.held("net1", "net2", "statistics")
+    assert here.submit() == 0
+    here.wait_for_checkpoint("net1", "net2")
+    assert here.submit() == 2
+    assert "submitted already" in capsys.readouterr().err
+    slurm("scontrol", "requeue", here.job("train net1"))
+    slurm("scancel", "--signal=KILL", f"{here.job('train net2')}.0")
+    here.wait_for(net2="failed")
+    here.release("net2")
+    here.wait(lambda: here.states("train net1")[1:] == ["running"], "net1 starts again")
+    assert main(["status", str(here.run)]) == 0
+    middle = capsys.readouterr().out
+    here.release("net1")
+    here.wait_for(net1="done", untrained1="done", untrained2="done", statistics="not run")
+    assert "train net2        failed" in middle
+    assert "SIGKILL" in middle
+    assert "attempt 2" in middle
+    assert main(["logs", str(here.run), "--piece", "net1"]) == 0
+    assert "goes on after epoch 1" in capsys.readouterr().out
+
+    assert here.submit() == 0
+    assert [job.pieces for job in here.records.latest().jobs] == [
+        ("train net2",),
+        ("statistics",),
+        ("analyze",),
+        ("report",),
+    ]
+    here.wait_for(net2="done", statistics="running")
+    time.sleep(2)
+    slurm("scancel", "--signal=USR2", "--batch", here.job("statistics"))
+    here.wait(lambda: here.states("statistics")[:1] == ["stopped"], "the statistics stop")
+    here.release("statistics")
+    here.wait_for(report="done", seconds=240)
+    assert here.states("statistics") == ["stopped", "done"]
+    for name in ("statistics.h5", "analysis.h5"):
+        assert datasets(here.run / name) == datasets(tiny_run / name)
+    capsys.readouterr()
+    assert here.submit() == 0
+    assert "nothing to submit" in capsys.readouterr().out
+
+
+def test_what_befalls_members_of_an_array(cluster, site, tiny_config, tmp_path):
+    """One member is cancelled, one's node goes down, one's is drained, one is sent TERM, one breaks; all at once."""
+    config = tmp_path / "five.toml"
+    config.write_text(tiny_config.read_text(encoding="utf-8").replace("seeds = [1, 2]", "seeds = [1, 2, 3, 4, 5]"))
+    here = site(config=config, cpus=1)
+    nets = ("net1", "net2", "net3", "net4", "net5")
+    here.held(*nets)
+    assert here.submit() == 0
+    here.wait_for_checkpoint(*nets)
+    node = {net: here.records.attempts(f"train {net}")[0].node for net in nets}
+    down = node["net1"]
+    beside = [net for net in nets if node[net] == down]
+    slurm("scancel", here.job("train net5"))
+    slurm("scancel", "--signal=TERM", here.job("train net4"))
+    (here.hold / "break-net3").touch()
+    here.release("net3")
+    slurm("scontrol", "update", f"nodename={down}", "state=down", "reason=test")
+    drained = next(name for net, name in node.items() if name != down)
+    slurm("scontrol", "update", f"nodename={drained}", "state=drain", "reason=test")
+    try:
+        here.wait(lambda: here.states("train net1")[1:] == ["running"], "net1 on another node")
+        assert here.records.attempts("train net1")[1].node != down
+        here.wait(lambda: here.states("train net4")[1:] == ["running"], "net4 again")
+        here.release("net1", "net2", "net4")
+        here.wait_for(net1="done", net2="done", net3="failed", net4="done", net5="cancelled", statistics="not run")
+    finally:
+        for name in (down, drained):
+            slurm("scontrol", "update", f"nodename={name}", "state=resume")
+    assert "RuntimeError: planted fault" in here.pieces()["train net3"][1]
+    for net in {"net1", "net4", *beside} - {"net3", "net5"}:
+        assert here.states(f"train {net}")[-1] == "done"
+        text = Path(here.records.attempts(f"train {net}")[-1].log).read_text(encoding="utf-8")
+        assert "goes on after epoch 1" in text
+    assert len(here.states("train net5")) == 1, "a cancelled member stays cancelled"
+
+
+def test_a_chain_of_jobs_where_requeue_is_forbidden_and_cancel(cluster, site, capsys):
+    here = site(by="chain", most=1)
+    here.held("net1")
+    assert here.submit() == 0
+    jobs = here.records.latest().jobs
+    assert [job.name for job in jobs][:3] == ["train-link1", "train-link2", "statistics-link1"]
+    here.wait_for_checkpoint("net1")
+    slurm("scancel", "--signal=USR2", "--batch", jobs[0].member("train net1"))
+    here.wait(lambda: here.states("train net1")[:1] == ["stopped"], "net1 stops")
+    here.release("net1")
+    here.held("statistics")
+    here.wait_for(net1="done", net2="done", statistics="running")
+    here.wait(lambda: here.states("statistics") == ["running"], "the statistics at work")
+    assert here.states("train net1") == ["stopped", "done"]
+    first = here.records.attempts("train net1")[0]
+    assert "next link" in first.reason
+    assert main(["cancel", str(here.run)]) == 0
+    here.wait_for(statistics="cancelled", analyze="cancelled", report="cancelled")
+    capsys.readouterr()
+    assert main(["cancel", str(here.run)]) == 0
+    assert "no job of this run" in capsys.readouterr().out
+    assert len(here.states("statistics")) == 1
+
+
+def test_ranks_that_find_no_world_are_refused_with_the_remedy(cluster, site, tiny_copy):
+    here = site(mpi="none")
+    shutil.move(tiny_copy, here.run)
+    forget_statistics(here.run)
+    assert here.submit() == 0
+    here.wait_for(statistics="failed")
+    says = here.pieces()["statistics"][1]
+    assert "MPI sees a world of 1" in says
+    assert "--mpi=pmi2" in says
+    assert not (here.run / "statistics.h5").exists()
+
+
+@pytest.mark.parametrize("signal", ["USR2", "TERM"])
+def test_the_time_limit_stops_a_job_that_goes_on_so_many_times(cluster, limited, signal):
+    """The warning comes before the limit; the job is put back, goes on from its checkpoint, and has had its turns."""
+    here = limited[signal]
+    here.wait_for(net1="failed", untrained1="done", statistics="not run", seconds=200)
+    first, last = here.records.attempts("train net1")
+    assert (first.state, last.restart) == ("stopped", 1)
+    assert f"SIG{signal} and put back" in first.reason
+    assert f"SIG{signal} for the last time" in last.reason
+    assert "goes on after epoch 1" in Path(last.log).read_text(encoding="utf-8")
+    assert (here.run / "nets" / "net1" / "checkpoint.pt").exists()
+
+
+def test_a_job_that_sbatch_refuses_takes_back_the_others(cluster, site, capsys):
+    here = site()
+    text = here.profile.read_text(encoding="utf-8").replace("[statistics]", '[statistics]\npartition = "nowhere"')
+    here.profile.write_text(text, encoding="utf-8")
+    assert here.submit() == 2
+    assert "sbatch refused" in capsys.readouterr().err
+    here.wait(lambda: str(here.run) not in alive_comments(), "the training is cancelled")
+
+
+def alive_comments() -> str:
+    return slurm("squeue", "-h", "-o", "%k")
