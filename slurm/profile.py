@@ -56,8 +56,8 @@ class Resources(Section):
     )
     launcher: Literal["srun", "mpiexec", "none"] = Field(
         "srun",
-        description="What starts the processes of a job inside it; 'none' starts one without a launcher. An mpiexec that "
-        "does not pass signals on ends its ranks at once, and an image group is done again.",
+        description="What starts the processes of a job inside it; 'none' starts one without a launcher. An mpiexec "
+        "that does not pass signals on ends its ranks at once, and an image group is done again.",
     )
     launcher_arguments: tuple[str, ...] = Field((), description="Arguments of the launcher, for example --mpi=pmi2.")
     sbatch: tuple[Annotated[str, Field(pattern=r"^--?[A-Za-z][^\n\r]*$")], ...] = Field(
