@@ -35,7 +35,7 @@ from convergence.statistics.collect import Collector
 from convergence.statistics.file import block, blocks, prepare, seal
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.net_joiner import NetJoiner
-from convergence.training import initialise
+from convergence.weights import initialise
 from hpc.comm import SerialCommunicator
 from hpc.writers import write_blocks
 

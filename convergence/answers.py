@@ -157,14 +157,32 @@ def local_code(layers: Sequence[Layer]) -> Answer | None:
         if one is None or everything is None:
             continue
         shares.append((0.5 - one.estimate.value) / max(0.5 - everything.estimate.value, 1e-12))
-        rows.append((layer.name, str(one), _chance(one), str(everything), _quoted(one_unit_loss(layer, "untrained"))))
+        alone, few = (
+            over_pairs(layer.of_kind("trained"), ("sparse_xy", "code", code), ("sparse_yx", "code", code))
+            for code in ("local", "few")
+        )
+        rows.append(
+            (
+                layer.name,
+                str(one),
+                _chance(one),
+                str(everything),
+                _quoted(one_unit_loss(layer, "untrained")),
+                _quoted(alone),
+                _quoted(few),
+            )
+        )
     return _answer(
         "Is the code local, or spread over many units?",
         f"The single best unit of another net explains {_percent(shares)} of what all of its units explain. Losses are "
-        "½(1 − R²): 0.5 says that nothing is explained, 0 all.",
-        ("layer", "loss from one unit", "one unit of a rotated basis", "loss from all units", "one unit, untrained"),
+        "½(1 − R²): 0.5 says that nothing is explained, 0 all. A unit's code is local, or of a few units, where one, "
+        "or a few, reach 90 % of what all explain.",
+        (
+            "layer", "loss from one unit", "one unit of a rotated basis", "loss from all units", "one unit, untrained",
+            "local codes", "codes of a few",
+        ),
         rows,
-    )
+    )  # fmt: skip
 
 
 def activations(layers: Sequence[Layer]) -> Answer | None:

@@ -11,8 +11,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from convergence.version import __version__
+
+if TYPE_CHECKING:
+    from convergence.experiment import Experiment
 
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 EPILOG = """\
@@ -23,6 +27,9 @@ stages, in order:
   report       figures, tables and one page           -> runs/<name>/report/index.html
 
 A stage that was done for the same settings is skipped; a changed setting re-runs the stages that it touches.
+
+before:
+  pack         an image folder as one file a split     -> runs/<name>/packed/
 
 afterwards:
   paper        tables and figures beside the paper's   -> runs/<name>/paper/
@@ -61,10 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
         ("analyze", "compute alignments and measures from the sums"),
         ("report", "draw figures and write the page"),
         ("show", "the resolved config and what is done; computes nothing"),
+        ("pack", "turn an image folder into one file a split (also under mpiexec or srun)"),
     ):
         verb_parser = verbs.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
         _add_config(verb_parser)
-        if verb != "show":
+        if verb == "pack":
+            verb_parser.add_argument("--out", metavar="DIR", help="where the files go (default: <run>/packed)")
+        elif verb != "show":
             _add_overwrite(verb_parser)
         if verb in ("run", "analyze"):
             verb_parser.add_argument(
@@ -212,18 +222,23 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.verb == "show":
         print(load_object("convergence.show:describe")(folder))
         return EXIT_DONE
-    comm = load_object("hpc.comm:world")()
+    comm = _communicator(options.verb, experiment)
     if comm.rank > 0:
         logging.getLogger().setLevel(logging.WARNING)
     stages = STAGES if options.verb == "run" else (options.verb,)
     choices = Options(
-        overwrite=options.overwrite,
+        overwrite=getattr(options, "overwrite", False),
         workers=getattr(options, "workers", 1),
         nets=tuple(getattr(options, "nets", ())),
     )
+    packed: list[Path] = []
     try:
         with stopping_on_signals():
-            run_stages(stages, folder, choices, comm)
+            if options.verb == "pack":
+                out = Path(options.out or folder.path / "packed")
+                packed = load_object("hpc.pack:pack")(experiment, out, comm)
+            else:
+                run_stages(stages, folder, choices, comm)
     except Exception as error:
         everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
         if comm.size > 1 and not everywhere:
@@ -231,9 +246,33 @@ def _dispatch(options: argparse.Namespace) -> int:
         if comm.rank > 0:
             return EXIT_AGAIN if isinstance(error, Stopped) else EXIT_USER
         raise
+    finally:
+        if hasattr(comm, "close"):
+            comm.close()
+    if comm.rank == 0:
+        for path in packed:
+            print(path.resolve())
     if comm.rank == 0 and "report" in stages:
         print(folder.report_page.resolve())
     return EXIT_DONE
+
+
+def _communicator(verb: str, experiment: Experiment) -> Any:
+    """Training speaks to its other processes through torch, everything else through MPI."""
+    from convergence.errors import UserError
+    from convergence.registry import load_object
+
+    torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if verb == "train" and (torchrun or os.environ.get("SLURM_NTASKS", "1") != "1"):
+        place = load_object("convergence.distributed:launched")()
+        if place is not None:
+            return load_object("convergence.distributed:Ranks").of(place, experiment.training.device)
+    if torchrun and verb != "train":
+        raise UserError(
+            f"{os.environ['WORLD_SIZE']} processes were launched for torch, and only `convergence train` uses them: "
+            f"run `convergence {verb}` without torchrun."
+        )
+    return load_object("hpc.comm:world")()
 
 
 def _paper(options: argparse.Namespace) -> int:

@@ -94,6 +94,27 @@ class TrainingConfig(Section):
     schedule: Literal["constant", "cosine", "step"] = Field("cosine", description="Course of the learning rate.")
     warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up before the schedule.")
     step_epochs: int = Field(20, ge=1, description="Schedule 'step': epochs between two reductions.")
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the target that is spread over all classes, in training.",
+        json_schema_extra=ADDED_LATER,
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="Type of products and convolutions in training; weights and sums stay float32. 'float16' scales "
+        "the loss.",
+        json_schema_extra=ADDED_LATER,
+    )
+    channels_last: bool = Field(
+        False,
+        description="Keep images and weights with the channels as the last axis in memory.",
+        json_schema_extra=ADDED_LATER,
+    )
+    compile: bool = Field(
+        False, description="Compile the net with torch.compile for training.", json_schema_extra=ADDED_LATER
+    )
     step_factor: float = Field(0.1, gt=0, lt=1, description="Schedule 'step': factor of each reduction.")
     data_seed: int = Field(0, ge=0, description="Seed of the image order and augmentation, the same for all nets.")
     keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
@@ -105,6 +126,17 @@ class TrainingConfig(Section):
     device: str = Field("auto", description="'auto' (CUDA if there is one, else CPU), 'cpu', 'cuda' or 'cuda:1'.")
     threads: int = Field(2, ge=1, description="CPU threads of the arithmetic; part of the digest, it changes bits.")
     loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
+    together: bool | Annotated[int, Field(ge=1)] = Field(
+        False,
+        description="Nets that share each batch that is read: true for all, or so many at a time. Same bits on a CPU.",
+        json_schema_extra=SPEED_ONLY,
+    )
+    checkpoint_minutes: float = Field(
+        10.0,
+        gt=0,
+        description="Minutes between checkpoints; there is one at the end of every epoch too.",
+        json_schema_extra=SPEED_ONLY,
+    )
 
     @model_validator(mode="after")
     def _within(self) -> TrainingConfig:

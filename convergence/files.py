@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+"""What a net in training keeps in its folder until it is done: the newest checkpoint and the one before."""
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:

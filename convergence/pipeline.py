@@ -39,10 +39,11 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
     UserError
         if a stage that is not among ``stages`` should have run before, or cannot run on several ranks.
     """
-    if comm.size > 1 and stages != ("statistics",):
+    training = comm.size > 1 and hasattr(comm, "wrap")  # torch's processes, not MPI's ranks
+    if comm.size > 1 and stages != (("train",) if training else ("statistics",)):
         raise SharedError(
-            f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks. Run the other "
-            "stages without a launcher."
+            f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks (and `convergence "
+            "train` over the processes of torchrun). Run the other stages without a launcher."
         )
     for stage in stages:
         _RUNNERS[stage](folder, options, comm)
@@ -60,14 +61,47 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
             loaded.append(folder.experiment.images.load())
         return loaded[0]
 
+    together = folder.experiment.training.together
+    group: list[Net] = []
     for net in nets:
-        _do(folder, folder.train_work(net), options, functools.partial(_train_one, folder, net, splits))
+        if together is False or not net.trained:
+            _do(folder, folder.train_work(net), options, functools.partial(_train_one, folder, net, splits, comm), comm)
+        elif _begin(folder, folder.train_work(net), options, comm):
+            group.append(net)
+            if together is not True and len(group) == together:
+                _train_group(folder, group, splits, comm)
+                group = []
+    if group:
+        _train_group(folder, group, splits, comm)
 
 
-def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any]) -> None:
+def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any], comm: Any) -> None:
     training = load_object("convergence.training:make_net")
     place = folder.net_folder(net)
-    result = training(place, net.spec, net.seed, net.trained, splits(), folder.experiment.training)
+    ranks = comm if comm.size > 1 else None
+    result = training(place, net.spec, net.seed, net.trained, splits(), folder.experiment.training, ranks)
+    if comm.rank == 0:
+        _say(net, result)
+
+
+def _train_group(folder: RunFolder, nets: list[Net], splits: Callable[[], Any], comm: Any) -> None:
+    """Train nets together and record each; then the error of those that failed, which leaves the others done."""
+    start = time.monotonic()
+    candidates = [(folder.net_folder(net), net.spec, net.seed) for net in nets]
+    ranks = comm if comm.size > 1 else None
+    training = load_object("convergence.training:train_together")
+    results = training(candidates, splits(), folder.experiment.training, ranks)
+    seconds = time.monotonic() - start
+    for net, result in zip(nets, results, strict=True):
+        if not isinstance(result, UserError) and comm.rank == 0:
+            _say(net, result)
+            _finish(folder, folder.train_work(net), seconds)
+    failed = [str(result) for result in results if isinstance(result, UserError)]
+    if failed:
+        raise SharedError("\n".join(failed))
+
+
+def _say(net: Net, result: dict[str, Any]) -> None:
     logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 
@@ -139,21 +173,26 @@ def _need(folder: RunFolder, works: list[Work]) -> None:
 
 
 def _do(folder: RunFolder, work: Work, options: Options, action: Callable[[], None], comm: Any = None) -> None:
-    """Run one piece of work if it is needed; with ranks, the first one decides for all."""
-    first = comm is None or comm.rank == 0
-    if first:
-        folder.create()
-    outcome = folder.begin(work, options.overwrite) if first else None
-    needed = outcome.needed if outcome else None
-    if comm is not None:
-        needed = comm.share(needed)
-    if outcome:
-        logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
-    if not needed:
+    """Run one piece of work if it is needed."""
+    if not _begin(folder, work, options, comm):
         return
     start = time.monotonic()
     action()
-    if first:
-        seconds = time.monotonic() - start
-        folder.finish(work, seconds)
-        logger.info("%s: done in %.1f s", work.name, seconds)
+    if comm is None or comm.rank == 0:
+        _finish(folder, work, time.monotonic() - start)
+
+
+def _begin(folder: RunFolder, work: Work, options: Options, comm: Any) -> bool:
+    """Clear the place of a piece of work, and say whether it is needed; with ranks, the first one decides for all."""
+    needed = None
+    if comm is None or comm.rank == 0:
+        folder.create()
+        outcome = folder.begin(work, options.overwrite)
+        logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
+        needed = outcome.needed
+    return bool(needed) if comm is None else bool(comm.share(needed))
+
+
+def _finish(folder: RunFolder, work: Work, seconds: float) -> None:
+    folder.finish(work, seconds)
+    logger.info("%s: done in %.1f s", work.name, seconds)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from convergence.errors import FileError
 from convergence.experiment import Experiment, Net
-from convergence.files import atomic_write
+from convergence.files import CHECKPOINTS, atomic_write
 from convergence.provenance import provenance
 
 RECORD_FORMAT = 1
@@ -113,7 +113,8 @@ class RunFolder:
         }
         if net.trained:
             values["training"] = self.experiment.training.digest_values()
-        return Work(f"train {net.name}", (folder,), folder / "record.json", values)
+        scratch = tuple(folder / name for name in CHECKPOINTS)
+        return Work(f"train {net.name}", (folder,), folder / "record.json", values, scratch=scratch)
 
     def train_works(self) -> list[Work]:
         """Training of all nets; none where there are activations already."""
@@ -225,7 +226,7 @@ class RunFolder:
             file.relative_to(self.path).as_posix(): file.stat().st_size
             for output in work.outputs
             for file in _files(output)
-            if file != work.record
+            if file != work.record and file not in work.scratch
         }
         self._write(work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs)
         for scratch in work.scratch:

@@ -1,50 +1,63 @@
-"""Training one net on one device, so that a kill loses at most an epoch and changes no bit of the result.
+"""Training nets, one or several together on one device, so that a kill at any step changes no bit of the result.
 
 What a step does depends on (seed of the net, seed of the data, epoch, step) alone: the images' order and augmentation
-on the data's seed and the epoch, dropout on the net's seed and the epoch. Weights of epochs that are kept are written
-before the checkpoint that says the epoch is done, so that a kill in between has them written again, with the same bits.
+on the data's seed and the epoch, dropout on the net's seed and the epoch. Nets that are trained together share each
+batch that is read, and nothing else: each has its own weights, optimiser, random stream and checkpoints, and ends with
+the bits that it has when it is trained alone.
 """
 
 from __future__ import annotations
 
 import csv
-import logging
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from convergence.data.images import ImageSet, Splits, read_batches
+from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.devices import choose_device, reproducible_arithmetic
-from convergence.errors import FileError, UserError
+from convergence.distributed import Ranks
+from convergence.errors import UserError
 from convergence.experiment import TrainingConfig
 from convergence.files import atomic_write, remove_leftovers
-from convergence.interruption import check
+from convergence.interruption import Stopped, check, is_stopping
+from convergence.learner import COLUMNS, Candidate, Learner, Row, own_part
 from convergence.networks.spec import NetworkSpec
+from convergence.weights import initialise, save_weights, weights_path
 
-logger = logging.getLogger(__name__)
-COLUMNS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 EVALUATION_BATCH = 256
-Row = dict[str, Any]
 
 
 def make_net(
-    folder: Path, network: NetworkSpec, seed: int, trained: bool, splits: Splits, config: TrainingConfig
+    folder: Path,
+    network: NetworkSpec,
+    seed: int,
+    trained: bool,
+    splits: Splits,
+    config: TrainingConfig,
+    ranks: Ranks | None = None,
 ) -> Row:
     """Leave a net's ``weights.safetensors`` and ``metrics.csv`` in ``folder``; returns the last row of metrics.
 
-    Weights of ``config.keep_epochs`` go to ``epochs/``, see :func:`weights_path`; nets that are not trained have none.
+    Weights of ``config.keep_epochs`` go to ``epochs/``, see :func:`~convergence.weights.weights_path`; nets that are
+    not trained have none. Checkpoints stay in the folder (:data:`~convergence.files.CHECKPOINTS`): who notes
+    that the net is done removes them after that.
     """
-    reproducible_arithmetic(config.threads)
-    for place in (folder, weights_path(folder, 0).parent):
-        remove_leftovers(place)  # or they would be recorded as results
     if trained:
-        return train(folder, network, seed, splits, config)
+        (result,) = train_together([Candidate(folder, network, seed)], splits, config, ranks)
+        if isinstance(result, UserError):
+            raise result
+        return result
+    if ranks is not None and ranks.rank > 0:
+        return {}
+    reproducible_arithmetic(config.threads)
+    remove_leftovers(folder)
     device = choose_device(config.device)
     module = initialise(network, seed, splits.train.image_shape, splits.train.n_classes)
     save_weights(module, folder)
@@ -54,67 +67,133 @@ def make_net(
     return row
 
 
-def train(folder: Path, network: NetworkSpec, seed: int, splits: Splits, config: TrainingConfig) -> Row:
-    """Train one net, from its checkpoint if there is one; returns the last row of metrics.
+def train_together(
+    nets: Sequence[Candidate | tuple[Path, NetworkSpec, int]],
+    splits: Splits,
+    config: TrainingConfig,
+    ranks: Ranks | None = None,
+) -> list[Row | UserError]:
+    """Train nets together, each from its checkpoint if it has one.
+
+    Every batch is read once and each net takes its step on it. A net that is ahead of the others waits for them.
+    Several processes (``ranks``) share the images of each batch; the first one evaluates and writes.
+
+    Returns
+    -------
+    For each net its last row of metrics, or the error for which it left: the others are trained to the end.
 
     Raises
     ------
-    UserError
-        when the loss is no longer finite.
+    Stopped
+        after a signal; each net has a checkpoint of the step that it had taken.
     """
-    device = choose_device(config.device)
-    module = initialise(network, seed, splits.train.image_shape, splits.train.n_classes).to(device)
-    optimiser = _optimiser(module, config)
-    rows = _resume(folder / "checkpoint.pt", module, optimiser)
-    if not rows and 0 in config.keep_epochs:
-        save_weights(module, folder, epoch=0)
-    n_images = len(splits.train)
-    steps = math.ceil(n_images / config.batch_size)
-    for epoch in range(len(rows), config.epochs):
-        start = time.monotonic()
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]))
-        total_loss, correct = 0.0, 0
-        module.train()
-        batches = epoch_batches(n_images, config, epoch)
+    reproducible_arithmetic(config.threads)
+    candidates = [Candidate(*net) for net in nets]
+    ranks = ranks or Ranks()
+    first = ranks.rank == 0
+    for net in candidates if first else ():
+        for place in (net.folder, weights_path(net.folder, 0).parent):
+            remove_leftovers(place)  # or they would be recorded as results
+    device = ranks.device(config.device)
+    failed: dict[int, UserError] = {}
+    with ExitStack() as stack:
+        learners = [Learner(net, splits, config, device, ranks) for net in candidates]
+        for learner in learners:
+            stack.callback(learner.checkpoints.close)
+            if not learner.restore() and 0 in config.keep_epochs and first:
+                save_weights(learner.module, learner.folder, epoch=0)
+        group = _Group(learners, splits, config, device, failed, ranks)
+        for epoch in range(min(learner.epoch for learner in learners), config.epochs):
+            group.run_epoch(epoch)
+    for k, learner in enumerate(learners):
+        if k not in failed and first:
+            save_weights(learner.module, learner.folder)
+            _write_metrics(learner.folder, learner.rows)
+    return [failed[k] if k in failed else learner.rows[-1] for k, learner in enumerate(learners)]
+
+
+class _Group:
+    """Nets that take their steps on the same batches."""
+
+    def __init__(
+        self,
+        learners: list[Learner],
+        splits: Splits,
+        config: TrainingConfig,
+        device: torch.device,
+        failed: dict[int, UserError],
+        ranks: Ranks,
+    ) -> None:
+        self.ranks = ranks
+        self.learners, self.splits, self.config, self.device, self.failed = learners, splits, config, device, failed
+        self.steps = math.ceil(len(splits.train) / config.batch_size)
+        self._saved = time.monotonic()
+
+    def run_epoch(self, epoch: int) -> None:
+        """Everything that is left of an epoch, for the nets that have not done it yet."""
+        present = [(k, net) for k, net in self._active() if net.epoch == epoch]
+        if not present:
+            return
+        for _, learner in present:
+            learner.start_epoch()
+        first = min(learner.step for _, learner in present)
+        for step, images, labels, n in self._batches(epoch, first):
+            rate = learning_rate(self.config, epoch + step / self.steps)
+            for k, learner in present:
+                if learner.step == step and k not in self.failed:
+                    try:
+                        learner.learn(images, labels, rate, n)
+                    except UserError as error:
+                        self.failed[k] = error
+            if len(self.failed) == len(self.learners):
+                return
+            self._between()
+        rate = learning_rate(self.config, epoch + (self.steps - 1) / self.steps)
+        for k, learner in present:
+            if k not in self.failed:
+                learner.end_epoch(len(self.splits.train), rate, *self._evaluate(learner))
+        self._between()
+
+    def _evaluate(self, learner: Learner) -> list[float]:
+        """Held-out loss and accuracy, which the first process takes for all."""
+        if self.ranks.rank > 0:
+            return self.ranks.first([0.0, 0.0])
+        between = self._between if self.ranks.size == 1 else None  # the others would not be there to agree
+        result = evaluate(learner.module, self.splits.test, self.device, self.config.loader_workers, between)
+        return self.ranks.first(result)
+
+    def _active(self) -> list[tuple[int, Learner]]:
+        return [(k, learner) for k, learner in enumerate(self.learners) if k not in self.failed]
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:
+        """Steps of an epoch from ``first`` on; earlier ones are not read.
+
+        With each the images and labels of this process, on the device, and of how many images the step is. A process
+        without any has the first one, which gets no weight.
+        """
+        images, config = self.splits.train, self.config
+        whole = list(itertools.islice(epoch_batches(len(images), config, epoch), first, None))
+        parts = [own_part(batch, self.ranks) for batch in whole]
+        batches = [part if len(part) else batch[:1] for part, batch in zip(parts, whole, strict=True)]
         augment_seed = int(np.random.SeedSequence([config.data_seed, epoch]).generate_state(1)[0])
-        for step, (indices, images) in enumerate(
-            read_batches(splits.train, batches, config.loader_workers, augment_seed)
+        for step, (indices, batch) in enumerate(
+            batches_on_device(images, batches, self.device, config.loader_workers, augment_seed), start=first
         ):
-            rate = learning_rate(config, epoch + step / steps)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            labels = torch.from_numpy(splits.train.labels[indices]).to(device)
-            logits = module(torch.from_numpy(images).to(device))
-            loss = nn.functional.cross_entropy(logits, labels)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"{folder}: the loss became {loss.item()} in epoch {epoch + 1}, step {step + 1}. Lower "
-                    f"training.learning_rate (now {config.learning_rate}) or raise training.warmup_epochs."
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total_loss += loss.item() * len(indices)
-            correct += int((logits.argmax(1) == labels).sum())
-        test_loss, test_accuracy = evaluate(module, splits.test, device, config.loader_workers)
-        values = (epoch + 1, rate, total_loss / n_images, correct / n_images, test_loss, test_accuracy)
-        rows.append(dict(zip(COLUMNS, (*values, time.monotonic() - start), strict=True)))
-        logger.debug("epoch %d: loss %.4f, held-out accuracy %.4f", epoch + 1, total_loss / n_images, test_accuracy)
-        if epoch + 1 in config.keep_epochs and epoch + 1 < config.epochs:
-            save_weights(module, folder, epoch + 1)
-        _save_checkpoint(folder / "checkpoint.pt", module, optimiser, rows)
-        check()
-    save_weights(module, folder)
-    _write_metrics(folder, rows)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return rows[-1]
+            yield step, batch, torch.from_numpy(images.labels[indices]).to(self.device), len(whole[step - first])
 
-
-def initialise(network: NetworkSpec, seed: int, image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
-    """A net as its seed makes it, in float32 on the CPU; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return network.build(image_shape, n_classes)
+    def _between(self) -> None:
+        """Between two steps: checkpoints when it is time, or when a signal came, and then no further."""
+        due = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        stopping, due = self.ranks.any(is_stopping(), due and self.ranks.rank == 0)
+        if stopping:
+            for _, learner in self._active():
+                learner.save(wait=True)
+            check()
+            raise Stopped("stopped by a signal to another process")
+        if due:
+            for _, learner in self._active():
+                learner.save()
+            self._saved = time.monotonic()
 
 
 def epoch_batches(n_images: int, config: TrainingConfig, epoch: int) -> Iterator[np.ndarray]:
@@ -137,98 +216,26 @@ def learning_rate(config: TrainingConfig, epoch: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, images: ImageSet, device: torch.device, workers: int = 0) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over a set of images, in evaluation mode."""
+def evaluate(
+    module: nn.Module,
+    images: ImageSet,
+    device: torch.device,
+    workers: int = 0,
+    between: Callable[[], None] | None = None,
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over a set of images, in evaluation mode; ``between`` is called after a batch."""
     module.eval()
     loss, correct = 0.0, 0
     everyone = np.arange(len(images))
     batches = (everyone[k : k + EVALUATION_BATCH] for k in range(0, len(images), EVALUATION_BATCH))
-    for indices, batch in read_batches(images, batches, workers):
+    for indices, batch in batches_on_device(images, batches, device, workers):
         labels = torch.from_numpy(images.labels[indices]).to(device)
-        logits = module(torch.from_numpy(batch).to(device))
+        logits = module(batch)
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
+        if between is not None:
+            between()
     return loss / len(images), correct / len(images)
-
-
-def weights_path(folder: Path, epoch: int | None = None) -> Path:
-    """Where the weights after an epoch are (0: as initialised); the final ones for None."""
-    return folder / "weights.safetensors" if epoch is None else folder / "epochs" / f"{epoch:05d}.safetensors"
-
-
-def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> None:
-    """Write :func:`weights_path`: plain arrays, no code."""
-    from safetensors.torch import save_file
-
-    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    with atomic_write(weights_path(folder, epoch)) as temporary:
-        save_file(state, temporary)
-
-
-def load_net(
-    folder: Path,
-    network: NetworkSpec,
-    image_shape: tuple[int, int, int],
-    n_classes: int,
-    epoch: int | None = None,
-) -> nn.Module:
-    """A net with its final weights, or those that were kept of an epoch, in evaluation mode on the CPU.
-
-    Raises
-    ------
-    FileError
-        when the weights are missing, damaged, or of another network.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = weights_path(folder, epoch)
-    if not path.exists():
-        what = "the net has no weights yet" if epoch is None else f"the weights of epoch {epoch} were not kept"
-        remedy = "" if epoch is None else f" with {epoch} among training.keep_epochs"
-        raise FileError(f"{path}: {what}. Run `convergence train`{remedy} first.")
-    module = initialise(network, 0, image_shape, n_classes)
-    try:
-        module.load_state_dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise FileError(
-            f"{path}: the weights are damaged ({error}). Remove {folder} and train the net again."
-        ) from error
-    except RuntimeError as error:
-        raise FileError(f"{path}: the weights are those of another network: {error}") from error
-    return module.eval()
-
-
-def _optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(module.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        module.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-
-
-def _save_checkpoint(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, rows: list[Row]) -> None:
-    with atomic_write(path) as temporary:
-        torch.save({"module": module.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows}, temporary)
-
-
-def _resume(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> list[Row]:
-    """Load a checkpoint into the net and optimiser; returns the rows of the finished epochs, none without one."""
-    if not path.exists():
-        return []
-    fresh = {name: value.clone() for name, value in module.state_dict().items()}
-    try:
-        state = torch.load(path, map_location=next(module.parameters()).device, weights_only=True)
-        module.load_state_dict(state["module"])
-        optimiser.load_state_dict(state["optimiser"])
-        rows: list[Row] = list(state["rows"])
-    except Exception as error:  # whatever a torn file makes the reader raise
-        logger.warning("%s is damaged (%s): the net is trained from the start", path, str(error).splitlines()[0])
-        module.load_state_dict(fresh)
-        return []
-    logger.info("  %s: goes on after epoch %d", path.parent.name, len(rows))
-    return rows
 
 
 def _write_metrics(folder: Path, rows: list[Row]) -> None:

@@ -92,7 +92,7 @@ def datasets(path: Path) -> dict[str, str]:
 
     def visit(name, item):
         if isinstance(item, h5py.Dataset):
-            values = item[()]
+            values = np.asarray(item[()])
             found[name] = hashlib.sha256(
                 repr(values).encode() if values.dtype == object else values.tobytes()
             ).hexdigest()

@@ -17,7 +17,7 @@ from convergence.statistics.array_joiner import ArrayJoiner
 from convergence.statistics.file import open_statistics
 from convergence.statistics.groups import ImageGroups
 from convergence.statistics.pooling import mean_over_positions, mean_over_positions_plain
-from convergence.training import initialise, load_net
+from convergence.weights import initialise, load_net
 from tests.conftest import COMMAND, datasets, forget_statistics, run_ranks
 
 CONFIG = """

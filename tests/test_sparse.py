@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from convergence.alignment import sparse
+from convergence.alignment import homotopy_kernels, sparse, sparse_kernels
 from convergence.errors import UserError
 
 ALPHAS = np.geomspace(0.9, 1e-3, 12)
@@ -195,6 +197,158 @@ def test_what_no_samples_could_give_ends_and_shows_in_the_gap() -> None:
         assert np.isfinite(path.weights).all()
 
 
+def by_kernels(
+    r_xx: np.ndarray, r_xy: np.ndarray, alphas: np.ndarray, first: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, counts and how far homotopy came; the active-set kernel does the rest, or all from penalty ``first``."""
+    shape = (len(alphas), r_xy.shape[1])
+    weights, gaps, losses = np.zeros((*shape, len(r_xx))), np.full(shape, np.nan), np.full(shape, np.nan)
+    counts, solved = np.full((2, *shape), -1), np.empty(shape[1], dtype=np.int64)
+    problem = (r_xx, np.ascontiguousarray(r_xy.T), alphas, sparse.LARGE_WEIGHT)
+    homotopy_kernels.homotopy_kernel(*problem, weights, gaps, losses, counts, solved)
+    came = solved.copy()
+    if first is not None:
+        solved[:] = np.minimum(solved, first)
+        weights[first:], gaps[first:], losses[first:], counts[:, first:] = 0.0, np.nan, np.nan, -1
+    sparse_kernels.lasso_kernel(*problem, sparse.GAP_GOAL, weights, gaps, losses, counts, solved)
+    assert np.isfinite(losses).all()
+    assert gaps.max() <= 1e-8
+    return weights, counts, came
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 30),
+    st.floats(0.0, 0.95),
+    st.lists(st.floats(2e-3, 1.0), min_size=1, max_size=8),
+    st.integers(0, 8),
+)
+def test_both_kernels_and_the_plain_one_agree(
+    seed: int, n: int, shared: float, alphas: list[float], first: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    common = np.sqrt(shared) * rng.standard_normal((100, 1))
+    x = common * rng.choice([-1.0, 1.0], n) + np.sqrt(1 - shared) * rng.standard_normal((100, n))
+    r_xx, r_xy = correlations(x, x[:, [0]] - x[:, [-1]] + common + rng.standard_normal((100, 2)))
+    falling = np.sort(alphas)[::-1].copy()
+    weights, counts, came = by_kernels(r_xx, r_xy, falling)
+    assert np.all(came == len(falling))
+    np.testing.assert_array_equal(counts[0], (weights != 0).sum(-1))
+    np.testing.assert_array_equal(counts[1], (np.abs(weights) > 0.01).sum(-1))
+    handed_over, its_counts, _ = by_kernels(r_xx, r_xy, falling, first)
+    np.testing.assert_allclose(handed_over, weights, atol=1e-9)
+    np.testing.assert_array_equal(its_counts[1], (np.abs(handed_over) > 0.01).sum(-1))
+    for at, alpha in zip(weights, falling, strict=True):
+        plain = np.stack([sparse.lasso_plain(r_xx, r, alpha, tolerance=1e-10) for r in r_xy.T])
+        np.testing.assert_allclose(at, plain, atol=1e-6)
+
+
+def test_the_table_of_the_homotopy_is_what_it_says() -> None:
+    r_xx, r_xy = correlations(*design("random"))
+    n, target, k = len(r_xx), np.ascontiguousarray(r_xy[:, 0]), homotopy_kernels
+    units, x = np.random.default_rng(0).permutation(n), np.empty((k.TOGETHER, n))
+    table, lines = np.full((n, n), np.nan), np.zeros((k.N_LINES, n))
+    size, count, sign_of = 0, 0, {}
+    # e: candidates enter, up to this column; + and -: it joins with this sign; l: it leaves.
+    for step in ["e9", "+5", "-3", "e18", "+17", "+9", "-4", "+8", "l2", "e24", "l0", "+20", "l3", "-7", "l2"]:
+        what, column = step[0], int(step[1:])
+        unit = units[column] if what != "e" else -1
+        if what == "e":
+            k.enter(r_xx, target, units, table, lines, x, size, count, column)
+            count = column
+        elif what == "l":
+            k.leave(units, table, lines, size, count, column)
+            size -= 1
+            del sign_of[unit]
+        else:
+            sign_of[unit] = 1.0 if what == "+" else -1.0
+            assert k.join(r_xx, units, table, lines, size, count, column, sign_of[unit])
+            size += 1
+        assert sorted(units) == list(range(n))
+        support, others = units[:size], units[size:count]
+        assert set(support) == set(sign_of)
+        signs = np.array([sign_of[j] for j in support])
+        factor = np.linalg.cholesky(r_xx[np.ix_(support, support)])
+        q = np.linalg.solve(factor, r_xx[np.ix_(support, others)])
+        z, y = np.linalg.solve(factor, target[support]), np.linalg.solve(factor, signs)
+        upper = np.triu(table[:size, :size], 1) + np.diag(1.0 / np.diag(table[:size, :size]))
+        np.testing.assert_allclose(upper, factor.T, atol=1e-12)
+        np.testing.assert_allclose(table[:size, size:count], q, atol=1e-12)
+        np.testing.assert_allclose(lines[k.Z, :size], z, atol=1e-12)
+        np.testing.assert_allclose(lines[k.Y, :size], y, atol=1e-12)
+        np.testing.assert_array_equal(lines[k.SIGN, :size], signs)
+        np.testing.assert_allclose(lines[k.REST, size:count], target[others] - q.T @ z, atol=1e-12)
+        np.testing.assert_allclose(lines[k.PULL, size:count], q.T @ y, atol=1e-12)
+    assert size == 4
+
+
+def test_where_homotopy_ends_the_active_set_goes_on() -> None:
+    handed_over = 0
+    for seed in range(40):
+        r_xx, r_xy = correlations(*design("combined", seed))
+        alphas = np.append(ALPHAS, 1e-6)
+        weights, counts, came = by_kernels(r_xx, r_xy, alphas)
+        handed_over += np.sum(came < len(alphas))
+        np.testing.assert_array_equal(counts[0], (weights != 0).sum(-1))
+        path = sparse.lasso_path(r_xx, r_xy, alphas)
+        np.testing.assert_array_equal(path.weights, weights)
+        np.testing.assert_array_equal(path.n_nonzero, counts[0])
+    assert handed_over > 0
+
+
+def test_ties_at_the_start_are_taken_together() -> None:
+    # Two units that the target treats alike, by mirror symmetry, and a third that is uncorrelated with them.
+    r_xx = np.array([[1.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    for signs in ([1.0, 1.0, 1.0], [1.0, -1.0, 1.0], [-1.0, -1.0, -1.0]):
+        flip = np.array(signs)
+        path = sparse.lasso_path(r_xx * np.outer(flip, flip), (flip * [0.5, 0.5, 0.5])[:, None], [0.5, 0.4, 0.1])
+        expected = np.array([[0.0, 0.0, 0.0], [0.1 / 1.3, 0.1 / 1.3, 0.1], [0.4 / 1.3, 0.4 / 1.3, 0.4]])
+        np.testing.assert_allclose(path.weights[:, 0], expected * flip, atol=1e-15)
+        assert path.kkt_gap.max() <= 1e-15
+
+
+def test_of_equal_units_the_lowest_index_carries_the_weight() -> None:
+    r_xx, r_xy = correlations(*design("one unit"))
+    r_xx[:], r_xy[:] = 1.0, r_xy[:1]
+    weights = sparse.lasso_path(r_xx, r_xy, ALPHAS).weights
+    assert not weights[..., 1:].any()
+    np.testing.assert_allclose(weights[-1, :, 0], np.sign(r_xy[0]) * (np.abs(r_xy[0]) - ALPHAS[-1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dead_units_change_nothing(kind: str) -> None:
+    r_xx, r_xy = correlations(*design(kind))
+    dead = [0, 5, len(r_xx) + 2]
+    live = np.setdiff1d(np.arange(len(r_xx) + 3), dead)
+    wide_xx, wide_xy = np.zeros((len(r_xx) + 3, len(r_xx) + 3)), np.zeros((len(r_xx) + 3, r_xy.shape[1]))
+    wide_xx[np.ix_(live, live)], wide_xy[live] = r_xx, r_xy
+    path = sparse.lasso_path(wide_xx, wide_xy, ALPHAS)
+    assert not path.weights[..., dead].any()
+    assert path.kkt_gap.max() <= 1e-8
+    np.testing.assert_allclose(path.loss, sparse.lasso_path(r_xx, r_xy, ALPHAS).loss, atol=1e-9)
+
+
+def test_a_single_unit_is_shrunk() -> None:
+    alphas = np.array([0.01, 0.7, 0.2, 0.7, 0.6])
+    path = sparse.lasso_path([[1.0]], [[-0.6, 0.0, 0.3]], alphas)
+    expected = np.sign([-0.6, 0.0, 0.3]) * np.maximum(np.abs([-0.6, 0.0, 0.3]) - alphas[:, None], 0)
+    np.testing.assert_allclose(path.weights[..., 0], expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_path_does_not_depend_on_the_penalties_beside(kind: str) -> None:
+    r_xx, r_xy = correlations(*design(kind, 3))
+    alphas = np.geomspace(0.9, 1e-3, 2000)
+    dense = sparse.lasso_path(r_xx, r_xy, alphas)
+    assert dense.kkt_gap.max() <= 1e-8
+    for k in (600, 1300, 1999):
+        alone = sparse.lasso_path(r_xx, r_xy, [alphas[k]])
+        np.testing.assert_allclose(dense.loss[k], alone.loss[0], atol=1e-9)
+        if kind in ("random", "sparse activations"):
+            np.testing.assert_allclose(dense.weights[k], alone.weights[0], atol=1e-9)
+
+
 def test_the_papers_penalty() -> None:
     np.testing.assert_allclose(sparse.paper_lambda([0.96], 96), [0.01])
 
@@ -223,3 +377,12 @@ def test_unusable_correlations_are_refused(r_xx: np.ndarray, r_xy: np.ndarray) -
     ):
         with pytest.raises(UserError):
             call()
+
+
+def test_of_copies_the_first_is_selected() -> None:
+    """Sums of a copy may differ in their last digit, which must not decide."""
+    for seed in range(60):
+        r = np.corrcoef(np.random.default_rng(seed).standard_normal((50, 3)), rowvar=False)
+        copies = [0, 1, 1, 0]
+        order, _ = sparse.forward_selection(r[:2, :2][np.ix_(copies, copies)], r[:2, 2:][copies], 2)
+        assert set(order[0]) == {0, 1}

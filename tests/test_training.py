@@ -12,7 +12,10 @@ from convergence import devices, training
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import ConfigError, FileError, UserError
 from convergence.experiment import TrainingConfig
+from convergence.files import CHECKPOINTS
+from convergence.learner import Learner
 from convergence.networks.small import Small
+from convergence.weights import load_net
 
 NETWORK = Small(name="small", channels=(4, 6), hidden=(8,))
 CONFIG = TrainingConfig(epochs=4, batch_size=16, threads=1, loader_workers=0, learning_rate=0.05)
@@ -40,8 +43,7 @@ def test_nets_learn_and_differ_by_seed_only(splits, tmp_path):
     untrained = training.make_net(tmp_path / "d", NETWORK, 1, False, splits, CONFIG)
     assert first["test_accuracy"] > 0.8 > untrained["test_accuracy"]
     assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
-    assert not (tmp_path / "a" / "checkpoint.pt").exists()
-    loaded = training.load_net(tmp_path / "a", NETWORK, (1, 8, 8), 3)
+    loaded = load_net(tmp_path / "a", NETWORK, (1, 8, 8), 3)
     assert training.evaluate(loaded, splits.test, torch.device("cpu"))[1] == first["test_accuracy"]
 
 
@@ -77,17 +79,17 @@ def test_a_killed_training_leaves_the_same_kept_epochs(splits, tmp_path, monkeyp
     """Killed between an epoch's weights and its checkpoint, and with a torn file left: the same files in the end."""
     config = CONFIG.model_copy(update={"keep_epochs": (0, 2, 3, 4)})
     training.make_net(tmp_path / "whole", NETWORK, 1, True, splits, config)
-    calls, save = iter(range(100)), training._save_checkpoint
+    calls, save = iter(range(100)), Learner.save
 
     def killing(*arguments):
         if next(calls) == after:
             raise Killed
         save(*arguments)
 
-    monkeypatch.setattr(training, "_save_checkpoint", killing)
+    monkeypatch.setattr(Learner, "save", killing)
     with pytest.raises(Killed):
         training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
-    monkeypatch.setattr(training, "_save_checkpoint", save)
+    monkeypatch.setattr(Learner, "save", save)
     (tmp_path / "killed" / "epochs" / ".00002.safetensors.x.partial").write_bytes(b"torn")
     training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
 
@@ -95,7 +97,7 @@ def test_a_killed_training_leaves_the_same_kept_epochs(splits, tmp_path, monkeyp
         return {
             path.relative_to(tmp_path / name).as_posix(): path.read_bytes()
             for path in (tmp_path / name).rglob("*")
-            if path.is_file() and path.name != "metrics.csv"  # it has the seconds
+            if path.is_file() and path.name not in (*CHECKPOINTS, "metrics.csv")  # they have the seconds
         }
 
     assert files("killed") == files("whole")
@@ -142,13 +144,13 @@ def test_a_diverging_net_says_what_to_do(splits, tmp_path):
 
 def test_weights_that_cannot_be_loaded(splits, tmp_path):
     with pytest.raises(FileError, match="Run `convergence train` first"):
-        training.load_net(tmp_path, NETWORK, (1, 8, 8), 3)
+        load_net(tmp_path, NETWORK, (1, 8, 8), 3)
     training.make_net(tmp_path, NETWORK, 1, False, splits, CONFIG)
     with pytest.raises(FileError, match="those of another network"):
-        training.load_net(tmp_path, Small(name="small", channels=(5,)), (1, 8, 8), 3)
+        load_net(tmp_path, Small(name="small", channels=(5,)), (1, 8, 8), 3)
     (tmp_path / "weights.safetensors").write_bytes(weights(tmp_path)[:50])
     with pytest.raises(FileError, match="damaged"):
-        training.load_net(tmp_path, NETWORK, (1, 8, 8), 3)
+        load_net(tmp_path, NETWORK, (1, 8, 8), 3)
 
 
 def test_initial_weights_leave_the_random_state_alone():

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from convergence.alignment import sparse_kernels
+from convergence.alignment import homotopy_kernels, sparse_kernels
 from convergence.errors import UserError
 from convergence.similarity.regression import RANK_TOLERANCE, least_squares
 
@@ -78,18 +78,22 @@ def lasso_path(r_xx: ArrayLike, r_xy: ArrayLike, alphas: ArrayLike) -> LassoPath
         raise UserError("penalties are a list of positive numbers; for none at all use dense_fit().")
     falling = np.argsort(-penalties, kind="stable")
     shape = (len(penalties), len(targets))
-    weights, gaps, losses = np.empty((*shape, len(gram))), np.empty(shape), np.empty(shape)
-    sparse_kernels.lasso_kernel(gram, targets, penalties[falling], GAP_GOAL, weights, gaps, losses)
+    weights, gaps, losses = np.zeros((*shape, len(gram))), np.empty(shape), np.empty(shape)
+    counts, solved = np.empty((2, *shape), dtype=np.int64), np.empty(len(targets), dtype=np.int64)
+    problem = (gram, targets, penalties[falling], LARGE_WEIGHT)
+    homotopy_kernels.homotopy_kernel(*problem, weights, gaps, losses, counts, solved)
+    if np.any(solved < len(penalties)):
+        sparse_kernels.lasso_kernel(*problem, GAP_GOAL, weights, gaps, losses, counts, solved)
     if not np.array_equal(falling, np.arange(len(penalties))):
         back = np.argsort(falling)
-        weights, gaps, losses = weights[back], gaps[back], losses[back]
+        weights, gaps, losses, counts = weights[back], gaps[back], losses[back], counts[:, back]
     return LassoPath(
         alphas=penalties,
         weights=weights,
         kkt_gap=gaps,
         loss=losses,
-        n_nonzero=np.count_nonzero(weights, axis=-1),
-        n_above=np.count_nonzero(np.abs(weights) > LARGE_WEIGHT, axis=-1),
+        n_nonzero=counts[0],
+        n_above=counts[1],
     )
 
 

@@ -1,7 +1,8 @@
 """Compiled loops behind :mod:`convergence.alignment.sparse`. They work from correlations, one target after
 the other.
 
-The LASSO kernel walks down the penalties with warm starts. At each penalty
+The LASSO kernel takes over where :mod:`~convergence.alignment.homotopy_kernels` ends: at dependent units, cycling ties
+and problems without a minimum. It walks down the penalties with warm starts. At each penalty
 
 1. the **strong rule** picks candidates: units whose gradient could reach the penalty;
 2. **coordinate descent** on the candidates' own small Gram matrix finds which of them carry weight, and its
@@ -16,8 +17,8 @@ Coordinate descent is quick at finding the support and slow at the last digits; 
 a support. The Cholesky factor is kept along the path, because the support changes little from one penalty to
 the next.
 
-Every array is float64 and C-contiguous, so that each kernel is compiled once. The kernels stay in one file:
-numba's cache notices a change of the file that a kernel is in, not of files whose functions it calls.
+Every array is float64 and C-contiguous, so that each kernel is compiled once. A kernel calls functions of its own file
+alone: numba's cache notices a change of the file that a kernel is in, not of files whose functions it calls.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ Array = Any  # a numpy array here, numba's own array inside compiled code
 # A unit whose residual variance, given the units before it, is below this share of its variance depends on
 # them.
 DEPENDENT = 1e-10
+# Gains nearer than this are equal: copies of a unit differ by rounding.
+EQUAL = 1.0 + 1e-12
 # Coordinate descent between two finishes: a few sweeps at first, more where the support will not settle.
 FIRST_SWEEPS = 6
 MORE_SWEEPS = 30
@@ -263,9 +266,23 @@ def optimality_gap(slope: Array, weights: Array, alpha: float) -> float:
 
 @_jit
 def lasso_kernel(
-    gram: Array, targets: Array, alphas: Array, goal: float, out: Array, gaps: Array, losses: Array
+    gram: Array,
+    targets: Array,
+    alphas: Array,
+    large: float,
+    goal: float,
+    out: Array,
+    gaps: Array,
+    losses: Array,
+    counts: Array,
+    solved: Array,
 ) -> None:
-    """Paths of ``targets`` (n_targets, n) for falling ``alphas``; fills the last three arguments."""
+    """Paths of ``targets`` (n_targets, n) for falling ``alphas``, from penalty ``solved`` (n_targets,) of each on.
+
+    The weights of the penalty before are in ``out`` (n_alphas, n_targets, n), zero from there on. Fills the rest of it,
+    ``gaps`` and ``losses`` (n_alphas, n_targets), and ``counts`` (2, n_alphas, n_targets) of weights that are not zero
+    and of those above ``large``.
+    """
     n = gram.shape[0]
     units = np.empty(n, np.int64)
     chosen = np.zeros(n, np.bool_)
@@ -279,15 +296,26 @@ def lasso_kernel(
     weights = np.empty(n)
     for t in range(targets.shape[0]):
         target = targets[t]
+        start = solved[t]
+        if start == alphas.size:
+            continue
+        before = np.abs(target).max()
         weights[:] = 0.0
-        slope[:] = target
+        if start > 0:
+            before = alphas[start - 1]
+            weights[:] = out[start - 1, t]
+        gradient(gram, target, weights, slope)
         chosen[:] = False
         listed[:] = False
         n_units = 0
         filled = 0
         size = 0
-        before = np.abs(target).max()
-        for l in range(alphas.size):
+        for j in range(n):
+            if weights[j] != 0.0:
+                units[n_units] = j
+                chosen[j] = True
+                n_units += 1
+        for l in range(start, alphas.size):
             alpha = alphas[l]
             threshold = max(2.0 * alpha - before, 0.9 * alpha)
             explained = 0.0
@@ -315,9 +343,13 @@ def lasso_kernel(
                     break
             losses[l, t] = 0.5 * (1.0 - explained)
             used = 0
+            n_above = 0
             for j in range(n):
                 out[l, t, j] = weights[j]
                 used += weights[j] != 0.0
+                n_above += abs(weights[j]) > large
+            counts[0, l, t] = used
+            counts[1, l, t] = n_above
             before = alpha
             if n_units > 2 * used + 32:  # keep the candidates few
                 n_units = 0
@@ -376,7 +408,7 @@ def forward_kernel(gram: Array, targets: Array, order: Array, losses: Array, lea
             gain = least
             if not done:
                 for i in range(n):
-                    if left[i] > DEPENDENT * gram[i, i] and slope[i] * slope[i] > gain * left[i]:
+                    if left[i] > DEPENDENT * gram[i, i] and slope[i] * slope[i] > gain * EQUAL * left[i]:
                         gain = slope[i] * slope[i] / left[i]
                         best = i
             order[t, m] = best

@@ -9,5 +9,6 @@ DATA_SETS = Registry(
         "photos": "convergence.data.photos:Photos",
         "cifar10": "convergence.data.cifar10:Cifar10",
         "image_folder": "convergence.data.image_folder:ImageFolder",
+        "packed": "convergence.data.packed:Packed",
     },
 )

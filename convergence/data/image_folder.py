@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from convergence.data.images import DataSource, Floats, ImageSet, Indices, Splits
+from convergence.data.crops import Crops, PixelImages, Pixels
+from convergence.data.images import Indices, Splits
 from convergence.errors import FileError
 
+BILINEAR = 2  # Pillow's Resampling.BILINEAR, which is imported when images are decoded
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
-class ImageFolder(DataSource):
+class ImageFolder(Crops):
     """A folder of images. Evaluation: resize, centre crop, normalise; training: random crop and flip."""
 
     name: Literal["image_folder"]
@@ -23,13 +26,6 @@ class ImageFolder(DataSource):
     train_folder: str = Field("train", description="Subfolder to train on.")
     test_folder: str = Field("val", description="Subfolder that is held out.")
     resize: int | tuple[int, int] = Field(256, description="Shorter side, or (height, width) of the whole image.")
-    crop: int = Field(224, ge=1, description="Side of the square that the net sees.")
-    augmentation: Literal["resized_crop", "crop"] = Field(
-        "resized_crop", description="Training crops: of random size and place, or of random place after the resize."
-    )
-    scale: float = Field(1 / 255, gt=0, description="Factor on the pixels' 0 … 255.")
-    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Taken off, after the factor.")
-    deviation: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="Divided by, after that.")
 
     def load(self) -> Splits:
         train, test = (FolderImages(self, self.root / part) for part in (self.train_folder, self.test_folder))
@@ -42,11 +38,13 @@ class ImageFolder(DataSource):
         return Splits(train, test)
 
 
-class FolderImages(ImageSet):
+class FolderImages(PixelImages):
     """Images that are decoded when they are read; safe to read from several threads."""
 
+    source: ImageFolder
+
     def __init__(self, source: ImageFolder, folder: Path) -> None:
-        self._source = source
+        self.source = source
         if not folder.is_dir():
             raise FileError(
                 f"{folder}: there is no such folder. data.root must hold {source.train_folder}/<class>/ and "
@@ -69,21 +67,23 @@ class FolderImages(ImageSet):
         self.labels = np.array([label for _, label in files], dtype=np.int64)
         self.class_names = tuple(place.name for place in classes)
         self.image_shape = (3, source.crop, source.crop)
-        self._evaluate, self._augment = _transforms(source)
-        self._mean = np.array(source.mean, np.float32)[:, None, None]
-        self._deviation = np.array(source.deviation, np.float32)[:, None, None]
+        self._resize, self._centre = _transforms(source)
 
-    def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
-        out = np.empty((len(indices), *self.image_shape), np.float32)
-        for row, index in enumerate(indices):
-            image = self._decode(self._files[index])
+    def parts(self, indices: Indices, augment_seed: int | None = None) -> Iterator[Pixels]:
+        side = self.source.crop
+        for index in indices:
             if augment_seed is None:
-                pixels = np.asarray(self._evaluate(image))
-            else:
-                pixels = self._augment(image, np.random.default_rng([augment_seed, int(index)]))
-            scaled = pixels.astype(np.float32).transpose(2, 0, 1) * np.float32(self._source.scale)
-            out[row] = (scaled - self._mean) / self._deviation
-        return out
+                yield np.asarray(self._centre(self.resized(index)))
+                continue
+            whole = self.source.augmentation == "resized_crop"
+            image = self._decode(self._files[index]) if whole else self.resized(index)
+            box, mirrored = self.source.draw(image.width, image.height, augment_seed, int(index))
+            part = image.resize((side, side), BILINEAR, box=box) if whole else image.crop(box)
+            yield np.asarray(part)[:, ::-1] if mirrored else np.asarray(part)
+
+    def resized(self, index: int) -> Any:
+        """An image after ``data.resize``, in RGB."""
+        return self._resize(self._decode(self._files[index]))
 
     def manifest_hash(self) -> str:
         digest = hashlib.sha256()
@@ -103,38 +103,8 @@ class FolderImages(ImageSet):
 
 
 def _transforms(source: ImageFolder) -> tuple[Any, Any]:
-    """The evaluation transform, and the augmentation with a generator of an image's own."""
-    from PIL import Image
+    """Torchvision's resize and centre crop."""
     from torchvision import transforms
 
     size = list(source.resize) if isinstance(source.resize, tuple) else source.resize
-    resize = transforms.Resize(size)
-    evaluate = transforms.Compose([resize, transforms.CenterCrop(source.crop)])
-
-    def augment(image: Any, generator: np.random.Generator) -> Any:
-        if source.augmentation == "resized_crop":
-            box = _random_box(image.width, image.height, generator)
-            image = image.resize((source.crop, source.crop), Image.Resampling.BILINEAR, box=box)
-        else:
-            image = resize(image)
-            left = int(generator.integers(0, max(image.width - source.crop, 0) + 1))
-            top = int(generator.integers(0, max(image.height - source.crop, 0) + 1))
-            image = image.crop((left, top, left + source.crop, top + source.crop))
-        pixels = np.asarray(image)
-        return pixels[:, ::-1] if generator.integers(2) else pixels
-
-    return evaluate, augment
-
-
-def _random_box(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
-    """A box of 8–100 % of the area and an aspect of 3/4 … 4/3 (Szegedy et al. 2015, arXiv 1409.4842)."""
-    for _ in range(10):
-        area = width * height * generator.uniform(0.08, 1.0)
-        aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = np.sqrt(area * aspect), np.sqrt(area / aspect)
-        if w <= width and h <= height:
-            left, top = generator.uniform(0, width - w), generator.uniform(0, height - h)
-            return left, top, left + w, top + h
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+    return transforms.Resize(size), transforms.CenterCrop(source.crop)

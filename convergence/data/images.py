@@ -7,19 +7,25 @@ cut by image index alone, so neither the number of loader threads nor their orde
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from convergence.section import Section
 
+if TYPE_CHECKING:
+    import torch
+
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Submit = Callable[..., Callable[[], Any]]
+"""Begin a call; what is returned waits for its result."""
 
 
 class ImageSet(ABC):
@@ -51,6 +57,18 @@ class ImageSet(ABC):
         ``augment_seed`` turns random augmentation on, where the data set has one; the randomness of an image depends
         on the seed and the image's index alone.
         """
+
+    def read_into(self, out: Floats, indices: Indices, augment_seed: int | None = None) -> None:
+        """:meth:`read` into a place that is there already."""
+        out[...] = self.read(indices, augment_seed)
+
+    def fetch(self, indices: Indices, augment_seed: int | None = None) -> npt.NDArray[Any]:
+        """What is moved to a GPU, for :meth:`finish` to make images of."""
+        return self.read(indices, augment_seed)
+
+    def finish(self, batch: torch.Tensor, indices: Indices, augment_seed: int | None = None) -> torch.Tensor:
+        """Images as the network sees them, of what was fetched for them, on the device where that is."""
+        return batch
 
     @abstractmethod
     def manifest_hash(self) -> str:
@@ -98,23 +116,64 @@ def read_batches(
 ) -> Iterator[tuple[Indices, Floats]]:
     """Yield ``(indices, images)`` for each batch of indices, in order, reading ahead with ``workers`` threads.
 
-    With threads, a batch is cut into pieces that are decoded side by side and put together again in order.
+    With threads, a batch is cut into pieces that are decoded side by side.
     """
+
+    def read(batch: Indices, submit: Submit) -> Floats:
+        out = np.empty((len(batch), *images.image_shape), np.float32)
+        pieces = _pieces(len(batch), workers)
+        for done in [submit(images.read_into, out[piece], batch[piece], augment_seed) for piece in pieces]:
+            done()
+        return out
+
+    yield from _read_ahead(read, batches, workers)
+
+
+def batches_on_device(
+    images: ImageSet, batches: Iterable[Indices], device: torch.device, workers: int, augment_seed: int | None = None
+) -> Iterator[tuple[Indices, torch.Tensor]]:
+    """:func:`read_batches` with the images on a device; a GPU takes the last steps of making them itself."""
+    import torch
+
+    if device.type == "cpu":
+        for indices, batch in read_batches(images, batches, workers, augment_seed):
+            yield indices, torch.from_numpy(batch)
+        return
+
+    def fetch(batch: Indices, submit: Submit) -> npt.NDArray[Any]:
+        pieces = _pieces(len(batch), workers)
+        fetched = [submit(images.fetch, batch[piece], augment_seed) for piece in pieces]
+        return np.concatenate([done() for done in fetched])
+
+    for indices, batch in _read_ahead(fetch, batches, workers):
+        yield indices, images.finish(torch.from_numpy(batch).to(device), indices, augment_seed)
+
+
+def _read_ahead(
+    read: Callable[[Indices, Submit], npt.NDArray[Any]], batches: Iterable[Indices], workers: int
+) -> Iterator[tuple[Indices, npt.NDArray[Any]]]:
+    """Batches in order, up to three of them begun; ``read`` hands pieces to the threads, and gets their results."""
     if workers <= 0:
         for batch in batches:
-            yield batch, images.read(batch, augment_seed)
+            yield batch, read(batch, lambda function, *given: lambda: function(*given))
         return
-    ahead: deque[tuple[Indices, list[Future[Floats]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
+    ahead: deque[tuple[Indices, Future[npt.NDArray[Any]]]] = deque()
+    with ThreadPoolExecutor(workers, "images") as pool, ThreadPoolExecutor(3, "batches") as whole:
+
+        def submit(function: Callable[..., Any], *given: Any) -> Callable[[], Any]:
+            return pool.submit(function, *given).result
+
         for batch in batches:
-            pieces = np.array_split(batch, min(workers, max(1, len(batch))))
-            ahead.append((batch, [pool.submit(images.read, piece, augment_seed) for piece in pieces]))
+            ahead.append((batch, whole.submit(read, batch, submit)))
             if len(ahead) > 2:
-                yield _collect(ahead.popleft())
+                indices, done = ahead.popleft()
+                yield indices, done.result()
         while ahead:
-            yield _collect(ahead.popleft())
+            indices, done = ahead.popleft()
+            yield indices, done.result()
 
 
-def _collect(item: tuple[Indices, list[Future[Floats]]]) -> tuple[Indices, Floats]:
-    batch, pieces = item
-    return batch, np.concatenate([piece.result() for piece in pieces])
+def _pieces(n: int, workers: int) -> list[slice]:
+    """Consecutive parts of a batch, one a thread."""
+    cuts = np.linspace(0, n, min(max(workers, 1), max(n, 1)) + 1).astype(int)
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]

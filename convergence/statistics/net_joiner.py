@@ -16,7 +16,7 @@ from convergence.devices import choose_device
 from convergence.experiment import Experiment
 from convergence.statistics.groups import Indices
 from convergence.statistics.joining import Joiner, Layer
-from convergence.training import load_net
+from convergence.weights import load_net
 
 
 class NetJoiner(Joiner):

@@ -1,0 +1,403 @@
+"""The LASSO path by homotopy, compiled.
+
+Between two changes of the support the gradient of a target is a straight line c(α) = p + α a in the penalty α (Osborne,
+Presnell and Turlach 2000; Efron et al. 2004). With R_SS = L L' of the support S, its signs s and the correlations r of
+the target,
+
+    z = L⁻¹ r_S,  y = L⁻¹ s,  Q = L⁻¹ R_S:      p = r - Q'z,  a = Q'y,  L'w(α) = z - α y
+
+so a unit that joins adds a row to Q, z and y and a multiple of that row to p and a. One that leaves is rotated into the
+last row, which is taken off again. Columns of Q are needed for the **candidates** only, which are units whose gradient
+was found beyond the penalty. At each penalty
+
+1. candidates whose gradient is beyond the penalty join, in the order in which they met it;
+2. the weights are solved for; where some have the wrong sign, the one that lost it first leaves, and 1. follows;
+3. the **gradient of all units** is computed afresh from the weights; what is beyond the penalty becomes a candidate.
+
+The problem is convex: weights that pass the third step are a solution, whatever led to them. Dependent units, cycling
+ties and problems without a minimum may end the walk before; the kernel says how far it came.
+
+The **table** holds row k of Q from column k on, its diagonal inverted. Its columns are the candidates, those of the
+support first, in order of joining. ``lines`` are more rows of that width, by name below.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+
+# Sums may be reordered so that they vectorise; infinities and NaN keep their meaning, also by division. Loops from
+# elsewhere than zero vectorise with unsigned counters only. ``np.int64(0)`` is an integer where a bare 0 would be a
+# constant, for which every function is compiled once more.
+_jit = nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+Array = Any  # a numpy array here, numba's own array inside compiled code
+
+# A unit whose residual variance, given the support, is below this share of its variance depends on it.
+DEPENDENT = 1e-10
+# A gradient this little beyond the penalty is beyond it by rounding alone.
+ROUNDING = 1e-13
+# Weights that violate optimality by more are left to the other kernel.
+GOAL = 1e-12
+# A long way between two penalties is gone in stages, each to this share of the penalty before.
+STAGE = 0.65
+# A stage with more changes of the support than this many a candidate goes round in circles.
+CHANGES = 4
+# Candidates for which the table is read once.
+TOGETHER = 8
+
+# Rows of ``lines``: a and p, 1 where a unit turned out to depend on the support; s, y, z and w of the support; scratch.
+PULL, REST, BARRED, SIGN, Y, Z, WEIGHT, SCRATCH = range(8)
+N_LINES = 8
+
+
+@_jit
+def substitute(table: Array, size: int, x: Array, width: int) -> None:
+    """Solve L x = x in place for the first ``width`` rows of x."""
+    end = np.uint64(size)
+    k = 0
+    while k + 4 <= size:  # four rows at once: a quarter of the loads and stores
+        for c in range(width):
+            v0 = x[c, k] * table[k, k]
+            v1 = (x[c, k + 1] - v0 * table[k, k + 1]) * table[k + 1, k + 1]
+            v2 = (x[c, k + 2] - v0 * table[k, k + 2] - v1 * table[k + 1, k + 2]) * table[k + 2, k + 2]
+            v3 = x[c, k + 3] - v0 * table[k, k + 3] - v1 * table[k + 1, k + 3] - v2 * table[k + 2, k + 3]
+            v3 *= table[k + 3, k + 3]
+            x[c, k], x[c, k + 1], x[c, k + 2], x[c, k + 3] = v0, v1, v2, v3
+            for t in range(np.uint64(k + 4), end):
+                x[c, t] -= v0 * table[k, t] + v1 * table[k + 1, t] + v2 * table[k + 2, t] + v3 * table[k + 3, t]
+        k += 4
+    while k < size:
+        for c in range(width):
+            x[c, k] *= table[k, k]
+            for t in range(np.uint64(k + 1), end):
+                x[c, t] -= x[c, k] * table[k, t]
+        k += 1
+
+
+@_jit
+def enter(
+    gram: Array, target: Array, units: Array, table: Array, lines: Array, x: Array, size: int, begin: int, count: int
+) -> None:
+    """Fill the columns ``begin`` to ``count`` of units that are candidates from now on."""
+    for column in range(begin, count, TOGETHER):
+        width = min(count - column, TOGETHER)
+        for c in range(width):
+            for b in range(size):
+                x[c, b] = gram[units[column + c], units[b]]
+        substitute(table, size, x, width)
+        for c in range(width):
+            rest = target[units[column + c]]
+            pull = 0.0
+            for t in range(np.uint64(0), np.uint64(size)):
+                rest -= x[c, t] * lines[Z, t]
+                pull += x[c, t] * lines[Y, t]
+            lines[REST, column + c] = rest
+            lines[PULL, column + c] = pull
+            lines[BARRED, column + c] = 0.0
+        for k in range(size):
+            for c in range(width):
+                table[k, column + c] = x[c, k]
+
+
+@_jit
+def exchange(units: Array, table: Array, lines: Array, size: int, i: int, j: int) -> None:
+    """Exchange columns i and j, both of candidates outside the support."""
+    units[i], units[j] = units[j], units[i]
+    for k in range(size):
+        table[k, i], table[k, j] = table[k, j], table[k, i]
+    for k in range(BARRED + 1):
+        lines[k, i], lines[k, j] = lines[k, j], lines[k, i]
+
+
+@_jit
+def join(
+    gram: Array, units: Array, table: Array, lines: Array, size: int, count: int, column: int, sign: float
+) -> bool:
+    """Take the candidate of ``column`` into the support; False if it depends on it, and is column ``size`` now."""
+    exchange(units, table, lines, size, size, column)
+    unit = units[size]
+    left = gram[unit, unit]
+    for k in range(size):
+        left -= table[k, size] * table[k, size]
+    if not left > DEPENDENT * gram[unit, unit]:
+        return False
+    scale = 1.0 / np.sqrt(left)
+    begin, end = np.uint64(size + 1), np.uint64(count)
+    for t in range(begin, end):
+        table[size, t] = gram[unit, units[t]]
+    k = 0
+    while k + 4 <= size:  # four rows at once: a quarter of the loads and stores
+        f0, f1, f2, f3 = table[k, size], table[k + 1, size], table[k + 2, size], table[k + 3, size]
+        for t in range(begin, end):
+            table[size, t] -= f0 * table[k, t] + f1 * table[k + 1, t] + f2 * table[k + 2, t] + f3 * table[k + 3, t]
+        k += 4
+    while k < size:
+        f0 = table[k, size]
+        for t in range(begin, end):
+            table[size, t] -= f0 * table[k, t]
+        k += 1
+    z = lines[REST, size] * scale
+    y = (sign - lines[PULL, size]) * scale
+    table[size, size] = scale
+    for t in range(begin, end):
+        table[size, t] *= scale
+        lines[REST, t] -= z * table[size, t]
+        lines[PULL, t] += y * table[size, t]
+    lines[Z, size] = z
+    lines[Y, size] = y
+    lines[SIGN, size] = sign
+    return True
+
+
+@_jit
+def shift(table: Array, row: int, begin: int, last: int) -> None:
+    """Move columns begin + 1 to last of a row one to the left."""
+    for t in range(np.uint64(begin), np.uint64(last)):
+        table[row, t] = table[row, t + np.uint64(1)]
+
+
+@_jit
+def leave(units: Array, table: Array, lines: Array, size: int, count: int, column: int) -> None:
+    """Take ``column`` out of the support by Givens rotations; it becomes the first column after the support."""
+    last = size - 1
+    unit = units[column]
+    sign = lines[SIGN, column]
+    for t in range(column, last):
+        units[t] = units[t + 1]
+        lines[SIGN, t] = lines[SIGN, t + 1]
+    units[last] = unit
+    for k in range(column + 1):
+        value = table[k, column] if k < column else 1.0 / table[k, k]
+        shift(table, k, column, last)
+        table[k, last] = value
+    for k in range(column, last):
+        # Without ``column``, row k + 1 has its diagonal in column k.
+        above, below = table[k, k], 1.0 / table[k + 1, k + 1]
+        shift(table, k + 1, k + 1, last)
+        table[k + 1, last] = 0.0
+        root = np.sqrt(above * above + below * below)
+        c, s = above / root, below / root
+        table[k, k] = 1.0 / root
+        for t in range(np.uint64(k + 1), np.uint64(count)):
+            one, two = table[k, t], table[k + 1, t]
+            table[k, t] = c * one + s * two
+            table[k + 1, t] = c * two - s * one
+        for line in (Y, Z):
+            one, two = lines[line, k], lines[line, k + 1]
+            lines[line, k] = c * one + s * two
+            lines[line, k + 1] = c * two - s * one
+    lines[REST, last] = 0.0
+    lines[PULL, last] = sign
+    lines[BARRED, last] = 0.0
+    z, y = lines[Z, last], lines[Y, last]
+    for t in range(np.uint64(last), np.uint64(count)):
+        lines[REST, t] += z * table[last, t]
+        lines[PULL, t] -= y * table[last, t]
+
+
+@_jit
+def meetings(lines: Array, size: int, count: int, alpha: float) -> None:
+    """Into the scratch line: where the gradient met the penalty, for candidates beyond ``alpha``; zero for others."""
+    for t in range(np.uint64(size), np.uint64(count)):
+        slope = lines[REST, t] + alpha * lines[PULL, t]
+        rest = lines[REST, t] if slope > 0.0 else -lines[REST, t]
+        fall = 1.0 - (lines[PULL, t] if slope > 0.0 else -lines[PULL, t])
+        meeting = rest / fall
+        meeting = meeting if fall > 0.0 else np.inf
+        lines[SCRATCH, t] = meeting if abs(slope) > alpha + ROUNDING and lines[BARRED, t] == 0.0 else 0.0
+
+
+@_jit
+def back_substitute(table: Array, size: int, x: Array) -> None:
+    """Solve L'x = x in place."""
+    end = np.uint64(size)
+    k = size - 1
+    while k >= 3:
+        v0 = v1 = v2 = v3 = 0.0
+        for t in range(np.uint64(k + 1), end):
+            v0 += table[k, t] * x[t]
+            v1 += table[k - 1, t] * x[t]
+            v2 += table[k - 2, t] * x[t]
+            v3 += table[k - 3, t] * x[t]
+        v0 = (x[k] - v0) * table[k, k]
+        v1 = (x[k - 1] - v1 - table[k - 1, k] * v0) * table[k - 1, k - 1]
+        v2 = (x[k - 2] - v2 - table[k - 2, k] * v0 - table[k - 2, k - 1] * v1) * table[k - 2, k - 2]
+        v3 = x[k - 3] - v3 - table[k - 3, k] * v0 - table[k - 3, k - 1] * v1 - table[k - 3, k - 2] * v2
+        x[k] = v0
+        x[k - 1] = v1
+        x[k - 2] = v2
+        x[k - 3] = v3 * table[k - 3, k - 3]
+        k -= 4
+    while k >= 0:
+        v0 = 0.0
+        for t in range(np.uint64(k + 1), end):
+            v0 += table[k, t] * x[t]
+        x[k] = (x[k] - v0) * table[k, k]
+        k -= 1
+
+
+@_jit
+def solve(units: Array, table: Array, lines: Array, size: int, alpha: float) -> int:
+    """Weights at ``alpha``; the column whose weight changed its sign first on the way there, or -1."""
+    for b in range(size):
+        lines[WEIGHT, b] = lines[Z, b] - alpha * lines[Y, b]
+    back_substitute(table, size, lines[WEIGHT])
+    wrong = False
+    for b in range(size):
+        wrong |= lines[WEIGHT, b] * lines[SIGN, b] <= 0.0
+    if not wrong:
+        return -1
+    for b in range(size):
+        lines[SCRATCH, b] = lines[Y, b]
+    back_substitute(table, size, lines[SCRATCH])
+    first = -1
+    longest = -1.0
+    for b in range(size):
+        if lines[WEIGHT, b] * lines[SIGN, b] <= 0.0:
+            gain = -lines[SCRATCH, b] * lines[SIGN, b]
+            way = -lines[WEIGHT, b] * lines[SIGN, b] / gain if gain > 0.0 else np.inf
+            if way > longest or (way == longest and units[b] < units[first]):
+                longest = way
+                first = b
+    return first
+
+
+@_jit
+def walk(gram: Array, units: Array, table: Array, lines: Array, size: int, count: int, alpha: float) -> int:
+    """Weights that are optimal at ``alpha`` as far as the candidates go; the size of their support, or -1."""
+    for _ in range(CHANGES * count + 16):
+        meetings(lines, size, count, alpha)
+        first: Any = np.int64(-1)
+        reach = 0.0
+        for t in range(size, count):
+            value = lines[SCRATCH, t]
+            if value > reach or (value == reach and first >= 0 and units[t] < units[first]):
+                reach = value
+                first = t
+        if first >= 0:
+            sign = 1.0 if lines[REST, first] + alpha * lines[PULL, first] > 0.0 else -1.0
+            if join(gram, units, table, lines, size, count, first, sign):
+                size += 1
+            else:
+                lines[BARRED, size] = 1.0
+            continue
+        first = solve(units, table, lines, size, alpha)
+        if first < 0:
+            return size
+        leave(units, table, lines, size, count, first)
+        size -= 1
+    return -1
+
+
+@_jit
+def gradient(gram: Array, target: Array, units: Array, lines: Array, size: int, out: Array) -> None:
+    """Gradient r - R w of all units, computed afresh so that no rounding piles up."""
+    zero, end = np.uint64(0), np.uint64(target.size)
+    for i in range(zero, end):
+        out[i] = target[i]
+    b = 0
+    while b + 4 <= size:
+        j0, j1, j2, j3 = units[b], units[b + 1], units[b + 2], units[b + 3]
+        w0, w1, w2, w3 = lines[WEIGHT, b], lines[WEIGHT, b + 1], lines[WEIGHT, b + 2], lines[WEIGHT, b + 3]
+        for i in range(zero, end):
+            out[i] -= w0 * gram[j0, i] + w1 * gram[j1, i] + w2 * gram[j2, i] + w3 * gram[j3, i]
+        b += 4
+    while b < size:
+        j0 = units[b]
+        w0 = lines[WEIGHT, b]
+        for i in range(zero, end):
+            out[i] -= w0 * gram[j0, i]
+        b += 1
+
+
+@_jit
+def optimality_gap(slope: Array, units: Array, lines: Array, size: int, alpha: float) -> float:
+    """Largest violation of the LASSO's optimality (KKT) conditions, in units of correlation."""
+    # |slope| - α is at most |slope - α sign|, so that all units may count as without weight at first.
+    worst = alpha
+    for i in range(slope.size):
+        worst = max(worst, abs(slope[i]))
+    worst -= alpha
+    for b in range(size):
+        worst = max(worst, abs(slope[units[b]] - alpha * lines[SIGN, b]))
+    return worst
+
+
+@_jit
+def homotopy_kernel(
+    gram: Array,
+    targets: Array,
+    alphas: Array,
+    large: float,
+    weights: Array,
+    gaps: Array,
+    losses: Array,
+    counts: Array,
+    solved: Array,
+) -> None:
+    """Paths of ``targets`` (n_targets, n) for falling ``alphas``, as far as homotopy goes.
+
+    Fills ``solved`` (n_targets,), the number of penalties that were, and for those the rest:
+    ``weights`` (n_alphas, n_targets, n), zero before; ``gaps`` and ``losses`` (n_alphas, n_targets); and ``counts``
+    (2, n_alphas, n_targets) of weights that are not zero and of those above ``large``.
+    """
+    n = gram.shape[0]
+    units = np.empty(n, np.int64)
+    chosen = np.zeros(n, np.bool_)
+    # Rows a power of two apart would share few lines of the cache.
+    table = np.empty((n, n + 8))
+    lines = np.zeros((N_LINES, n + 8))
+    x = np.empty((TOGETHER, n + 8))
+    slope = np.empty(n)
+    for t in range(targets.shape[0]):
+        target = targets[t]
+        before = 0.0
+        for i in range(n):
+            slope[i] = target[i]
+            before = max(before, abs(target[i]))
+            chosen[i] = False
+        size: Any = np.int64(0)
+        count: Any = np.int64(0)
+        l = 0
+        while l < alphas.size:
+            alpha = max(alphas[l], STAGE * before)
+            for c in range(count):
+                lines[BARRED, c] = 0.0
+            gap = np.inf
+            again = False
+            while not gap <= GOAL:
+                begin = count
+                for i in range(n):
+                    if abs(slope[i]) > alpha and not chosen[i] and gram[i, i] > 0.0:
+                        units[count] = i
+                        chosen[i] = True
+                        count += 1
+                if again and count == begin:
+                    break
+                again = True
+                enter(gram, target, units, table, lines, x, size, begin, count)
+                size = walk(gram, units, table, lines, size, count, alpha)
+                if size < 0:
+                    break
+                gradient(gram, target, units, lines, size, slope)
+                gap = optimality_gap(slope, units, lines, size, alpha)
+            if not gap <= GOAL:
+                break
+            before = alpha
+            if alpha > alphas[l]:
+                continue
+            explained = 0.0
+            n_above = 0
+            for b in range(size):
+                weight = lines[WEIGHT, b]
+                weights[l, t, units[b]] = weight
+                explained += weight * (target[units[b]] + slope[units[b]])
+                n_above += abs(weight) > large
+            gaps[l, t] = gap
+            losses[l, t] = 0.5 * (1.0 - explained)
+            counts[0, l, t] = size
+            counts[1, l, t] = n_above
+            l += 1
+        solved[t] = l

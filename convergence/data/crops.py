@@ -1,0 +1,119 @@
+"""Square crops of photographs as nets see them: which part, mirrored or not, and the normalisation.
+
+A GPU gets bytes, a quarter of what float32 would move, and normalises them itself. For the CPU the threads that read
+images do it, image by image, while an image is in the cache.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from convergence.data.images import DataSource, Floats, ImageSet, Indices
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Crop(NamedTuple):
+    """Part of an image that is seen: left, top, right, bottom in pixels, and whether it is mirrored."""
+
+    box: tuple[float, float, float, float]
+    mirrored: bool
+
+
+class Crops(DataSource):
+    """What all data sets of photographs have in common. Evaluation: centre crop; training: random crop and flip."""
+
+    crop: int = Field(224, ge=1, description="Side of the square that the net sees.")
+    augmentation: Literal["resized_crop", "crop"] = Field(
+        "resized_crop", description="Training crops: of random size and place, or of random place after the resize."
+    )
+    scale: float = Field(1 / 255, gt=0, description="Factor on the pixels' 0 … 255.")
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Taken off, after the factor.")
+    deviation: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="Divided by, after that.")
+
+    def draw(self, width: int, height: int, augment_seed: int, index: int) -> Crop:
+        """The random crop of an image, which depends on its size, the seed and its index alone."""
+        generator = np.random.default_rng([augment_seed, index])
+        if self.augmentation == "resized_crop":
+            box = _random_box(width, height, generator)
+        else:
+            left = int(generator.integers(0, max(width - self.crop, 0) + 1))
+            top = int(generator.integers(0, max(height - self.crop, 0) + 1))
+            box = (left, top, left + self.crop, top + self.crop)
+        return Crop(box, bool(generator.integers(2)))
+
+    def centre(self, width: int, height: int) -> Crop:
+        """The crop of evaluation, where torchvision's ``CenterCrop`` has it."""
+        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
+        return Crop((left, top, left + self.crop, top + self.crop), False)
+
+    def normalise(self, pixels: Iterable[Pixels], out: Floats) -> None:
+        """Images of (height, width, 3) bytes as (n, 3, height, width) of what the net sees."""
+        mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.deviation))
+        for image, scaled in zip(pixels, out, strict=True):
+            scaled[...] = image.transpose(2, 0, 1)
+            scaled *= np.float32(self.scale)
+            scaled -= mean
+            scaled /= deviation
+
+    def normalise_on_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        """:meth:`normalise` where the pixels are, with the same values."""
+        import torch
+
+        mean, deviation = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.deviation))
+        scaled = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return scaled.mul_(torch.tensor(self.scale, dtype=torch.float32)).sub_(mean).div_(deviation)
+
+
+class PixelImages(ImageSet):
+    """Images that are kept as bytes; ``source`` says what is seen of them."""
+
+    source: Crops
+
+    @abstractmethod
+    def parts(self, indices: Indices, augment_seed: int | None = None) -> Iterator[Pixels]:
+        """Crops before the normalisation, (crop, crop, 3) each; one may be a view that the next one overwrites."""
+
+    def pixels(self, indices: Indices, augment_seed: int | None = None) -> Pixels:
+        """The same in one array: (len(indices), crop, crop, 3)."""
+        out = np.empty((len(indices), self.source.crop, self.source.crop, 3), np.uint8)
+        for row, part in enumerate(self.parts(indices, augment_seed)):
+            out[row] = part
+        return out
+
+    def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
+        out = np.empty((len(indices), *self.image_shape), np.float32)
+        self.read_into(out, indices, augment_seed)
+        return out
+
+    def read_into(self, out: Floats, indices: Indices, augment_seed: int | None = None) -> None:
+        self.source.normalise(self.parts(indices, augment_seed), out)
+
+    def fetch(self, indices: Indices, augment_seed: int | None = None) -> npt.NDArray[Any]:
+        return self.pixels(indices, augment_seed)
+
+    def finish(self, batch: torch.Tensor, indices: Indices, augment_seed: int | None = None) -> torch.Tensor:
+        return self.source.normalise_on_device(batch)
+
+
+def _random_box(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
+    """A box of 8–100 % of the area and an aspect of 3/4 … 4/3 (Szegedy et al. 2015, arXiv 1409.4842)."""
+    for _ in range(10):
+        area = width * height * generator.uniform(0.08, 1.0)
+        aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = np.sqrt(area * aspect), np.sqrt(area / aspect)
+        if w <= width and h <= height:
+            left, top = generator.uniform(0, width - w), generator.uniform(0, height - h)
+            return left, top, left + w, top + h
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side

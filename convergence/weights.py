@@ -1,0 +1,67 @@
+"""The weights of a net: as its seed makes them, as files of plain arrays, and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from convergence.errors import FileError
+from convergence.files import atomic_write
+from convergence.networks.spec import NetworkSpec
+
+
+def initialise(network: NetworkSpec, seed: int, image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+    """A net as its seed makes it, in float32 on the CPU; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network.build(image_shape, n_classes)
+
+
+def weights_path(folder: Path, epoch: int | None = None) -> Path:
+    """Where the weights after an epoch are (0: as initialised); the final ones for None."""
+    return folder / "weights.safetensors" if epoch is None else folder / "epochs" / f"{epoch:05d}.safetensors"
+
+
+def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> None:
+    """Write :func:`weights_path`: plain arrays, no code."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    with atomic_write(weights_path(folder, epoch)) as temporary:
+        save_file(state, temporary)
+
+
+def load_net(
+    folder: Path,
+    network: NetworkSpec,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    epoch: int | None = None,
+) -> nn.Module:
+    """A net with its final weights, or those that were kept of an epoch, in evaluation mode on the CPU.
+
+    Raises
+    ------
+    FileError
+        when the weights are missing, damaged, or of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = weights_path(folder, epoch)
+    if not path.exists():
+        what = "the net has no weights yet" if epoch is None else f"the weights of epoch {epoch} were not kept"
+        remedy = "" if epoch is None else f" with {epoch} among training.keep_epochs"
+        raise FileError(f"{path}: {what}. Run `convergence train`{remedy} first.")
+    module = initialise(network, 0, image_shape, n_classes)
+    try:
+        module.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise FileError(
+            f"{path}: the weights are damaged ({error}). Remove {folder} and train the net again."
+        ) from error
+    except RuntimeError as error:
+        raise FileError(f"{path}: the weights are those of another network: {error}") from error
+    return module.eval()

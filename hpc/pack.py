@@ -1,0 +1,219 @@
+"""Packing an image folder over ranks: each decodes its blocks and writes them at their place in the one file.
+
+The file grows beside its final name. Every rank notes the blocks that it has written, each with its checksum, in a
+journal of its own, after they are on the disk; whoever comes after a kill, with any number of ranks, reads all journals
+and makes again what is missing or does not match. A finished file is held against its checksums instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from convergence.data import packed
+from convergence.data.image_folder import FolderImages, ImageFolder
+from convergence.data.packed import MADE_BY, SCHEMA, VERSION
+from convergence.errors import ConfigError, FileError, SharedError, UserError
+from convergence.experiment import Experiment
+from convergence.files import put_in_place, remove_leftovers
+from convergence.hdf5 import open_checked
+from convergence.interruption import Stopped, is_stopping
+from convergence.progress import Progress
+from hpc.comm import Communicator
+from hpc.ownership import owned
+
+logger = logging.getLogger(__name__)
+
+
+def pack(experiment: Experiment, folder: Path, comm: Communicator) -> list[Path]:
+    """Pack both splits of an experiment's image folder into files in ``folder``; returns their paths.
+
+    Raises
+    ------
+    UserError
+        on every rank: for other data sets, images that cannot be decoded, files of other images, damaged files.
+    Stopped
+        on every rank, after a signal to one of them.
+    """
+    source = experiment.images
+    if not isinstance(source, ImageFolder):
+        raise _shared(ConfigError(f'data.name = "{source.name}": only "image_folder" can be packed.'))
+    try:
+        splits = source.load()
+    except UserError as error:
+        raise _shared(error) from error
+    paths = []
+    for images, name in zip(splits, (source.train_folder, source.test_folder), strict=True):
+        assert isinstance(images, FolderImages)
+        path = folder / f"{Path(name).name}.h5"
+        _Packing(images, path, experiment.training.loader_workers, comm).run()
+        paths.append(path)
+    return paths
+
+
+class _Packing:
+    """One split on its way into a file."""
+
+    def __init__(self, images: FolderImages, path: Path, workers: int, comm: Communicator) -> None:
+        self.images, self.path, self.workers, self.comm = images, path, max(workers, 1), comm
+        self.partial = path.with_name(f"{path.name}.partial")
+        self.journals = path.with_name(f"{path.name}.journals")
+        try:
+            self.plan = packed.layout(images)
+        except UserError as error:
+            raise _shared(error) from error
+
+    def run(self) -> None:
+        finished = self.comm.share(self.path.exists())
+        if finished:
+            self._together(self._verify)
+            return
+        self._together(self._prepare)
+        digests: dict[int, bytes] = {}
+        self._together(lambda: digests.update(self._write()))
+        if self.comm.any(is_stopping()):
+            raise Stopped("stopped by a signal")
+        gathered = self.comm.gather_bytes(b"".join(digests[k] for k in sorted(digests)))
+        self._together(lambda: self._seal(gathered))
+
+    def _together(self, action: Callable[[], None]) -> None:
+        """Do something on all ranks; they leave together, or fail together."""
+        message = None
+        try:
+            action()
+        except UserError as error:
+            message = str(error)
+        errors = self.comm.gather_errors(message)
+        if errors:
+            raise SharedError("\n".join(errors))
+
+    def _prepare(self) -> None:
+        """The first rank makes the file, unless one for the same images and settings is there to go on with."""
+        if self.comm.rank > 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.path.parent)
+        with contextlib.suppress(OSError, KeyError):  # whatever is there is no file to go on with
+            import h5py
+
+            with h5py.File(self.partial, "r") as file:
+                if file.attrs["digest"] == self.plan.digest and self.journals.is_dir():
+                    return
+        shutil.rmtree(self.journals, ignore_errors=True)
+        needed = self.plan.n * self.plan.height * self.plan.width * 3
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise UserError(
+                f"{self.path} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free. Make room, or choose "
+                "another place with --out."
+            )
+        packed.create(self.partial, self.images, self.plan)
+        self.journals.mkdir()
+
+    def _write(self) -> dict[int, bytes]:
+        """The digests of this rank's blocks, each of which is on the disk; fewer after a signal."""
+        mine = owned(self.plan.n_blocks, self.comm.rank, self.comm.size)
+        noted = self._noted()
+        offset = packed.offset(self.partial, "images")
+        digests: dict[int, bytes] = {}
+        with (
+            ThreadPoolExecutor(self.workers) as pool,
+            self.partial.open("r+b", buffering=0) as file,
+            (self.journals / f"{socket.gethostname()}-{os.getpid()}").open("a", encoding="ascii") as journal,
+            Progress(f"pack {self.path.stem}", len(mine)) as progress,
+        ):
+            for k in mine:
+                if is_stopping():
+                    break
+                start = offset + self.plan.block(k).start * self.plan.height * self.plan.width * 3
+                digest = self._digest(file.fileno(), k, start) if k in noted else b""
+                if digest != noted.get(k):
+                    digest = self._make(file, k, start, pool)
+                    journal.write(f"\n{k} {digest.hex()}\n")
+                    journal.flush()
+                    os.fsync(journal.fileno())
+                digests[k] = digest
+                progress.advance()
+        return digests
+
+    def _noted(self) -> dict[int, bytes]:
+        """Blocks that any rank of any earlier run has noted, with their digests; torn lines are none."""
+        noted = {}
+        for journal in sorted(self.journals.iterdir()):
+            for line in journal.read_text(encoding="ascii", errors="replace").splitlines():
+                number, _, digest = line.partition(" ")
+                with contextlib.suppress(ValueError):
+                    if len(bytes.fromhex(digest)) == 32:
+                        noted[int(number)] = bytes.fromhex(digest)
+        return noted
+
+    def _make(self, file: io.FileIO, k: int, start: int, pool: ThreadPoolExecutor) -> bytes:
+        decoded = pool.map(lambda index: packed.decode(self.images, index, self.plan), self.plan.block(k))
+        content = np.stack(list(decoded)).data.cast("B")
+        _write_at(file, content, start)
+        os.fsync(file.fileno())
+        return hashlib.sha256(content).digest()
+
+    def _digest(self, file: int, k: int, start: int) -> bytes:
+        content = np.empty((len(self.plan.block(k)), self.plan.height, self.plan.width, 3), np.uint8)
+        packed.read_at(file, content, start)
+        return hashlib.sha256(content.data.cast("B")).digest()
+
+    def _seal(self, gathered: list[bytes]) -> None:
+        if self.comm.rank > 0:
+            return
+        digests = [b""] * self.plan.n_blocks
+        for rank, joined in enumerate(gathered):
+            for i, k in enumerate(owned(self.plan.n_blocks, rank, self.comm.size)):
+                digests[k] = joined[32 * i : 32 * i + 32]
+        with self.partial.open("r+b", buffering=0) as file:
+            _write_at(file, memoryview(b"".join(digests)), packed.offset(self.partial, "block_sha256"))
+        put_in_place(self.partial, self.path)
+        shutil.rmtree(self.journals)
+
+    def _verify(self) -> None:
+        """Hold the blocks of this rank against the checksums of a finished file."""
+        if self.comm.rank == 0:
+            shutil.rmtree(self.journals, ignore_errors=True)  # left by a kill right at the end
+        with open_checked(self.path, SCHEMA, VERSION, MADE_BY) as opened:
+            if opened.attrs["digest"] != self.plan.digest:
+                raise FileError(
+                    f"{self.path} was packed from other images, or with another data.resize or data.crop. Remove it, "
+                    "or choose another place with --out."
+                )
+            known = opened["block_sha256"][()]
+            offset = int(opened["images"].id.get_offset())
+        file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            for k in owned(self.plan.n_blocks, self.comm.rank, self.comm.size):
+                start = offset + self.plan.block(k).start * self.plan.height * self.plan.width * 3
+                if self._digest(file, k, start) != known[k].tobytes():
+                    images = self.plan.block(k)
+                    raise FileError(
+                        f"{self.path}: images {images.start} … {images.stop - 1} do not match their checksum: the file "
+                        "was damaged after it was written. Remove it and pack again."
+                    )
+        finally:
+            os.close(file)
+        logger.info("%s: packed already, and every checksum holds", self.path)
+
+
+def _write_at(file: io.FileIO, content: memoryview, start: int) -> None:
+    file.seek(start)
+    while len(content):
+        content = content[file.write(content) :]
+
+
+def _shared(error: UserError) -> SharedError:
+    """An error that every rank meets alike."""
+    return SharedError(str(error))
