@@ -40,7 +40,9 @@ class Resources(Section):
     constraint: Line | None = Field(None, description="Features that nodes must have, for example 'a100|h100'.")
     reservation: Word | None = Field(None, description="Reservation to run in.")
     nodes: int = Field(1, ge=1, description="Nodes of a job.")
-    tasks_per_node: int = Field(1, ge=1, description="Processes a node: MPI ranks of the statistics.")
+    tasks_per_node: int = Field(
+        1, ge=1, description="Processes a node: MPI ranks of the statistics, GPUs of a training."
+    )
     cpus_per_task: int | None = Field(None, ge=1, description="CPU cores a process.")
     gpus_per_node: int = Field(0, ge=0, description="GPUs a node.")
     gpu_option: Literal["gpus-per-node", "gres"] = Field(
@@ -101,6 +103,8 @@ class TrainResources(Resources):
 
     @model_validator(mode="after")
     def _throttled(self) -> TrainResources:
+        if self.launcher == "mpiexec" and self.tasks > 1:
+            raise ValueError('launcher "mpiexec" tells torch nothing of its processes; several of them need "srun"')
         if self.parallel is not None and not self.array:
             raise ValueError("parallel is a setting of arrays; leave it out, or set array = true")
         return self

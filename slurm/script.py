@@ -18,8 +18,6 @@ from pathlib import Path
 from slurm.graph import Job
 from slurm.profile import AnalyzeResources, ClusterProfile, Resources, TrainResources, quoted
 
-TASK_VARIABLES = 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec "$@"'
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -132,14 +130,7 @@ def _body(profile: ClusterProfile, job: Job, setting: Setting, resources: Resour
     if isinstance(resources, AnalyzeResources) and resources.workers > 1:
         command += ["--workers", resources.workers]
     started = _joined(command) + (f" --net {net}" if job.stage == "train" else "")
-    launcher = _launcher(resources)
-    if job.stage == "train" and resources.tasks > 1:
-        lines += [
-            'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-            "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))",
-        ]
-        launcher.append(f"bash -c {quoted(TASK_VARIABLES)} task")
-    steps = " \\\n  ".join([f"exec {_joined(wrapper)} --piece {piece} --", *launcher, started])
+    steps = " \\\n  ".join([f"exec {_joined(wrapper)} --piece {piece} --", *_launcher(resources), started])
     return [*lines, "", steps]
 
 

@@ -301,6 +301,19 @@ def test_a_chain_of_jobs_where_requeue_is_forbidden_and_cancel(cluster, site, ca
     assert len(here.states("statistics")) == 1
 
 
+def test_processes_of_one_net_on_two_nodes(cluster, site):
+    """Training finds its peers by Slurm's own variables; the net that is not trained needs no peers."""
+    here = site()
+    text = here.profile.read_text(encoding="utf-8") + "[train]\nnodes = 2\n"
+    here.profile.write_text(text, encoding="utf-8")
+    here.held("statistics")
+    assert here.submit("--set", "nets.0.seeds=[1]", "--set", "nets.1.seeds=[11]") == 0
+    here.wait_for(net1="done", untrained1="done")
+    (attempt,) = here.records.attempts("train net1")
+    assert "-" in attempt.node, "both nodes"
+    assert Path(attempt.log).read_text(encoding="utf-8").count("held-out accuracy") == 1
+
+
 def test_ranks_that_find_no_world_are_refused_with_the_remedy(cluster, site, tiny_copy):
     here = site(mpi="none")
     shutil.move(tiny_copy, here.run)

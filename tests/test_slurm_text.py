@@ -107,6 +107,7 @@ def test_profiles_are_read_and_open_with_what_they_are_for(name):
         ("[defaults]\nleave_out = ['coment']", 'did you mean "comment"'),
         ("[train]\nleave_out = ['array']", "set train.array = false"),
         ("[train]\narray = false\nparallel = 2", "parallel is a setting of arrays"),
+        ("[train]\nnodes = 2\nlauncher = 'mpiexec'", 'several of them need "srun"'),
         ("[analyze]\nnodes = 2", "the stage is one process"),
         ("[statistics]\nlauncher = 'none'\nnodes = 2", "starts one process"),
         ("[defaults]\nwalltime_min = 2", "before the time limit of train, 120 s"),
@@ -185,16 +186,10 @@ def test_ranks_and_dependencies_of_the_statistics():
     assert "-- \\\n  /env/bin/python -P -m convergence report" in alone
 
 
-def test_several_processes_of_one_net_know_each_other(fake):
-    found = text({"train": {"nodes": 2, "tasks_per_node": 2}}, TRAIN)
-    assert "export MASTER_ADDR=$(scontrol show hostnames" in found
-    line = next(line for line in found.splitlines() if "bash -c" in line).strip().removesuffix(" \\")
-    environ = os.environ | {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
-    done = subprocess.run(
-        ["bash", "-c", line + """ sh -c 'echo "$RANK $WORLD_SIZE $LOCAL_RANK $*"' x "a b" """],
-        env=environ, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout == "3 4 1 a b\n"
+def test_several_processes_of_one_net():
+    found = text({"train": {"nodes": 2, "tasks_per_node": 4, "gpus_per_node": 4}}, TRAIN)
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-node=4\n" in found
+    assert "  srun --ntasks 8 \\\n" in found
 
 
 @pytest.mark.parametrize("option", AVOIDABLE)
