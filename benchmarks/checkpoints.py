@@ -25,7 +25,7 @@ from convergence.experiment import TrainingConfig
 from convergence.learner import Candidate, Learner
 from convergence.networks.external import TorchvisionNetwork
 
-THREADS = 2
+THREADS = 1
 
 
 def main(network: str = "torchvision:resnet18", batch: int = 32, steps: int = 20) -> None:
