@@ -1,6 +1,7 @@
 """A real Slurm of four virtual nodes: everything that goes wrong on clusters, and a report with the same numbers.
 
-Jobs are held at a checkpoint where a test wants to act on them, by a file that the stages of these tests look for.
+Jobs are held where a test wants to act on them, nets after their first checkpoint, by a file that the stages of these
+tests look for.
 """
 
 from __future__ import annotations
@@ -24,15 +25,25 @@ HERE = Path(__file__).parent / "slurm"
 TOOLS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 HOLD = """
 import os, sys, time
+from pathlib import Path
 from convergence import interruption
+
+def there(name):
+    return (Path(os.environ["HOLD_FOLDER"]) / name).exists()
 
 def holding(function):
     def held(*arguments):
-        place = os.environ.get("HOLD_FOLDER")
-        name = sys.argv[sys.argv.index("--net") + 1] if "--net" in sys.argv else sys.argv[1]
-        while place and os.path.exists(os.path.join(place, name)) and not interruption._received:
+        if "HOLD_FOLDER" not in os.environ:
+            return function(*arguments)
+        name = sys.argv[1]
+        if name == "train":
+            name = sys.argv[sys.argv.index("--net") + 1]
+            runs = Path(sys.argv[sys.argv.index("--runs") + 1])
+            if not list(runs.glob(f"*/nets/{name}/checkpoint.pt")):
+                return function(*arguments)
+        while there(name) and not interruption._received:
             time.sleep(0.05)
-        if place and os.path.exists(os.path.join(place, "break-" + name)):
+        if there("break-" + name):
             raise RuntimeError("planted fault")
         return function(*arguments)
     return held
