@@ -1,4 +1,4 @@
-"""One-to-one alignment of all nets of a comparison at once, and whether their pairwise matchings agree.
+"""One-to-one alignment of all nets of a comparison at once.
 
 A *consensus unit* is a set of units, at most one of each net, that stand for the same feature. Everything is
 computed from the correlations of the joined units.
@@ -6,9 +6,8 @@ computed from the correlations of the joined units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,23 +61,6 @@ class Presence:
 
     n_nets: Indices
     stays: Mask
-
-
-@dataclass(frozen=True, eq=False)
-class CycleConsistency:
-    """Whether units come back to themselves through matchings A -> B -> C -> A.
-
-    ``mean``: share of the paths that return, a mean over the ordered triples of nets that have a path;
-    ``chance``: the same of matchings at random, the mean of 1 / n_A. ``n_paths`` of all triples. For each net,
-    arrays over its units: ``unit_paths``, the ordered triples in which a path begins at the unit (of at most
-    (K - 1)(K - 2)), and ``unit_share`` of them that return; 0 where there is none, which is no measurement.
-    """
-
-    mean: float
-    chance: float
-    n_paths: int
-    unit_share: tuple[Matrix, ...]
-    unit_paths: tuple[Indices, ...]
 
 
 def consensus_units(correlation: ArrayLike, net_of_unit: ArrayLike, start: ArrayLike | None = None) -> Consensus:
@@ -161,92 +143,6 @@ def presence(consensus: Consensus, threshold: float) -> Presence:
         equal = strength[units] <= weakest[units, None] + ROUNDING
         stays[units, n_nets - 1 - np.argmax(equal[:, ::-1], axis=1)] = False
     return Presence(n_nets=stays.sum(axis=1), stays=stays)
-
-
-def cycle_consistency(
-    matchings: Mapping[tuple[int, int], ArrayLike], widths: Sequence[int] | None = None
-) -> CycleConsistency:
-    """Share of units that come back to themselves through three nets, over all ordered triples of nets.
-
-    Parameters
-    ----------
-    matchings : {(a, b): (n_a,)}
-        For each pair of nets a < b the partner in b of each unit of a, -1 for none; one-to-one.
-    widths : (K,), optional
-        Units of each net. Without it the last net is taken to end at its last unit with a partner.
-
-    Raises
-    ------
-    UserError
-        when there are fewer than three nets, a pair is missing, partners are not one-to-one or not of the nets'
-        widths, or no path comes all the way round.
-    """
-    maps, sizes = _both_ways(matchings, widths)
-    shares, chances = [], []
-    returned, paths = ([np.zeros(size, dtype=np.intp) for size in sizes] for _ in range(2))
-    for a, b, c in permutations(range(len(sizes)), 3):
-        end = _then(_then(maps[a, b], maps[b, c]), maps[c, a])
-        arrives, returns = end >= 0, end == np.arange(sizes[a])
-        paths[a] += arrives
-        returned[a] += returns
-        if arrives.any():
-            shares.append(returns.sum() / arrives.sum())
-            chances.append(1.0 / sizes[a])
-    if not shares:
-        raise UserError("no unit has partners all the way round any three nets; match more of the units.")
-    return CycleConsistency(
-        mean=float(np.mean(shares)),
-        chance=float(np.mean(chances)),
-        n_paths=int(sum(count.sum() for count in paths)),
-        unit_share=tuple(back / np.maximum(count, 1) for back, count in zip(returned, paths, strict=True)),
-        unit_paths=tuple(paths),
-    )
-
-
-def embed(distances: ArrayLike, dimensions: int = 2) -> tuple[Matrix, float]:
-    """Classical multidimensional scaling (Torgerson 1952): points whose distances are nearest to those given.
-
-    Parameters
-    ----------
-    distances : (K, K)
-        Symmetric, none negative, 0 on the diagonal.
-    dimensions
-        1 … K.
-
-    Returns
-    -------
-    points : (K, dimensions)
-        About their mean, by falling spread; of each column the entry that is largest in size (of equal ones the
-        first) is positive. Eigenvalues that no points in space can have, the negative ones, count as 0.
-    explained : float
-        Sum of the eigenvalues used over the sum of the sizes of all, so that what is not Euclidean counts as
-        not explained; 1 where all distances are 0.
-
-    Raises
-    ------
-    UserError
-        when the matrix is not one of distances or there are not as many dimensions.
-    """
-    matrix = np.asarray(distances, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0 or not np.isfinite(matrix).all():
-        raise UserError(f"distances of shape {matrix.shape} embed nothing; give a square matrix of finite ones.")
-    largest = matrix.max()
-    if matrix.min() < 0 or np.any(np.diagonal(matrix) != 0) or np.any(np.abs(matrix - matrix.T) > 1e-9 * largest):
-        raise UserError("distances are symmetric, none negative and 0 on the diagonal; these are not.")
-    if not 1 <= dimensions <= len(matrix):
-        raise UserError(f"{dimensions} dimensions for {len(matrix)} points; give 1 … {len(matrix)}.")
-    if largest == 0:
-        return np.zeros((len(matrix), dimensions)), 1.0
-    squared = (matrix / largest + matrix.T / largest) ** 2 / 4
-    squared -= squared.mean(axis=0)
-    squared -= squared.mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(-squared / 2)
-    values, vectors = values[::-1], vectors[:, ::-1][:, :dimensions]
-    used = np.where(values > ROUNDING * values[0], values, 0.0)[:dimensions]
-    sizes = np.abs(vectors)
-    first = np.argmax(sizes >= sizes.max(axis=0) * (1.0 - 1e-9), axis=0)
-    signs = np.where(vectors[first, np.arange(dimensions)] < 0, -1.0, 1.0)
-    return largest * vectors * signs * np.sqrt(used), float(used.sum() / np.abs(values).sum())
 
 
 def _starts(matrix: Matrix, units: list[Indices], start: ArrayLike | None) -> list[tuple[int, Indices]]:
@@ -340,45 +236,6 @@ def _strength(within: Matrix, there: Mask) -> Matrix:
     variance = rows.sum(axis=1, keepdims=True) - 2.0 * rows + own  # of the sum of the others
     spread = there & (variance > ROUNDING)
     return np.where(spread, (rows - own) / np.sqrt(np.where(spread, variance, 1.0)), 0.0)
-
-
-def _then(first: Indices, second: Indices) -> Indices:
-    return np.where(first >= 0, second[first], -1)
-
-
-def _both_ways(
-    matchings: Mapping[tuple[int, int], ArrayLike], widths: Sequence[int] | None
-) -> tuple[dict[tuple[int, int], Indices], list[int]]:
-    """Partners from every net to every other, and the width of each."""
-    n_nets = 1 + max((b for _, b in matchings), default=-1)
-    pairs = set(combinations(range(n_nets), 2))
-    if n_nets < 3 or set(matchings) != pairs:
-        raise UserError(
-            f"matchings of {len(matchings)} pairs of {n_nets} nets make no cycles; give those of all pairs (a, b), "
-            "a < b, of nets 0 … K - 1, at least three."
-        )
-    partners = {pair: np.asarray(matchings[pair]) for pair in sorted(pairs)}
-    if any(partner.ndim != 1 or partner.dtype.kind != "i" for partner in partners.values()):
-        raise UserError("partners are integers (n_a,): for each unit of a one of b, or -1 for none.")
-    sizes = [len(partners[a, n_nets - 1]) for a in range(n_nets - 1)]
-    sizes.append(1 + max(int(partners[a, n_nets - 1].max(initial=0)) for a in range(n_nets - 1)))
-    sizes = sizes if widths is None else list(widths)
-    if len(sizes) != n_nets or min(sizes) < 1:
-        raise UserError(f"widths {sizes} of {n_nets} nets; give one for each, of at least one unit.")
-    maps = {}
-    for (a, b), partner in partners.items():
-        units = np.flatnonzero(partner >= 0)
-        chosen = partner[units]
-        one_to_one = len(np.unique(chosen)) == len(chosen)
-        if len(partner) != sizes[a] or partner.min() < -1 or chosen.max(initial=-1) >= sizes[b] or not one_to_one:
-            raise UserError(
-                f"partners of net {a} in net {b} are not a matching of {sizes[a]} and {sizes[b]} units; give for each "
-                "unit of the first one of the second, each at most once, or -1."
-            )
-        maps[a, b] = partner.astype(np.intp)
-        maps[b, a] = np.full(sizes[b], -1, dtype=np.intp)
-        maps[b, a][chosen] = units
-    return maps, sizes
 
 
 def _checked_correlation(correlation: ArrayLike) -> Matrix:

@@ -5,20 +5,15 @@ Nets of a kind are those of a comparison with the same layer, the same epoch, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from convergence.alignment.consensus import (
-    Consensus,
-    consensus_units,
-    cycle_consistency,
-    embed,
-    presence,
-    score_members,
-)
+from convergence.alignment.consensus import Consensus, consensus_units, presence, score_members
+from convergence.alignment.cycles import cycle_consistency
+from convergence.alignment.embedding import embed
 from convergence.alignment.matching import matching
 from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.section import Float64, Numbers, Replicated, Tree, full
@@ -76,32 +71,34 @@ def _consensus(joint: JointCorrelations, sums: Sums, nets: list[str], config: An
     """Consensus units of all images, the strength that chance gives, and what stays of them on other images."""
     pooled = joint.pooled()
     found = consensus_units(pooled, joint.net_of_unit)
-    threshold = _chance_strength(pooled, joint, config)
+    rotated = null_draws(
+        lambda generator: consensus_units(_rotated(pooled, joint, generator), joint.net_of_unit),
+        min(config.rotations, MAX_ROTATIONS), config.seed,
+    )  # fmt: skip
+    threshold = _chance_strength(rotated)
     present = presence(found, threshold)
     n_nets = len(nets)
+    widths = np.bincount(joint.net_of_unit).tolist()
 
-    def numbers(correlation: Float64, scored: Consensus | None = None) -> Numbers:
-        scored = score_members(correlation, found.members) if scored is None else scored
+    def numbers(correlation: Float64, scored: Consensus) -> Numbers:
         n_present = presence(scored, threshold).n_nets
-        cycles = cycle_consistency(_matchings(correlation, joint, n_nets))
         return {
             "mean_correlation": scored.objective,
             "unit_correlation": scored.mean_correlation,
-            "cycle_consistency": cycles.mean,
+            "cycle_consistency": cycle_consistency(_matchings(correlation, joint, n_nets), widths).mean,
             **{f"in {k}": float(np.mean(n_present >= k)) for k in range(2, n_nets + 1)},
         }
 
-    replicated = Replicated(numbers(pooled, found), [numbers(correlation) for correlation in joint.without()])
+    replicated = Replicated(
+        numbers(pooled, found), [numbers(other, score_members(other, found.members)) for other in joint.without()]
+    )
     held_out = [
         score_members(joint.half(1 - k), consensus_units(joint.half(k), joint.net_of_unit).members) for k in (0, 1)
     ]
-    rotated = null_draws(
-        lambda generator: consensus_units(_rotated(pooled, joint, generator), joint.net_of_unit).objective,
-        min(config.rotations, MAX_ROTATIONS), config.seed,
-    )  # fmt: skip
-    cycles = cycle_consistency(_matchings(pooled, joint, n_nets))
+    cycles = cycle_consistency(_matchings(pooled, joint, n_nets), widths)
     index = joint.units - np.array([sums.units(nets[k])[0] for k in joint.net_of_unit])
-    level = (float(np.mean(rotated)), float(np.std(rotated, ddof=1)))
+    objectives = [draw.objective for draw in rotated]
+    level = (float(np.mean(objectives)), float(np.std(objectives, ddof=1)))
     return {
         "nets": np.array(nets, dtype=object),
         "members": np.where(found.members >= 0, index[found.members], -1),
@@ -130,15 +127,10 @@ def _matchings(correlation: Float64, joint: JointCorrelations, n_nets: int) -> d
     return found
 
 
-def _chance_strength(pooled: Float64, joint: JointCorrelations, config: AnalysisConfig) -> float:
+def _chance_strength(rotated: Sequence[Consensus]) -> float:
     """The strength that one member in twenty has when every net's basis is rotated and all are aligned anew."""
-
-    def strengths(generator: np.random.Generator) -> Float64:
-        found = consensus_units(_rotated(pooled, joint, generator), joint.net_of_unit)
-        return found.strength[found.members >= 0]
-
-    draws = null_draws(strengths, min(config.rotations, MAX_ROTATIONS), config.seed)
-    return float(np.clip(np.quantile(np.concatenate(draws), CHANCE_QUANTILE), np.finfo(float).eps, 1.0))
+    strengths = np.concatenate([draw.strength[draw.members >= 0] for draw in rotated])
+    return float(np.clip(np.quantile(strengths, CHANCE_QUANTILE), np.finfo(float).eps, 1.0))
 
 
 def _rotated(pooled: Float64, joint: JointCorrelations, generator: np.random.Generator) -> Float64:
