@@ -493,7 +493,7 @@ def test_records_are_where_the_run_folder_has_them(tiny_config, tiny_copy):
 
 def test_a_stage_that_fails_leaves_its_last_lines(fake, tmp_path):
     (tmp_path / "log").write_text("of an attempt before: MemoryError\n", encoding="utf-8")
-    assert start(tmp_path, "print('before'); {}['x']").wait(timeout=30) == 1
+    assert start(tmp_path, "print('before', flush=True); {}['x']").wait(timeout=30) == 1
     (found,) = attempts(tmp_path)
     assert (found.state, found.reason) == ("failed", "KeyError: 'x'")
     assert found.tail[0] == "before"
