@@ -145,9 +145,14 @@ def random_rotation(n: int, generator: np.random.Generator) -> Float64:
     return np.asarray(q * signs)
 
 
+def generator_of(seed: int, k: int) -> np.random.Generator:
+    """The generator of draw ``k`` of a null: draws can be made in any order, by anyone."""
+    return np.random.default_rng([seed, k])
+
+
 def null_draws(draw: Callable[[np.random.Generator], Any], n_draws: int, seed: int) -> list[Any]:
     """``n_draws`` draws of a null; each draw has a generator of its own."""
-    return [draw(np.random.default_rng([seed, k])) for k in range(n_draws)]
+    return [draw(generator_of(seed, k)) for k in range(n_draws)]
 
 
 def null_level(draw: Callable[[np.random.Generator], float], n_draws: int, seed: int) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
@@ -10,8 +12,10 @@ from convergence.alignment.hierarchy import hierarchical_clusters
 from convergence.alignment.sparse_clusters import agglomerative_clusters
 from convergence.alignment.stability import replicate_labels, stability
 from convergence.alignment.subspaces import NUMBERS, cluster_subspaces, shared_subspace
+from convergence.alignment.graph import Labels
+from convergence.analysis import cost
 from convergence.analysis.few_to_one import FewToOne
-from convergence.analysis.section import Float64, Numbers, Replicated, Tree
+from convergence.analysis.section import Float64, Numbers, Parts, PairShape, Replicated, Step, Tree, ranges, replicates
 from convergence.analysis.units import PairSums
 from convergence.experiment import AnalysisConfig
 from convergence.similarity.pair import PairMoments
@@ -22,67 +26,126 @@ SWEEP = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 class ManyToMany:
     """Clusters of all images; errors are those of the similarities inside the clusters so found.
 
-    ``sparse``: both directions, ``xy`` first, whose weights are clustered too; empty if there are none. They have to
-    have given their trees before this one does.
+    Steps: the clusters (``spectral``) and, beside them, more of them (``sweep``) and the paper's (``hierarchical``);
+    then replicates, subspaces, and clusters of the weights of both sparse mappings, if there are any.
     """
 
     name = "clusters"
 
     def __init__(self, pair: PairSums, config: AnalysisConfig, sparse: list[FewToOne]) -> None:
         self._pair, self._config, self._sparse = pair, config, sparse
-        settings = config.clustering
-        self._joined = joined(pair.pooled)
-        self._graph = similarity_graph(self._joined, settings.similarity, settings.threshold)
-        self._found = spectral_clusters(self._graph, settings.n_clusters, settings.max_clusters, config.seed)
         self._sides = np.repeat([0, 1], [len(pair.units_x), len(pair.units_y)])
-        labels, own = self._found.labels, range(self._found.n_clusters)
-        self._groups = [
-            (np.flatnonzero((labels == k) & (self._sides == 0)), np.flatnonzero((labels == k) & (self._sides == 1)))
-            for k in own
-        ]
-        self._both = [k for k in own if all(len(units) for units in self._groups[k])]
 
-    def numbers(self, moments: PairMoments) -> Numbers:
+    @classmethod
+    def steps(cls, shape: PairShape, config: AnalysisConfig) -> list[Step]:
+        """What there is to compute for a pair of a shape."""
+        both, name, after = shape.n_x + shape.n_y, cls.name, (f"{cls.name}/spectral",)
+        graph = cost.GRAPH * both**2 * config.clustering.max_clusters
+        subspaces = cost.SUBSPACES * both**3
+        found = [
+            Step(name, "spectral", seconds=graph),
+            Step(name, "sweep", seconds=4 * graph),
+            Step(name, "hierarchical", seconds=2 * graph),
+            Step(name, "subspaces", after=after, seconds=config.rotations * subspaces),
+        ]
+        if config.sparse.enabled:
+            weights = ("sparse_xy/fit", "sparse_yx/fit")
+            found.append(Step(name, "of_weights", after=after + weights, seconds=graph))
+        return found + [
+            Step(name, "numbers", first, last, after=after, seconds=(graph + subspaces) * (last - first))
+            for first, last in ranges(shape.n_groups + 1, graph + subspaces, cost.GOAL)
+        ]
+
+    def compute(self, step: Step, parts: Parts) -> Tree:
+        """The part of a step."""
+        if step.name == "spectral":
+            return self._spectral()
+        if step.name == "sweep":
+            return self._swept()
+        if step.name == "hierarchical":
+            return self._hierarchical()
+        labels = self._labels(parts)
+        if step.name == "subspaces":
+            return self._subspaces(labels)
+        if step.name == "of_weights":
+            n_clusters = parts.one(self.name, "spectral")["n_clusters"]
+            return self._of_weights(labels, n_clusters, [one.weights(parts) for one in self._sparse])
+        return replicates(step, lambda left_out: self._numbers(self._pair.replicate(left_out), labels))
+
+    @cached_property
+    def _joined(self) -> Float64:
+        return joined(self._pair.pooled)
+
+    @cached_property
+    def _graph(self) -> Float64:
+        return self._similarities(self._joined)
+
+    def _similarities(self, correlation: Float64) -> Float64:
         settings = self._config.clustering
+        return similarity_graph(correlation, settings.similarity, settings.threshold)
+
+    def _labels(self, parts: Parts) -> Labels:
+        return np.asarray(parts.one(self.name, "spectral")["labels"])
+
+    def _spectral(self) -> Tree:
+        settings = self._config.clustering
+        found = spectral_clusters(self._graph, settings.n_clusters, settings.max_clusters, self._config.seed)
+        return {
+            "labels": found.labels,
+            "eigenvalues": found.eigenvalues,
+            "n_clusters": found.n_clusters,
+            "eigengap": found.eigengap,
+        }
+
+    def _numbers(self, moments: PairMoments, labels: Labels) -> Numbers:
         correlation = joined(moments)
-        graph = similarity_graph(correlation, settings.similarity, settings.threshold)
         n_x = len(moments.cov_xx)
+        groups = [
+            (np.flatnonzero((labels == k) & (self._sides == 0)), np.flatnonzero((labels == k) & (self._sides == 1)))
+            for k in range(int(labels.max(initial=-1)) + 1)
+        ]
         shared = [
             shared_subspace(moments.corr_xx, moments.corr_xy, moments.corr_yy, x, y - n_x)
-            for x, y in (self._groups[k] for k in self._both)
+            for x, y in groups
+            if len(x) and len(y)
         ]
         return {
-            "mean_similarity": cluster_similarities(correlation, self._found.labels, self._sides).mean,
-            "labels": replicate_labels(graph, self._found.labels, self._config.seed),
+            "mean_similarity": cluster_similarities(correlation, labels, self._sides).mean,
+            "labels": replicate_labels(self._similarities(correlation), labels, self._config.seed),
             "subspaces": np.array([[getattr(s, name) for name in NUMBERS] for s in shared]).reshape(-1, len(NUMBERS)),
         }
 
-    def tree(self, found: Replicated) -> Tree:
-        clusters, config = self._found, self._config
-        inside = cluster_similarities(self._joined, clusters.labels, self._sides)
-        stable = stability(clusters.labels, found.of_all("labels"))
+    def tree(self, parts: Parts) -> Tree:
+        clusters, labels = parts.one(self.name, "spectral"), self._labels(parts)
+        found = Replicated.of(parts.of(self.name, "numbers"))
+        inside = cluster_similarities(self._joined, labels, self._sides)
+        stable = stability(labels, found.of_all("labels"))
+        of_weights = {"of_weights": parts.one(self.name, "of_weights")} if self._sparse else {}
+        subspaces = parts.one(self.name, "subspaces")
+        for k, name in enumerate(NUMBERS):
+            subspaces[name]["standard_error"] = found.error("subspaces")[:, k]
         return {
-            "labels_x": clusters.labels[self._sides == 0],
-            "labels_y": clusters.labels[self._sides == 1],
-            "eigenvalues": clusters.eigenvalues,
-            "n_clusters": clusters.n_clusters,
-            "eigengap": clusters.eigengap,
+            "labels_x": labels[self._sides == 0],
+            "labels_y": labels[self._sides == 1],
+            "eigenvalues": clusters["eigenvalues"],
+            "n_clusters": clusters["n_clusters"],
+            "eigengap": clusters["eigengap"],
             "sizes": inside.sizes,
             "mean_similarity": inside.mean,
             "mean_similarity_error": found.error("mean_similarity"),
             "n_pairs": inside.n_pairs,
             "stability": stable.mean,
             "stability_without": stable.each,
-            "sweep": self._swept(),
-            "hierarchical": self._hierarchical(),
-            **({"of_weights": self._of_weights()} if self._sparse else {}),
-            "subspaces": self._subspaces(found.error("subspaces"), config),
+            "sweep": parts.one(self.name, "sweep"),
+            "hierarchical": parts.one(self.name, "hierarchical"),
+            **of_weights,
+            "subspaces": subspaces,
         }
 
     def _swept(self) -> Tree:
         """One set of eigenvectors, cut into ever more clusters."""
         ks = [k for k in SWEEP if k < len(self._graph)]
-        if not ks or not self._found.n_clusters:
+        if not ks or not self._graph.any():
             return {}
         found = sweep(self._graph, ks, self._config.seed)
         return {
@@ -120,13 +183,13 @@ class ManyToMany:
             "tree_label": found.tree.label,
         }
 
-    def _of_weights(self) -> Tree:
+    def _of_weights(self, labels: Labels, n_clusters: int, weights: list[Float64]) -> Tree:
         """Agglomerative clusters of the sparse weights of both directions, as many as the spectral ones."""
-        forth, back = (one.weights for one in self._sparse)
-        found = agglomerative_clusters(forth, back, n_clusters=max(self._found.n_clusters, 1))
+        forth, back = weights
+        found = agglomerative_clusters(forth, back, n_clusters=max(n_clusters, 1))
         inside = cluster_similarities(self._joined, found.labels, self._sides)
-        there = (found.labels >= 0) & (self._found.labels >= 0)
-        agreement = adjusted_rand_score(found.labels[there], self._found.labels[there]) if there.any() else 0.0
+        there = (found.labels >= 0) & (labels >= 0)
+        agreement = adjusted_rand_score(found.labels[there], labels[there]) if there.any() else 0.0
         return {
             "labels_x": found.labels[self._sides == 0],
             "labels_y": found.labels[self._sides == 1],
@@ -140,14 +203,14 @@ class ManyToMany:
             "same_as_spectral": float(agreement),
         }
 
-    def _subspaces(self, error: Float64, config: AnalysisConfig) -> Tree:
+    def _subspaces(self, labels: Labels) -> Tree:
         """Of the clusters with units of both nets: whether they span the same, and whether in the same basis."""
-        found = cluster_subspaces(self._joined, self._found.labels, self._sides, config.rotations, config.seed)
+        config = self._config
+        found = cluster_subspaces(self._joined, labels, self._sides, config.rotations, config.seed)
         columns = {
-            name: {"value": found.values[:, k], "standard_error": error[:, k], "chance": found.chance[:, k],
-                   "chance_sd": found.chance_sd[:, k]}
+            name: {"value": found.values[:, k], "chance": found.chance[:, k], "chance_sd": found.chance_sd[:, k]}
             for k, name in enumerate(NUMBERS)
-        }  # fmt: skip
+        }
         columns["matched"] |= {"rotated": found.rotated, "rotated_sd": found.rotated_sd}
         return {"clusters": found.clusters, "sizes": found.sizes, **columns}
 

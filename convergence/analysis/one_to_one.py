@@ -5,12 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from convergence.alignment.matching import aligned_order, cycle_order, matching, overlap, semi_matching
-from convergence.alignment.soft_matching import partial_soft_matching
-from convergence.analysis.section import Float64, Indices, Numbers, Replicated, Tree, full, to_units
+from convergence.alignment.soft_matching import SoftMatching, partial_soft_matching
+from convergence.analysis import cost
+from convergence.analysis.section import (
+    Float64,
+    Indices,
+    Numbers,
+    Parts,
+    PairShape,
+    Replicated,
+    Step,
+    Tree,
+    full,
+    ranges,
+    replicates,
+    to_units,
+)
 from convergence.analysis.units import PairSums
 from convergence.experiment import AnalysisConfig
 from convergence.similarity.pair import PairMoments
-from convergence.uncertainty import false_discovery_rates, null_draws, random_rotation, unit_p_values
+from convergence.uncertainty import false_discovery_rates, generator_of, random_rotation, unit_p_values
 
 MASSES = np.arange(1, 11) / 10
 """Shares of the units that partial matching has to match."""
@@ -20,106 +34,148 @@ WEAK = 0.5
 
 
 class OneToOne:
-    """Partners chosen on all images; errors are those of the correlation with the partner so chosen."""
+    """Partners chosen on all images; errors are those of the correlation with the partner so chosen.
+
+    Steps: the partners (``found``), partial matching (``partial``, a range of masses each), replicates, rotated bases
+    for the p-values (``null``), and partners of one half of the images on the other (``held_out``).
+    """
 
     name = "alignment"
 
     def __init__(self, pair: PairSums, config: AnalysisConfig) -> None:
         self._pair, self._config = pair, config
-        r = pair.pooled.corr_xy
-        self._r = r
-        self._matched = matching(r)
-        self._semi = {"xy": semi_matching(r), "yx": semi_matching(r.T)}
-        self._absolute = {"xy": semi_matching(np.abs(r)), "yx": semi_matching(np.abs(r).T)}
-        self._absolute_matched = matching(np.abs(r))
-        self._partial = [partial_soft_matching(r, mass) for mass in MASSES]
 
-    def numbers(self, moments: PairMoments) -> Numbers:
-        r = moments.corr_xy
-        rows, columns = self._matched.rows, self._matched.columns
+    @classmethod
+    def steps(cls, shape: PairShape, config: AnalysisConfig) -> list[Step]:
+        """What there is to compute for a pair of a shape."""
+        n = shape.n
+        once, rotated = cost.MATCHING * n**3 + cost.MOMENTS * n**2, 2 * cost.ROTATION * n**3
+        found = [Step(cls.name, "found", seconds=3 * once), Step(cls.name, "held_out", seconds=3 * once)]
+        for name, count, each, after in (
+            ("partial", len(MASSES), cost.PARTIAL * n**3, ()),
+            ("null", config.rotations, rotated, ()),
+            ("numbers", shape.n_groups + 1, once, (f"{cls.name}/found", f"{cls.name}/partial")),
+        ):
+            found += [
+                Step(cls.name, name, first, last, after=after, seconds=each * (last - first))
+                for first, last in ranges(count, each, cost.GOAL)
+            ]
+        return found
+
+    def compute(self, step: Step, parts: Parts) -> Tree:
+        """The part of a step."""
+        if step.name == "found":
+            return self._found()
+        if step.name == "held_out":
+            return dict(zip(("semi_xy", "semi_yx", "matching"), self._held_out(), strict=True))
+        if step.name == "partial":
+            return {str(k): _nonzero(partial_soft_matching(self._r, MASSES[k])) for k in range(step.first, step.last)}
+        if step.name == "null":
+            draws, seed = range(step.first, step.last), self._config.seed
+            return {
+                direction: np.stack([_best_rotated(moments, generator_of(seed, k)) for k in draws])
+                for direction, moments in (("xy", self._pair.pooled), ("yx", self._pair.pooled.swapped()))
+            }
+        partners = parts.one(self.name, "found")
+        partial = [plan for part in parts.of(self.name, "partial") for _, plan in _in_order(part)]
+        return replicates(step, lambda left_out: self._numbers(self._pair.replicate(left_out), partners, partial))
+
+    @property
+    def _r(self) -> Float64:
+        return self._pair.pooled.corr_xy
+
+    def _found(self) -> Tree:
+        r, absolute = self._r, np.abs(self._r)
+        matched, absolute_matched = matching(r), matching(absolute)
+        agreement = overlap(r, matched)
+        order_x, order_y = aligned_order(r)
+        cycle_x, cycle_y = cycle_order(matched, *r.shape)
         return {
-            "semi_xy": r[np.arange(len(r)), self._semi["xy"]],
-            "semi_yx": r[self._semi["yx"], np.arange(r.shape[1])],
-            "matching": r[rows, columns],
-            "partial_mean": np.array([np.sum(found.plan * r) / found.mass for found in self._partial]),
+            "rows": matched.rows,
+            "columns": matched.columns,
+            "values": matched.values,
+            "absolute_rows": absolute_matched.rows,
+            "absolute_columns": absolute_matched.columns,
+            "semi_xy": semi_matching(r),
+            "semi_yx": semi_matching(r.T),
+            "absolute_xy": semi_matching(absolute),
+            "absolute_yx": semi_matching(absolute.T),
+            "share": agreement.share,
+            "mutual": agreement.mutual,
+            "in_degree": agreement.in_degree,
+            "never_chosen": len(agreement.never_chosen),
+            "order_x": order_x,
+            "order_y": order_y,
+            "cycle_x": cycle_x,
+            "cycle_y": cycle_y,
+        }
+
+    def _numbers(self, moments: PairMoments, partners: Tree, partial: list[Tree]) -> Numbers:
+        r = moments.corr_xy
+        return {
+            "semi_xy": r[np.arange(len(r)), partners["semi_xy"]],
+            "semi_yx": r[partners["semi_yx"], np.arange(r.shape[1])],
+            "matching": r[partners["rows"], partners["columns"]],
+            "partial_mean": np.array(
+                [np.sum(plan["moved"] * r[plan["rows"], plan["columns"]]) / plan["mass"] for plan in partial]
+            ),
             "same_assignment": overlap(r).share,
             "below_half_xy": np.mean(r.max(axis=1) < WEAK),
             "below_half_yx": np.mean(r.max(axis=0) < WEAK),
         }
 
-    def tree(self, found: Replicated) -> Tree:
-        pair, r, matched = self._pair, self._r, self._matched
-        agreement = overlap(r, matched)
-        order_x, order_y = aligned_order(r)
-        cycle_x, cycle_y = cycle_order(matched, *r.shape)
-        partner = full(len(r), matched.rows, matched.columns)
-        absolute = full(len(r), self._absolute_matched.rows, self._absolute_matched.columns)
-        held_xy, held_yx, held_matching = self._held_out()
+    def tree(self, parts: Parts) -> Tree:
+        pair, n_x = self._pair, len(self._pair.units_x)
+        found = Replicated.of(parts.of(self.name, "numbers"))
+        partners, held_out = parts.one(self.name, "found"), parts.one(self.name, "held_out")
+        rows = partners["rows"]
+        partner = full(n_x, rows, partners["columns"])
+        absolute = full(n_x, partners["absolute_rows"], partners["absolute_columns"])
         tree: Tree = {
-            "semi_xy": to_units(self._semi["xy"], pair.units_y),
+            "semi_xy": to_units(partners["semi_xy"], pair.units_y),
             "semi_xy_correlation": found.values["semi_xy"],
             "semi_xy_error": found.error("semi_xy"),
-            "semi_xy_held_out": held_xy,
-            "semi_yx": to_units(self._semi["yx"], pair.units_x),
+            "semi_xy_held_out": held_out["semi_xy"],
+            "semi_yx": to_units(partners["semi_yx"], pair.units_x),
             "semi_yx_correlation": found.values["semi_yx"],
             "semi_yx_error": found.error("semi_yx"),
-            "semi_yx_held_out": held_yx,
+            "semi_yx_held_out": held_out["semi_yx"],
             "matching": to_units(partner, pair.units_y),
-            "matching_correlation": full(len(r), matched.rows, matched.values, empty=0.0),
-            "matching_error": full(len(r), matched.rows, found.error("matching"), empty=0.0),
-            "matching_held_out": held_matching,
-            "absolute_semi_xy": to_units(self._absolute["xy"], pair.units_y),
-            "absolute_semi_yx": to_units(self._absolute["yx"], pair.units_x),
+            "matching_correlation": full(n_x, rows, partners["values"], empty=0.0),
+            "matching_error": full(n_x, rows, found.error("matching"), empty=0.0),
+            "matching_held_out": held_out["matching"],
+            "absolute_semi_xy": to_units(partners["absolute_xy"], pair.units_y),
+            "absolute_semi_yx": to_units(partners["absolute_yx"], pair.units_x),
             "absolute_matching": to_units(absolute, pair.units_y),
-            "same_absolute": float(np.mean(self._absolute["xy"] == self._semi["xy"])),
-            "same_assignment": agreement.share,
+            "same_absolute": float(np.mean(partners["absolute_xy"] == partners["semi_xy"])),
+            "same_assignment": partners["share"],
             "same_assignment_error": found.error("same_assignment"),
-            "mutual_best": len(agreement.mutual),
-            "mutual_x": pair.units_x[agreement.mutual[:, 0]],
-            "mutual_y": pair.units_y[agreement.mutual[:, 1]],
-            "in_degree": agreement.in_degree,
-            "never_chosen": len(agreement.never_chosen),
+            "mutual_best": len(partners["mutual"]),
+            "mutual_x": pair.units_x[partners["mutual"][:, 0]],
+            "mutual_y": pair.units_y[partners["mutual"][:, 1]],
+            "in_degree": partners["in_degree"],
+            "never_chosen": partners["never_chosen"],
             "below_half_xy": found.estimate("below_half_xy", smooth=False).as_dict(),
             "below_half_yx": found.estimate("below_half_yx", smooth=False).as_dict(),
             "partial_mass": MASSES,
             "partial_mean": found.values["partial_mean"],
             "partial_error": found.error("partial_mean"),
-            "order_x": pair.units_x[order_x],
-            "order_y": pair.units_y[order_y],
-            "cycle_x": pair.units_x[cycle_x],
-            "cycle_y": pair.units_y[cycle_y],
+            "order_x": pair.units_x[partners["order_x"]],
+            "order_y": pair.units_y[partners["order_y"]],
+            "cycle_x": pair.units_x[partners["cycle_x"]],
+            "cycle_y": pair.units_y[partners["cycle_y"]],
         }
-        for direction, moments in (("xy", pair.pooled), ("yx", pair.pooled.swapped())):
-            tree |= self._significance(direction, moments, found)
+        null = parts.of(self.name, "null")
+        for direction in ("xy", "yx"):
+            tree |= _significance(direction, np.concatenate([part[direction] for part in null]), found)
         return tree
-
-    def _significance(self, direction: str, moments: PairMoments, found: Replicated) -> Tree:
-        """Per unit, whether its best partner is better than the best direction of a rotated basis."""
-        n = len(moments.cov_yy)
-        null = np.stack(
-            null_draws(
-                lambda generator: moments.rotated(random_rotation(n, generator)).corr_xy.max(axis=1),
-                self._config.rotations,
-                self._config.seed,
-            )
-        )
-        key = f"semi_{direction}"
-        p = unit_p_values(found.values[key], found.error(key), null)
-        q = false_discovery_rates(p)
-        return {
-            f"{key}_null": null.mean(axis=0),
-            f"{key}_null_sd": null.std(axis=0, ddof=1),
-            f"{key}_p": p,
-            f"{key}_q": q,
-            f"significant_{direction}": float(np.mean(q <= SIGNIFICANT)),
-        }
 
     def _held_out(self) -> tuple[Float64, Float64, Float64]:
         """Correlation of each unit with the partner that the other half of the images chose, mean of both ways.
 
         For matching 0 where a half leaves the unit unmatched.
         """
-        n_x, n_y = self._r.shape
+        n_x, n_y = len(self._pair.units_x), len(self._pair.units_y)
         semi_xy, semi_yx, matched = np.zeros(n_x), np.zeros(n_y), np.zeros(n_x)
         for fit, score in (self._pair.halves, self._pair.halves[::-1]):
             r, held = fit.corr_xy, score.corr_xy
@@ -128,6 +184,37 @@ class OneToOne:
             semi_yx += held[semi_matching(r.T), np.arange(n_y)] / 2
             matched[one.rows] += held[one.rows, one.columns] / 2
         return semi_xy, semi_yx, matched
+
+
+def _significance(direction: str, null: Float64, found: Replicated) -> Tree:
+    """Per unit, whether its best partner is better than the best direction of a rotated basis.
+
+    ``null`` (n_draws, n_units): correlations with that direction.
+    """
+    key = f"semi_{direction}"
+    p = unit_p_values(found.values[key], found.error(key), null)
+    q = false_discovery_rates(p)
+    return {
+        f"{key}_null": null.mean(axis=0),
+        f"{key}_null_sd": null.std(axis=0, ddof=1),
+        f"{key}_p": p,
+        f"{key}_q": q,
+        f"significant_{direction}": float(np.mean(q <= SIGNIFICANT)),
+    }
+
+
+def _best_rotated(moments: PairMoments, generator: np.random.Generator) -> Float64:
+    return np.asarray(moments.rotated(random_rotation(len(moments.cov_yy), generator)).corr_xy.max(axis=1))
+
+
+def _nonzero(found: SoftMatching) -> Tree:
+    """A plan by its entries: at most as many as there are units in both nets."""
+    rows, columns = np.nonzero(found.plan)
+    return {"rows": rows, "columns": columns, "moved": found.plan[rows, columns], "mass": found.mass}
+
+
+def _in_order(part: Tree) -> list[tuple[str, Tree]]:
+    return sorted(part.items(), key=lambda item: int(item[0]))
 
 
 def same_partners(one: Float64, other: Float64) -> tuple[float, float]:

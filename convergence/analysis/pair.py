@@ -7,47 +7,121 @@ for every unit of x among those of y, or predicts every unit of y from those of 
 from __future__ import annotations
 
 from convergence.alignment.matching import matching
+from convergence.analysis import cost
 from convergence.analysis.distributions import compare_distributions, mean_activation_distance
 from convergence.analysis.few_to_one import FewToOne
 from convergence.analysis.information import information
 from convergence.analysis.many_to_many import ManyToMany
 from convergence.analysis.measures import Measures
 from convergence.analysis.one_to_one import OneToOne
-from convergence.analysis.section import Numbers, Replicated, Section, Tree
+from convergence.analysis.section import Method, PairShape, Parts, Step, Tree
 from convergence.analysis.units import LiveUnits, PairSums
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums
 
+DIRECTIONS = ("xy", "yx")
+OTHERS = "others"
 
-def analyze_pair(sums: Sums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
-    """All results of two nets; a net without live units gives a tree that says so and holds nothing else.
+
+def shape_of(sums: Sums, live: LiveUnits, x: str, y: str) -> PairShape:
+    """What the steps of a pair are planned from; reads no matrix."""
+    n_x, n_y = (int(live.alive[sums.units(net)].sum()) for net in (x, y))
+    return PairShape(n_x, n_y, len(sums.group_count), whole(sums), sums.mutual_information is not None)
+
+
+def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
+    """All steps of a pair, every one behind those that it comes after; none if a net has no live unit.
 
     Sparse mappings and clusters are left out where a comparison joins several layers or epochs of a net.
     """
-    pair = PairSums.of(sums, live, x, y)
-    tree: Tree = {"units_x": pair.units_x, "units_y": pair.units_y, "n_x": pair.n_x, "n_y": pair.n_y}
-    if not len(pair.units_x) or not len(pair.units_y):
-        return tree | {"nothing_because": f"{y if len(pair.units_x) else x} has no unit that carries anything"}
-    measures = Measures(pair, config)
-    sections: list[Section] = [measures, OneToOne(pair, config)]
-    if whole(sums):
-        sparse = [FewToOne(pair, config, direction) for direction in ("xy", "yx")] if config.sparse.enabled else []
-        sections += sparse
-        if config.clustering.enabled:
-            sections.append(ManyToMany(pair, config, sparse))
-    without: list[list[Numbers]] = [[] for _ in sections]
-    for moments in pair.without():
-        for section, numbers in zip(sections, without, strict=True):
-            numbers.append(section.numbers(moments))
-    for section, numbers in zip(sections, without, strict=True):
-        tree[section.name] = section.tree(Replicated(section.numbers(pair.pooled), numbers))
-    tree["held_out"] = measures.held_out()
-    tree["unavailable"] = measures.missing
-    tree["mean_activations"] = mean_activation_distance(sums, live, x, y).as_dict()
-    tree["distributions"] = compare_distributions(sums, live, x, y, matching(pair.pooled.corr_xy))
-    if sums.mutual_information is not None:
-        tree["information"] = information(sums, pair, x, y)
-    return tree
+    if not shape.n_x or not shape.n_y:
+        return []
+    steps = [*Measures.steps(shape, config), *OneToOne.steps(shape, config)]
+    if shape.whole and config.sparse.enabled:
+        steps += [step for direction in DIRECTIONS for step in FewToOne.steps(shape, config, direction)]
+    if shape.whole and config.clustering.enabled:
+        steps += ManyToMany.steps(shape, config)
+    seconds = cost.DISTRIBUTIONS * shape.n**2 + 3 * cost.MATCHING * shape.n**3
+    found = [*steps, Step(OTHERS, "distributions", seconds=seconds)]
+    if shape.information:
+        found.append(Step(OTHERS, "information", seconds=20 * cost.MATCHING * shape.n**3))
+    return found
+
+
+class Pair:
+    """Two nets of a comparison: computes steps, and puts their parts together."""
+
+    def __init__(self, sums: Sums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
+        self._sums, self._live, self._x, self._y = sums, live, x, y
+        self._pair = PairSums.of(sums, live, x, y)
+        self.steps = pair_steps(shape_of(sums, live, x, y), config)
+        sparse = [FewToOne(self._pair, config, direction) for direction in DIRECTIONS]
+        made: list[Method] = [
+            Measures(self._pair, config),
+            OneToOne(self._pair, config),
+            *sparse,
+            ManyToMany(self._pair, config, sparse if config.sparse.enabled else []),
+        ]
+        planned = {step.method for step in self.steps}
+        self._methods = {method.name: method for method in made if method.name in planned}
+
+    def compute(self, step: Step, parts: Parts) -> Tree:
+        """The part of a step, from those of the steps before."""
+        if step.method != OTHERS:
+            return self._methods[step.method].compute(step, parts)
+        if step.name == "information":
+            return information(self._sums, self._pair, self._x, self._y)
+        partners = matching(self._pair.pooled.corr_xy)
+        return compare_distributions(self._sums, self._live, self._x, self._y, partners)
+
+    def tree(self, parts: Parts) -> Tree:
+        """All results; a net without live units gives a tree that says so and holds nothing else."""
+        pair = self._pair
+        tree: Tree = {"units_x": pair.units_x, "units_y": pair.units_y, "n_x": pair.n_x, "n_y": pair.n_y}
+        if not self._methods:
+            dead = self._y if len(pair.units_x) else self._x
+            return tree | {"nothing_because": f"{dead} has no unit that carries anything"}
+        for name, method in self._methods.items():
+            tree[name] = method.tree(parts)
+        measures = self._methods[Measures.name]
+        assert isinstance(measures, Measures)
+        tree["held_out"] = measures.held_out(parts)
+        tree["unavailable"] = measures.missing(parts)
+        tree["mean_activations"] = mean_activation_distance(self._sums, self._live, self._x, self._y).as_dict()
+        tree["distributions"] = parts.one(OTHERS, "distributions")
+        if parts.steps(OTHERS, "information"):
+            tree["information"] = parts.one(OTHERS, "information")
+        return tree
+
+
+def analyze_pair(sums: Sums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
+    """All results of two nets, here and now: every step one after the other."""
+    pair = Pair(sums, live, x, y, config)
+    left: dict[Step, Tree] = {}
+    parts = Parts(pair.steps, left.__getitem__)
+    for step in in_order(pair.steps):
+        left[step] = pair.compute(step, parts)
+    return pair.tree(parts)
+
+
+def in_order(steps: list[Step]) -> list[Step]:
+    """Steps behind those that they come after, else as they were."""
+    return [step for level in levels(steps) for step in level]
+
+
+def levels(steps: list[Step]) -> list[list[Step]]:
+    """Steps that come after none, then those that come after these, and so on."""
+    names = {f"{step.method}/{step.name}" for step in steps}
+    found: list[list[Step]] = []
+    done: set[str] = set()
+    left = list(steps)
+    while left:
+        ready = [step for step in left if all(name in done or name not in names for name in step.after)]
+        left = [step for step in left if step not in ready]
+        waiting = {f"{step.method}/{step.name}" for step in left}
+        done |= {f"{step.method}/{step.name}" for step in ready} - waiting
+        found.append(ready)
+    return found
 
 
 def whole(sums: Sums) -> bool:

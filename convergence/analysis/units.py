@@ -20,6 +20,8 @@ Indices = npt.NDArray[np.int64]
 RELATIVE_VARIANCE = 1e-12
 """A variance below this share of the mean square is rounding: the unit is constant."""
 DIAGONAL_BLOCK = 256
+KEPT_BYTES = 256_000_000
+"""Products of a pair that are held in memory, all groups together."""
 NOT_FINITE = "non-finite values"
 LEAST_IMAGES = 3
 """Stored images that have pairs of different similarity."""
@@ -100,6 +102,25 @@ def _cut(matrix: Float64, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.b
     return matrix if rows.all() and columns.all() else matrix[np.ix_(rows, columns)]
 
 
+class GroupBlocks:
+    """(n_groups, rows, columns) products of a pair, one group at a time, out of the file's matrices."""
+
+    def __init__(
+        self, products: Any, rows: slice, columns: slice, kept: tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+    ) -> None:
+        self._products, self._rows, self._columns, self._kept = products, rows, columns, kept
+
+    def __getitem__(self, group: int) -> Float64:
+        return _cut(np.asarray(self._products[int(group), self._rows, self._columns]), *self._kept)
+
+    def in_memory(self, n_groups: int) -> Float64:
+        """All of them at once."""
+        out = np.empty((n_groups, int(self._kept[0].sum()), int(self._kept[1].sum())))
+        for group in range(n_groups):
+            out[group] = self[group]
+        return out
+
+
 @dataclass(frozen=True)
 class _Totals:
     """Everything of a pair added over some image groups."""
@@ -131,7 +152,7 @@ class PairSums:
     units_x, units_y : indices of the live units within their nets
     n_x, n_y : widths of the nets, dead units included
     count : (n_groups,); sums_x, sums_y : (n_groups, n)
-    xx, xy, yy : (n_groups, n, n) products
+    xx, xy, yy : (n_groups, n, n) products, in memory if they are few, else read group by group when they are needed
     live_x, live_y : (n,) which of these units are live
     shifted_xy : (n_x, n_y) products of x with the next image's y over all groups, None if they were not summed
     norms : of both nets with the units of either, None if there are none or a unit is not finite
@@ -145,9 +166,9 @@ class PairSums:
     count: npt.NDArray[np.int64]
     sums_x: Float64
     sums_y: Float64
-    xx: Float64
-    xy: Float64
-    yy: Float64
+    xx: Float64 | GroupBlocks
+    xy: Float64 | GroupBlocks
+    yy: Float64 | GroupBlocks
     live_x: npt.NDArray[np.bool_]
     live_y: npt.NDArray[np.bool_]
     shifted_xy: Float64 | None
@@ -158,7 +179,10 @@ class PairSums:
 
     @classmethod
     def of(cls, sums: Sums, live: LiveUnits, x: str, y: str) -> PairSums:
-        """Cut two nets out of a comparison; reads what belongs to them and nothing else."""
+        """Cut two nets out of a comparison; reads what belongs to them and nothing else.
+
+        Products of more than ``KEPT_BYTES`` stay in the file, which has to stay open as long as the pair is used.
+        """
         all_x, all_y = sums.units(x), sums.units(y)
         of_x, of_y = slice(all_x[0], all_x[-1] + 1), slice(all_y[0], all_y[-1] + 1)
         alive_x, alive_y = live.alive[of_x], live.alive[of_y]
@@ -168,16 +192,17 @@ class PairSums:
         if sums.norms is not None and finite_x.all() and finite_y.all():
             norms = sums.norms.of(sums.nets.index(x), sums.nets.index(y), all_x, all_y)
         n_groups = len(sums.group_count)
-        products = []
-        for rows, columns, kept in (
-            (of_x, of_x, (finite_x, finite_x)),
-            (of_x, of_y, (finite_x, finite_y)),
-            (of_y, of_y, (finite_y, finite_y)),
-        ):
-            part = np.empty((n_groups, int(kept[0].sum()), int(kept[1].sum())))
-            for group in range(n_groups):
-                part[group] = _cut(np.asarray(sums.group_products[group, rows, columns]), *kept)
-            products.append(part)
+        blocks = [
+            GroupBlocks(sums.group_products, rows, columns, kept)
+            for rows, columns, kept in (
+                (of_x, of_x, (finite_x, finite_x)),
+                (of_x, of_y, (finite_x, finite_y)),
+                (of_y, of_y, (finite_y, finite_y)),
+            )
+        ]
+        n_x, n_y = int(finite_x.sum()), int(finite_y.sum())
+        few = 8 * n_groups * (n_x**2 + n_x * n_y + n_y**2) <= KEPT_BYTES
+        products = [block.in_memory(n_groups) if few else block for block in blocks]
         shifted = None
         if sums.group_shifted_products is not None:
             shifted = np.zeros((int(alive_x.sum()), int(alive_y.sum())))
@@ -217,12 +242,20 @@ class PairSums:
     def without(self) -> Iterator[PairMoments]:
         """From all groups but one, for each in turn; made when asked for, so that one is in memory at a time."""
         for g in range(self.n_groups):
-            yield self._without(np.array([g]))
+            yield self.replicate(g)
+
+    def replicate(self, left_out: int | None) -> PairMoments:
+        """From all groups but one, or from all."""
+        return self.pooled if left_out is None else self._without(np.array([left_out]))
 
     def without_blocks(self, n_blocks: int) -> Iterator[PairMoments]:
         """From all groups but one block of them, for each in turn; blocks as those of mutual information."""
-        for block in np.array_split(np.arange(self.n_groups), n_blocks):
-            yield self._without(block)
+        for b in range(n_blocks):
+            yield self.without_block(b, n_blocks)
+
+    def without_block(self, b: int, n_blocks: int) -> PairMoments:
+        """From all groups but block ``b`` of them."""
+        return self._without(np.array_split(np.arange(self.n_groups), n_blocks)[b])
 
     @cached_property
     def halves(self) -> tuple[PairMoments, PairMoments]:
@@ -273,8 +306,8 @@ class PairSums:
     def _add(self, groups: Indices) -> _Totals:
         """Sums over some groups, in their order."""
 
-        def total(array: Float64) -> Float64:
-            out = array[groups[0]].copy()
+        def total(array: Float64 | GroupBlocks) -> Float64:
+            out = np.array(array[groups[0]])
             for g in groups[1:]:
                 out += array[g]
             return out
