@@ -77,13 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         elif verb != "show":
             _add_overwrite(verb_parser)
         if verb in ("run", "analyze"):
-            verb_parser.add_argument(
-                "--workers",
-                type=_positive,
-                default=1,
-                metavar="N",
-                help="processes of the analysis (default: 1)",
-            )
+            _add_workers(verb_parser)
         if verb == "train":
             verb_parser.add_argument(
                 "--net",
@@ -96,6 +90,35 @@ def build_parser() -> argparse.ArgumentParser:
     _add_paper(verbs)
     _add_cluster(verbs)
     return parser
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("workers of the analysis; results do not depend on them")
+    group.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="worker processes; 1 is this process (default: this process for less than a minute of work, else as many "
+        "as there are cores and memory)",
+    )
+    group.add_argument(
+        "--threads", type=_positive, default=1, metavar="N", help="threads of a worker, which share its matrices"
+    )
+    group.add_argument(
+        "--memory", type=_amount, metavar="GB", help="a worker that takes more is ended (default: its share)"
+    )
+    group.add_argument(
+        "--lifetime",
+        type=_amount,
+        metavar="MIN",
+        help="minutes after which a worker makes room for a new one, less than a walltime",
+    )
+    group.add_argument("--dashboard", action="store_true", help="serve Dask's dashboard on the loopback interface")
+    group.add_argument(
+        "--cluster",
+        metavar="PROFILE",
+        help="workers are Slurm jobs of this profile, see configs/clusters/; --workers is how many",
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +202,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = build_parser().parse_args(arguments)
@@ -228,7 +261,7 @@ def _dispatch(options: argparse.Namespace) -> int:
     stages = STAGES if options.verb == "run" else (options.verb,)
     choices = Options(
         overwrite=getattr(options, "overwrite", False),
-        workers=getattr(options, "workers", 1),
+        executors=_executors(options) if options.verb in ("run", "analyze") else None,
         nets=tuple(getattr(options, "nets", ())),
     )
     packed: list[Path] = []
@@ -255,6 +288,18 @@ def _dispatch(options: argparse.Namespace) -> int:
     if comm.rank == 0 and "report" in stages:
         print(folder.report_page.resolve())
     return EXIT_DONE
+
+
+def _executors(options: argparse.Namespace) -> Any:
+    """What starts the workers of the analysis."""
+    from convergence.registry import load_object
+
+    workers = load_object("hpc.tasks:Workers")(
+        options.workers, options.threads, options.memory, options.lifetime, options.dashboard
+    )
+    if options.cluster:
+        return load_object("slurm.workers:executors")(workers, options.cluster, options.runs)
+    return load_object("hpc.tasks:executors")(workers)
 
 
 def _communicator(verb: str, experiment: Experiment) -> Any:

@@ -39,6 +39,10 @@ class StaleOutputError(UserError):
     on_all_ranks = True
 
 
+class TaskLost(Exception):
+    """A task whose worker process ended, as often as one tries."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Ending of an error message: the nearest known name, then all of them.
 

@@ -24,10 +24,10 @@ STAGES = ("train", "statistics", "analyze", "report")
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beyond the config."""
+    """What the command line says beyond the config; ``executors`` starts what runs the analysis (:mod:`hpc.tasks`)."""
 
     overwrite: bool = False
-    workers: int = 1
+    executors: Any = None
     nets: tuple[str, ...] = ()
 
 
@@ -125,11 +125,11 @@ def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
     work = folder.analyze_work()
 
     def analyze() -> None:
-        with load_object("hpc.tasks:executor")(options.workers) as executor:
-            load_object("convergence.analysis.run:analyze")(
-                folder.statistics_file, folder.analysis_file, folder.experiment.analysis, work.digest, work.scratch[0],
-                executor,
-            )  # fmt: skip
+        executors = options.executors or load_object("hpc.tasks:executors")(load_object("hpc.tasks:Workers")())
+        load_object("convergence.analysis.run:analyze")(
+            folder.statistics_file, folder.analysis_file, folder.experiment.analysis, work.digest, work.scratch[0],
+            executors,
+        )  # fmt: skip
 
     _do(folder, work, options, analyze)
 

@@ -32,3 +32,5 @@ SUBSPACES = 1e-9
 """Subspaces of all clusters, times n³."""
 DISTRIBUTIONS = 1e-7
 """Distances of all pairs of units' distributions, times n²."""
+CONSENSUS = 4e-9
+"""Consensus units, times pairs of nets and n³."""

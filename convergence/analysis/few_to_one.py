@@ -26,8 +26,8 @@ from convergence.analysis.measures import directed
 from convergence.analysis.section import (
     Float64,
     Numbers,
-    Parts,
     PairShape,
+    Parts,
     Replicated,
     Step,
     Tree,
@@ -189,9 +189,7 @@ class FewToOne:
     def _losses_without_blocks(self, parts: Parts) -> Float64:
         """(n_blocks, n_alphas) mean losses along the path."""
         of_block: dict[int, list[Tree]] = {}
-        for step, part in zip(
-            parts.steps(self.name, "blocks"), parts.of(self.name, "blocks"), strict=True
-        ):
+        for step, part in zip(parts.steps(self.name, "blocks"), parts.of(self.name, "blocks"), strict=True):
             of_block.setdefault(step.which, []).append(part)
         return np.stack([joined_columns(of_block[block], "loss").mean(axis=1) for block in sorted(of_block)])
 

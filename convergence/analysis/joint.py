@@ -42,9 +42,13 @@ class JointCorrelations:
 
     def without(self) -> Iterator[Float64]:
         """(n, n) over all groups but one, for each in turn."""
-        everyone = np.arange(self.n_groups)
         for g in range(self.n_groups):
-            yield self._correlation(np.delete(everyone, g), np.subtract(self._total(), self._of_group(g)))
+            yield self.without_group(g)
+
+    def without_group(self, g: int) -> Float64:
+        """(n, n) over all groups but ``g``."""
+        kept = np.delete(np.arange(self.n_groups), g)
+        return self._correlation(kept, np.subtract(self._total(), self._of_group(g)))
 
     def half(self, which: int) -> Float64:
         """(n, n) over the even groups (0) or the odd ones (1)."""

@@ -8,14 +8,14 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from convergence.alignment.clustering import cluster_similarities, similarity_graph, spectral_clusters, sweep
+from convergence.alignment.graph import Labels
 from convergence.alignment.hierarchy import hierarchical_clusters
 from convergence.alignment.sparse_clusters import agglomerative_clusters
 from convergence.alignment.stability import replicate_labels, stability
 from convergence.alignment.subspaces import NUMBERS, cluster_subspaces, shared_subspace
-from convergence.alignment.graph import Labels
 from convergence.analysis import cost
 from convergence.analysis.few_to_one import FewToOne
-from convergence.analysis.section import Float64, Numbers, Parts, PairShape, Replicated, Step, Tree, ranges, replicates
+from convergence.analysis.section import Float64, Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.analysis.units import PairSums
 from convergence.experiment import AnalysisConfig
 from convergence.similarity.pair import PairMoments

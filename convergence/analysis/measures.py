@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from convergence.analysis import cost
-from convergence.analysis.section import Numbers, Parts, PairShape, Replicated, Step, Tree, ranges, replicates
+from convergence.analysis.section import Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.analysis.units import PairSums
 from convergence.errors import UserError
 from convergence.experiment import AnalysisConfig

@@ -14,7 +14,7 @@ from convergence.analysis.information import information
 from convergence.analysis.many_to_many import ManyToMany
 from convergence.analysis.measures import Measures
 from convergence.analysis.one_to_one import OneToOne
-from convergence.analysis.section import Method, PairShape, Parts, Step, Tree
+from convergence.analysis.section import Method, PairShape, Parts, Step, Tree, computed
 from convergence.analysis.units import LiveUnits, PairSums
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums
@@ -95,33 +95,8 @@ class Pair:
 
 
 def analyze_pair(sums: Sums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
-    """All results of two nets, here and now: every step one after the other."""
-    pair = Pair(sums, live, x, y, config)
-    left: dict[Step, Tree] = {}
-    parts = Parts(pair.steps, left.__getitem__)
-    for step in in_order(pair.steps):
-        left[step] = pair.compute(step, parts)
-    return pair.tree(parts)
-
-
-def in_order(steps: list[Step]) -> list[Step]:
-    """Steps behind those that they come after, else as they were."""
-    return [step for level in levels(steps) for step in level]
-
-
-def levels(steps: list[Step]) -> list[list[Step]]:
-    """Steps that come after none, then those that come after these, and so on."""
-    names = {f"{step.method}/{step.name}" for step in steps}
-    found: list[list[Step]] = []
-    done: set[str] = set()
-    left = list(steps)
-    while left:
-        ready = [step for step in left if all(name in done or name not in names for name in step.after)]
-        left = [step for step in left if step not in ready]
-        waiting = {f"{step.method}/{step.name}" for step in left}
-        done |= {f"{step.method}/{step.name}" for step in ready} - waiting
-        found.append(ready)
-    return found
+    """All results of two nets, here and now."""
+    return computed(Pair(sums, live, x, y, config))
 
 
 def whole(sums: Sums) -> bool:

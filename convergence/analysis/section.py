@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,6 +64,11 @@ class Step:
     seconds: float = 0.0
 
     @property
+    def group(self) -> str:
+        """What ``after`` calls it."""
+        return f"{self.method}/{self.name}"
+
+    @property
     def key(self) -> str:
         """As it is named to people and on disk."""
         part = f" {self.which}" if self.which else ""
@@ -107,6 +113,44 @@ class Method(Protocol):
         ...
 
 
+class Subject(Protocol):
+    """What is analysed: two nets, or all nets of a comparison."""
+
+    steps: list[Step]
+
+    def compute(self, step: Step, parts: Parts) -> Tree:
+        """What a step leaves."""
+        ...
+
+    def tree(self, parts: Parts) -> Tree:
+        """All results."""
+        ...
+
+
+def computed(subject: Subject) -> Tree:
+    """All results of a subject, here and now: every step one after the other."""
+    left: dict[Step, Tree] = {}
+    parts = Parts(subject.steps, left.__getitem__)
+    for level in levels(subject.steps):
+        for step in level:
+            left[step] = subject.compute(step, parts)
+    return subject.tree(parts)
+
+
+def levels(steps: Sequence[Step]) -> list[list[Step]]:
+    """Steps that come after none, then those that come after these, and so on."""
+    found: list[list[Step]] = []
+    left = list(steps)
+    while left:
+        waiting = {step.group for step in left}
+        ready = [step for step in left if not waiting.intersection(step.after)]
+        if not ready:
+            raise ValueError(f"steps wait for each other: {', '.join(sorted(waiting))}")
+        left = [step for step in left if waiting.intersection(step.after)]
+        found.append(ready)
+    return found
+
+
 class Replicated:
     """Numbers from all image groups, and without each: estimates and errors by name."""
 
@@ -136,7 +180,7 @@ def ranges(n: int, seconds_each: float, goal: float) -> list[tuple[int, int]]:
     """0 … n cut into equal ranges of about ``goal`` seconds, at least one of each."""
     n_ranges = min(max(n, 1), max(1, round(n * seconds_each / goal)))
     edges = [n * k // n_ranges for k in range(n_ranges + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def replicates(step: Step, numbers: Callable[[int | None], Numbers]) -> Tree:

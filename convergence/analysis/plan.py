@@ -1,0 +1,137 @@
+"""The tasks of an analysis: steps of one subject (a pair of nets, or all nets of a comparison) that are done together.
+
+A subject that takes little is one task. Else its steps are gathered, level by level, into tasks of about
+:data:`~convergence.analysis.cost.GOAL` seconds, and a last task puts their parts together. How steps are gathered
+changes no result: a step's arithmetic does not depend on its company.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from convergence.analysis import cost
+from convergence.analysis.nets import nets_steps
+from convergence.analysis.pair import pair_steps, shape_of
+from convergence.analysis.section import Step, levels
+from convergence.analysis.units import LiveUnits
+from convergence.experiment import AnalysisConfig
+from convergence.statistics.file import Sums
+
+BASE_BYTES = 350e6
+"""Memory of a worker's libraries."""
+PAIR_MATRICES = 40
+"""Matrices of the wider net's width² that a step on a pair has in memory at its peak: moments, halves, eigenvectors."""
+JOINT_MATRICES = 6
+"""The same of all nets of a comparison joined."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A comparison and two of its nets; or "" and "", for what is about all of them."""
+
+    comparison: str
+    x: str = ""
+    y: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.comparison} {self.x}|{self.y}" if self.x else f"{self.comparison} all nets"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Steps that one worker does in one go.
+
+    Attributes
+    ----------
+    steps : to compute, in order; those before the last task of a subject leave a part each
+    final : puts the parts together, and leaves the result of the subject
+    after : positions of tasks that have to be done before
+    """
+
+    subject: Subject
+    steps: tuple[Step, ...]
+    final: bool
+    after: tuple[int, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Expected, on one core."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def method(self) -> str:
+        """Under which name its time is told: the method of its longest step, "all" of a whole subject."""
+        if self.final:
+            return "whole pairs" if self.subject.x and self.steps else "folding in" if self.subject.x else "all nets"
+        return max(self.steps, key=lambda step: step.seconds).method
+
+    def __str__(self) -> str:
+        if self.final:
+            return str(self.subject)
+        named = self.steps[0].key if len(self.steps) == 1 else f"{self.steps[0].key} … {self.steps[-1].key}"
+        return f"{self.subject}: {named}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tasks of an analysis, each behind those that it comes after; and the memory that the largest one takes.
+
+    Attributes
+    ----------
+    tasks : of all comparisons
+    memory : bytes of a worker with one thread; :func:`shared_bytes` of it is shared by its threads
+    """
+
+    tasks: tuple[Task, ...]
+    memory: float
+
+    @property
+    def seconds(self) -> float:
+        """Expected, on one core."""
+        return sum(task.seconds for task in self.tasks)
+
+
+def plan(comparisons: Iterable[tuple[Sums, LiveUnits]], config: AnalysisConfig) -> Plan:
+    """The tasks of comparisons; reads no matrix."""
+    tasks: list[Task] = []
+    memory = BASE_BYTES
+    for sums, live in comparisons:
+        pairs: list[int] = []
+        for x, y in itertools.combinations(sums.nets, 2):
+            shape = shape_of(sums, live, x, y)
+            tasks += _tasks(Subject(sums.name, x, y), pair_steps(shape, config), (), len(tasks))
+            pairs.append(len(tasks) - 1)
+            memory = max(memory, BASE_BYTES + PAIR_MATRICES * 8.0 * shape.n**2)
+        steps = nets_steps(sums, live, config)
+        tasks += _tasks(Subject(sums.name), steps, tuple(pairs), len(tasks))
+        if steps:
+            memory = max(memory, BASE_BYTES + JOINT_MATRICES * 8.0 * int(live.alive.sum()) ** 2)
+    return Plan(tuple(tasks), memory)
+
+
+def _tasks(subject: Subject, steps: list[Step], pairs: tuple[int, ...], first: int) -> list[Task]:
+    """The tasks of a subject, numbered from ``first``; its last one comes after ``pairs`` as well."""
+    if sum(step.seconds for step in steps) <= cost.TOGETHER:
+        return [Task(subject, tuple(step for level in levels(steps) for step in level), True, pairs)]
+    found: list[Task] = []
+    before: tuple[int, ...] = ()
+    for level in levels(steps):
+        start = first + len(found)
+        for gathered in _gathered(level):
+            found.append(Task(subject, gathered, False, before))
+        before = tuple(range(start, first + len(found)))
+    everything = tuple(range(first, first + len(found)))
+    return [*found, Task(subject, (), True, (*everything, *pairs))]
+
+
+def _gathered(steps: list[Step]) -> list[tuple[Step, ...]]:
+    """Neighbours together, as long as they take less than a task should."""
+    found: list[list[Step]] = []
+    for step in steps:
+        if found and sum(other.seconds for other in found[-1]) + step.seconds <= cost.GOAL:
+            found[-1].append(step)
+        else:
+            found.append([step])
+    return [tuple(one) for one in found]

@@ -1,0 +1,98 @@
+"""Progress of many tasks of unlike times: what is done, what is left by method, and in the end what took long."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from convergence.analysis.plan import Task
+from convergence.analysis.worker import Done
+
+logger = logging.getLogger(__name__)
+SECONDS_BETWEEN_LINES = 15.0
+SLOWEST = 5
+
+
+class Watch:
+    """A bar on a terminal, a plain line now and then in a log, and a summary at the end.
+
+    Time left is the expected time of what is left, by the method's measured and expected times so far.
+    """
+
+    def __init__(self, tasks: Sequence[Task], done: set[int]) -> None:
+        self._tasks, self._before, self._done = tasks, len(done), set(done)
+        self._expected: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
+        self._times: list[tuple[float, int]] = []
+        self.peak_bytes = 0.0
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=len(tasks), initial=len(done), desc="  tasks", leave=False, file=sys.stderr)
+        self._start = self._last = time.monotonic()
+
+    def finished(self, index: int, done: Done, slots: int) -> None:
+        """Count a task as done."""
+        task = self._tasks[index]
+        self._done.add(index)
+        self._times.append((done.seconds, index))
+        self.peak_bytes = max(self.peak_bytes, done.peak_bytes)
+        self._expected[task.method] = self._expected.get(task.method, 0.0) + task.seconds
+        self._taken[task.method] = self._taken.get(task.method, 0.0) + done.seconds
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.left(slots), refresh=False)
+            self._bar.update()
+            return
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES and len(self._done) < len(self._tasks):
+            self._last = now
+            logger.info("analyze: %d of %d tasks; %s", len(self._done), len(self._tasks), self.left(slots))
+
+    def left(self, slots: int) -> str:
+        """What is left: "about 3 min left (sparse_xy 4/12 2 min, clusters 0/3 1 min)"."""
+        all_expected, all_taken = sum(self._expected.values()), sum(self._taken.values())
+        overall = all_taken / all_expected if all_expected > 0 else 1.0
+        seconds: dict[str, float] = {}
+        counts: dict[str, list[int]] = {}
+        for index, task in enumerate(self._tasks):
+            count = counts.setdefault(task.method, [0, 0])
+            count[1] += 1
+            if index in self._done:
+                count[0] += 1
+                continue
+            expected, taken = self._expected.get(task.method, 0.0), self._taken.get(task.method, 0.0)
+            rate = taken / expected if expected > 0 else overall
+            seconds[task.method] = seconds.get(task.method, 0.0) + rate * task.seconds / max(slots, 1)
+        named = sorted(seconds.items(), key=lambda item: -item[1])
+        listed = ", ".join(
+            f"{method} {counts[method][0]}/{counts[method][1]} {readable_seconds(s)}" for method, s in named[:4]
+        )
+        return f"about {readable_seconds(sum(seconds.values()))} left ({listed})"
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def summary(self, slots: int, promised: float) -> None:
+        """Tell what took how long, unless there was next to nothing to do."""
+        elapsed, work = time.monotonic() - self._start, sum(seconds for seconds, _ in self._times)
+        if elapsed < 2 * SLOWEST:
+            return
+        logger.info(
+            "analyze: %d tasks, %s of work in %s on %d at a time; a worker's memory at most %.2f GB (%.2f expected)",
+            len(self._times), readable_seconds(work), readable_seconds(elapsed), slots, self.peak_bytes / 1e9,
+            promised / 1e9,
+        )  # fmt: skip
+        for seconds, index in sorted(self._times, key=lambda item: (-item[0], item[1]))[:SLOWEST]:
+            logger.info("  %6.1f s  %s", seconds, self._tasks[index])
+
+
+def readable_seconds(seconds: float) -> str:
+    """Like "40 s", "12 min" or "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,221 @@
+"""What a worker does: opens what a task is about, computes its steps, and leaves a part on the disk for each.
+
+A subject stays open from task to task, so that neighbouring tasks share its matrices, also between the threads of a
+worker. Nothing but names goes out to a worker, and nothing but seconds comes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from convergence import hdf5
+from convergence.analysis.file import MADE_BY, PARTIAL_SCHEMA, VERSION, read_tree, write_tree
+from convergence.analysis.nets import Nets
+from convergence.analysis.pair import Pair
+from convergence.analysis.plan import Subject, Task
+from convergence.analysis.section import Parts, Step, Tree
+from convergence.analysis.section import Subject as Computable
+from convergence.analysis.units import LiveUnits, live_units
+from convergence.errors import FileError
+from convergence.experiment import AnalysisConfig
+from convergence.statistics.file import Sums, open_statistics
+
+MAP_MEASURE = "shape_distance"
+KEPT_OPEN = 2
+"""Subjects that a worker holds open: that of the last task, and the next one where pairs change."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all tasks of an analysis share: the file of sums, the folder for parts, its digest and the config."""
+
+    statistics: str
+    partial: str
+    digest: str
+    config: AnalysisConfig
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task's time, and the most memory that its worker has had so far (0 where the system does not say)."""
+
+    seconds: float
+    peak_bytes: float
+
+
+def compute(job: Job, task: Task) -> Done:
+    """Do a task; steps whose parts are on the disk already are not done again."""
+    start = time.monotonic()
+    _one_thread()
+    subject = _opened(job, task.subject)
+    if task.final:
+        _finish(job, task, subject)
+    else:
+        parts = stored_parts(job, task.subject, subject.steps)
+        for step in task.steps:
+            if not is_done(part_path(job, task.subject, step), job.digest):
+                leave(part_path(job, task.subject, step), job.digest, subject.compute(step, parts))
+    return Done(time.monotonic() - start, _peak())
+
+
+def _finish(job: Job, task: Task, subject: Computable) -> None:
+    """Leave the result of a subject; a small one is computed in memory, parts of a large one are removed then."""
+    left: dict[Step, Tree] = {}
+    stored = stored_parts(job, task.subject, subject.steps)
+    parts = Parts(subject.steps, left.__getitem__) if task.steps else stored
+    for step in task.steps:
+        left[step] = subject.compute(step, parts)
+    if isinstance(subject, Nets):
+        subject.distances = _distances(job, task.subject.comparison, subject.sums)
+    leave(part_path(job, task.subject), job.digest, subject.tree(parts))
+    for step in subject.steps:
+        part_path(job, task.subject, step).unlink(missing_ok=True)
+
+
+def part_path(job: Job, subject: Subject, step: Step | None = None) -> Path:
+    """Where a part is; names of nets may hold what a file name may not, so that they are hashed."""
+    named = (subject.comparison, subject.x, subject.y, step.key if step else "")
+    return Path(job.partial) / f"part-{hashlib.sha256(repr(named).encode()).hexdigest()[:24]}.h5"
+
+
+def stored_parts(job: Job, subject: Subject, steps: list[Step]) -> Parts:
+    """Parts of a subject from the disk, held against their checksums."""
+    return Parts(steps, lambda step: read_part(part_path(job, subject, step)))
+
+
+def read_part(path: Path) -> Tree:
+    """What a task left."""
+    with hdf5.open_checked(path, PARTIAL_SCHEMA, VERSION, MADE_BY) as file:
+        return read_tree(file)
+
+
+def leave(path: Path, digest: str, tree: Tree) -> None:
+    """Write a part."""
+    with hdf5.create(path, PARTIAL_SCHEMA, VERSION, {"digest": digest}) as file:
+        write_tree(file, tree)
+
+
+def is_done(path: Path, digest: str) -> bool:
+    """Whether a part is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
+    if not path.exists():
+        return False
+    try:
+        with hdf5.open_checked(path, PARTIAL_SCHEMA, VERSION, MADE_BY) as file:
+            if file.attrs["digest"] == digest:
+                read_tree(file)
+                return True
+    except (FileError, OSError, KeyError):
+        pass
+    path.unlink(missing_ok=True)
+    return False
+
+
+def _distances(job: Job, comparison: str, sums: Sums) -> dict[tuple[str, str], float]:
+    """Shape distances of the pairs of a comparison, of those that have one."""
+    found = {}
+    for a, x in enumerate(sums.nets):
+        for y in sums.nets[a + 1 :]:
+            path = part_path(job, Subject(comparison, x, y))
+            with hdf5.open_checked(path, PARTIAL_SCHEMA, VERSION, MADE_BY) as file:
+                if f"measures/{MAP_MEASURE}" in file:
+                    found[x, y] = float(hdf5.read_array(file[f"measures/{MAP_MEASURE}/xy"], "value"))
+    return found
+
+
+class _Open:
+    """A subject whose file is open."""
+
+    def __init__(self, job: Job, subject: Subject) -> None:
+        self._stack = ExitStack()
+        file = self._stack.enter_context(open_statistics(job.statistics))
+        sums = file.sums(subject.comparison)
+        live = _live(job, sums)
+        self.subject: Computable
+        if subject.x:
+            self.subject = Pair(sums, live, subject.x, subject.y, job.config)
+        else:
+            self.subject = Nets(sums, live, job.config, {})
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+_lock = threading.Lock()
+_open: OrderedDict[tuple[Any, ...], _Open] = OrderedDict()
+_alive: dict[tuple[Any, ...], LiveUnits] = {}
+_in_use: dict[int, _Open] = {}
+
+
+def _opened(job: Job, subject: Subject) -> Computable:
+    """The subject, open; the one that was used longest ago is closed, unless another thread is at it."""
+    key = (*_identity(job), subject)
+    with _lock:
+        if key not in _open:
+            _open[key] = _Open(job, subject)
+        _open.move_to_end(key)
+        _in_use[threading.get_ident()] = _open[key]
+        for old in list(_open)[:-KEPT_OPEN]:
+            if _open[old] not in _in_use.values():
+                _open.pop(old).close()
+        return _open[key].subject
+
+
+def close_all() -> None:
+    """Close what is open: at the end of an analysis in this process, before its files are moved."""
+    with _lock:
+        for one in _open.values():
+            one.close()
+        _open.clear()
+        _alive.clear()
+        _in_use.clear()
+
+
+def _live(job: Job, sums: Sums) -> LiveUnits:
+    key = (*_identity(job), sums.name)
+    if key not in _alive:
+        _alive[key] = live_units(sums)
+    return _alive[key]
+
+
+def _identity(job: Job) -> tuple[Any, ...]:
+    """An analysis and its file as it is: another file of the same name is opened anew."""
+    stat = os.stat(job.statistics)
+    return job.statistics, stat.st_size, stat.st_mtime_ns, job.digest
+
+
+_limits: list[Any] = []
+
+
+def _one_thread() -> None:
+    """Products on one thread, for good: the same bits however many workers and threads there are."""
+    with _lock:
+        if not _limits:
+            _limits.append(threadpool_limits(1))
+
+
+def restore_threads() -> None:
+    """Take the limit back: at the end of an analysis in this process."""
+    with _lock:
+        while _limits:
+            _limits.pop().restore_original_limits()
+
+
+def _peak() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    import sys
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most if sys.platform == "darwin" else 1024 * most)
