@@ -44,3 +44,10 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def readable_seconds(seconds: float) -> str:
+    """Like "40 s", "12 min" or "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

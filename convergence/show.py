@@ -8,6 +8,7 @@ from typing import Any
 
 from convergence.errors import UserError
 from convergence.experiment import Experiment
+from convergence.progress import readable_seconds
 from convergence.runs import RunFolder, read_record
 from convergence.section import Section
 from convergence.statistics.group_sums import MATRIX_BYTES
@@ -20,6 +21,8 @@ def describe(folder: RunFolder) -> str:
     lines += [f"  {line}" for line in _settings(folder.experiment)]
     lines += ["", "comparisons"]
     lines += [f"  {line}" for line in _comparisons(folder)]
+    lines += ["", "workers"]
+    lines += [f"  {line}" for line in _analysis(folder)]
     lines += ["", "stages"]
     lines += [f"  {line}" for line in _stages(folder)]
     return "\n".join(lines)
@@ -106,6 +109,19 @@ def _comparisons(folder: RunFolder) -> list[str]:
         counts = 4 * side**2 * information.bins**2 * min(information.blocks, len(groups))
         lines.append(f"pass 2: up to {n_tiles} ranks share the tiles; joint counts of one {readable_bytes(counts)}")
     return lines
+
+
+def _analysis(folder: RunFolder) -> list[str]:
+    """Tasks, time and memory of the analysis, as far as they are known."""
+    from convergence.analysis.run import planned
+
+    if folder.state(folder.statistics_work()) != "done":
+        return ["analyze: tasks and memory are known when the statistics are done"]
+    whole = planned(folder.statistics_file, folder.experiment.analysis)
+    return [
+        f"analyze: {len(whole.tasks):,} tasks, about {readable_seconds(whole.seconds)} on one core; memory of a worker "
+        f"{readable_bytes(whole.memory)}"
+    ]
 
 
 def shapes(experiment: Experiment) -> tuple[int, Any]:

@@ -113,7 +113,15 @@ class TrainResources(Resources):
 class AnalyzeResources(Resources):
     """What the analysis asks for."""
 
-    workers: int = Field(1, ge=1, description="Worker processes of the analysis, on one node.")
+    workers: int = Field(
+        1,
+        ge=1,
+        description="Worker processes of the analysis: on one node in a submitted run, each a job of its own with "
+        "`convergence analyze --cluster`.",
+    )
+    interface: Word | None = Field(
+        None, description="Network interface of worker jobs and their scheduler, for example 'ib0'."
+    )
 
 
 class Requeue(Section):

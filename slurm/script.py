@@ -66,12 +66,19 @@ def script(profile: ClusterProfile, job: Job, setting: Setting, dependency: str 
     lines = ["#!/bin/bash", f"# {setting.experiment}: {what}"]
     lines += _options(profile, job, setting, resources, dependency)
     lines += ["", *resources.setup] if resources.setup else [""]
-    for module in resources.modules:
-        lines.append(f'module load {quoted(module)} || {{ echo "module {module} could not be loaded" >&2; exit 1; }}')
+    lines += module_lines(resources)
     lines.append(f"export PYTHONPATH={quoted(':'.join(setting.search_path))}")
     lines += [f"export {name}={quoted(value)}" for name, value in resources.environment.items()]
     lines += _body(profile, job, setting, resources)
     return "\n".join(lines) + "\n"
+
+
+def module_lines(resources: Resources) -> list[str]:
+    """Lines that load the modules, or end the job."""
+    return [
+        f'module load {quoted(module)} || {{ echo "module {module} could not be loaded" >&2; exit 1; }}'
+        for module in resources.modules
+    ]
 
 
 def _options(profile: ClusterProfile, job: Job, setting: Setting, resources: Resources, dependency: str) -> list[str]:

@@ -40,24 +40,6 @@ def test_a_launcher_without_pmi_is_refused():
     assert "--mpi=pmi2" in done.stderr
 
 
-def test_tasks_give_equal_results_on_any_number_of_workers():
-    from hpc.tasks import executor
-
-    tasks = [(k,) for k in range(7)]
-    found = []
-    for workers in (1, 2):
-        with executor(workers) as pool:
-            found.append(sorted(pool.run(abs, tasks)))
-    assert found[0] == found[1] == [(k, k) for k in range(7)]
-
-
-def test_a_failing_task_raises_here():
-    from hpc.tasks import executor
-
-    with executor(1) as pool, pytest.raises(TypeError):
-        list(pool.run(abs, [("no number",)]))
-
-
 def test_abort_of_one_process_raises():
     with pytest.raises(UserError, match="mended"):
         SerialCommunicator().abort(UserError("can be mended"), 2)

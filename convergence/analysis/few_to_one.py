@@ -76,10 +76,10 @@ class FewToOne:
             Step(name, "numbers", first, last, seconds=one * (last - first))
             for first, last in ranges(shape.n_groups + 1, one, cost.GOAL)
         ]
-        found.append(Step(name, "dense", seconds=2 * one))
+        found.append(Step(name, "dense", seconds=4 * one))
         found.append(Step(name, "null", seconds=config.rotations * cost.ROTATION * n_x**3))
         after = (f"{name}/held_out", f"{name}/dense")
-        for step, seconds, before in (("held_out", 4 * path, ()), ("fit", 2 * path, after)):
+        for step, seconds, before in (("held_out", 12 * path, ()), ("fit", 4.5 * path, after)):
             found += [
                 Step(name, step, first, last, after=before, seconds=seconds * (last - first))
                 for first, last in cls._ranges(n_x, n_targets, seconds, config)

@@ -42,18 +42,19 @@ class ManyToMany:
         both, name, after = shape.n_x + shape.n_y, cls.name, (f"{cls.name}/spectral",)
         graph = cost.GRAPH * both**2 * config.clustering.max_clusters
         subspaces = cost.SUBSPACES * both**3
+        each = 2 * graph + subspaces
         found = [
             Step(name, "spectral", seconds=graph),
-            Step(name, "sweep", seconds=4 * graph),
-            Step(name, "hierarchical", seconds=2 * graph),
+            Step(name, "sweep", seconds=10 * graph),
+            Step(name, "hierarchical", seconds=3 * graph),
             Step(name, "subspaces", after=after, seconds=config.rotations * subspaces),
         ]
         if config.sparse.enabled:
             weights = ("sparse_xy/fit", "sparse_yx/fit")
             found.append(Step(name, "of_weights", after=after + weights, seconds=graph))
         return found + [
-            Step(name, "numbers", first, last, after=after, seconds=(graph + subspaces) * (last - first))
-            for first, last in ranges(shape.n_groups + 1, graph + subspaces, cost.GOAL)
+            Step(name, "numbers", first, last, after=after, seconds=each * (last - first))
+            for first, last in ranges(shape.n_groups + 1, each, cost.GOAL)
         ]
 
     def compute(self, step: Step, parts: Parts) -> Tree:

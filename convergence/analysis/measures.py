@@ -42,20 +42,19 @@ class Measures:
     @classmethod
     def steps(cls, shape: PairShape, config: AnalysisConfig) -> list[Step]:
         """What there is to compute for a pair of a shape."""
-        once = cost.MEASURES * shape.n**3 + cost.CALL
-        held = 2 * once
+        once = cost.MEASURES * shape.n**3 + cost.MEASURES_SQUARE * shape.n**2 + cost.CALL
         after = (f"{cls.name}/values",)
-        found = [Step(cls.name, "values", seconds=3 * once)]
+        found = [Step(cls.name, "values", seconds=once)]
         for name, n, each in (
             ("numbers", shape.n_groups + 1, once),
-            ("rotated", config.rotations, once),
-            ("held_out_rotated", config.rotations, held),
+            ("rotated", config.rotations, once / 4),
+            ("held_out_rotated", config.rotations, once / 8),
         ):
             found += [
                 Step(cls.name, name, first, last, after=after, seconds=each * (last - first))
                 for first, last in ranges(n, each, cost.GOAL)
             ]
-        return [*found, Step(cls.name, "held_out", after=after, seconds=held * (2 + shape.n_groups / 4))]
+        return [*found, Step(cls.name, "held_out", after=after, seconds=once * (2 + shape.n_groups) * 2 / 3)]
 
     def compute(self, step: Step, parts: Parts) -> Tree:
         """The part of a step."""

@@ -1,7 +1,7 @@
 """The tasks of an analysis: steps of one subject (a pair of nets, or all nets of a comparison) that are done together.
 
 A subject that takes little is one task. Else its steps are gathered, level by level, into tasks of about
-:data:`~convergence.analysis.cost.GOAL` seconds, and a last task puts their parts together. How steps are gathered
+:data:`~convergence.analysis.cost.TOGETHER` seconds, and a last task puts their parts together. How steps are gathered
 changes no result: a step's arithmetic does not depend on its company.
 """
 
@@ -93,6 +93,11 @@ class Plan:
         return sum(task.seconds for task in self.tasks)
 
 
+def pair_memory(n: int) -> float:
+    """Bytes of a worker at the peak of a pair whose wider net has ``n`` units."""
+    return BASE_BYTES + PAIR_MATRICES * 8.0 * n**2
+
+
 def plan(comparisons: Iterable[tuple[Sums, LiveUnits]], config: AnalysisConfig) -> Plan:
     """The tasks of comparisons; reads no matrix."""
     tasks: list[Task] = []
@@ -103,7 +108,7 @@ def plan(comparisons: Iterable[tuple[Sums, LiveUnits]], config: AnalysisConfig) 
             shape = shape_of(sums, live, x, y)
             tasks += _tasks(Subject(sums.name, x, y), pair_steps(shape, config), (), len(tasks))
             pairs.append(len(tasks) - 1)
-            memory = max(memory, BASE_BYTES + PAIR_MATRICES * 8.0 * shape.n**2)
+            memory = max(memory, pair_memory(shape.n))
         steps = nets_steps(sums, live, config)
         tasks += _tasks(Subject(sums.name), steps, tuple(pairs), len(tasks))
         if steps:
@@ -116,21 +121,26 @@ def _tasks(subject: Subject, steps: list[Step], pairs: tuple[int, ...], first: i
     if sum(step.seconds for step in steps) <= cost.TOGETHER:
         return [Task(subject, tuple(step for level in levels(steps) for step in level), True, pairs)]
     found: list[Task] = []
-    before: tuple[int, ...] = ()
+    where: dict[str, list[int]] = {}
     for level in levels(steps):
-        start = first + len(found)
         for gathered in _gathered(level):
-            found.append(Task(subject, gathered, False, before))
-        before = tuple(range(start, first + len(found)))
+            before = {k for step in gathered for name in step.after for k in where.get(name, ())}
+            for step in gathered:
+                where.setdefault(step.group, []).append(first + len(found))
+            found.append(Task(subject, gathered, False, tuple(sorted(before))))
     everything = tuple(range(first, first + len(found)))
     return [*found, Task(subject, (), True, (*everything, *pairs))]
 
 
 def _gathered(steps: list[Step]) -> list[tuple[Step, ...]]:
-    """Neighbours together, as long as they take less than a task should."""
+    """Neighbours that come after the same together, as long as they take less than a task should."""
     found: list[list[Step]] = []
     for step in steps:
-        if found and sum(other.seconds for other in found[-1]) + step.seconds <= cost.GOAL:
+        if (
+            found
+            and found[-1][-1].after == step.after
+            and sum(other.seconds for other in found[-1]) + step.seconds <= cost.TOGETHER
+        ):
             found[-1].append(step)
         else:
             found.append([step])

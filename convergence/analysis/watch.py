@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from convergence.analysis.plan import Task
 from convergence.analysis.worker import Done
+from convergence.progress import SECONDS_BETWEEN_LINES, readable_seconds
 
 logger = logging.getLogger(__name__)
-SECONDS_BETWEEN_LINES = 15.0
 SLOWEST = 5
 
 
@@ -89,10 +89,3 @@ class Watch:
         )  # fmt: skip
         for seconds, index in sorted(self._times, key=lambda item: (-item[0], item[1]))[:SLOWEST]:
             logger.info("  %6.1f s  %s", seconds, self._tasks[index])
-
-
-def readable_seconds(seconds: float) -> str:
-    """Like "40 s", "12 min" or "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
