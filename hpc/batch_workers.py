@@ -6,8 +6,10 @@ with their jobs. A worker leaves before its job's time is over, and another job 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,10 +63,9 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
             "workers as Slurm jobs need the package dask-jobqueue: pip install 'convergent-learning[slurm]'."
         ) from error
 
-    folder.mkdir(parents=True, exist_ok=True)
     with (
         settings(workers.dashboard),
-        tempfile.TemporaryDirectory(prefix="tls-", dir=folder) as secret,  # readable by its owner only
+        _secret_folder(folder) as secret,
         SLURMCluster(
             queue=job.queue, account=job.account, cores=job.cores, processes=1, memory=f"{job.memory_gb} GiB",
             walltime=_time(job.walltime_min), job_extra_directives=list(job.directives), python=job.python,
@@ -80,6 +81,18 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
         logger.info("analyze: up to %d worker jobs; their logs are in %s", number, folder)
         with client_of(cluster, workers.dashboard) as executor:
             yield executor
+
+
+@contextmanager
+def _secret_folder(folder: Path) -> Iterator[str]:
+    """A folder for keys, readable by its owner only; dask-jobqueue's files in it go when its objects do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    secret = tempfile.mkdtemp(prefix="tls-", dir=folder)
+    try:
+        yield secret
+    finally:
+        gc.collect()
+        shutil.rmtree(secret, ignore_errors=True)
 
 
 def _lifetime(workers: Workers, job: BatchJob) -> list[str]:

@@ -1,7 +1,6 @@
 """The analysis in tasks: the same bits however they are cut, spread, lost or killed; and who may reach Dask."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -32,6 +30,7 @@ from convergence.errors import TaskLost, UserError
 from convergence.experiment import AnalysisConfig
 from convergence.progress import readable_seconds
 from hpc.tasks import InProcess, Workers, executors, in_process, number_of_workers, on_this_machine
+from tests.content_hash import content_hash
 
 SMALL = """
 name = "small"
@@ -81,22 +80,6 @@ def analysed(small, tmp_path):
         return content_hash(target)
 
     return run
-
-
-def content_hash(path: Path) -> str:
-    """Of all datasets of a file; provenance has times in it."""
-    import h5py
-
-    digest = hashlib.sha256()
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            digest.update(name.encode() + str(item.dtype).encode() + np.asarray(item[()]).tobytes()
-                          if item.dtype.kind != "O" else repr(item[()]).encode())  # fmt: skip
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
