@@ -6,10 +6,8 @@ with their jobs. A worker leaves before its job's time is over, and another job 
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convergence.errors import UserError
-from hpc.tasks import LOOPBACK, SETTINGS, Executor, Workers, certificates, client_of, settings, web_server
+from hpc.tasks import LOOPBACK, SETTINGS, Executor, Workers, certificates_in, client_of, settings, web_server
 
 logger = logging.getLogger(__name__)
 DEATH_S = 120
@@ -71,8 +69,8 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
             walltime=_time(job.walltime_min), job_extra_directives=list(job.directives), python=job.python,
             job_script_prologue=[*job.prologue, *_environment(workers.dashboard)], job_name="convergence-worker",
             job_directives_skip=list(job.leave_out), log_directory=str(folder), death_timeout=DEATH_S,
-            local_directory="${TMPDIR:-/tmp}", interface=job.interface, protocol="tls://", security=certificates(),
-            shared_temp_directory=secret, scheduler_options=web_server(workers.dashboard),
+            local_directory="${TMPDIR:-/tmp}", interface=job.interface, protocol="tls://", security=certificates_in(secret),
+            scheduler_options=web_server(workers.dashboard),
             worker_extra_args=["--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0", *_lifetime(workers, job)],
             silence_logs=logging.CRITICAL,
         ) as cluster,
@@ -84,15 +82,11 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
 
 
 @contextmanager
-def _secret_folder(folder: Path) -> Iterator[str]:
-    """A folder for keys, readable by its owner only; dask-jobqueue's files in it go when its objects do."""
+def _secret_folder(folder: Path) -> Iterator[Path]:
+    """A folder for keys, readable by its owner only, that goes with the cluster."""
     folder.mkdir(parents=True, exist_ok=True)
-    secret = tempfile.mkdtemp(prefix="tls-", dir=folder)
-    try:
-        yield secret
-    finally:
-        gc.collect()
-        shutil.rmtree(secret, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="tls-", dir=folder) as secret:
+        yield Path(secret)
 
 
 def _lifetime(workers: Workers, job: BatchJob) -> list[str]:

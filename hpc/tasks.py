@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from convergence.errors import TaskLost, UserError
@@ -230,6 +231,21 @@ def certificates() -> Any:
             "workers speak through TLS, which needs the package cryptography: pip install cryptography, or analyse in "
             "this process with --workers 1."
         ) from error
+
+
+def certificates_in(folder: Path) -> Any:
+    """Fresh ones as files of a folder, for workers that are not children of this process."""
+    from distributed.security import Security
+
+    fresh, paths = certificates(), {}
+    for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+        paths[name] = str(folder / name)
+        with open(os.open(paths[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(getattr(fresh, name))
+    certificate, key = paths["tls_worker_cert"], paths["tls_worker_key"]
+    others = {f"tls_{role}_{kind}": path for role in ("scheduler", "client")
+              for kind, path in (("cert", certificate), ("key", key))}  # fmt: skip
+    return Security(require_encryption=True, **paths, **others)
 
 
 def web_server(dashboard: bool) -> dict[str, Any]:
