@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ class AnalysisFile:
     def __init__(self, file: h5py.File) -> None:
         self._file = file
         self.digest = str(file.attrs["digest"])
+        self.statistics_digest = str(file.attrs.get("statistics_digest", ""))
+        self.provenance: dict[str, str] = json.loads(file.attrs.get("provenance", "{}"))
         self.comparisons = list(file["comparisons"])
 
     def about(self, comparison: str) -> dict[str, list[Any]]:
@@ -76,6 +79,10 @@ class AnalysisFile:
         """Pairs of nets, in the order of the nets."""
         pairs = self._file["comparisons"][comparison]["pairs"]
         return [(str(pairs[key].attrs["x"]), str(pairs[key].attrs["y"])) for key in pairs]
+
+    def measures(self, comparison: str, x: str, y: str) -> list[str]:
+        """Names of the measures of one pair of nets; none if it has no results."""
+        return list(self._file["comparisons"][comparison]["pairs"][f"{x}|{y}"].get("measures", ()))
 
     def pair(self, comparison: str, x: str, y: str) -> dict[str, Any]:
         """The results of one pair of nets."""

@@ -44,7 +44,8 @@ def analyze_pair(sums: Sums, live: LiveUnits, x: str, y: str, config: AnalysisCo
     tree["held_out"] = measures.held_out()
     tree["unavailable"] = measures.missing
     tree["mean_activations"] = mean_activation_distance(sums, live, x, y).as_dict()
-    tree["distributions"] = compare_distributions(sums, live, x, y, matching(pair.pooled.corr_xy))
+    if sums.histograms is not None:
+        tree["distributions"] = compare_distributions(sums, live, x, y, matching(pair.pooled.corr_xy))
     if sums.mutual_information is not None:
         tree["information"] = information(sums, pair, x, y)
     return tree
