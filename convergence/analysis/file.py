@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from convergence import hdf5
+from convergence.errors import FileError, nearest
 
 SCHEMA = "convergence-analysis"
 PARTIAL_SCHEMA = "convergence-analysis-part"
@@ -44,7 +45,7 @@ class AnalysisFile:
     """An open ``analysis.h5``."""
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self._file = self.raw_file = file
         self.digest = str(file.attrs["digest"])
         self.statistics_digest = str(file.attrs.get("statistics_digest", ""))
         self.provenance: dict[str, str] = json.loads(file.attrs.get("provenance", "{}"))
@@ -52,6 +53,8 @@ class AnalysisFile:
 
     def about(self, comparison: str) -> dict[str, list[Any]]:
         """Per member: name, net and epoch, whether it was trained, the layer asked for and the graph node read."""
+        if comparison not in self.comparisons:
+            raise FileError(f'{self._file.filename} has no comparison "{comparison}"; {nearest(comparison, self.comparisons)}.')
         attributes = self._file["comparisons"][comparison].attrs
         return {
             "nets": [str(net) for net in attributes["nets"]],

@@ -213,7 +213,7 @@ class StatisticsFile:
     """An open ``statistics.h5``."""
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self._file = self.raw_file = file
         self.path = Path(file.filename)
         self.digest = str(file.attrs["digest"])
         self.version = int(file.attrs["schema_version"])

@@ -86,11 +86,12 @@ def slice_statistics(source: Path, target: Path, cut: Cut, overwrite: bool = Fal
         left_out = [] if kept.groups is None else [n for n in POOLED if any(n in file.raw(c) for c in kept.members)]
         about = kept.describe(file, left_out)
         digest = slice_digest(about)
-        if target.exists() and not overwrite:
+        if target.exists():
             if target.samefile(source):
                 raise UserError(f"{target}: a slice cannot take the place of its source. Give another path.")
             if _digest_of(target) == digest:
                 return False
+        if target.exists() and not overwrite:
             raise FileError(f"{target}: there is another file. Give another path, or --overwrite to replace it.")
         check_writable(target.parent, "Give another path")
         _check_space(file, kept, target.parent)
