@@ -58,7 +58,9 @@ def name_beside(path: Path, ending: str) -> Path:
 def safe_name(name: str) -> str:
     """A name without what some file systems forbid; one that had to be changed is told from others by a hash."""
     safe = FORBIDDEN.sub("_", name).rstrip(". ")
-    if safe != name or safe.split(".")[0].upper() in RESERVED:
+    if safe.split(".")[0].upper() in RESERVED:
+        safe = f"_{safe}"
+    if safe != name:
         safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return safe
 
