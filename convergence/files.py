@@ -41,7 +41,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def put_in_place(finished: Path, path: Path) -> None:
     """Flush a finished file and rename it, on one file system: ``path`` is the old file or the whole new one."""
-    with finished.open("rb") as file:
+    try:
+        file = finished.open("r+b")  # Windows flushes only what may be written
+    except PermissionError:
+        file = finished.open("rb")
+    with file:
         os.fsync(file.fileno())
     os.replace(finished, path)
     _flush_folder(path.parent)

@@ -12,9 +12,8 @@ from convergence.config import parse_config
 from convergence.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = {"slurm", "hpc"}
-"""Folders of the cluster: Linux."""
 NOT_BASE = {"training.py", "learner.py", "checkpoints.py", "distributed.py", "activations.py", "devices.py"}
+"""What needs torch; hpc/ and slurm/ run on clusters, on Linux."""
 MISSING_MODULES = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog", "msvcrt", "winreg", "posix"}
 MISSING = {
     "os": {
