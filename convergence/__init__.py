@@ -16,7 +16,8 @@ from convergence.version import __version__
 
 if TYPE_CHECKING:
     from convergence.errors import UserError
-    from convergence.results.run import Run, open
+    from convergence.results.run import Run
+    from convergence.results.run import open as open
 
 __all__ = ["Run", "UserError", "__version__"]  # not open: `import *` would hide Python's own
 _LAZY = {

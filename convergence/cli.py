@@ -328,7 +328,9 @@ def _refuse_file_options(options: argparse.Namespace) -> None:
     given |= {"--out": "out"} if options.verb in ("analyze", "report") else {}
     for option, name in given.items():
         if getattr(options, name, None):
-            raise UserError(f"{option} goes with a file of sums in the place of the config, as in: statistics.h5 {option}.")
+            raise UserError(
+                f"{option} goes with a file of sums in the place of the config, as in: statistics.h5 {option}."
+            )
 
 
 def _communicator(verb: str, experiment: Experiment) -> Any:

@@ -45,7 +45,9 @@ def unreadable(path: Path, error: OSError, made_by: str) -> str:
     if isinstance(error, PermissionError) or "errno = 13" in said:
         return "you may not read it. Ask its owner, or copy it to a place of your own."
     if "already open for write" in said or "consistency flag" in said:
-        return "the file is still being written, or its writer was killed. Wait for it, or make it anew with: " + made_by
+        return (
+            "the file is still being written, or its writer was killed. Wait for it, or make it anew with: " + made_by
+        )
     if "unable to lock" in said:
         return (
             "the file is locked: another process may still be writing it. Wait for that, or, on a file system without "

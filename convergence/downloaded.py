@@ -1,6 +1,6 @@
 """Analysis and report of a statistics file by itself: no run folder, no config, no torch, no MPI, no Slurm.
 
-Settings are those of the config that the file carries, and results lie beside the file with the same records as in a run
+Settings are those of the config that the file carries, and results lie beside the file with the records of a run
 folder: what is done for the same settings is skipped, what is half done goes on, what is of other settings moves to
 ``superseded/``. In a run folder they are the run's own.
 """
@@ -58,8 +58,12 @@ def statistics_path(path: str | Path) -> Path:
 
 
 def analysis_path(statistics: Path) -> Path:
-    """Where the analysis of a statistics file is: ``analysis.h5`` beside ``statistics.h5``, else ``NAME.analysis.h5``."""
-    return statistics.with_name("analysis.h5") if statistics.name == STATISTICS else name_beside(statistics, ".analysis.h5")
+    """Where the analysis of a file is: ``analysis.h5`` beside ``statistics.h5``, else ``NAME.analysis.h5``."""
+    return (
+        statistics.with_name("analysis.h5")
+        if statistics.name == STATISTICS
+        else name_beside(statistics, ".analysis.h5")
+    )
 
 
 def report_path(statistics: Path) -> Path:
@@ -150,7 +154,9 @@ def analyze_file(
     with load_object("convergence.statistics.file:open_statistics")(statistics) as file:
         for name in comparisons:
             if name not in file.comparisons:
-                raise UserError(f"--comparison {name}: {statistics} has no such one; {nearest(name, file.comparisons)}.")
+                raise UserError(
+                    f"--comparison {name}: {statistics} has no such one; {nearest(name, file.comparisons)}."
+                )
         chosen = tuple(name for name in file.comparisons if name in set(comparisons))
         chosen = chosen if len(chosen) < len(file.comparisons) else ()
         settings, digest = read_settings(file.config_text, str(statistics), overrides), file.digest
@@ -234,7 +240,9 @@ def _analysis_digest(path: Path) -> str:
         with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
             return str(file.attrs["digest"])
     except FileError as error:
-        raise FileError(f"{error} It is where the analysis would go: move it, or choose another place with --out.") from None
+        raise FileError(
+            f"{error} It is where the analysis would go: move it, or choose another place with --out."
+        ) from None
 
 
 def _report_digest(path: Path) -> str:
@@ -247,7 +255,9 @@ def _report_digest(path: Path) -> str:
 def command(options: argparse.Namespace) -> None:
     """``convergence run|analyze|report|show FILE``."""
     if options.runs != "runs":
-        raise UserError(f"--runs {options.runs}: a file of results has no runs folder; results lie beside it. Use --out.")
+        raise UserError(
+            f"--runs {options.runs}: a file of results has no runs folder; results lie beside it. Use --out."
+        )
     if options.verb == "show":
         print(load_object("convergence.show_file:describe")(Path(options.config), options.verify, options.overrides))
         return

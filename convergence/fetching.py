@@ -1,4 +1,4 @@
-"""``convergence fetch``: bring a run's results, or some of its layers, to this machine, and hold them against checksums.
+"""``convergence fetch``: bring a run's results, or some of its layers, here, and hold them against checksums.
 
 Files arrive in ``.fetching/`` in the destination, where a transfer that was cut off goes on, and take their places when
 they are whole and hold. What lies there of other settings moves to ``superseded/``.
@@ -61,7 +61,9 @@ def fetch(
         was cut off (the same call goes on), or what came does not hold.
     """
     place = parse(run, ssh, remote_command)
-    folder = Path(dest) if dest is not None else Path("run" if place.name in ("", ".", "..", "~") else safe_name(place.name))
+    folder = (
+        Path(dest) if dest is not None else Path("run" if place.name in ("", ".", "..", "~") else safe_name(place.name))
+    )
     entries = place.entries()
     here = getattr(place, "path", None)
     if isinstance(here, Path) and here.resolve() == folder.resolve():
@@ -92,9 +94,7 @@ def fetch(
     return folder
 
 
-def _bring_stage(
-    place: Place, folder: Path, staging: Path, stage: str, output: str, record: dict[str, Any]
-) -> None:
+def _bring_stage(place: Place, folder: Path, staging: Path, stage: str, output: str, record: dict[str, Any]) -> None:
     """One finished stage, with its record."""
     work = _work(folder, stage, output)
     there = staging / "records" / work.record.name
@@ -104,9 +104,7 @@ def _bring_stage(
         logger.info("%s: there already", output)
         return
     place.bring(sorted(record["outputs"]), staging)
-    wrong = [
-        name for name, size in record["outputs"].items() if _size(staging / name) != size
-    ]
+    wrong = [name for name, size in record["outputs"].items() if _size(staging / name) != size]
     if wrong:
         _forget(staging, record["outputs"])
         raise FileError(

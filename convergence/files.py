@@ -41,11 +41,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def put_in_place(finished: Path, path: Path) -> None:
     """Flush a finished file and rename it, on one file system: ``path`` is the old file or the whole new one."""
-    try:
-        file = finished.open("r+b")  # Windows flushes only what may be written
-    except PermissionError:
-        file = finished.open("rb")
-    with file:
+    writable = os.access(finished, os.W_OK)
+    with finished.open("r+b" if writable else "rb") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())
     os.replace(finished, path)
     _flush_folder(path.parent)

@@ -103,13 +103,11 @@ def create_blocks(
 
 
 def blocks(shape: tuple[int, ...], rows: int | None = None) -> list[Index]:
-    """The blocks of an array, in order: so many rows (``BLOCK_ROWS``) of one of its matrices, contiguous in the file."""
+    """The blocks of an array, in order: so many rows (``BLOCK_ROWS``) of one of its matrices."""
     step = rows or BLOCK_ROWS
     starts = range(0, shape[-2], step)
     return [
-        (*matrix, slice(start, min(start + step, shape[-2])))
-        for matrix in np.ndindex(*shape[:-2])
-        for start in starts
+        (*matrix, slice(start, min(start + step, shape[-2]))) for matrix in np.ndindex(*shape[:-2]) for start in starts
     ]
 
 

@@ -49,10 +49,10 @@ class Place(Protocol):
 
 
 def parse(text: str, ssh: str, remote_command: str) -> Place:
-    """``HOST:RUN`` as a place on another machine, anything else as a folder here.
+    r"""``HOST:RUN`` as a place on another machine, anything else as a folder here.
 
     As for scp, what comes before the first colon is a host, unless there is a slash in it; one letter is a drive
-    (``C:\\run``, ``C:/run``). ``[…]`` holds a host with colons (``me@[fe80::1]:run``).
+    (``C:\run``, ``C:/run``). ``[…]`` holds a host with colons (``me@[fe80::1]:run``).
 
     Raises
     ------
@@ -134,8 +134,8 @@ class There:
         program = shutil.which("rsync")
         if program is None:
             raise UserError(
-                "fetch: there is no rsync on this machine. Install it (apt install rsync, brew install rsync; on Windows "
-                "use WSL), or copy statistics.h5 by other means and look at it with `convergence show statistics.h5 "
+                "fetch: there is no rsync on this machine. Install it (apt install rsync, brew install rsync; on "
+                "Windows use WSL), or copy statistics.h5 by other means and look at it with `convergence show statistics.h5 "
                 "--verify`."
             )
         target.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,9 @@ class There:
             return
         said = _last_lines(done.stderr)
         if "command not found" in said or f"code {NOT_FOUND}" in said:
-            raise UserError(f"{self.host} has no rsync. Install it there, or load its module in ~/.bashrc. It said: {said}")
+            raise UserError(
+                f"{self.host} has no rsync. Install it there, or load its module in ~/.bashrc. It said: {said}"
+            )
         if done.returncode in RSYNC_CUT or done.returncode == SSH_FAILED:
             raise UserError(f"{self}: the transfer was cut off; the same command goes on from there. It said: {said}")
         raise UserError(f"{self}: rsync ended with exit code {done.returncode}. It said: {said}")

@@ -181,6 +181,7 @@ class WorkFolder:
         shutil.rmtree(shelved[0].parent, ignore_errors=True)
         return self.state(work) == "done"
 
+
 class RunFolder(WorkFolder):
     """The folder of one experiment, readable by its owner only when it is created."""
 

@@ -58,7 +58,12 @@ def _statistics(path: Path, overrides: Iterable[str]) -> list[str]:
             *_table([("name", "seed", "trained", "held-out accuracy"), *(_net(net) for net in file.nets)]),
             "",
             "comparisons",
-            *_table([("name", "members", "units", "samples", "bytes", "also"), *(_row(file, name) for name in file.comparisons)]),
+            *_table(
+                [
+                    ("name", "members", "units", "samples", "bytes", "also"),
+                    *(_row(file, name) for name in file.comparisons),
+                ]
+            ),
             "",
             *_provenance(file.provenance),
         ]
@@ -71,7 +76,9 @@ def _state(work: Any) -> str:
     (target,) = work.outputs
     record = read_record(work.record)
     if record is None:
-        return f"{target.name}, without a record" if target.exists() else f"none; convergence analyze makes {target.name}"
+        return (
+            f"{target.name}, without a record" if target.exists() else f"none; convergence analyze makes {target.name}"
+        )
     state = WorkFolder(target.parent).state(work)
     return {
         "done": f"{target.name}, done",
@@ -85,7 +92,9 @@ def _slice(file: StatisticsFile) -> list[str]:
         return []
     groups = file.slice["groups"]
     said = "all image groups" if groups == "all" else f"image groups {', '.join(map(str, groups))}"
-    left = f"; without {', '.join(file.slice['left_out'])}, known over all groups only" if file.slice["left_out"] else ""
+    left = (
+        f"; without {', '.join(file.slice['left_out'])}, known over all groups only" if file.slice["left_out"] else ""
+    )
     return [f"slice of {file.slice['of'][:12]}: {said}{left}"]
 
 

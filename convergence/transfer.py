@@ -27,5 +27,7 @@ def fetch(options: argparse.Namespace) -> str:
     from convergence.fetching import fetch as bring
 
     return str(
-        bring(options.run, options.dest, options.comparisons, options.nets, options.ssh, options.remote_command).resolve()
+        bring(
+            options.run, options.dest, options.comparisons, options.nets, options.ssh, options.remote_command
+        ).resolve()
     )

@@ -42,7 +42,13 @@ def base(tmp_path_factory):
     done = subprocess.run(install, capture_output=True, text=True, env=environ, timeout=900)
     if done.returncode:
         said = done.stderr.strip()
-        unreachable = ("Connection", "connection", "Temporary failure", "No matching distribution", "Network is unreachable")
+        unreachable = (
+            "Connection",
+            "connection",
+            "Temporary failure",
+            "No matching distribution",
+            "Network is unreachable",
+        )
         if any(words in said for words in unreachable):
             pytest.skip(f"the base package could not be installed without a network: {said.splitlines()[-1]}")
         pytest.fail(said)
@@ -55,7 +61,9 @@ def test_the_base_package_analyses_and_reports_a_downloaded_file(base, planted_r
     shutil.copy(planted_runs / "runs" / "planted" / "statistics.h5", tmp_path / "statistics.h5")
 
     def run(*command):
-        done = subprocess.run([str(part) for part in command], cwd=tmp_path, env=environ, capture_output=True, text=True)
+        done = subprocess.run(
+            [str(part) for part in command], cwd=tmp_path, env=environ, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

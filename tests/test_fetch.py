@@ -133,7 +133,10 @@ def test_what_cannot_be_fetched_is_said(run, ssh, tmp_path, monkeypatch):
 
 @remote
 def test_a_machine_without_rsync_is_said(run, ssh, tmp_path):
-    without = wrapper(tmp_path / "without", f'case "$*" in *--server*) echo "sh: rsync: command not found" >&2; exit 127;; esac; exec {ssh} "$@"')
+    without = wrapper(
+        tmp_path / "without",
+        f'case "$*" in *--server*) echo "sh: rsync: command not found" >&2; exit 127;; esac; exec {ssh} "$@"',
+    )
     with pytest.raises(UserError, match=r"127\.0\.0\.1 has no rsync"):
         fetch(f"127.0.0.1:{run}", tmp_path / "here", ssh=without)
 
@@ -170,7 +173,7 @@ def test_an_unfinished_stage_is_said_and_the_rest_comes(run, tmp_path, caplog):
     assert "analysis.h5 is not finished there" in caplog.text
     assert not (tmp_path / "here" / "analysis.h5").exists()
     unfinish("statistics.json")
-    with pytest.raises(UserError, match="statistics.h5 is not finished there"):
+    with pytest.raises(UserError, match=r"statistics\.h5 is not finished there"):
         fetch(str(run), tmp_path / "other")
 
 

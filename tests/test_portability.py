@@ -1,4 +1,4 @@
-"""The base install runs on macOS and Windows: what only some systems have is used behind a guard, names fit all disks."""
+"""The base install runs on macOS and Windows: guards about what some systems lack, names for all disks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NOT_BASE = {"training.py", "learner.py", "checkpoints.py", "distributed.py", "ac
 MISSING_MODULES = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog", "msvcrt", "winreg", "posix"}
 MISSING = {
     "os": {
-        "fork", "forkpty", "getuid", "geteuid", "getgid", "setuid", "getpgid", "setsid", "killpg", "uname", "chown", "nice",
-        "mkfifo", "mknod", "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_SYNC", "O_NONBLOCK", "posix_fadvise",
-        "posix_fallocate", "sched_getaffinity", "sched_setaffinity", "pread", "pwrite", "getloadavg", "sysconf", "statvfs",
-        "sync", "fdatasync", "wait", "WIFEXITED", "openpty", "sendfile", "copy_file_range", "memfd_create", "eventfd",
+        "fork", "forkpty", "getuid", "geteuid", "getgid", "setuid", "getpgid", "setsid", "killpg", "uname", "chown",
+        "nice", "mkfifo", "mknod", "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_SYNC", "O_NONBLOCK", "posix_fadvise",
+        "posix_fallocate", "sched_getaffinity", "sched_setaffinity", "pread", "pwrite", "getloadavg", "sysconf",
+        "statvfs", "sync", "fdatasync", "wait", "WIFEXITED", "openpty", "sendfile", "copy_file_range", "memfd_create", "eventfd",
         "getrandom", "fchmod", "fchown", "pipe2", "register_at_fork",
     },
     "signal": {
@@ -46,7 +46,9 @@ def unguarded(text: str) -> Iterator[str]:
             test = ast.unparse(node.test)
             guarded |= "hasattr" in test or "os.name" in test or "sys.platform" in test
         if isinstance(node, ast.Try):
-            caught = {name for handler in node.handlers if handler.type for name in ast.unparse(handler.type).split(", ")}
+            caught = {
+                name for handler in node.handlers if handler.type for name in ast.unparse(handler.type).split(", ")
+            }
             guarded |= bool(caught & {"ImportError", "AttributeError", "ModuleNotFoundError"})
         if not guarded:
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -132,7 +132,19 @@ def test_a_slice_of_a_slice_says_of_which(source, tmp_path):
 
 def test_the_command_slices_once_and_replaces_nothing_else(source, tmp_path, caplog):
     target = tmp_path / "new folder" / "fc & more.h5"
-    command = ["slice", str(source), "--comparison", "fc", "--net", "net1", "--net", "net2", "--groups", "0-3", str(target)]
+    command = [
+        "slice",
+        str(source),
+        "--comparison",
+        "fc",
+        "--net",
+        "net1",
+        "--net",
+        "net2",
+        "--groups",
+        "0-3",
+        str(target),
+    ]
     assert main(command) == 0
     first = target.read_bytes()
     assert main(command) == 0
@@ -166,7 +178,7 @@ def test_a_damaged_source_gets_no_fresh_checksums(source, tmp_path):
     with h5py.File(damaged, "r+") as file:
         file["comparisons/fc/group_products"][1, 2, 3] += 1
     slice_statistics(damaged, tmp_path / "conv1.h5", Cut(("conv1",)))  # the other comparison is whole
-    with pytest.raises(FileError, match="checksum|damaged"):
+    with pytest.raises(FileError, match="does not match its checksum"):
         slice_statistics(damaged, tmp_path / "never.h5", Cut(("fc",), ("net1", "net2")))
     with pytest.raises(UserError, match="place of its source"):
         slice_statistics(damaged, damaged, Cut(("conv1",)))

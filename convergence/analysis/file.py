@@ -54,7 +54,9 @@ class AnalysisFile:
     def about(self, comparison: str) -> dict[str, list[Any]]:
         """Per member: name, net and epoch, whether it was trained, the layer asked for and the graph node read."""
         if comparison not in self.comparisons:
-            raise FileError(f'{self._file.filename} has no comparison "{comparison}"; {nearest(comparison, self.comparisons)}.')
+            raise FileError(
+                f'{self._file.filename} has no comparison "{comparison}"; {nearest(comparison, self.comparisons)}.'
+            )
         attributes = self._file["comparisons"][comparison].attrs
         return {
             "nets": [str(net) for net in attributes["nets"]],

@@ -1,4 +1,4 @@
-"""Arrays whose axes are named and tables whose columns are, with no dependency but numpy; pandas and xarray on request."""
+"""Arrays whose axes are named and tables whose columns are, of numpy alone; pandas and xarray on request."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ class Table:
     def __repr__(self) -> str:
         rows = [[_text(row[name]) for name in self.columns] for row in self.head()]
         widths = [max(map(len, (name, *(row[k] for row in rows)))) for k, name in enumerate(self.columns)]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [[*self.columns], *rows]]
+        lines = [
+            "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [[*self.columns], *rows]
+        ]
         left = len(self) - len(rows)
         return "\n".join(lines + ([f"… and {left} more rows"] if left else []))
 

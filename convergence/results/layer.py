@@ -1,4 +1,4 @@
-"""One comparison, opened: what its nets' units have in common. Cheap answers come from the sums, the rest from analysis.h5."""
+"""One comparison, opened: what its nets' units have in common. Cheap answers come from the sums."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Layer:
         return Estimate(**known[measure].get("yx" if turned else "xy", known[measure]["xy"]))
 
     def summary(self, measure: str, kind: Kind = "trained") -> Summary:
-        """A measure over all pairs of nets of a kind ("trained", "untrained", "mixed"); its text is value and interval."""
+        """A measure over all pairs of nets of a kind ("trained", "untrained", "mixed"); its text has the interval."""
         if kind not in KINDS:
             raise UserError(f'no kind "{kind}" of pairs; {nearest(kind, KINDS)}.')
         known = self._results.measures()
@@ -211,7 +211,9 @@ class Layer:
         pair, turned = self._pair(predictors, net)
         key = "sparse_yx" if turned else "sparse_xy"
         if key not in pair.tree:
-            raise UserError(f"{self.name}: no sparse mappings were computed (analysis.sparse, or several members a net).")
+            raise UserError(
+                f"{self.name}: no sparse mappings were computed (analysis.sparse, or several members a net)."
+            )
         found = pair.tree[key]
         row = row_of(pair.tree["units_x" if turned else "units_y"], unit, net)
         chosen = found["recipe_units"][row] >= 0
@@ -301,7 +303,9 @@ class Layer:
     def _different(self, x: str, y: str) -> None:
         self._index(x), self._index(y)
         if x == y:
-            raise UserError(f"{x} beside itself: every unit is its own partner. Give two nets; {nearest(x, self.nets)}.")
+            raise UserError(
+                f"{x} beside itself: every unit is its own partner. Give two nets; {nearest(x, self.nets)}."
+            )
 
     def _index(self, net: str) -> int:
         if net not in self.nets:

@@ -23,8 +23,8 @@ from convergence.statistics.file import open_statistics
 def open(path: str | Path) -> Run:
     """Open a statistics file, an analysis file or a run folder.
 
-    Beside ``statistics.h5`` its ``analysis.h5`` is found, and the other way round; an analysis of other statistics is left
-    alone. Files are open only while something is read, so that a notebook holds no lock.
+    Beside ``statistics.h5`` its ``analysis.h5`` is found, and the other way round; one of other statistics is left alone.
+    Files are open only while something is read, so that a notebook holds no lock.
 
     Raises
     ------
@@ -34,7 +34,9 @@ def open(path: str | Path) -> Run:
     place = Path(path)
     if place.is_dir() and not (place / STATISTICS).exists():
         if not (place / "analysis.h5").exists():
-            raise FileError(f"{place}: this folder holds neither {STATISTICS} nor analysis.h5. Give a run folder or a file.")
+            raise FileError(
+                f"{place}: this folder holds neither {STATISTICS} nor analysis.h5. Give a run folder or a file."
+            )
         place = place / "analysis.h5"
     place = statistics_path(place)
     if _schema(place) != ANALYSIS:

@@ -1,8 +1,8 @@
-"""``convergence slice``: a statistics file cut to some comparisons, nets and image groups, still one for every consumer.
+"""``convergence slice``: a statistics file cut to some comparisons, nets and image groups, and still one.
 
 Sums are cut along their axes, block by block, so every number that a slice gives is that of the whole file for the same
-units and images. What was pooled over image groups (histograms, bins, mutual information) belongs to no single group: it
-is left out where groups are cut, and the slice says so.
+units and images. What was pooled over image groups (histograms, bins, mutual information) belongs to no single group:
+it is left out where groups are cut, and the slice says so.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def slice_digest(about: dict[str, Any]) -> str:
 def _resolve(file: StatisticsFile, cut: Cut) -> _Kept:
     for name in cut.comparisons:
         if name not in file.comparisons:
-            raise UserError(f'--comparison {name}: {file.path} has no such one; {nearest(name, file.comparisons)}.')
+            raise UserError(f"--comparison {name}: {file.path} has no such one; {nearest(name, file.comparisons)}.")
     chosen = [name for name in file.comparisons if not cut.comparisons or name in cut.comparisons]
     known = {net for name in chosen for net in (*file.members(name), *file.nets_of_members(name))}
     for net in cut.nets:
@@ -188,7 +188,7 @@ def _comparison(place: h5py.Group, there: h5py.Group, members: Indices, groups: 
         if name == "unit_net":
             _like(item, there, number[unit_net[kept["unit"]]])
         elif isinstance(item, h5py.Group):
-            for key, array in item.items():  # histograms have units along their first axis, and no labels
+            for array in item.values():  # histograms have units along their first axis, and no labels
                 _copy(array, there.require_group(name), [kept["unit"]][: array.ndim])
         else:
             _copy(item, there, [kept.get(dimension.label) for dimension in item.dims])
@@ -205,14 +205,11 @@ def _copy(dataset: h5py.Dataset, there: h5py.Group, kept: Sequence[Indices | Non
         _like(dataset, there, values[indices[0]] if indices else values)
         return
     in_blocks = "sha256_rows" in dataset.attrs
-    if in_blocks:
-        new = hdf5.create_blocks(there, name, shape)
-    else:
-        new = there.create_dataset(name, shape, dataset.dtype)
+    new = hdf5.create_blocks(there, name, shape) if in_blocks else there.create_dataset(name, shape, dataset.dtype)
     whole, digests = hashlib.sha256(), []
     for index in hdf5.blocks(shape):
-        *matrix, rows = index
-        parts = [axis[[k]] for axis, k in zip(indices[:-2], matrix, strict=True)] + [indices[-2][rows], indices[-1]]
+        parts = [axis[np.atleast_1d(k)] for axis, k in zip(indices[:-2], index[:-1], strict=True)]  # type: ignore[arg-type]
+        parts += [indices[-2][index[-1]], indices[-1]]
         values = _gather(dataset, parts).reshape(len(parts[-2]), len(parts[-1]))
         new[index] = values
         if in_blocks:

@@ -16,8 +16,8 @@ from convergence.statistics.file import SCHEMA, VERSION, open_statistics
 def view_comparisons(source: Path, target: Path, comparisons: Sequence[str]) -> None:
     """Leave ``target``, a statistics file with these comparisons of ``source``, in the order of ``source``.
 
-    It reads as any other, as long as ``source`` stays where it is. Checksums do not reach through links, so those of the
-    comparisons are held here.
+    It reads as any other, as long as ``source`` stays where it is. Checksums do not reach through links, so those of
+    the comparisons are held here.
 
     Raises
     ------
