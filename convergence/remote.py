@@ -19,6 +19,8 @@ from typing import Protocol
 from convergence.errors import UserError
 
 SSH_FAILED, NOT_FOUND = 255, 127
+SILENCE = 600
+"""Seconds without a byte after which a transfer counts as cut off."""
 RSYNC_CUT = {10, 11, 12, 20, 23, 24, 30, 35}
 """Exit codes of rsync where a transfer was cut off, and can go on."""
 
@@ -135,15 +137,16 @@ class There:
         if program is None:
             raise UserError(
                 "fetch: there is no rsync on this machine. Install it (apt install rsync, brew install rsync; on "
-                "Windows use WSL), or copy statistics.h5 by other means and look at it with `convergence show statistics.h5 "
-                "--verify`."
+                "Windows use WSL), or copy statistics.h5 by other means and hold it against its checksums with "
+                "`convergence show statistics.h5 --verify`."
             )
         target.mkdir(parents=True, exist_ok=True)
         host = re.sub(r"([^@]*:[^@]*)$", r"[\1]", self.host)  # rsync wants brackets about a host with colons, ssh none
         # The other side changes its folder first, so that no version of rsync has a path to quote in its own way; the
         # target is absolute, so that a colon in it makes no host of it.
         command = [
-            program, "--recursive", "--times", "--partial", "--inplace", "--files-from=-", f"--rsh={self.ssh}",
+            program, "--recursive", "--times", "--partial", "--inplace", "--files-from=-", f"--timeout={SILENCE}",
+            f"--rsh={self.ssh}",
             f"--rsync-path=cd {_quoted(self.path)} && rsync", "--", f"{host}:.", f"{target.resolve()}/",
         ]  # fmt: skip
         watched = sys.stderr.isatty()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -81,36 +82,42 @@ def test_some_layers_are_cut_there(run, ssh, tmp_path):
         fetch(f"127.0.0.1:{run}", tmp_path / "here", ["fc"], ssh=ssh, remote_command="no-such-convergence")
 
 
-def between(ssh, program):
-    """A script in the place of ssh, with a program between rsync here and what rsync there says."""
-    return f'case "$*" in *--server*) {ssh} "$@" | {program};; *) exec {ssh} "$@";; esac'
-
-
-CUT = """
-import os, sys
-left = int(sys.argv[1])  # head(1) keeps back what it has read, and both sides wait for each other
-while left > 0 and (some := os.read(0, min(left, 65536))):
-    os.write(1, some)
-    left -= len(some)
+LINE = """
+import shlex, subprocess, sys, time
+left, counted, ssh = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+connection = subprocess.Popen([*shlex.split(ssh), *sys.argv[4:]], stdout=subprocess.PIPE)
+with open(counted, "ab", buffering=0) as count:
+    while left > 0 and (some := connection.stdout.read1(min(left, 65536))):
+        count.write(some)
+        sys.stdout.buffer.write(some)
+        sys.stdout.buffer.flush()
+        left -= len(some)
+if left <= 0:
+    time.sleep(1)  # what came so far reaches the disk; then the line is dead
+    connection.kill()
+sys.exit(255 if left <= 0 else connection.wait())
 """
+"""In the place of ssh: a line that dies after so many bytes, and keeps what came over it."""
 
 
 @remote
 def test_a_transfer_that_was_cut_off_goes_on(run, ssh, tmp_path):
     size = (run / "analysis.h5").stat().st_size
     assert size > 2_000_000
-    (tmp_path / "cut.py").write_text(CUT, encoding="utf-8")
-    cut = wrapper(tmp_path / "cut", between(ssh, f"'{sys.executable}' '{tmp_path}/cut.py' {size // 2}"))
+    (tmp_path / "line.py").write_text(LINE, encoding="utf-8")
+
+    def line(limit, counted):
+        arguments = [sys.executable, str(tmp_path / "line.py"), str(limit), str(tmp_path / counted), ssh]
+        return wrapper(tmp_path / f"ssh-{counted}", f'exec {shlex.join(arguments)} "$@"')
+
     dest = tmp_path / "here"
     with pytest.raises(UserError, match="goes on from there"):
-        fetch(f"127.0.0.1:{run}", dest, ssh=cut)
+        fetch(f"127.0.0.1:{run}", dest, ssh=line(size // 2, "first"))
     assert not (dest / "analysis.h5").exists()
-    part = (dest / ".fetching" / "analysis.h5").stat().st_size
-    assert size / 4 < part <= size  # written in place, so the end of the file may be there already
-    counted = wrapper(tmp_path / "count", between(ssh, f"tee -a '{tmp_path}/bytes'"))
-    fetch(f"127.0.0.1:{run}", dest, ssh=counted)
+    assert (dest / ".fetching" / "analysis.h5").stat().st_size > size / 4  # rsync may lose what it has not written yet
+    fetch(f"127.0.0.1:{run}", dest, ssh=line(10 * size, "second"))
     assert (dest / "analysis.h5").read_bytes() == (run / "analysis.h5").read_bytes()
-    assert (tmp_path / "bytes").stat().st_size < 0.7 * size
+    assert (tmp_path / "second").stat().st_size < 0.8 * size
 
 
 @remote

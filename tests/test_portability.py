@@ -20,8 +20,8 @@ MISSING = {
         "fork", "forkpty", "getuid", "geteuid", "getgid", "setuid", "getpgid", "setsid", "killpg", "uname", "chown",
         "nice", "mkfifo", "mknod", "O_DIRECT", "O_DIRECTORY", "O_NOFOLLOW", "O_SYNC", "O_NONBLOCK", "posix_fadvise",
         "posix_fallocate", "sched_getaffinity", "sched_setaffinity", "pread", "pwrite", "getloadavg", "sysconf",
-        "statvfs", "sync", "fdatasync", "wait", "WIFEXITED", "openpty", "sendfile", "copy_file_range", "memfd_create", "eventfd",
-        "getrandom", "fchmod", "fchown", "pipe2", "register_at_fork",
+        "statvfs", "sync", "fdatasync", "wait", "WIFEXITED", "openpty", "sendfile", "copy_file_range", "memfd_create",
+        "eventfd", "getrandom", "fchmod", "fchown", "pipe2", "register_at_fork",
     },
     "signal": {
         "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGHUP", "SIGALRM", "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGQUIT", "SIGPIPE",

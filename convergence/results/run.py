@@ -23,7 +23,7 @@ from convergence.statistics.file import open_statistics
 def open(path: str | Path) -> Run:
     """Open a statistics file, an analysis file or a run folder.
 
-    Beside ``statistics.h5`` its ``analysis.h5`` is found, and the other way round; one of other statistics is left alone.
+    Beside ``statistics.h5`` its ``analysis.h5`` is found, and the other way round; not one of other statistics.
     Files are open only while something is read, so that a notebook holds no lock.
 
     Raises
