@@ -1,5 +1,42 @@
-"""The science: networks, their statistics, alignments, measures and pictures. No MPI, no Slurm, no Dask."""
+"""The science: networks, their statistics, alignments, measures and pictures. No MPI, no Slurm, no Dask.
+
+In a notebook::
+
+    import convergence
+
+    run = convergence.open("statistics.h5")  # or a run folder, or analysis.h5
+    run["conv1"].matching("net1", "net2").figure()
+
+``convergence.open`` is :func:`convergence.results.run.open`; what it needs is imported when it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from convergence.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from convergence.errors import UserError
+    from convergence.results.run import Run
+    from convergence.results.run import open as open
+
+__all__ = ["Run", "UserError", "__version__"]  # not open: `import *` would hide Python's own
+_LAZY = {
+    "open": "convergence.results.run",
+    "Run": "convergence.results.run",
+    "UserError": "convergence.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is public and not imported yet (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    found = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -34,6 +34,11 @@ before:
 afterwards:
   paper        tables and figures beside the paper's   -> runs/<name>/paper/
 
+on the laptop, with nothing but the file of sums (a path that ends in .h5 in the place of a config):
+  fetch        a run's results, or some of its layers, from another machine; resumes, verifies
+  slice        a statistics file cut to some layers, nets and image groups
+  analyze, report, show FILE.h5                        -> beside the file
+
 on a cluster, with a profile of the site:
   submit       all of it as Slurm jobs that wait for each other; --dry-run prints them
   plan         jobs, GPU-hours, bytes and times beforehand
@@ -45,6 +50,8 @@ examples:
   convergence show configs/digits.toml
   convergence paper runs/digits
   convergence run configs/digits.toml --set analysis.rotations=50
+  convergence fetch cluster:runs/digits --comparison conv1
+  convergence analyze statistics.h5
   mpiexec -n 4 convergence statistics configs/photos.toml
   convergence submit configs/digits.toml --cluster configs/clusters/local_test.toml
 """
@@ -78,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
             _add_overwrite(verb_parser)
         if verb in ("run", "analyze"):
             _add_workers(verb_parser)
+        _add_file_options(verb_parser, verb)
         if verb == "train":
             verb_parser.add_argument(
                 "--net",
@@ -89,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
             )
     _add_paper(verbs)
     _add_cluster(verbs)
+    _add_transfer(verbs)
     return parser
 
 
@@ -122,7 +131,7 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a .toml file; see configs/")
+    parser.add_argument("config", help="a .toml file; see configs/ (run, analyze, report, show: or a statistics.h5)")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -143,6 +152,49 @@ def _add_overwrite(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action="store_true",
         help="delete results of other settings instead of moving them to <run>/superseded/",
+    )
+
+
+def _add_file_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    """What is chosen where a file of results stands in the place of a config."""
+    if verb in ("analyze", "report"):
+        what = "file" if verb == "analyze" else "folder"
+        parser.add_argument("--out", metavar="PATH", help=f"of FILE.h5: {what} of the results (default: beside it)")
+    if verb == "analyze":
+        _add_comparisons(parser, "of FILE.h5: only this comparison; may be repeated")
+    if verb == "report":
+        parser.add_argument("--analysis", metavar="FILE", help="of FILE.h5: its analysis (default: beside it)")
+    if verb == "show":
+        parser.add_argument("--verify", action="store_true", help="of FILE.h5: hold every dataset against its checksum")
+
+
+def _add_comparisons(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--comparison", dest="comparisons", action="append", default=[], metavar="NAME", help=about)
+
+
+def _add_transfer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "a statistics file cut to some comparisons, nets and image groups"
+    parser = verbs.add_parser("slice", help=about, description=about[0].upper() + about[1:] + ".")
+    parser.add_argument("source", metavar="STATISTICS.h5")
+    parser.add_argument("target", metavar="OUT.h5")
+    _add_comparisons(parser, "keep this comparison (default: all); may be repeated")
+    parser.add_argument(
+        "--net", dest="nets", action="append", default=[], metavar="NAME", help="keep this net (default: all)"
+    )
+    parser.add_argument("--groups", metavar="0-7", help="keep these image groups (default: all)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.h5 if it is another file")
+    about = "a run's results, or some of its layers, from another machine or folder"
+    parser = verbs.add_parser("fetch", help=about, description=about[0].upper() + about[1:] + ".")
+    parser.add_argument("run", metavar="[HOST:]RUN", help="run folder; HOST as ssh takes it")
+    parser.add_argument("dest", metavar="DEST", nargs="?", help="folder to bring it to (default: the run's name)")
+    _add_comparisons(parser, "only the sums of this comparison, cut there by `convergence slice`; may be repeated")
+    parser.add_argument("--nets", action="store_true", help="the nets' weights, too")
+    parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help='how to connect, for example "ssh -p 2222"')
+    parser.add_argument(
+        "--remote-command",
+        default="convergence",
+        metavar="COMMAND",
+        help="convergence there, for example /path/to/.venv/bin/convergence (default: convergence)",
     )
 
 
@@ -243,6 +295,17 @@ def _dispatch(options: argparse.Namespace) -> int:
 
         code: int = load("slurm.verbs:run")(options)
         return code
+    if options.verb in ("slice", "fetch"):
+        from convergence import transfer
+
+        print(getattr(transfer, options.verb)(options))
+        return EXIT_DONE
+    from convergence.downloaded import command, is_results_file
+
+    if is_results_file(options.config):
+        command(options, _executors(options) if options.verb in ("run", "analyze") else None)
+        return EXIT_DONE
+    _refuse_file_options(options)
     from convergence.config import read_config
     from convergence.errors import UserError
     from convergence.interruption import Stopped, stopping_on_signals
@@ -300,6 +363,19 @@ def _executors(options: argparse.Namespace) -> Any:
     if options.cluster:
         return load_object("slurm.workers:executors")(workers, options.cluster, options.runs)
     return load_object("hpc.tasks:executors")(workers)
+
+
+def _refuse_file_options(options: argparse.Namespace) -> None:
+    """Options that mean nothing with a config."""
+    from convergence.errors import UserError
+
+    given = {"--comparison": "comparisons", "--analysis": "analysis", "--verify": "verify"}
+    given |= {"--out": "out"} if options.verb in ("analyze", "report") else {}
+    for option, name in given.items():
+        if getattr(options, name, None):
+            raise UserError(
+                f"{option} goes with a file of sums in the place of the config, as in: statistics.h5 {option}."
+            )
 
 
 def _communicator(verb: str, experiment: Experiment) -> Any:

@@ -43,7 +43,7 @@ def parse_config(text: str, overrides: Iterable[str] = (), where: str = "config"
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: not valid TOML: {error}.") from error
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     return validated(Experiment, values, where)
 
 
@@ -57,7 +57,8 @@ def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set ``a.b=value`` in nested dicts; ConfigError for what is not of that form."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override}: write it as key=value, for example --set training.epochs=5.")

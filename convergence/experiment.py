@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from convergence.data import DATA_SETS
 from convergence.data.images import DataSource
 from convergence.errors import ConfigError, nearest
+from convergence.files import safe_name
 from convergence.members import Member, members_of_net
 from convergence.networks import NETWORKS
 from convergence.networks.spec import NetworkSpec
@@ -25,6 +26,17 @@ SPEED_ONLY: dict[str, Any] = {"digest": False}
 ADDED_LATER: dict[str, Any] = {"digest": "unless default"}
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Layers = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _check_files(names: list[str], what: str) -> None:
+    """Names that files are called by, on any system: no two differ by case only, none is one that Windows forbids."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise ValueError(f'{what}: "{other}" and "{name}" differ by case only, and some file systems tell no case')
+        if what != "comparisons" and safe_name(name) != name:
+            raise ValueError(f'{what}: "{name}" cannot be the name of a folder on Windows; choose another')
 
 
 def _data_source(value: Any) -> Any:
@@ -240,6 +252,7 @@ class StatisticsConfig(Section):
         names = [comparison.name for comparison in self.comparisons]
         if len(set(names)) < len(names):
             raise ValueError(f"comparisons {names} repeat a name")
+        _check_files(names, "comparisons")
         return self
 
 
@@ -358,6 +371,8 @@ class Experiment(Section):
         names = [net.name for net in self.all_nets()]
         if len(set(names)) < len(names):
             raise ValueError(f"nets: the labels lead to the same net names twice: {names}")
+        _check_files(names, "nets")
+        _check_files([self.name], "name")
         for comparison in self.statistics.comparisons:
             if isinstance(comparison.layers, dict):
                 for label in comparison.layers:

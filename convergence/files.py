@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from convergence.errors import FileError
+
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 """What a net in training keeps in its folder until it is done: the newest checkpoint and the one before."""
+LONGEST = 180
+"""Bytes of a name to which endings are added; file systems take 255."""
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{k}" for device in ("COM", "LPT") for k in range(1, 10))}
+"""What Windows forbids in names, and names that it keeps for devices."""
 
 
 @contextmanager
@@ -20,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     leaves the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{_cut(path.name, 100)}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -32,10 +41,44 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def put_in_place(finished: Path, path: Path) -> None:
     """Flush a finished file and rename it, on one file system: ``path`` is the old file or the whole new one."""
-    with finished.open("rb") as file:
+    writable = os.access(finished, os.W_OK)
+    with finished.open("r+b" if writable else "rb") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())
     os.replace(finished, path)
     _flush_folder(path.parent)
+
+
+def name_beside(path: Path, ending: str) -> Path:
+    """``NAME.ending`` beside ``NAME.h5``; a name that would be too long for file systems is cut, and told by a hash."""
+    stem = path.stem
+    if len(stem.encode()) > LONGEST:
+        stem = f"{_cut(stem, LONGEST - 9)}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return path.with_name(stem + ending)
+
+
+def safe_name(name: str) -> str:
+    """A name without what some file systems forbid; one that had to be changed is told from others by a hash."""
+    safe = FORBIDDEN.sub("_", name).rstrip(". ")
+    if safe.split(".")[0].upper() in RESERVED:
+        safe = f"_{safe}"
+    if safe != name:
+        safe = f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return safe
+
+
+def _cut(text: str, most: int) -> str:
+    return text.encode()[:most].decode(errors="ignore")
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """Make a folder if it is not there, and a file in it and away again; FileError with a remedy if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=".", suffix=".partial", dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(f"{folder}: nothing can be written there ({reason}). {remedy}.") from error
 
 
 def remove_leftovers(folder: Path) -> None:

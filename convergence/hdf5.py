@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from convergence.diagnosis import another_schema, unfinished, unreadable
 from convergence.errors import FileError
 from convergence.files import atomic_write
 
@@ -47,31 +48,15 @@ def open_checked(path: Path, schema: str, version: int, made_by: str) -> Iterato
         ``made_by`` is the command that makes such a file.
     """
     if not path.exists():
-        raise FileError(f"{path}: there is no such file. It is made by: {made_by}.")
+        raise FileError(f"{path}: there is no such file. {unfinished(path)}It is made by: {made_by}.")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        if "truncated" in str(error):
-            raise FileError(
-                f"{path}: the file is truncated: it holds {path.stat().st_size:,} bytes, fewer than it was written "
-                f"with. Copy it again, or remove it and make it anew with: {made_by}."
-            ) from error
-        if "lock" in str(error):
-            raise FileError(
-                f"{path}: the file is locked: another process may still be writing it. Wait for that, or, on a file "
-                "system without locks, set HDF5_USE_FILE_LOCKING=FALSE."
-            ) from error
-        raise FileError(
-            f"{path}: this is no readable HDF5 file ({str(error).splitlines()[0]}). Copy it again, or remove it and "
-            f"make it anew with: {made_by}."
-        ) from error
+        raise FileError(f"{path}: {unreadable(path, error, made_by)}") from error
     with file:
         found = file.attrs.get("schema")
         if found != schema:
-            raise FileError(
-                f"{path}: the file's schema is {found!r}, and {schema!r} is needed. It may be another stage's file; "
-                f"this one is made by: {made_by}."
-            )
+            raise FileError(f"{path}: {another_schema(found, schema, made_by)}")
         found_version = int(file.attrs["schema_version"])
         if found_version > version:
             raise FileError(
@@ -117,19 +102,18 @@ def create_blocks(
     return dataset
 
 
-def blocks(shape: tuple[int, ...]) -> list[Index]:
-    """The blocks of an array, in order: ``BLOCK_ROWS`` rows of one of its matrices, contiguous in the file."""
-    starts = range(0, shape[-2], BLOCK_ROWS)
+def blocks(shape: tuple[int, ...], rows: int | None = None) -> list[Index]:
+    """The blocks of an array, in order: so many rows (``BLOCK_ROWS``) of one of its matrices."""
+    step = rows or BLOCK_ROWS
+    starts = range(0, shape[-2], step)
     return [
-        (*matrix, slice(start, min(start + BLOCK_ROWS, shape[-2])))
-        for matrix in np.ndindex(*shape[:-2])
-        for start in starts
+        (*matrix, slice(start, min(start + step, shape[-2]))) for matrix in np.ndindex(*shape[:-2]) for start in starts
     ]
 
 
 def block_digest(values: npt.NDArray[Any]) -> bytes:
     """SHA-256 of a block's bytes."""
-    return hashlib.sha256(_little_endian(values).data).digest()
+    return hashlib.sha256(little_endian(values).data).digest()
 
 
 def seal(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
@@ -143,7 +127,7 @@ def verify(file: h5py.File) -> None:
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
             if "sha256_rows" in item.attrs:
-                _compare(item, (block_digest(item[index]) for index in blocks(item.shape)))
+                _compare(item, (block_digest(item[index]) for index in _sealed_blocks(item)))
             else:
                 read_array(item.parent, name.rsplit("/", 1)[-1])
 
@@ -162,10 +146,14 @@ def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
     except OSError as error:
         raise FileError(f"{where} could not be read ({error}). Copy the file again or make it anew.") from error
     if "sha256_rows" in dataset.attrs:
-        _compare(dataset, (block_digest(values[index]) for index in blocks(values.shape)))
+        _compare(dataset, (block_digest(values[index]) for index in _sealed_blocks(dataset)))
     elif _checksum(values) != dataset.attrs.get("sha256"):
         raise _damaged(dataset)
     return values
+
+
+def _sealed_blocks(dataset: h5py.Dataset) -> list[Index]:
+    return blocks(dataset.shape, int(dataset.attrs["sha256_rows"]))
 
 
 def _compare(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
@@ -183,10 +171,10 @@ def _damaged(dataset: h5py.Dataset) -> FileError:
 def _checksum(values: npt.NDArray[Any]) -> str:
     if values.dtype == object:
         return hashlib.sha256("\0".join(map(str, values.ravel())).encode()).hexdigest()
-    return hashlib.sha256(_little_endian(values).data).hexdigest()
+    return hashlib.sha256(little_endian(values).data).hexdigest()
 
 
-def _little_endian(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def little_endian(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The same numbers as contiguous little-endian bytes: a file says the same on every machine."""
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
 

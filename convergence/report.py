@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from convergence.analysis.file import open_analysis
 from convergence.answers import answers
 from convergence.errors import UserError
-from convergence.experiment import Experiment
+from convergence.experiment import ReportConfig
 from convergence.figures import FIGURES, JOINT_FIGURES
 from convergence.figures.overview import overview
 from convergence.figures.style import Drawing
@@ -26,7 +26,17 @@ from convergence.summary import Layer, PairResult, Summary, held_out, kinds_of, 
 logger = logging.getLogger(__name__)
 
 
-def report(statistics: Path, analysis: Path, target: Path, experiment: Experiment) -> None:
+class Titled(Protocol):
+    """What a report needs of an experiment."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def report(self) -> ReportConfig: ...
+
+
+def report(statistics: Path, analysis: Path, target: Path, experiment: Titled) -> None:
     """Write ``index.html``, ``figures/`` and ``tables/`` to the folder ``target``, replacing what was there.
 
     Raises
@@ -108,7 +118,7 @@ def _place(drawing: Drawing, folder: Path) -> dict[str, Any]:
     return {"drawing": drawing, "image": drawing.save(folder / "figures", folder / "tables")}
 
 
-def _shown_pair(layer: Layer, experiment: Experiment) -> PairResult | None:
+def _shown_pair(layer: Layer, experiment: Titled) -> PairResult | None:
     """The pair that is shown unit by unit: the config's choice, else the first trained one, else the first."""
     if experiment.report.pair is not None:
         x, y = experiment.report.pair

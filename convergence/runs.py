@@ -1,7 +1,7 @@
 """Run folders: what each stage left, for which settings, and whether it still stands.
 
 Beside its output every piece of work keeps a record: the settings on which it depends, the digests of what it read,
-and whether it was finished. Before work starts, :meth:`RunFolder.begin` compares:
+and whether it was finished. Before work starts, :meth:`WorkFolder.begin` compares:
 
 * the same digest and finished: nothing to do;
 * the same digest, unfinished: it goes on from its checkpoints;
@@ -43,6 +43,7 @@ class Work:
     values : the settings on which the result depends
     inputs : digests of the works that it reads, by name
     scratch : files or folders of unfinished work, removed when it is finished
+    shelf : name of its place among superseded results; made of the name if not given
     """
 
     name: str
@@ -51,6 +52,7 @@ class Work:
     values: dict[str, Any]
     inputs: dict[str, str] = field(default_factory=dict)
     scratch: tuple[Path, ...] = ()
+    shelf: str = ""
 
     @property
     def digest(self) -> str:
@@ -61,17 +63,130 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What :meth:`RunFolder.begin` found: whether there is work to do, and a sentence on why."""
+    """What :meth:`WorkFolder.begin` found: whether there is work to do, and a sentence on why."""
 
     needed: bool
     reason: str
 
 
-class RunFolder:
+class WorkFolder:
+    """A folder in which works leave their files and records."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def state(self, work: Work) -> State:
+        """Where a piece of work stands for the present settings; reads its record, computes nothing."""
+        record = read_record(work.record)
+        if record is None:
+            return "missing"
+        if record["digest"] != work.digest:
+            return "stale"
+        if record["finished"] is None:
+            return "unfinished"
+        return "damaged" if self.damage(work) else "done"
+
+    def damage(self, work: Work) -> str:
+        """Files of finished work that are missing or of another size than it left them, as one phrase; "" if none."""
+        record = read_record(work.record)
+        outputs = record["outputs"] if record else {}
+        found = {name: _size(self.path / name) for name in outputs}
+        return ", ".join(
+            f"{name} is missing" if size is None else f"{name} holds {size:,} bytes of {outputs[name]:,}"
+            for name, size in found.items()
+            if size != outputs[name]
+        )
+
+    def begin(self, work: Work, overwrite: bool = False) -> Outcome:
+        """Decide whether work is needed and clear its place; leaves an unfinished record if it is."""
+        state = self.state(work)
+        if state == "done":
+            for scratch in work.scratch:  # left by a kill between the record and the clearing up
+                _remove(scratch)
+            return Outcome(False, "done already, for the same settings")
+        reason = {"missing": "", "unfinished": "goes on where it stopped"}.get(state, "")
+        record = read_record(work.record)
+        if state == "stale" and record is not None:
+            reason = describe_changes(record, work)
+            self.set_aside(work, record["digest"], overwrite)
+            if self._bring_back(work):
+                return Outcome(False, f"{reason}; found again among superseded results")
+        elif state == "damaged" and record is not None:
+            reason = f"{self.damage(work)}; done again"
+            self.set_aside(work, record["digest"], overwrite)
+        self._write(work, finished=None, seconds=None, outputs={})
+        return Outcome(True, reason)
+
+    def finish(self, work: Work, seconds: float) -> None:
+        """Record that the work is done, with the size of every file it left, and remove its scratch."""
+        outputs = {
+            file.relative_to(self.path).as_posix(): file.stat().st_size
+            for output in work.outputs
+            for file in _files(output)
+            if file != work.record and file not in work.scratch
+        }
+        self._write(work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs)
+        for scratch in work.scratch:
+            _remove(scratch)
+
+    def adopt(self, work: Work, digest: str) -> None:
+        """Record an output that came without its record: it is that of ``digest``, whatever the settings were."""
+        paths = [file for output in work.outputs for file in _files(output)]
+        sizes = {file.relative_to(self.path).as_posix(): file.stat().st_size for file in paths}
+        made = datetime.fromtimestamp(max(file.stat().st_mtime for file in paths), UTC)
+        record = {"work": work.name, "digest": digest, "finished": made.isoformat(timespec="seconds"), "seconds": 0.0,
+                  "outputs": sizes, "values": {}, "inputs": {}, "provenance": {}}  # fmt: skip
+        with atomic_write(work.record) as temporary:
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def set_aside(self, work: Work, digest: str, overwrite: bool = False) -> None:
+        """Move what a work left, and its record, to ``superseded/``; ``overwrite`` deletes it instead."""
+        for here, there in self._places(work, digest):
+            if not overwrite and here.exists():
+                there.parent.mkdir(parents=True, exist_ok=True)
+                _remove(there)
+                os.replace(here, there)
+            _remove(here)
+
+    def _write(self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
+        record = {
+            "work": work.name,
+            "digest": work.digest,
+            "finished": finished,
+            "seconds": seconds,
+            "outputs": outputs,
+            "values": work.values,
+            "inputs": work.inputs,
+            "provenance": provenance(),
+        }
+        with atomic_write(work.record) as temporary:
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    def _places(self, work: Work, digest: str) -> list[tuple[Path, Path]]:
+        """Each file or folder of the work and its place among superseded results."""
+        shelf = self.path / "superseded" / f"{work.shelf or work.name.replace(' ', '-')}-{digest[:12]}"
+        paths = [*work.outputs, *work.scratch]
+        if not any(work.record.is_relative_to(path) for path in paths):
+            paths.append(work.record)
+        return [(path, shelf / path.name) for path in paths]
+
+    def _bring_back(self, work: Work) -> bool:
+        places = self._places(work, work.digest)
+        shelved = [there for _, there in places if there.exists()]
+        if not shelved:
+            return False
+        for here, there in places:
+            if there.exists():
+                os.replace(there, here)
+        shutil.rmtree(shelved[0].parent, ignore_errors=True)
+        return self.state(work) == "done"
+
+
+class RunFolder(WorkFolder):
     """The folder of one experiment, readable by its owner only when it is created."""
 
     def __init__(self, path: str | Path, experiment: Experiment) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.experiment = experiment
 
     def create(self) -> None:
@@ -178,101 +293,6 @@ class RunFolder:
             self.report_work(),
         ]
 
-    def state(self, work: Work) -> State:
-        """Where a piece of work stands for the present settings; reads its record, computes nothing."""
-        record = read_record(work.record)
-        if record is None:
-            return "missing"
-        if record["digest"] != work.digest:
-            return "stale"
-        if record["finished"] is None:
-            return "unfinished"
-        return "damaged" if self.damage(work) else "done"
-
-    def damage(self, work: Work) -> str:
-        """Files of finished work that are missing or of another size than it left them, as one phrase; "" if none."""
-        record = read_record(work.record)
-        outputs = record["outputs"] if record else {}
-        found = {name: _size(self.path / name) for name in outputs}
-        return ", ".join(
-            f"{name} is missing" if size is None else f"{name} holds {size:,} bytes of {outputs[name]:,}"
-            for name, size in found.items()
-            if size != outputs[name]
-        )
-
-    def begin(self, work: Work, overwrite: bool = False) -> Outcome:
-        """Decide whether work is needed and clear its place; leaves an unfinished record if it is."""
-        state = self.state(work)
-        if state == "done":
-            for scratch in work.scratch:  # left by a kill between the record and the clearing up
-                _remove(scratch)
-            return Outcome(False, "done already, for the same settings")
-        reason = {"missing": "", "unfinished": "goes on where it stopped"}.get(state, "")
-        record = read_record(work.record)
-        if state == "stale" and record is not None:
-            reason = describe_changes(record, work)
-            self._set_aside(work, record, overwrite)
-            if self._bring_back(work):
-                return Outcome(False, f"{reason}; found again among superseded results")
-        elif state == "damaged" and record is not None:
-            reason = f"{self.damage(work)}; done again"
-            self._set_aside(work, record, overwrite)
-        self._write(work, finished=None, seconds=None, outputs={})
-        return Outcome(True, reason)
-
-    def finish(self, work: Work, seconds: float) -> None:
-        """Record that the work is done, with the size of every file it left, and remove its scratch."""
-        outputs = {
-            file.relative_to(self.path).as_posix(): file.stat().st_size
-            for output in work.outputs
-            for file in _files(output)
-            if file != work.record and file not in work.scratch
-        }
-        self._write(work, finished=datetime.now(UTC).isoformat(timespec="seconds"), seconds=seconds, outputs=outputs)
-        for scratch in work.scratch:
-            _remove(scratch)
-
-    def _write(self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
-        record = {
-            "work": work.name,
-            "digest": work.digest,
-            "finished": finished,
-            "seconds": seconds,
-            "outputs": outputs,
-            "values": work.values,
-            "inputs": work.inputs,
-            "provenance": provenance(),
-        }
-        with atomic_write(work.record) as temporary:
-            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-    def _places(self, work: Work, digest: str) -> list[tuple[Path, Path]]:
-        """Each file or folder of the work and its place among superseded results."""
-        shelf = self.path / "superseded" / f"{work.name.replace(' ', '-')}-{digest[:12]}"
-        paths = [*work.outputs, *work.scratch]
-        if not any(work.record.is_relative_to(path) for path in paths):
-            paths.append(work.record)
-        return [(path, shelf / path.name) for path in paths]
-
-    def _set_aside(self, work: Work, record: dict[str, Any], overwrite: bool) -> None:
-        for here, there in self._places(work, record["digest"]):
-            if not overwrite and here.exists():
-                there.parent.mkdir(parents=True, exist_ok=True)
-                _remove(there)
-                os.replace(here, there)
-            _remove(here)
-
-    def _bring_back(self, work: Work) -> bool:
-        places = self._places(work, work.digest)
-        shelved = [there for _, there in places if there.exists()]
-        if not shelved:
-            return False
-        for here, there in places:
-            if there.exists():
-                os.replace(there, here)
-        shutil.rmtree(shelved[0].parent, ignore_errors=True)
-        return self.state(work) == "done"
-
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """A work's record, or None if it was never begun; a damaged record is a FileError."""
@@ -292,6 +312,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def describe_changes(record: dict[str, Any], work: Work) -> str:
     """Which settings differ between a record and the work that is wanted, as one phrase."""
+    if not record["values"]:
+        return "of other settings, which are not known"
     old, new = dict(_flat(record["values"])), dict(_flat(work.values))
     changes = [
         f"{key}: {_show(old.get(key))} → {_show(new.get(key))}"

@@ -78,35 +78,35 @@ class Layer:
 
 def read_layers(analysis: AnalysisFile) -> list[Layer]:
     """All comparisons of an analysis."""
-    layers = []
-    for name in analysis.comparisons:
-        about = analysis.about(name)
-        trained = dict(zip(about["nets"], about["trained"], strict=True))
-        pairs, left_out = [], {}
-        for x, y in analysis.pairs(name):
-            tree = analysis.pair(name, x, y)
-            if "nothing_because" in tree:
-                left_out[f"{x}, {y}"] = tree["nothing_because"]
-                continue
-            kind: Kind = "mixed" if trained[x] != trained[y] else "trained" if trained[x] else "untrained"
-            pairs.append(PairResult(x, y, kind, tree))
-        layers.append(
-            Layer(
-                name=name,
-                nets=tuple(about["nets"]),
-                trained=tuple(about["trained"]),
-                sources=tuple(about["sources"]),
-                of_net=tuple(about["of_net"]),
-                layers=tuple(about["layers"]),
-                epochs=tuple(about["epochs"]),
-                units=analysis.units(name),
-                correlation=analysis.correlation(name),
-                pairs=tuple(pairs),
-                left_out=left_out,
-                all_nets=analysis.all_nets(name),
-            )
-        )
-    return layers
+    return [read_layer(analysis, name) for name in analysis.comparisons]
+
+
+def read_layer(analysis: AnalysisFile, name: str) -> Layer:
+    """One comparison of an analysis."""
+    about = analysis.about(name)
+    trained = dict(zip(about["nets"], about["trained"], strict=True))
+    pairs, left_out = [], {}
+    for x, y in analysis.pairs(name):
+        tree = analysis.pair(name, x, y)
+        if "nothing_because" in tree:
+            left_out[f"{x}, {y}"] = tree["nothing_because"]
+            continue
+        kind: Kind = "mixed" if trained[x] != trained[y] else "trained" if trained[x] else "untrained"
+        pairs.append(PairResult(x, y, kind, tree))
+    return Layer(
+        name=name,
+        nets=tuple(about["nets"]),
+        trained=tuple(about["trained"]),
+        sources=tuple(about["sources"]),
+        of_net=tuple(about["of_net"]),
+        layers=tuple(about["layers"]),
+        epochs=tuple(about["epochs"]),
+        units=analysis.units(name),
+        correlation=analysis.correlation(name),
+        pairs=tuple(pairs),
+        left_out=left_out,
+        all_nets=analysis.all_nets(name),
+    )
 
 
 def kinds_of(layers: Sequence[Layer]) -> list[Kind]:

@@ -70,6 +70,69 @@ def tiny_copy(tiny_run, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def planted_runs(tmp_path_factory) -> Path:
+    """Runs folder with a run of given activations, made without torch: nets with the same units in another order.
+
+    Unit i of net1 is unit ``ORDER[i]`` of net2 and ``OTHER[i]`` of net3, with noise; "alone" has units of its own.
+    """
+    from convergence.cli import main
+
+    root = tmp_path_factory.mktemp("planted")
+    for name, values in planted_activations().items():
+        np.save(root / f"{name}.npy", values)
+    (root / "planted.toml").write_text(PLANTED.format(root=root.as_posix()), encoding="utf-8")
+    assert main(["statistics", str(root / "planted.toml"), "--runs", str(root / "runs")]) == 0
+    assert main(["analyze", str(root / "planted.toml"), "--runs", str(root / "runs")]) == 0
+    return root
+
+
+ORDER, OTHER = [3, 0, 5, 1, 7, 2, 6, 4], [1, 2, 3, 4, 5, 6, 7, 0]
+PLANTED = """
+name = "planted"
+[activations]
+root = "{root}"
+untrained = ["alone"]
+[activations.nets]
+net1 = {{ conv1 = "net1_conv1.npy", fc = "net1_fc.npy" }}
+net2 = {{ conv1 = "net2_conv1.npy", fc = "net2_fc.npy" }}
+net3 = {{ conv1 = "net3_conv1.npy", fc = "net3_fc.npy" }}
+alone = {{ conv1 = "alone_conv1.npy", fc = "alone_fc.npy" }}
+[statistics]
+comparisons = ["conv1", "fc"]
+groups = 6
+subset = 40
+shifted_null = true
+threads = 1
+[statistics.mutual_information]
+bins = 4
+blocks = 3
+[analysis]
+rotations = 3
+[analysis.sparse]
+alphas = 5
+max_units = 3
+[analysis.clustering]
+max_clusters = 5
+"""
+
+
+def planted_activations() -> dict[str, np.ndarray]:
+    """Of 240 images: conv1 with 8 units at 3 × 3 positions, fc with 8 units."""
+    rng = np.random.default_rng(7)
+    found = {}
+    for layer, shape in (("conv1", (240, 8, 3, 3)), ("fc", (240, 8))):
+        base = rng.standard_normal(shape)
+        for net, order in (("net1", range(8)), ("net2", ORDER), ("net3", OTHER)):
+            own = np.empty(shape)
+            own[:, list(order)] = base
+            noisy = own + 0.5 * rng.standard_normal(shape)
+            found[f"{net}_{layer}"] = np.maximum(noisy, 0).astype(np.float32)
+        found[f"alone_{layer}"] = np.maximum(rng.standard_normal(shape), 0).astype(np.float32)
+    found["net2_fc"][:, 6] = 0  # a unit that carries nothing
+    return found
+
+
+@pytest.fixture(scope="session")
 def image_root(tmp_path_factory):
     """Two classes of real JPEG files of different sizes, in ImageNet's layout."""
     from PIL import Image

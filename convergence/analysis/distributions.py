@@ -43,6 +43,7 @@ def compare_distributions(sums: Sums, live: LiveUnits, x: str, y: str, partners:
     ``within_x`` and ``within_y`` of all pairs within a net; ``sparsity`` the Wasserstein distance of the units' shares
     of zeros. Histograms are kept over all images only, so these numbers have chance levels and no error over images.
     """
+    assert sums.histograms is not None
     ux, uy = (units[live.alive[units]] for units in (sums.units(x), sums.units(y)))
     shapes_x, shapes_y = (unit_shapes(sums, units) for units in (ux, uy))
     between = shape_distances(shapes_x, shapes_y)
@@ -59,6 +60,7 @@ def compare_distributions(sums: Sums, live: LiveUnits, x: str, y: str, partners:
 
 def unit_shapes(sums: Sums, units: npt.NDArray[np.int64]) -> Float64:
     """(n_units, 100) quantiles of the units' values, divided by their standard deviation as the quantiles have it."""
+    assert sums.histograms is not None
     quantiles = sums.histograms.percentiles(tuple(100 * QUANTILES))[units]
     deviation = quantiles.std(axis=1, keepdims=True)
     return np.asarray(quantiles / np.where(deviation > 0, deviation, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 
 from convergence import hdf5
+from convergence.errors import FileError, nearest
 
 SCHEMA = "convergence-analysis"
 PARTIAL_SCHEMA = "convergence-analysis-part"
@@ -43,12 +45,18 @@ class AnalysisFile:
     """An open ``analysis.h5``."""
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self._file = self.raw_file = file
         self.digest = str(file.attrs["digest"])
+        self.statistics_digest = str(file.attrs.get("statistics_digest", ""))
+        self.provenance: dict[str, str] = json.loads(file.attrs.get("provenance", "{}"))
         self.comparisons = list(file["comparisons"])
 
     def about(self, comparison: str) -> dict[str, list[Any]]:
         """Per member: name, net and epoch, whether it was trained, the layer asked for and the graph node read."""
+        if comparison not in self.comparisons:
+            raise FileError(
+                f'{self._file.filename} has no comparison "{comparison}"; {nearest(comparison, self.comparisons)}.'
+            )
         attributes = self._file["comparisons"][comparison].attrs
         return {
             "nets": [str(net) for net in attributes["nets"]],
@@ -76,6 +84,10 @@ class AnalysisFile:
         """Pairs of nets, in the order of the nets."""
         pairs = self._file["comparisons"][comparison]["pairs"]
         return [(str(pairs[key].attrs["x"]), str(pairs[key].attrs["y"])) for key in pairs]
+
+    def measures(self, comparison: str, x: str, y: str) -> list[str]:
+        """Names of the measures of one pair of nets; none if it has no results."""
+        return list(self._file["comparisons"][comparison]["pairs"][f"{x}|{y}"].get("measures", ()))
 
     def pair(self, comparison: str, x: str, y: str) -> dict[str, Any]:
         """The results of one pair of nets."""

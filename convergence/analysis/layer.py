@@ -25,16 +25,24 @@ def unit_means_without(sums: Sums) -> Float64:
 
 
 def describe_units(sums: Sums, live: LiveUnits) -> dict[str, npt.NDArray[np.generic]]:
-    """Per unit: mean with its error, standard deviation, share of zeros, percentiles, and why it is left out."""
+    """Per unit: mean with its error, standard deviation, share of zeros, percentiles, and why it is left out.
+
+    No share of zeros and no percentiles where there are no histograms.
+    """
     n = float(sums.group_count.sum())
     variance = group_squares(sums).sum(axis=0) / n - (sums.group_sums.sum(axis=0) / n) ** 2
-    percentiles = sums.histograms.percentiles((50, 90, 99))
+    of_values = {}
+    if sums.histograms is not None:
+        percentiles = sums.histograms.percentiles((50, 90, 99))
+        of_values = {
+            "zero_fraction": sums.histograms.zero_fraction(),
+            **dict(zip(("median", "percentile_90", "percentile_99"), percentiles.T, strict=True)),
+        }
     return {
         "mean": np.nan_to_num(unit_means(sums)),
         "mean_error": np.nan_to_num(jackknife_error(unit_means_without(sums))),
         "standard_deviation": np.sqrt(np.maximum(np.nan_to_num(variance), 0.0)),
-        "zero_fraction": sums.histograms.zero_fraction(),
-        **dict(zip(("median", "percentile_90", "percentile_99"), percentiles.T, strict=True)),
+        **of_values,
         "alive": live.alive,
         "left_out_because": np.array(live.reason, dtype=object),
     }

@@ -26,7 +26,8 @@ OTHERS = "others"
 def shape_of(sums: Sums, live: LiveUnits, x: str, y: str) -> PairShape:
     """What the steps of a pair are planned from; reads no matrix."""
     n_x, n_y = (int(live.alive[sums.units(net)].sum()) for net in (x, y))
-    return PairShape(n_x, n_y, len(sums.group_count), whole(sums), sums.mutual_information is not None)
+    has_information, has_histograms = sums.mutual_information is not None, sums.histograms is not None
+    return PairShape(n_x, n_y, len(sums.group_count), whole(sums), has_information, has_histograms)
 
 
 def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
@@ -41,11 +42,12 @@ def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
         steps += [step for direction in DIRECTIONS for step in FewToOne.steps(shape, config, direction)]
     if shape.whole and config.clustering.enabled:
         steps += ManyToMany.steps(shape, config)
-    seconds = cost.DISTRIBUTIONS * shape.n**2 + 3 * cost.MATCHING * shape.n**3
-    found = [*steps, Step(OTHERS, "distributions", seconds=seconds)]
+    if shape.histograms:
+        seconds = cost.DISTRIBUTIONS * shape.n**2 + 3 * cost.MATCHING * shape.n**3
+        steps.append(Step(OTHERS, "distributions", seconds=seconds))
     if shape.information:
-        found.append(Step(OTHERS, "information", seconds=20 * cost.MATCHING * shape.n**3))
-    return found
+        steps.append(Step(OTHERS, "information", seconds=20 * cost.MATCHING * shape.n**3))
+    return steps
 
 
 class Pair:
@@ -88,9 +90,9 @@ class Pair:
         tree["held_out"] = measures.held_out(parts)
         tree["unavailable"] = measures.missing(parts)
         tree["mean_activations"] = mean_activation_distance(self._sums, self._live, self._x, self._y).as_dict()
-        tree["distributions"] = parts.one(OTHERS, "distributions")
-        if parts.steps(OTHERS, "information"):
-            tree["information"] = parts.one(OTHERS, "information")
+        for name in ("distributions", "information"):
+            if parts.steps(OTHERS, name):
+                tree[name] = parts.one(OTHERS, name)
         return tree
 
 

@@ -27,7 +27,8 @@ Indices = npt.NDArray[np.int64]
 class PairShape:
     """All that steps are planned from: live units of both nets, image groups, and what the file has.
 
-    ``whole``: the comparison joins one layer of every net; ``information``: it holds mutual information.
+    ``whole``: the comparison joins one layer of every net; ``information`` and ``histograms``: it holds mutual
+    information, and histograms of its units.
     """
 
     n_x: int
@@ -35,6 +36,7 @@ class PairShape:
     n_groups: int
     whole: bool
     information: bool
+    histograms: bool = True
 
     @property
     def n(self) -> int:

@@ -56,9 +56,10 @@ def live_units(sums: Sums) -> LiveUnits:
             sums.group_count[:, None], sums.group_sums, squares
         )
         least = np.min([s2 / n - (s1 / n) ** 2 for n, s1, s2 in parts], axis=0)
+    nonfinite = np.zeros(len(mean)) if sums.histograms is None else sums.histograms.n_nonfinite
     reasons = []
     for u in range(len(mean)):
-        if sums.histograms.n_nonfinite[u] or not np.isfinite(variance[u]):
+        if nonfinite[u] or not np.isfinite(variance[u]):
             reasons.append(NOT_FINITE)
         elif variance[u] <= floor[u]:
             reasons.append("always zero" if mean[u] == 0 else "constant")

@@ -16,6 +16,7 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
     figure, axes = new_figure(6.4, 3.4)
     (ax,) = axes
     rows: list[tuple[Any, ...]] = []
+    of_values = [name for name in ("zero_fraction", "median", "percentile_99") if name in layer.units]
     with mpl.rc_context(STYLE):
         for k, net in enumerate(layer.nets):
             units = np.flatnonzero(layer.units["net"] == k)
@@ -46,9 +47,7 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
                     int(i),
                     mean[i],
                     error[i],
-                    layer.units["zero_fraction"][units[i]],
-                    layer.units["median"][units[i]],
-                    layer.units["percentile_99"][units[i]],
+                    *(layer.units[name][units[i]] for name in of_values),
                     layer.units["left_out_because"][units[i]],
                 )
                 for i in order
@@ -71,9 +70,7 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
             "unit",
             "mean",
             "standard_error",
-            "zero_fraction",
-            "median",
-            "percentile_99",
+            *of_values,
             "left_out_because",
         ),
         rows=rows,

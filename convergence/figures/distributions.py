@@ -18,8 +18,10 @@ BARS = {
 }
 
 
-def distributions(layer: Layer, pair: PairResult) -> Drawing:
+def distributions(layer: Layer, pair: PairResult) -> Drawing | None:
     """Distance of units' distributions: partners, the best fit, and any two units, between nets and within."""
+    if "distributions" not in pair.tree:
+        return None
     figure, (ax,) = new_figure(6.4, 3.4)
     rows: list[tuple[Any, ...]] = []
     means: dict[str, dict[str, float]] = {}

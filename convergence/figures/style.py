@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from convergence.files import atomic_write
+from convergence.files import atomic_write, safe_name
 
 # Okabe & Ito's palette: told apart with any colour vision.
 TRAINED, UNTRAINED, NULL, ACCENT, SECOND = "#0072B2", "#D55E00", "#7A7A7A", "#009E73", "#CC79A7"
@@ -64,17 +64,22 @@ class Drawing:
         """Width on the page, the same scale for all figures so that their letters are of one size."""
         return float(self.figure.get_figwidth()) * PAGE_REM_PER_INCH
 
+    @property
+    def file_name(self) -> str:
+        """The name, as any file system takes it."""
+        return safe_name(self.name)
+
     def save(self, figures: Path, tables: Path) -> str:
         """Write SVG and PNG to ``figures`` and CSV to ``tables``; returns the SVG as a data address to inline."""
-        svg = io.BytesIO()
+        svg, name = io.BytesIO(), self.file_name
         with mpl.rc_context(STYLE):
             self.figure.savefig(svg, format="svg", metadata={"Date": None}, bbox_inches="tight")
-            with atomic_write(figures / f"{self.name}.png") as temporary:
+            with atomic_write(figures / f"{name}.png") as temporary:
                 self.figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight")
-        with atomic_write(figures / f"{self.name}.svg") as temporary:
+        with atomic_write(figures / f"{name}.svg") as temporary:
             temporary.write_bytes(svg.getvalue())
         with (
-            atomic_write(tables / f"{self.name}.csv") as temporary,
+            atomic_write(tables / f"{name}.csv") as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)

@@ -167,6 +167,7 @@ class Sums:
     unit_net : (n_units,) the member of each unit; units of a member are contiguous
     shift : (n_units,); group_count : (n_groups,); group_sums : (n_groups, n_units)
     group_products, group_shifted_products : (n_groups, n_units, n_units); the latter None if they were not summed
+    histograms : of the units' values over all groups; None in a slice of some groups
     mutual_information, mutual_information_without : (n_units, n_units), (n_blocks, n_units, n_units); None without
     pooled : whether a sample is the mean over the positions of an image
     subset_samples, subset_group : (N, n_units) means over the positions of N images, (N,) the group of each; None
@@ -186,7 +187,7 @@ class Sums:
     group_sums: Array
     group_products: Slices
     group_shifted_products: Slices | None
-    histograms: UnitHistograms
+    histograms: UnitHistograms | None
     mutual_information: Slices | None
     mutual_information_without: Slices | None
     of_net: tuple[str, ...] = ()
@@ -212,11 +213,13 @@ class StatisticsFile:
     """An open ``statistics.h5``."""
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self._file = self.raw_file = file
         self.path = Path(file.filename)
         self.digest = str(file.attrs["digest"])
+        self.version = int(file.attrs["schema_version"])
         self.config_text = str(file.attrs["config"])
         self.provenance: dict[str, str] = json.loads(file.attrs["provenance"])
+        self.slice: dict[str, Any] = json.loads(file.attrs.get("slice", "{}"))
         self.n_images = int(file["images"].attrs["n_images"])
         self.n_groups = int(file["images"].attrs["n_groups"])
         self.comparisons = list(file["comparisons"])
@@ -224,6 +227,24 @@ class StatisticsFile:
             dict(zip(file["nets"], values, strict=True))
             for values in zip(*(hdf5.read_array(file["nets"], key) for key in file["nets"]), strict=True)
         ]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the file, as they are."""
+        return dict(self._file.attrs)
+
+    def members(self, name: str) -> list[str]:
+        """Names of a comparison's members."""
+        return [str(member) for member in self._comparison(name).attrs["nets"]]
+
+    def nets_of_members(self, name: str) -> list[str]:
+        """The net of each member of a comparison."""
+        attributes = self._comparison(name).attrs
+        return [str(net) for net in attributes.get("of_net", attributes["nets"])]
+
+    def raw(self, name: str | None = None) -> h5py.Group:
+        """The HDF5 group of a comparison; without a name, that of the images."""
+        return self._file["images"] if name is None else self._comparison(name)
 
     def sums(self, name: str) -> Sums:
         """One comparison. All but its matrices is read and held against its checksum, see :meth:`verify` for those.
@@ -255,8 +276,12 @@ class StatisticsFile:
             group_shifted_products=(
                 _matrix(place, "group_shifted_products") if "group_shifted_products" in place else None
             ),
-            histograms=UnitHistograms.from_arrays(
-                {key: hdf5.read_array(place["histogram"], key) for key in place["histogram"]}
+            histograms=(
+                UnitHistograms.from_arrays(
+                    {key: hdf5.read_array(place["histogram"], key) for key in place["histogram"]}
+                )
+                if "histogram" in place
+                else None
             ),
             mutual_information=_matrix(place, "mutual_information") if has_information else None,
             mutual_information_without=_matrix(place, "mutual_information_without") if has_information else None,

@@ -1,0 +1,280 @@
+"""Analysis and report of a statistics file by itself: no run folder, no config, no torch, no MPI, no Slurm.
+
+Settings are those of the config that the file carries, and results lie beside the file with the records of a run
+folder: what is done for the same settings is skipped, what is half done goes on, what is of other settings moves to
+``superseded/``. In a run folder they are the run's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convergence import hdf5
+from convergence.config import apply_override, validated
+from convergence.diagnosis import is_hdf5
+from convergence.errors import ConfigError, FileError, UserError, nearest
+from convergence.experiment import AnalysisConfig, ReportConfig
+from convergence.files import check_writable, name_beside
+from convergence.registry import load_object
+from convergence.runs import Work, WorkFolder, read_record
+
+logger = logging.getLogger(__name__)
+ENDINGS = (".h5", ".hdf5")
+STATISTICS = "statistics.h5"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a statistics file's config says of later stages, overrides applied."""
+
+    name: str
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+def is_results_file(path: str) -> bool:
+    """Whether a command's argument is a file of results (or a folder that holds statistics), and no config."""
+    place = Path(path)
+    if place.is_dir():
+        return (place / STATISTICS).exists()
+    return place.suffix.lower() in ENDINGS or (place.suffix.lower() != ".toml" and is_hdf5(place))
+
+
+def statistics_path(path: str | Path) -> Path:
+    """The statistics file that an argument means; FileError for a piece of unfinished work."""
+    place = Path(path)
+    place = place / STATISTICS if place.is_dir() else place
+    if place.parent.name.endswith(".partial") or ".partial" in place.suffixes:
+        raise FileError(f"{place}: this is a piece of unfinished work. Let the stage that writes it end first.")
+    return place
+
+
+def analysis_path(statistics: Path) -> Path:
+    """Where the analysis of a file is: ``analysis.h5`` beside ``statistics.h5``, else ``NAME.analysis.h5``."""
+    return (
+        statistics.with_name("analysis.h5")
+        if statistics.name == STATISTICS
+        else name_beside(statistics, ".analysis.h5")
+    )
+
+
+def report_path(statistics: Path) -> Path:
+    """Where the report on a statistics file is: ``report/`` beside ``statistics.h5``, else ``NAME.report/``."""
+    return statistics.with_name("report") if statistics.name == STATISTICS else name_beside(statistics, ".report")
+
+
+def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -> Settings:
+    """Settings of the later stages from the config in a statistics file, with ``analysis.KEY=VALUE`` overrides.
+
+    Raises
+    ------
+    ConfigError
+        for an override of another section, and values that are not valid.
+    """
+    try:
+        found = json.loads(config_text or "{}")
+    except json.JSONDecodeError:
+        found = {}  # a file that another program made
+    values = {key: found.get(key) or {} for key in ("analysis", "report")}
+    for override in overrides:
+        section = override.partition("=")[0].strip().partition(".")[0]
+        if section not in values:
+            raise ConfigError(
+                f"--set {override}: of a statistics file only analysis.* and report.* can be set; "
+                f"{nearest(section, values)}. Other settings are part of the sums."
+            )
+        apply_override(values, override)
+    return Settings(
+        str(found.get("name") or Path(where).stem),
+        validated(AnalysisConfig, values["analysis"], f"{where}, analysis"),
+        validated(ReportConfig, values["report"], f"{where}, report"),
+    )
+
+
+def analyze_work(
+    target: Path, statistics_digest: str, config: AnalysisConfig, comparisons: tuple[str, ...] = ()
+) -> Work:
+    """The analysis of a file as a piece of work; in a run folder it is the run's own."""
+    values: dict[str, Any] = {"analysis": config.digest_values()}
+    if comparisons:
+        values["comparisons"] = list(comparisons)
+    return Work(
+        "analyze", (target,), target.with_suffix(".json"), values, {"statistics": statistics_digest},
+        (target.with_suffix(".partial"),), "" if target.name == "analysis.h5" else target.stem,
+    )  # fmt: skip
+
+
+def report_work(target: Path, analysis_digest: str, settings: Settings) -> Work:
+    """The report on a file as a piece of work."""
+    values = {"report": settings.report.digest_values(), "name": settings.name}
+    record = target.with_name(f"{target.name}.json")
+    return Work("report", (target,), record, values, {"analyze": analysis_digest}, shelf=target.name)
+
+
+def analyze_file(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    comparisons: Iterable[str] = (),
+    out: str | Path | None = None,
+    executors: Any = None,
+    overwrite: bool = False,
+) -> Path:
+    """Analyse a statistics file, or some comparisons of it; returns the analysis file.
+
+    Parameters
+    ----------
+    path
+        A statistics file, or a folder with ``statistics.h5``.
+    overrides
+        ``analysis.KEY=VALUE``, over the settings that the file carries.
+    comparisons
+        Names; none for all.
+    out
+        Where the analysis goes; beside the statistics if not given.
+    executors
+        What starts the workers, from :mod:`hpc.tasks`; as many as make sense if not given. Results do not depend on it.
+    overwrite
+        Delete an analysis of other settings instead of moving it to ``superseded/``.
+
+    Raises
+    ------
+    UserError
+        for a file that cannot be used, settings that are not valid, and a place where nothing can be written.
+    """
+    statistics = statistics_path(path)
+    target = analysis_path(statistics) if out is None else Path(out)
+    with load_object("convergence.statistics.file:open_statistics")(statistics) as file:
+        for name in comparisons:
+            if name not in file.comparisons:
+                raise UserError(
+                    f"--comparison {name}: {statistics} has no such one; {nearest(name, file.comparisons)}."
+                )
+        chosen = tuple(name for name in file.comparisons if name in set(comparisons))
+        chosen = chosen if len(chosen) < len(file.comparisons) else ()
+        settings, digest = read_settings(file.config_text, str(statistics), overrides), file.digest
+    if target.exists() and target.samefile(statistics):
+        raise UserError(f"--out {target}: this is the statistics file itself. Give another path.")
+    work = analyze_work(target, digest, settings.analysis, chosen)
+    (partial,) = work.scratch
+
+    def act() -> None:
+        source = statistics
+        if chosen:
+            source = partial / "chosen.h5"
+            partial.mkdir(exist_ok=True)
+            load_object("convergence.statistics.view:view_comparisons")(statistics, source, chosen)
+        start = executors or load_object("hpc.tasks:executors")(load_object("hpc.tasks:Workers")())
+        load_object("convergence.analysis.run:analyze")(source, target, settings.analysis, work.digest, partial, start)
+
+    _do(work, _analysis_digest, overwrite, act)
+    return target
+
+
+def report_file(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    analysis: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Figures, tables and the page of a statistics file and its analysis; returns the page.
+
+    ``analysis`` is beside the statistics if not given; ``out`` is a folder. Raises UserError as :func:`analyze_file`,
+    and for an analysis of other statistics.
+    """
+    statistics = statistics_path(path)
+    results = analysis_path(statistics) if analysis is None else Path(analysis)
+    target = report_path(statistics) if out is None else Path(out)
+    with load_object("convergence.statistics.file:open_statistics")(statistics) as file:
+        settings, digest = read_settings(file.config_text, str(statistics), overrides), file.digest
+    if not results.exists():
+        raise FileError(
+            f"{results}: there is no analysis yet. Run `convergence analyze {statistics}` first, or name it with "
+            "--analysis."
+        )
+    with load_object("convergence.analysis.file:open_analysis")(results) as file:
+        if file.statistics_digest != digest:
+            raise FileError(
+                f"{results}: this is the analysis of other statistics than {statistics}. Run `convergence analyze "
+                f"{statistics}`, or name the right one with --analysis."
+            )
+        work = report_work(target, file.digest, settings)
+
+    def act() -> None:
+        load_object("convergence.report:report")(statistics, results, target, settings)
+
+    _do(work, _report_digest, overwrite, act)
+    return target / "index.html"
+
+
+def _do(work: Work, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
+    """A piece of work where it is needed, with its record; what lies in its place without one is looked at first."""
+    (target,) = work.outputs
+    folder = WorkFolder(target.parent)
+    check_writable(target.parent, "Choose another place with --out")
+    if read_record(work.record) is None and target.exists():
+        folder.adopt(work, digest_of(target))
+    outcome = folder.begin(work, overwrite)
+    logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
+    if outcome.needed:
+        start = time.monotonic()
+        act()
+        folder.finish(work, time.monotonic() - start)
+        logger.info("%s: done in %.1f s", work.name, time.monotonic() - start)
+
+
+def _analysis_digest(path: Path) -> str:
+    from convergence.analysis.file import MADE_BY, SCHEMA, VERSION
+
+    try:
+        with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
+            return str(file.attrs["digest"])
+    except FileError as error:
+        raise FileError(
+            f"{error} It is where the analysis would go: move it, or choose another place with --out."
+        ) from None
+
+
+def _report_digest(path: Path) -> str:
+    page = path / "index.html"
+    if not page.is_file() or not (path / "figures").is_dir() or not (path / "tables").is_dir():
+        raise FileError(f"{path}: this is there already and is no report. Choose another place with --out.")
+    return hashlib.sha256(page.read_bytes()).hexdigest()
+
+
+def command(options: argparse.Namespace, executors: Any = None) -> None:
+    """``convergence run|analyze|report|show FILE``."""
+    if options.runs != "runs":
+        raise UserError(
+            f"--runs {options.runs}: a file of results has no runs folder; results lie beside it. Use --out."
+        )
+    if options.verb == "show":
+        print(load_object("convergence.show_file:describe")(Path(options.config), options.verify, options.overrides))
+        return
+    if options.verb not in ("run", "analyze", "report"):
+        raise UserError(
+            f"{options.config}: `convergence {options.verb}` needs a config, a .toml file; a file of results can be "
+            "shown, analysed and reported: show, analyze, report, run."
+        )
+    from convergence.interruption import stopping_on_signals
+
+    out = getattr(options, "out", None)
+    with stopping_on_signals():
+        if options.verb != "report":
+            analysis = analyze_file(
+                options.config, options.overrides, getattr(options, "comparisons", ()), out, executors,
+                options.overwrite,
+            )  # fmt: skip
+        if options.verb == "analyze":
+            print(analysis.resolve())
+            return
+        given = getattr(options, "analysis", None)
+        print(report_file(options.config, options.overrides, given, out, options.overwrite).resolve())

@@ -1,0 +1,251 @@
+"""``convergence fetch``: bring a run's results, or some of its layers, here, and hold them against checksums.
+
+Files arrive in ``.fetching/`` in the destination, where a transfer that was cut off goes on, and take their places when
+they are whole and hold. What lies there of other settings moves to ``superseded/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convergence import hdf5
+from convergence.analysis.file import open_analysis
+from convergence.downloaded import STATISTICS
+from convergence.errors import FileError, UserError
+from convergence.files import LONGEST, check_writable, put_in_place, safe_name
+from convergence.hashing import file_sha256
+from convergence.remote import Place, parse
+from convergence.runs import Work, WorkFolder, read_record
+from convergence.statistics.file import open_statistics
+
+logger = logging.getLogger(__name__)
+STAGING = ".fetching"
+OUTPUTS = {"statistics": STATISTICS, "analyze": "analysis.h5", "report": "report"}
+"""Stages that are fetched, in order, and what they leave; their records are ``<stage of the output>.json``."""
+
+
+def fetch(
+    run: str,
+    dest: str | Path | None = None,
+    comparisons: Sequence[str] = (),
+    nets: bool = False,
+    ssh: str = "ssh",
+    remote_command: str = "convergence",
+) -> Path:
+    """Bring results of a run; returns the folder, or with ``comparisons`` the slice.
+
+    Parameters
+    ----------
+    run
+        ``HOST:RUN``, or a folder on this machine.
+    dest
+        Folder to bring it to; the run's name in the working folder if not given.
+    comparisons
+        Only the sums of these, cut where the run is; all results if empty.
+    nets
+        The weights and metrics of finished nets, too.
+    ssh, remote_command
+        How to connect, and how the toolkit is called there (for ``comparisons``).
+
+    Raises
+    ------
+    UserError
+        when ssh or rsync is not there, the host or the run cannot be reached, statistics are not finished, a transfer
+        was cut off (the same call goes on), or what came does not hold.
+    """
+    place = parse(run, ssh, remote_command)
+    folder = (
+        Path(dest) if dest is not None else Path("run" if place.name in ("", ".", "..", "~") else safe_name(place.name))
+    )
+    entries = place.entries()
+    here = getattr(place, "path", None)
+    if isinstance(here, Path) and here.resolve() == folder.resolve():
+        raise UserError(f"{run}: the run is in this folder already. Give another DEST.")
+    check_writable(folder, "Give another DEST")
+    staging = folder / STAGING
+    if comparisons:
+        return _fetch_slice(place, entries, folder, staging, comparisons, nets)
+    records = [name for name in ("statistics.json", "analysis.json", "report.json") if name in entries]
+    if not records and STATISTICS not in entries:
+        raise UserError(f"{place}: this is no run folder: it has no {STATISTICS}. It holds: {_listed(entries)}.")
+    _remove(staging / "records")
+    place.bring(records, staging / "records")
+    for stage, output in OUTPUTS.items():
+        record = read_record(staging / "records" / f"{Path(output).stem}.json")
+        if record is None and output in entries and stage != "report":
+            _bring_without_record(place, folder, staging, stage, output)
+        elif record is None or record["finished"] is None:
+            said = "is not finished there: it is being written, or was stopped" if record else "has not been made there"
+            if stage == "statistics":
+                raise UserError(f"{place}: {output} {said}. `convergence run` there goes on; then fetch again.")
+            logger.info("%s: %s %s", place, output, said)
+        else:
+            _bring_stage(place, folder, staging, stage, output, record)
+    if nets:
+        _bring_nets(place, folder, staging, entries)
+    shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def _bring_stage(place: Place, folder: Path, staging: Path, stage: str, output: str, record: dict[str, Any]) -> None:
+    """One finished stage, with its record."""
+    work = _work(folder, stage, output)
+    there = staging / "records" / work.record.name
+    known, works = read_record(work.record), WorkFolder(folder)
+    same = known is not None and known["digest"] == record["digest"] and known["finished"] is not None
+    if same and not works.damage(work):
+        logger.info("%s: there already", output)
+        return
+    place.bring(sorted(record["outputs"]), staging)
+    wrong = [name for name, size in record["outputs"].items() if _size(staging / name) != size]
+    if wrong:
+        _forget(staging, record["outputs"])
+        raise FileError(
+            f"{place}: {', '.join(wrong[:3])} came with another size than its record says: it was changed there, or is "
+            "being written again. Fetch again when its stage is done."
+        )
+    if output.endswith(".h5"):
+        _hold(place, staging / output, record["digest"])
+    _put(works, work, staging / output, folder / output)
+    shutil.move(there, work.record)
+    logger.info("%s: fetched, %s", output, "checksums hold" if output.endswith(".h5") else "all files")
+
+
+def _bring_without_record(place: Place, folder: Path, staging: Path, stage: str, output: str) -> None:
+    """A file whose record is not there, as where only the file was copied."""
+    place.bring([output], staging)
+    digest = _hold(place, staging / output, None)
+    if (folder / output).exists() and file_sha256(folder / output) == file_sha256(staging / output):
+        logger.info("%s: there already", output)
+        return
+    _put(WorkFolder(folder), _work(folder, stage, output), staging / output, folder / output)
+    logger.info("%s: fetched, checksums hold (digest %s, no record)", output, digest[:12])
+
+
+def _fetch_slice(
+    place: Place, entries: Sequence[str], folder: Path, staging: Path, comparisons: Sequence[str], nets: bool
+) -> Path:
+    """Cut the layers where the run is, bring the slice, and remove it there."""
+    if nets:
+        raise UserError("--nets: weights go with a whole run; fetch without --comparison.")
+    if STATISTICS not in entries:
+        state = "is not finished there" if "statistics.json" in entries else "is not there"
+        raise UserError(f"{place}: {STATISTICS} {state}, so there is nothing to cut.")
+    chosen = list(dict.fromkeys(comparisons))
+    name = slice_name(chosen)
+    arrived, target = place.cut(chosen, name, staging), folder / name
+    digest = _hold(place, arrived, None)
+    if target.exists() and _digest(target) == digest:
+        logger.info("%s: there already", name)
+    else:
+        _put(WorkFolder(folder), _work(folder, f"slice-{target.stem}", name), arrived, target)
+        logger.info("%s: fetched, checksums hold", name)
+    place.discard(name)
+    shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def slice_name(comparisons: Sequence[str]) -> str:
+    """File name of a fetched slice: ``statistics-conv1+fc6.h5``."""
+    stem = "statistics-" + "+".join(comparisons)
+    if len(stem) > LONGEST:
+        stem = f"statistics-{len(comparisons)}-comparisons-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return safe_name(stem) + ".h5"
+
+
+def _bring_nets(place: Place, folder: Path, staging: Path, entries: Sequence[str]) -> None:
+    """Weights and metrics of the nets that the statistics name, held against the checksums there."""
+    with open_statistics(folder / STATISTICS) as file:
+        sums = {str(net["name"]): str(net["weights_sha256"]) for net in file.nets}
+    if "nets" not in entries:
+        logger.info("%s: there are no nets", place)
+        return
+    for net, expected in sums.items():
+        if not expected:
+            continue
+        there, here = staging / "nets" / net, folder / "nets" / net
+        if (here / "weights.safetensors").exists() and file_sha256(here / "weights.safetensors") == expected:
+            logger.info("nets/%s: there already", net)
+            continue
+        place.bring([f"nets/{net}/{name}" for name in ("record.json", "weights.safetensors", "metrics.csv")], staging)
+        if file_sha256(there / "weights.safetensors") != expected:
+            _remove(there)
+            raise FileError(
+                f"{place}: the weights of {net} are not those that the statistics were made of: the net was trained "
+                "again, or the file is damaged. Run the statistics again there."
+            )
+        work = Work(f"train {net}", (here,), here / "record.json", {})
+        _put(WorkFolder(folder), work, there, here)
+        logger.info("nets/%s: fetched, checksum holds", net)
+
+
+def _work(folder: Path, stage: str, output: str) -> Work:
+    return Work(stage, (folder / output,), folder / f"{Path(output).stem}.json", {})
+
+
+def _put(works: WorkFolder, work: Work, arrived: Path, target: Path) -> None:
+    """Move what arrived to its place; what is there goes to ``superseded/`` first."""
+    if target.exists():
+        record = read_record(work.record)
+        digest = record["digest"] if record else _digest(target) or "unknown"
+        works.set_aside(work, digest)
+        logger.info("%s: what was there is in superseded/", target.name)
+    if arrived.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(arrived, target)
+    else:
+        put_in_place(arrived, target)
+
+
+def _hold(place: Place, path: Path, digest: str | None) -> str:
+    """Hold a file that arrived against its checksums, and its digest against the record's; remove it if it fails."""
+    try:
+        opened = open_analysis if path.name == "analysis.h5" else open_statistics
+        with opened(path) as file:
+            found = file.digest
+            hdf5.verify(file.raw_file)
+        if digest is not None and found != digest:
+            raise FileError(f"{path.name} has the digest {found[:12]}, and its record says {digest[:12]}.")
+    except (FileError, OSError) as error:
+        path.unlink(missing_ok=True)
+        raise FileError(f"{place}: what came of {path.name} does not hold, and was removed. {error}") from None
+    return found
+
+
+def _digest(path: Path) -> str | None:
+    """Digest of a file of ours; of any other its SHA-256, of a folder that of its names and sizes."""
+    if path.is_dir():
+        files = sorted((p.relative_to(path).as_posix(), p.stat().st_size) for p in path.rglob("*") if p.is_file())
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    for opened in (open_statistics, open_analysis):
+        try:
+            with opened(path) as file:
+                return str(file.digest)
+        except (FileError, KeyError):
+            continue
+    return file_sha256(path)
+
+
+def _forget(staging: Path, outputs: dict[str, int]) -> None:
+    for name in outputs:
+        (staging / name).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _listed(entries: Sequence[str]) -> str:
+    names = sorted(name for name in entries if name not in (".", ".."))
+    return (", ".join(names[:6]) + (", …" if len(names) > 6 else "")) or "nothing"

@@ -1,0 +1,188 @@
+"""``convergence.open``: a downloaded file, or a run folder, for a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from convergence import hdf5
+from convergence.analysis.file import SCHEMA as ANALYSIS
+from convergence.analysis.file import open_analysis
+from convergence.downloaded import STATISTICS, analysis_path, analyze_file, statistics_path
+from convergence.errors import FileError, UserError, nearest
+from convergence.results.labelled import Table
+from convergence.results.layer import Layer
+from convergence.statistics.file import open_statistics
+
+
+def open(path: str | Path) -> Run:
+    """Open a statistics file, an analysis file or a run folder.
+
+    Beside ``statistics.h5`` its ``analysis.h5`` is found, and the other way round; not one of other statistics.
+    Files are open only while something is read, so that a notebook holds no lock.
+
+    Raises
+    ------
+    UserError
+        for a path that is none of these, and for files that are damaged, cut short, of a newer version or another kind.
+    """
+    place = Path(path)
+    if place.is_dir() and not (place / STATISTICS).exists():
+        if not (place / "analysis.h5").exists():
+            raise FileError(
+                f"{place}: this folder holds neither {STATISTICS} nor analysis.h5. Give a run folder or a file."
+            )
+        place = place / "analysis.h5"
+    place = statistics_path(place)
+    if _schema(place) != ANALYSIS:
+        return Run(place, _matching_analysis(place))
+    with open_analysis(place) as file:
+        wanted = file.statistics_digest
+    beside = place.with_name(STATISTICS if place.name == "analysis.h5" else place.name.replace(".analysis.", ".", 1))
+    return Run(beside if beside != place and _digest(beside) == wanted else None, place)
+
+
+class Run:
+    """Results of an experiment: ``run["conv1"]`` is a layer.
+
+    Attributes
+    ----------
+    statistics, analysis : paths; None where there is no such file
+    comparisons : names of the layers that are compared
+    nets : a row a net
+    n_images, n_groups : evaluation images, and groups of them; 0 without statistics
+    provenance : versions of what computed the statistics (or the analysis, where there are no others)
+    """
+
+    def __init__(self, statistics: Path | None, analysis: Path | None) -> None:
+        self.statistics, self.analysis = statistics, analysis
+        self._layers: dict[str, Layer] = {}
+        self._analysed: tuple[str, ...] = ()
+        self.n_images = self.n_groups = 0
+        if analysis is not None:
+            with open_analysis(analysis) as file:
+                self.provenance = file.provenance
+                self._analysed = self.comparisons = tuple(file.comparisons)
+                trained = {
+                    net: flag for name in file.comparisons for net, flag in _nets(file.about(name)).items()
+                }  # fmt: skip
+                self.nets = Table({"name": np.array(list(trained)), "trained": np.array(list(trained.values()))})
+        if statistics is not None:
+            with open_statistics(statistics) as found:
+                self.provenance = found.provenance
+                self.comparisons = tuple(found.comparisons)
+                self.n_images, self.n_groups = found.n_images, found.n_groups
+                columns = ("name", "seed", "trained", "held_out_accuracy")
+                self.nets = Table({key: np.array([net[key] for net in found.nets]) for key in columns})
+
+    def __getitem__(self, name: str) -> Layer:
+        if name not in self.comparisons:
+            raise UserError(f'the run has no comparison "{name}"; {nearest(name, self.comparisons)}.')
+        if name not in self._layers:
+            self._layers[name] = Layer(self, name)
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (self[name] for name in self.comparisons)
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.comparisons
+
+    def is_analysed(self, comparison: str) -> bool:
+        """Whether the analysis holds a comparison."""
+        return comparison in self._analysed
+
+    def measures(self) -> Table:
+        """A row a layer, pair of nets, measure and direction, over all layers that are analysed."""
+        if not self._analysed:
+            raise UserError("there is no analysis. Make it with run.analyze().")
+        tables = [(name, self[name].measures()) for name in self._analysed]
+        columns: dict[str, Any] = {"layer": np.concatenate([np.repeat(name, len(table)) for name, table in tables])}
+        for key in tables[0][1].columns:
+            columns[key] = np.concatenate([table[key] for _, table in tables])
+        return Table(columns)
+
+    def analyze(self, *comparisons: str, workers: int = 1, settings: dict[str, Any] | None = None) -> Run:
+        """Analyse the statistics beside which the results go, as `convergence analyze` does; gives the run with them.
+
+        Parameters
+        ----------
+        comparisons
+            Names; none for all.
+        workers
+            Processes.
+        settings
+            ``{"rotations": 50, "sparse.alphas": 10}``, over those that the file carries.
+        """
+        if self.statistics is None:
+            raise UserError("an analysis is made of statistics, and this run has only its analysis.")
+        overrides = [f"analysis.{key}={_toml(value)}" for key, value in (settings or {}).items()]
+        analyze_file(self.statistics, overrides, comparisons, workers=workers)
+        return open(self.statistics)
+
+    def verify(self) -> None:
+        """Hold both files against their checksums; FileError for the first dataset that is damaged."""
+        for path in (self.statistics, self.analysis):
+            if path is not None:
+                with h5py.File(path, "r") as file:
+                    hdf5.verify(file)
+
+    def __repr__(self) -> str:
+        return f"<run {self._title()}>"
+
+    def _title(self) -> str:
+        files = " and ".join(path.name for path in (self.statistics, self.analysis) if path is not None)
+        images = f", {self.n_images:,} images" if self.n_images else ""
+        return f"{files}: {len(self.nets)} nets{images}, layers {', '.join(self.comparisons)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self._title())}</p>{self.nets._repr_html_()}"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.comparisons)
+
+
+def _nets(about: dict[str, Any]) -> dict[str, bool]:
+    return dict(zip(about["of_net"], about["trained"], strict=True))
+
+
+def _matching_analysis(statistics: Path) -> Path | None:
+    """The analysis beside a statistics file, if it is of these statistics."""
+    path = analysis_path(statistics)
+    with open_statistics(statistics) as file:
+        digest = file.digest
+    if not path.exists():
+        return None
+    with open_analysis(path) as found:
+        return path if found.statistics_digest == digest else None
+
+
+def _digest(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with open_statistics(path) as file:
+        return file.digest
+
+
+def _schema(path: Path) -> str:
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("schema", ""))
+    except OSError:
+        return ""
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return str(value) if isinstance(value, int | float) else f'"{value}"'
