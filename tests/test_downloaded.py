@@ -71,19 +71,20 @@ def test_other_settings_set_aside_what_was_there_and_bring_it_back(downloaded, c
 
 def test_it_goes_on_where_it_stopped(downloaded, monkeypatch, caplog):
     def stop_after_two(*arguments):
-        compute(*arguments)
+        found = compute(*arguments)
         done.append(arguments)
         if len(done) == 2:
             raise Stopped("stopped by a test")
+        return found
 
-    done, compute = [], analysis_run.compute_pair
-    monkeypatch.setattr(analysis_run, "compute_pair", stop_after_two)
+    done, compute = [], analysis_run.compute
+    monkeypatch.setattr(analysis_run, "compute", stop_after_two)
     assert main(["analyze", str(downloaded), *QUICK]) == 75
     assert not downloaded.with_name("analysis.h5").exists()
     assert main(["report", str(downloaded)]) == 2  # and no report of half an analysis
     assert main(["analyze", str(downloaded), *QUICK]) == 0
     assert "goes on where it stopped" in caplog.text
-    assert len(done) == 12  # pairs, none of them twice
+    assert len(done) == 14  # pairs, and what is about all nets, none of them twice
     assert not downloaded.with_name("analysis.partial").exists()
 
 

@@ -17,7 +17,7 @@ from convergence.experiment import AnalysisConfig, SparseConfig
 from convergence.statistics.file import open_statistics
 from convergence.statistics.slicing import Cut, parse_groups, slice_statistics
 from convergence.statistics.view import view_comparisons
-from hpc.tasks import InProcess
+from hpc.tasks import in_process
 from tests.conftest import datasets
 
 CONFIG = AnalysisConfig(rotations=2, sparse=SparseConfig(alphas=4, max_units=2))
@@ -30,7 +30,7 @@ def source(planted_runs):
 
 def analysed(path, tmp_path):
     target = tmp_path / f"{path.stem}-analysis.h5"
-    analyze(path, target, CONFIG, "of a test", tmp_path / f"{path.stem}-partial", InProcess())
+    analyze(path, target, CONFIG, "of a test", tmp_path / f"{path.stem}-partial", lambda plan: in_process())
     return target
 
 

@@ -15,6 +15,7 @@ from convergence.analysis.file import SCHEMA as ANALYSIS
 from convergence.analysis.file import open_analysis
 from convergence.downloaded import STATISTICS, analysis_path, analyze_file, statistics_path
 from convergence.errors import FileError, UserError, nearest
+from convergence.registry import load_object
 from convergence.results.labelled import Table
 from convergence.results.layer import Layer
 from convergence.statistics.file import open_statistics
@@ -110,7 +111,7 @@ class Run:
             columns[key] = np.concatenate([table[key] for _, table in tables])
         return Table(columns)
 
-    def analyze(self, *comparisons: str, workers: int = 1, settings: dict[str, Any] | None = None) -> Run:
+    def analyze(self, *comparisons: str, workers: int | None = 1, settings: dict[str, Any] | None = None) -> Run:
         """Analyse the statistics beside which the results go, as `convergence analyze` does; gives the run with them.
 
         Parameters
@@ -118,14 +119,16 @@ class Run:
         comparisons
             Names; none for all.
         workers
-            Processes.
+            Processes; None for as many as work, cores and memory make sensible. A script that starts several has to be
+            guarded by ``if __name__ == "__main__":``, a notebook has not.
         settings
             ``{"rotations": 50, "sparse.alphas": 10}``, over those that the file carries.
         """
         if self.statistics is None:
             raise UserError("an analysis is made of statistics, and this run has only its analysis.")
         overrides = [f"analysis.{key}={_toml(value)}" for key, value in (settings or {}).items()]
-        analyze_file(self.statistics, overrides, comparisons, workers=workers)
+        executors = load_object("hpc.tasks:executors")(load_object("hpc.tasks:Workers")(workers))
+        analyze_file(self.statistics, overrides, comparisons, executors=executors)
         return open(self.statistics)
 
     def verify(self) -> None:
