@@ -152,18 +152,24 @@ def verify(file: h5py.File) -> None:
 
 def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
     """Read one dataset and hold it against its checksum; FileError if it is missing or damaged."""
-    where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
     if name not in group:
+        where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
         raise FileError(f"{where} is missing: the file is incomplete. Remove it and make it anew.")
-    dataset = group[name]
+    return read_dataset(group[name])
+
+
+def read_dataset(dataset: h5py.Dataset) -> npt.NDArray[Any]:
+    """All of an open dataset, held against its checksum; FileError if it is damaged."""
     try:
-        is_text = h5py.check_string_dtype(dataset.dtype)
+        is_text = dataset.dtype.kind == "O"
         values = np.asarray(dataset.asstr()[()] if is_text else dataset[()], dtype=object if is_text else None)
     except OSError as error:
+        where = f"{dataset.file.filename}: {dataset.name}"
         raise FileError(f"{where} could not be read ({error}). Copy the file again or make it anew.") from error
-    if "sha256_rows" in dataset.attrs:
+    attributes = dataset.attrs
+    if values.ndim > 1 and "sha256_rows" in attributes:
         _compare(dataset, (block_digest(values[index]) for index in blocks(values.shape)))
-    elif _checksum(values) != dataset.attrs.get("sha256"):
+    elif _checksum(values) != attributes.get("sha256"):
         raise _damaged(dataset)
     return values
 

@@ -61,6 +61,15 @@ class Estimate:
         """The same estimate with a chance level: its mean and standard deviation."""
         return replace(self, null=null[0], null_sd=null[1])
 
+    def within(self, bounds: tuple[float, float]) -> Estimate:
+        """The same estimate with its interval cut off where the range ends that the number can have.
+
+        The interval is a symmetric one about a number whose range has ends, so that it may reach beyond them; no value
+        out there is possible, and cutting it off leaves what it covers as it is.
+        """
+        low, high = bounds
+        return replace(self, low=min(max(self.low, low), high), high=max(min(self.high, high), low))
+
     def calibrated(self) -> Estimate | None:
         """Where the value stands between chance (0) and the ceiling (1): (value − null) / (ceiling − null).
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, STYLE, Drawing, new_figure
+from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
 from convergence.summary import Layer, PairResult, over_pairs
 
 
@@ -16,7 +15,7 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
     figure, axes = new_figure(6.4, 3.4)
     (ax,) = axes
     rows: list[tuple[Any, ...]] = []
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for k, net in enumerate(layer.nets):
             units = np.flatnonzero(layer.units["net"] == k)
             mean, error = layer.units["mean"][units], layer.units["mean_error"][units]
