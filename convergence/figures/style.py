@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -38,6 +39,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
 }
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # says a hundred lines of every embedded font
 FORMATS = ("svg", "png", "pdf")
 METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}, "png": {}}
 """Nothing in a file that changes from one day to the next."""

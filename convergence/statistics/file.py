@@ -225,6 +225,17 @@ class StatisticsFile:
             for values in zip(*(hdf5.read_array(file["nets"], key) for key in file["nets"]), strict=True)
         ]
 
+    @property
+    def images_digest(self) -> str:
+        """The same for two files whose image groups hold the same images."""
+        place = self._file["images"]
+        return f"{place.attrs['manifest_sha256']} {place['group_of_image'].attrs['sha256']}"
+
+    def members(self, name: str) -> tuple[tuple[str, ...], Array]:
+        """Names of a comparison's members, and (n_units,) the member of each unit."""
+        place = self._comparison(name)
+        return tuple(str(net) for net in place.attrs["nets"]), hdf5.read_array(place, "unit_net")
+
     def sums(self, name: str) -> Sums:
         """One comparison. All but its matrices is read and held against its checksum, see :meth:`verify` for those.
 
