@@ -24,6 +24,7 @@ stages, in order:
   train        nets from seeds (and untrained ones)   -> runs/<name>/nets/
   statistics   sums over the evaluation images        -> runs/<name>/statistics.h5
   analyze      matching, LASSO, clusters, measures    -> runs/<name>/analysis.h5
+  pictures     what the units look like               -> runs/<name>/pictures.h5
   report       figures, tables and one page           -> runs/<name>/report/index.html
 
 A stage that was done for the same settings is skipped; a changed setting re-runs the stages that it touches.
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("train", "train the nets of a config"),
         ("statistics", "sum over the evaluation images (also under mpiexec or srun)"),
         ("analyze", "compute alignments and measures from the sums"),
+        ("pictures", "make pictures of units: top patches, deconvolution, maximisation, filters"),
         ("report", "draw figures and write the page"),
         ("show", "the resolved config and what is done; computes nothing"),
         ("pack", "turn an image folder into one file a split (also under mpiexec or srun)"),

@@ -98,6 +98,11 @@ class RunFolder:
         return self.path / "analysis.h5"
 
     @property
+    def pictures_file(self) -> Path:
+        """Pictures of units; the report can do without."""
+        return self.path / "pictures.h5"
+
+    @property
     def report_page(self) -> Path:
         """The page that people open."""
         return self.path / "report" / "index.html"
@@ -151,6 +156,24 @@ class RunFolder:
             (self.path / "analysis.partial",),
         )
 
+    def pictures_work(self) -> Work:
+        """Pictures of units; inputs are the nets of which there are pictures, and the statistics."""
+        values = {"pictures": self.experiment.pictures.digest_values()}
+        inputs = {net.name: self.train_work(net).digest for net, _ in self.experiment.pictured()}
+        inputs["statistics"] = self.statistics_work().digest
+        return Work(
+            "pictures",
+            (self.pictures_file,),
+            self.path / "pictures.json",
+            values,
+            inputs,
+            (self.path / "pictures.partial",),
+        )
+
+    def has_pictures(self) -> bool:
+        """Whether pictures belong to the run: they are enabled, and there are nets and layers to make them of."""
+        return self.experiment.pictures.enabled and bool(self.experiment.pictured())
+
     def report_work(self) -> Work:
         """Figures, tables and the page."""
         values = {"report": self.experiment.report.digest_values(), "name": self.experiment.name}
@@ -175,6 +198,7 @@ class RunFolder:
             *self.train_works(),
             self.statistics_work(),
             self.analyze_work(),
+            *([self.pictures_work()] if self.has_pictures() else []),
             self.report_work(),
         ]
 

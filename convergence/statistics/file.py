@@ -18,12 +18,13 @@ from convergence.errors import FileError, nearest
 from convergence.provenance import provenance
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.norms import NormSums
+from convergence.statistics.top_images import TopImages
 
 if TYPE_CHECKING:
     from convergence.statistics.collect import Collector
 
 SCHEMA = "convergence-statistics"
-VERSION = 2
+VERSION = 3
 MADE_BY = "convergence statistics CONFIG"
 Array = npt.NDArray[Any]
 MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
@@ -35,6 +36,11 @@ MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "mutual_information_without": (("block", "unit", "unit"), "nat", "the same without each block of image groups"),
 }  # fmt: skip
 """Matrices of a comparison: axes, unit of measure, what they hold."""
+TOP = {
+    "value": "largest value of the unit over all positions of an image, largest images first; NaN for no image",
+    "image": "index of the image, −1 for none",
+    "position": "index of the position in the flattened map of the unit's own layer, −1 for none",
+}
 NORM_SUMS = ("sums", "products", "cross")
 
 
@@ -104,6 +110,10 @@ def _prepare_comparison(collector: Collector, name: str, place: h5py.Group) -> N
     if len(collector.subset):
         about = "mean of the unit over all positions of its map, for each image of the subset"
         hdf5.write_array(place, "subset_samples", collector.subset_samples(name), ("sample", "unit"), about=about)
+    top = collector.top_images(name)
+    if top is not None:
+        for key, array in top.to_arrays().items():
+            hdf5.write_array(place, f"top_{key}", array, ("unit", "rank"), about=TOP[key])
     for matrix, shape in collector.matrices(name).items():
         matrix_axes, unit, about = MATRICES[matrix]
         hdf5.create_blocks(place, matrix, shape, matrix_axes, unit, about)
@@ -172,6 +182,7 @@ class Sums:
     subset_samples, subset_group : (N, n_units) means over the positions of N images, (N,) the group of each; None
         without
     norms : sums of the squared norms of each member's activations
+    top_images : the images that excite each unit most; None without
     """
 
     name: str
@@ -195,6 +206,7 @@ class Sums:
     subset_samples: Array | None = None
     subset_group: Array | None = None
     norms: NormSums | None = None
+    top_images: TopImages | None = None
 
     def __post_init__(self) -> None:
         """Members that are not named otherwise are the nets with their final weights."""
@@ -279,7 +291,15 @@ class StatisticsFile:
             norms=NormSums(
                 *(hdf5.read_array(place, key) for key in ("norm_shift", *(f"group_norm_{k}" for k in NORM_SUMS)))
             ),
+            top_images=self.top_images(name),
         )
+
+    def top_images(self, name: str) -> TopImages | None:
+        """The images that excite each unit of a comparison most, alone; None if the file does not have them."""
+        place = self._comparison(name)
+        if "top_value" not in place:
+            return None
+        return TopImages.from_arrays({key: hdf5.read_array(place, f"top_{key}") for key in TOP})
 
     def verify(self, name: str | None = None) -> None:
         """Hold every dataset of a comparison, or of the file, against its checksum, in blocks of rows.
