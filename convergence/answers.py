@@ -139,8 +139,8 @@ def all_nets(layers: Sequence[Layer]) -> Answer | None:
     return _answer(
         "RQ1",
         "Which units do all nets have?",
-        f"Share of the units that are present in every trained net, all nets aligned at once: {_cases(shares)}. A unit is present "
-        "where it correlates with its counterparts more than 95 % of members do in rotated bases.",
+        f"Share of the units that are present in every trained net, all nets aligned at once: {_cases(shares)}. "
+        "A unit is present where it correlates with its counterparts more than 95 % of members do in rotated bases.",
         (
             "layer",
             "in all nets",
@@ -308,7 +308,9 @@ NAMED = 4
 
 
 def _cases(found: Sequence[tuple[str, str]]) -> str:
-    """Layers, each with its numbers in brackets."""
+    """Layers, each with its numbers in brackets; "" without any."""
+    if not found:
+        return ""
     if len(found) <= NAMED:
         return _listed([f"{name} ({numbers})" for name, numbers in found])
     (first, its), (last, lasts) = found[0], found[-1]

@@ -379,6 +379,9 @@ class ReportConfig(Section):
     """How the results are shown."""
 
     title: str | None = Field(None, description="Title of the page; the experiment's name if not given.")
+    compare: str | None = Field(
+        None, description="Folder of another run to compare with, on a page of its own.", json_schema_extra=ADDED_LATER
+    )
     pair: tuple[str, str] | None = Field(
         None, description="Nets shown unit by unit; the first two trained ones if not given."
     )

@@ -29,6 +29,7 @@ class Options:
     overwrite: bool = False
     workers: int = 1
     nets: tuple[str, ...] = ()
+    single_file: bool = False
 
 
 def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> None:
@@ -160,9 +161,17 @@ def _report(folder: RunFolder, options: Options, comm: Any) -> None:
         folder.report_work(),
         options,
         lambda: load_object("convergence.report:report")(
-            folder.statistics_file, folder.analysis_file, folder.report_page.parent, folder.experiment
+            folder.statistics_file,
+            folder.analysis_file,
+            folder.report_page.parent,
+            folder.experiment,
+            folder.pictures_file,
+            folder.analyze_work().digest,
+            folder.pictures_work().digest,
         ),
     )
+    if options.single_file:
+        load_object("convergence.report.single:single_file")(folder.report_page.parent)
 
 
 _RUNNERS: dict[str, Callable[[RunFolder, Options, Any], None]] = {

@@ -178,6 +178,10 @@ class RunFolder:
         """Figures, tables and the page."""
         values = {"report": self.experiment.report.digest_values(), "name": self.experiment.name}
         inputs = {"analyze": self.analyze_work().digest}
+        if self.pictures_file.exists():
+            inputs["pictures"] = _mark(self.path, "pictures")
+        if self.experiment.report.compare is not None:
+            inputs["the run to compare with"] = _mark(Path(self.experiment.report.compare), "analysis")
         return Work("report", (self.path / "report",), self.path / "report.json", values, inputs)
 
     def held_out_accuracy(self, net: Net) -> float:
@@ -327,6 +331,15 @@ def describe_changes(record: dict[str, Any], work: Work) -> str:
     if read and not changes:
         changes = [f"{', '.join(read)} changed"]
     return "; ".join(changes[:6]) + ("; …" if len(changes) > 6 else "") or "the format of records changed"
+
+
+def _mark(folder: Path, name: str) -> str:
+    """What tells one file of results from another: the digest in its record, and its size."""
+    try:
+        record = read_record(folder / f"{name}.json")
+    except FileError:
+        record = None
+    return f"{record['digest'] if record else 'no record'}, {_size(folder / f'{name}.h5')} bytes"
 
 
 def _show(value: Any) -> str:

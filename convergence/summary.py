@@ -77,10 +77,10 @@ class Layer:
         return list(self.pairs[0].tree["measures"]) if self.pairs else []
 
 
-def read_layers(analysis: AnalysisFile) -> list[Layer]:
-    """All comparisons of an analysis."""
+def read_layers(analysis: AnalysisFile, names: Sequence[str] | None = None) -> list[Layer]:
+    """Comparisons of an analysis; all if no names are given."""
     layers = []
-    for name in analysis.comparisons:
+    for name in analysis.comparisons if names is None else names:
         about = analysis.about(name)
         trained = dict(zip(about["nets"], about["trained"], strict=True))
         pairs, left_out = [], {}

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from convergence.figures.style import ACCENT, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure, printing, show_matrix
+from convergence.figures.style import (
+    ACCENT,
+    SECOND,
+    TRAINED,
+    UNTRAINED,
+    Drawing,
+    drawing_style,
+    new_figure,
+    printing,
+    show_matrix,
+)
 from convergence.summary import Layer, PairResult
 
 

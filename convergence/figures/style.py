@@ -173,12 +173,14 @@ def new_figure(
 
 def finish_for_print(drawing: Drawing) -> None:
     """What panels that broke into rows need: the label of the axis that they shared; and titles off, if asked."""
-    panels = [ax for ax in drawing.figure.axes if ax.get_subplotspec() is not None]
     donor = None
-    for ax in panels:
+    for ax in drawing.figure.axes:
+        place = ax.get_subplotspec()
+        if place is None:
+            continue
         if ax.get_ylabel():
             donor = ax
-        elif donor is not None and ax.get_subplotspec().is_first_col() and ax.get_ylim() == donor.get_ylim():
+        elif donor is not None and place.is_first_col() and ax.get_ylim() == donor.get_ylim():
             ax.set_ylabel(donor.get_ylabel())
         if not _FORMAT.get().titles:
             ax.set_title("", loc="left")

@@ -6,12 +6,14 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from convergence.answers import answers
+from convergence.errors import UserError
 from convergence.experiment import Experiment
 from convergence.figures.overview import overview
 from convergence.figures.two_runs import two_runs
@@ -20,7 +22,14 @@ from convergence.report.drawings import Placed, drawings_of, place
 from convergence.report.galleries import galleries
 from convergence.report.pictures import ABOUT, KINDS, RunPictures, gallery_sheets, place_sheets, run_pictures
 from convergence.report.published import SOURCES_SAID, published_tables
-from convergence.report.results import RunResults, left_out_units, read_results, shown_pair
+from convergence.report.results import (
+    RunResults,
+    distinguished,
+    left_out_units,
+    read_results,
+    read_run,
+    shown_pair,
+)
 from convergence.report.site import Link, Section, Site
 from convergence.report.slugs import slug
 from convergence.report.sprites import SheetWriter
@@ -43,7 +52,6 @@ def report(
     pictures: Path | None = None,
     analysis_digest: str | None = None,
     pictures_digest: str | None = None,
-    other: RunResults | None = None,
 ) -> None:
     """Write the report to the folder ``target``, replacing what was there; ``index.html`` is where it begins.
 
@@ -51,14 +59,14 @@ def report(
     ----------
     statistics, analysis
         The two files of results.
+    target
+        The folder.
     experiment
-        Its title and the pair of nets to show.
+        Its title, the pair of nets to show and the run to compare with.
     pictures
         The file of pictures; there need not be one.
     analysis_digest, pictures_digest
         What the files should bear; others are announced, and pictures of another run left out. None takes any.
-    other
-        A run to compare with.
 
     Raises
     ------
@@ -66,6 +74,7 @@ def report(
         if no pair of nets has results.
     """
     run = read_results(statistics, analysis, experiment.name, experiment.report.title, analysis_digest)
+    run, other = _with_other(run, experiment.report.compare)
     building = target.with_name(target.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     for name in ("figures", "tables", "data", "pictures"):
@@ -74,6 +83,19 @@ def report(
         _write(run, building, experiment.report.pair, found, other)
     shutil.rmtree(target, ignore_errors=True)
     building.replace(target)
+
+
+def _with_other(run: RunResults, compared: str | None) -> tuple[RunResults, RunResults | None]:
+    """The run to compare with; where it cannot be read, none and a notice."""
+    if compared is None:
+        return run, None
+    try:
+        other = read_run(Path(compared))
+    except UserError as error:
+        notice = f"There is no comparison with {compared}: {error}"
+        logger.warning("report: %s", notice)
+        return replace(run, notices=(*run.notices, notice)), None
+    return run, distinguished(run, other, [Path("this run"), Path(compared)])[1]
 
 
 def _write(
@@ -100,8 +122,9 @@ def _write(
             (folder / data_file(layer, net)).write_text(unit_script(layer, k, pictures), encoding="utf-8")
         placed = [place(drawing, folder) for drawing in drawings_of(layer, pair)]
         site.write(
-            layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed, sentence=layer_sentence(layer),
-            left_out_units=left_out_units(layer), measures=measures_table([layer], with_layer=False),
+            layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed,
+            sentence=layer_sentence(layer), left_out_units=left_out_units(layer),
+            measures=measures_table([layer], with_layer=False),
             pairs=pairs_table(layer), links=[Link("Its galleries", gallery_links[layer.name].slug)],
         )  # fmt: skip
         logger.info("  %s: %d figures", layer.name, len(placed))

@@ -59,7 +59,7 @@ def compare(a: RunResults, b: RunResults) -> Compared:
 
 
 def difference(a: Estimate, b: Estimate, same_images: bool) -> Estimate:
-    """b − a with its error over images.
+    """B − a with its error over images.
 
     On the same image groups it is jackknifed itself, group by group, since what an image adds to both cancels.
     Otherwise the errors are independent and add in squares, with the degrees of freedom of the run with fewer groups.
@@ -104,7 +104,9 @@ def _answers(a: RunResults, b: RunResults) -> tuple[tuple[str, str, Answer | Non
 
 
 def _settings(a: RunResults, b: RunResults) -> Table:
-    old, new = ({key: value for key, value in flat(run.config) if key.split(".")[0] not in NOT_SETTINGS} for run in (a, b))
+    old, new = (
+        {key: value for key, value in flat(run.config) if key.split(".")[0] not in NOT_SETTINGS} for run in (a, b)
+    )
     rows = tuple(
         (key, _said(old, key), _said(new, key))
         for key in [*old, *(key for key in new if key not in old)]
@@ -144,4 +146,3 @@ def comparison_rows(compared: Compared, layers: Sequence[str]) -> list[tuple[Any
                         e = found.estimate
                         rows.append((name, layer.name, kind, run.title, e.value, e.low, e.high))
     return rows
-

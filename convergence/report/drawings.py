@@ -39,8 +39,13 @@ def drawings_of(layer: Layer, pair: PairResult | None, names: Sequence[str] | No
     return found
 
 
+def slugged(drawing: Drawing) -> Drawing:
+    """The drawing under a name that is safe in a file name."""
+    return replace(drawing, name=slug(drawing.name))
+
+
 def place(drawing: Drawing, folder: Path) -> Placed:
     """Write a drawing below the report's folder."""
-    safe = replace(drawing, name=slug(drawing.name))
+    safe = slugged(drawing)
     written = safe.save(folder / "figures", folder / "tables", FORMATS)
     return Placed(safe, {ending: path.relative_to(folder).as_posix() for ending, path in written.items()})

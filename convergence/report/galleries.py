@@ -14,7 +14,7 @@ import numpy as np
 from convergence.report.directions import Direction, directions
 from convergence.summary import Layer, PairResult
 
-EACH = 6
+EACH = 8
 """Cards of a list."""
 SMALL_WEIGHT = 0.05
 TERMS = 3
@@ -69,8 +69,8 @@ def matched(layer: Layer, pair: PairResult) -> Gallery:
     d = directions(pair)[0]
 
     def card(i: int) -> Card:
-        text = f"r = {d.matched_r[i]:.3f} ± {d.matched_error[i]:.3f}, held out {d.matched_held_out[i]:.3f}"
-        return _two(d, i, d.matched[i], text)
+        title = f"r = {d.matched_r[i]:.3f} ± {d.matched_error[i]:.3f}"
+        return _two(d, i, d.matched[i], title, f"held out {d.matched_held_out[i]:.3f}")
 
     lists = _ends(np.flatnonzero(d.matched >= 0), d.matched_r, card)
     return Gallery(
@@ -95,7 +95,7 @@ def matched_by_information(layer: Layer, pair: PairResult) -> Gallery | None:
         same = "the same partner by correlation" if partner[i] == d.matched[i] else (
             f"by correlation unit {d.matched[i]}" if d.matched[i] >= 0 else "none by correlation"
         )  # fmt: skip
-        return _two(d, i, int(partner[i]), f"{nats[i]:.3f} ± {error[i]:.3f} nats; {same}")
+        return _two(d, i, int(partner[i]), f"{nats[i]:.3f} ± {error[i]:.3f} nats", same)
 
     return Gallery(
         "information",
@@ -113,13 +113,13 @@ def where_they_differ(layer: Layer, pair: PairResult) -> Gallery:
     order = [i for i in np.argsort(-loss, kind="stable") if loss[i] > 0 and d.best[i] != d.matched[i]][:EACH]
     cards = tuple(
         Card(
-            f"unit {d.units[i]} of {d.x}",
+            f"r = {d.best_r[i]:.3f}, then {d.matched_r[i]:.3f}",
             (
                 Part(d.x, int(d.units[i]), d.x),
                 Part(d.y, int(d.best[i]), "best"),
                 Part(d.y, int(d.matched[i]), "matched"),
             ),
-            f"best r = {d.best_r[i]:.3f}, matched r = {d.matched_r[i]:.3f}",
+            f"unit {d.units[i]} with its best partner, and with the one that matching leaves it",
         )
         for i in order
     )
@@ -158,8 +158,8 @@ def clusters(layer: Layer, pair: PairResult) -> Gallery | None:
     return Gallery(
         "clusters",
         "Members of a cluster across nets",
-        f"Spectral clusters of the joined units of {pair.x} and {pair.y} that have units of both, the most alike between "
-        "the nets first.",
+        f"Spectral clusters of the joined units of {pair.x} and {pair.y} that have units of both, the most alike "
+        "between the nets first.",
         (("", tuple(cards)),),
     )
 
@@ -180,16 +180,18 @@ def recipes(layer: Layer, pair: PairResult) -> Gallery | None:
     return Gallery(
         "recipes",
         "Sums of few units",
-        f"Units of {pair.x} and {pair.y} as the LASSO predicts them from units of the other net, at the largest penalty "
-        "that holds on other images; weights are of standardised units. Of the better explained half, those that depend "
-        f"most on their {TERMS} strongest terms.",
+        f"Units of {pair.x} and {pair.y} as the LASSO predicts them from units of the other net, at the largest "
+        "penalty that holds on other images; weights are of standardised units. Of the better explained half, those "
+        f"that depend most on their {TERMS} strongest terms.",
         (("", tuple(_recipe(best[k][2], best[k][3], best[k][1]) for k in order)),),
     )
 
 
 def _recipe(d: Direction, i: int, explained: float) -> Card:
     weights, units = d.recipe_weights[i], d.recipe_units[i]
-    shown = [(float(weights[k]), int(units[k])) for k in range(min(TERMS, len(units))) if abs(weights[k]) >= SMALL_WEIGHT]
+    shown = [
+        (float(weights[k]), int(units[k])) for k in range(min(TERMS, len(units))) if abs(weights[k]) >= SMALL_WEIGHT
+    ]
     shown = shown or [(float(weights[0]), int(units[0]))]
     more = int((np.abs(weights) >= SMALL_WEIGHT).sum()) - len(shown)
     title = f"unit {d.units[i]} of {d.x} ≈ {signed_sum([(w, f'unit {u}') for w, u in shown])}{' + …' * (more > 0)}"
@@ -210,10 +212,9 @@ def consensus(layer: Layer) -> Gallery | None:
         order = np.lexsort((-tree["unit_correlation"], -everywhere))[:EACH]
         cards = tuple(
             Card(
-                f"consensus unit {k}",
+                f"r = {tree['unit_correlation'][k]:.3f} ± {tree['unit_correlation_error'][k]:.3f} between members",
                 tuple(Part(net, int(unit), net) for net, unit in zip(nets, tree["members"][k], strict=True)),
-                f"mean r of members {tree['unit_correlation'][k]:.3f} ± {tree['unit_correlation_error'][k]:.3f}; "
-                f"present in {everywhere[k]} of {len(nets)} nets",
+                f"consensus unit {k}, present in {everywhere[k]} of {len(nets)} nets",
             )
             for k in order
         )
@@ -239,7 +240,9 @@ def alone(layer: Layer) -> Gallery | None:
                 best.setdefault((d.x, int(unit)), {})[d.y] = (float(d.best_r[i]), int(d.best[i]))
     n_others = max((len(found) for found in best.values()), default=0)
     complete = {unit: found for unit, found in best.items() if len(found) == n_others}
-    order = sorted(complete, key=lambda unit: (max(r for r, _ in complete[unit].values()), layer.nets.index(unit[0]), unit[1]))
+    order = sorted(
+        complete, key=lambda unit: (max(r for r, _ in complete[unit].values()), layer.nets.index(unit[0]), unit[1])
+    )
     cards = []
     for net, unit in order[:EACH]:
         found = complete[net, unit]
@@ -247,9 +250,9 @@ def alone(layer: Layer) -> Gallery | None:
         r, partner = found[other]
         cards.append(
             Card(
-                f"unit {unit} of {net}",
-                (Part(net, unit, net), Part(other, partner, f"nearest, {other}")),
-                f"best r in any other net {r:.3f}",
+                f"r = {r:.3f} at best",
+                (Part(net, unit, net), Part(other, partner, f"{other}, nearest")),
+                f"unit {unit} of {net}, in any other trained net",
             )
         )
     if not cards:
@@ -273,8 +276,8 @@ def activity(layer: Layer, pair: PairResult | None) -> Gallery:
         order = [int(i) for i in np.argsort(-mean, kind="stable") if alive[i]]
 
         def card(i: int, net: str = net, mean: Any = mean, error: Any = error, zero: Any = zero) -> Card:
-            text = f"mean {mean[i]:.3g} ± {error[i]:.1g}; zero in {100 * zero[i]:.0f} % of the samples"
-            return Card(f"unit {i} of {net}", (Part(net, i, net),), text)
+            text = f"zero in {100 * zero[i]:.0f} % of the samples"
+            return Card(f"mean {mean[i]:.3g} ± {error[i]:.1g}", (Part(net, i, net),), text)
 
         n = min(EACH, len(order) // 2)
         lists.append((f"{net}, most active", tuple(card(i) for i in order[:n])))
@@ -299,8 +302,7 @@ def _signed(weight: float, first: bool) -> str:
     return f"− {size}" if weight < 0 else f"+ {size}"
 
 
-def _two(d: Direction, i: int, partner: int, text: str) -> Card:
-    title = f"{d.x} unit {d.units[i]} and {d.y} unit {partner}"
+def _two(d: Direction, i: int, partner: int, title: str, text: str) -> Card:
     return Card(title, (Part(d.x, int(d.units[i]), d.x), Part(d.y, int(partner), d.y)), text)
 
 

@@ -35,8 +35,8 @@ ABOUT = {
 }
 OF_PATCHES = ("patches", "deconvolution", "guided")
 NONE_YET = (
-    "There are no pictures of the units of this run, so they are listed by their numbers. “convergence pictures CONFIG” "
-    "makes the pictures, and “convergence report CONFIG” then shows them."
+    "There are no pictures of the units of this run, so they are listed by their numbers. “convergence pictures "
+    "CONFIG” makes the pictures, and “convergence report CONFIG” then shows them."
 )
 Wanted = set[tuple[str, int]]
 Kept = dict[str, dict[tuple[str, int], Pixels]]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def _prediction(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Ta
 
 
 def _information(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Table]:
-    def listed(values: Sequence[float]) -> str:
+    def listed(values: Iterable[float]) -> str:
         return " ".join(f"{value:.2f}".replace("0.", ".", 1) for value in values)
 
     def ours(layer: Layer, pair: PairResult) -> Rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,6 @@ class RunResults:
         """Comparisons in which every net takes part once."""
         return [layer for layer in self.layers if layer.whole and layer.pairs]
 
-    def kind_of_net(self, name: str) -> str:
-        """"trained" or "untrained"."""
-        return next(("trained" if net["trained"] else "untrained" for net in self.nets if net["name"] == name), "")
-
 
 def read_results(
     statistics: Path, analysis: Path, name: str, title: str | None = None, analysis_digest: str | None = None
@@ -88,7 +84,8 @@ def read_results(
     elif analysis_digest is not None and found_digest != analysis_digest:
         notices.append(
             f"{analysis.name} was made with other settings or from other sums than this run's (its digest is "
-            f"{found_digest[:12]}…, not {analysis_digest[:12]}…). It is shown as it is; run `convergence analyze` again."
+            f"{found_digest[:12]}…, not {analysis_digest[:12]}…). It is shown as it is; run `convergence analyze` "
+            "again."
         )
     if not any(layer.pairs for layer in fitting):
         reasons = {reason for layer in fitting for reason in layer.left_out.values()}
@@ -132,3 +129,18 @@ def left_out_units(layer: Layer) -> list[str]:
             said = ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
             phrases.append(f"{net}: {len(reasons)} of {int(of_net.sum())} units ({said})")
     return phrases
+
+
+def read_run(folder: Path) -> RunResults:
+    """The results of a run folder, called as its config calls it."""
+    run = read_results(folder / "statistics.h5", folder / "analysis.h5", folder.resolve().name)
+    title = run.config.get("report", {}).get("title") or run.config.get("name") or run.name
+    return replace(run, title=str(title))
+
+
+def distinguished(a: RunResults, b: RunResults, folders: Sequence[Path]) -> tuple[RunResults, RunResults]:
+    """Two runs with titles that tell them apart: names of their folders, or the paths, where titles are the same."""
+    if a.title != b.title:
+        return a, b
+    names = [a.name, b.name] if a.name != b.name else [str(folder) for folder in folders]
+    return replace(a, title=names[0]), replace(b, title=names[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+_NUMBER_AND_UNIT = re.compile(r"(\d) ([%±])")
+"""What no line should break between."""
 ASSETS = ("report.css", "report.js", "units.js")
 
 
@@ -56,6 +59,7 @@ class Site:
         body = environment.get_template(template).render(page_slug=link.slug, **values)
         page = {"title": link.title, "slug": link.slug, "scripts": list(scripts)}
         text = environment.get_template("page.html").render(site=self, page=page, body=Markup(body))
+        text = _NUMBER_AND_UNIT.sub("\\1\u00a0\\2", text)
         (self.folder / f"{link.slug}.html").write_text(text, encoding="utf-8")
 
     def write_assets(self) -> None:

@@ -72,7 +72,9 @@ def pairs_table(layer: Layer) -> Table:
         for name in ("matching", "semi_matching", "linear_cka"):
             found = pair.tree["measures"].get(name)
             bounds = MEASURES.load(name).bounds
-            cells.append(interval(mean_estimate([Estimate(**e) for e in found.values()]).within(bounds)) if found else "–")
+            cells.append(
+                interval(mean_estimate([Estimate(**e) for e in found.values()]).within(bounds)) if found else "–"
+            )
         a = pair.tree["alignment"]
         cells += [f"{100 * a['same_assignment']:.0f} %", str(a["mutual_best"])]
         rows.append(cells)
@@ -88,7 +90,11 @@ def nets_table(nets: Sequence[dict[str, object]]) -> Table:
     """Seed, training, accuracy and weights of each net."""
     rows = []
     for net in nets:
-        weights, seed, accuracy = str(net["weights_sha256"]), int(str(net["seed"])), float(str(net["held_out_accuracy"]))
+        weights, seed, accuracy = (
+            str(net["weights_sha256"]),
+            int(str(net["seed"])),
+            float(str(net["held_out_accuracy"])),
+        )
         rows.append(
             (
                 str(net["name"]),

@@ -46,7 +46,10 @@ function kinds() {
       const sheets = JSON.parse(choice.dataset.kinds);
       for (const tile of choice.closest("article, main").querySelectorAll(".tile[data-gallery]")) {
         tile.classList.toggle("crisp", sheets[kind].crisp);
-        tile.firstElementChild.src = fileUrl(sheets[kind].file);
+        tile.firstElementChild.dataset.src = sheets[kind].file;
+        if (!inline(sheets[kind].file) || tile.firstElementChild.src !== "data:,") {
+          tile.firstElementChild.src = fileUrl(sheets[kind].file);
+        }
       }
     });
   }
@@ -84,8 +87,20 @@ function files() {
   });
 }
 
+function inlined() {
+  for (const image of document.querySelectorAll("img[data-src]")) {
+    const set = () => { image.src = fileUrl(image.dataset.src); };
+    if (!("IntersectionObserver" in window)) { set(); continue; }
+    const seen = new IntersectionObserver((entries) => {
+      if (entries.some((entry) => entry.isIntersecting)) { set(); seen.disconnect(); }
+    });
+    seen.observe(image.parentElement);
+  }
+}
+
 themes();
 menu();
+inlined();
 kinds();
 onePage();
 files();

@@ -52,6 +52,7 @@
   const known = (value) => value !== null && value !== undefined;
   const fixed = (value, digits = 3) => (known(value) ? value.toFixed(digits) : "–");
   const short = (value) => (known(value) ? String(Number(value.toPrecision(3))) : "–");
+  const rough = (value) => (known(value) ? String(Number(value.toPrecision(1))) : "–");
   const withError = (value, error) => (known(value) ? `${fixed(value)} ± ${fixed(error)}` : "–");
   const percent = (value) => (known(value) ? `${Math.round(100 * value)} %` : "–");
   const chance = (p) => (!known(p) ? "–" : p < 0.001 ? "< .001" : p.toFixed(3).replace(/^0/, ""));
@@ -101,7 +102,7 @@
   function facts(data, unit) {
     const s = data.stats;
     const rows = [
-      ["mean activation", known(s.mean[unit]) ? `${short(s.mean[unit])} ± ${short(s.mean_error[unit])}` : "–"],
+      ["mean activation", known(s.mean[unit]) ? `${short(s.mean[unit])} ± ${rough(s.mean_error[unit])}` : "–"],
       ["standard deviation", short(s.standard_deviation[unit])],
       ["zero in", percent(s.zero_fraction[unit])],
       ["median", short(s.median[unit])],
