@@ -73,7 +73,7 @@ def whole_layers(layers: Sequence[Layer]) -> Answer | None:
         "How far do nets trained apart learn the same features?",
         f"As wholes, layers of trained nets are {verdict} (linear CKA: 0 nothing in common, 1 the same but for a "
         "rotation).",
-        ("layer", "linear CKA, trained", "untrained nets", "next image", "units with a partner beyond rotated bases"),
+        ("layer", "linear CKA, trained", "untrained nets", "next image", "partner beyond rotated bases"),
         rows,
     )
 
