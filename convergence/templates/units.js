@@ -48,6 +48,7 @@
     return made;
   }
 
+  const page = prefix ? "" : "units.html";
   const hashOf = (layer, net, unit) => `#${prefix}${[layer, net, unit].map(encodeURIComponent).join("/")}`;
   const known = (value) => value !== null && value !== undefined;
   const fixed = (value, digits = 3) => (known(value) ? value.toFixed(digits) : "–");
@@ -88,7 +89,7 @@
     if (unit === null || unit === undefined || unit < 0) return el("span", {}, "none");
     const of = at.layer.nets.find((one) => one.name === net);
     const small = size && of ? tile(of.sheets, net, unit, size, "patches") : null;
-    return el("a", { class: "part", href: hashOf(at.layer.name, net, unit) }, small, el("span", { class: "no" },
+    return el("a", { class: "part", href: page + hashOf(at.layer.name, net, unit) }, small, el("span", { class: "no" },
       `unit ${unit}`));
   }
 
@@ -114,8 +115,8 @@
     if (about && about.made && known(about.made[unit][0])) {
       rows.push(["maximised image reaches", short(Math.max(...about.made[unit].filter(known)))]);
     }
-    return el("dl", { class: "facts" }, ...rows.map(([name, value]) => el("div", {}, el("dt", {}, name),
-      el("dd", {}, value))));
+    return el("ul", { class: "facts" }, ...rows.map(([name, value]) => el("li", {}, el("span", {}, name),
+      el("strong", {}, value))));
   }
 
   function pictures(data, unit) {
