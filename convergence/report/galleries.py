@@ -173,7 +173,11 @@ def recipes(layer: Layer, pair: PairResult) -> Gallery | None:
         sizes = np.abs(d.recipe_weights)
         first = sizes[:, :TERMS].sum(axis=1) / np.maximum(sizes.sum(axis=1), 1e-300)
         explained = 1 - 2 * d.recipe_loss
-        candidates += [(float(first[i]), float(explained[i]), d, i) for i in range(len(d.units)) if sizes[i, 0] > 0]
+        candidates += [
+            (float(first[i]), float(explained[i]), d, i)
+            for i in range(len(d.units))
+            if (sizes[i] >= SMALL_WEIGHT).sum() > 1
+        ]
     middle = float(np.median([one[1] for one in candidates])) if candidates else 0.0
     best = [one for one in candidates if one[1] >= middle]
     order = sorted(range(len(best)), key=lambda k: (-best[k][0], k))[:EACH]
@@ -181,8 +185,8 @@ def recipes(layer: Layer, pair: PairResult) -> Gallery | None:
         "recipes",
         "Sums of few units",
         f"Units of {pair.x} and {pair.y} as the LASSO predicts them from units of the other net, at the largest "
-        "penalty that holds on other images; weights are of standardised units. Of the better explained half, those "
-        f"that depend most on their {TERMS} strongest terms.",
+        "penalty that holds on other images; weights are of standardised units. Of the better explained half of "
+        f"those with two terms or more, the ones that depend most on their {TERMS} strongest.",
         (("", tuple(_recipe(best[k][2], best[k][3], best[k][1]) for k in order)),),
     )
 

@@ -13,4 +13,6 @@ def slug(name: str) -> str:
     ('conv1', 'net1-conv2-5-93711b')
     """
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80] or "x"
-    return safe if safe == name and not name.startswith("_") else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return (
+        safe if safe == name and not name.startswith("_") else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    )
