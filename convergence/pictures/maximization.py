@@ -1,8 +1,8 @@
 """Images that excite a unit as much as can be, by gradient ascent from noise (Erhan et al. 2009; Yosinski et al. 2015).
 
 What is raised is the unit *before* its activation function, so that a silent unit has a gradient. Against grain there
-are shifts by some pixels (jitter) and a blur; both end before the ascent does, so that the last steps climb freely. What
-counts is the picture that is kept: it is turned to bytes and read again, and that is the value that stands beside it.
+are shifts by some pixels (jitter) and a blur; both end before the ascent does, so that the last steps climb freely.
+What counts is the picture that is kept: it is turned to bytes and read again, and the value beside it is that one's.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from convergence.pictures.receptive import Pair
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
-FREE_SHARE = 0.25
+FREE_SHARE = 0.1
 """Share of the steps, at the end, without jitter."""
-BLURRED_SHARE = 0.5
+BLURRED_SHARE = 0.75
 """Share of the steps, at the beginning, with blur."""
 
 
@@ -68,8 +68,9 @@ def maximize(
 ) -> Iterator[tuple[Bytes, Floats]]:
     """For each unit in turn, images (seeds, height, width, channels) and the values (seeds,) of these very images.
 
-    The value is that of the position which was raised, or the largest of the map for the objective "channel". It is NaN,
-    and the image grey, where the net gives no number. ``batch`` images are in work at a time; none depends on another.
+    The value is that of the position which was raised, or the largest of the map for the objective "channel". It is
+    NaN, and the image grey, where the net gives no number. ``batch`` images are in work at a time; none depends on
+    another.
     """
     frame = frame_of(layer, config.objective)
     jobs = [(int(unit), seed) for unit in units for seed in range(config.seeds)]

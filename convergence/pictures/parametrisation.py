@@ -17,6 +17,8 @@ import torch
 
 START = 0.1
 """Deviation of the noise of the first image, as a share of the way from black to white."""
+FEWEST_PIXELS = 8
+"""Side of an image below which there are no forms to speak of, and pixels are changed whatever was asked for."""
 REACH = 2.0
 """Logits that a pixel goes through when all frequencies move by one: what a step of the optimiser is worth."""
 
@@ -37,14 +39,14 @@ class Parametrisation:
         root: npt.NDArray[np.float64],
         device: torch.device,
     ) -> None:
-        """Start from ``noise`` (n, channels, height, width) about ``mean`` (channels,), in 0 … 1; ``root`` of colours."""
-        self.kind = kind
+        """Start from ``noise`` (n, channels, height, width) about ``mean`` (channels,) in 0 … 1."""
+        self.kind = "pixels" if min(noise.shape[2:]) < FEWEST_PIXELS else kind
         self._size = (int(noise.shape[2]), int(noise.shape[3]))
         frequencies = np.hypot(np.fft.fftfreq(self._size[0])[:, None], np.fft.rfftfreq(self._size[1])[None, :])
         self._frequencies = torch.from_numpy(frequencies.astype(np.float32)).to(device)
         start = torch.from_numpy(noise).to(device)
         level = torch.from_numpy(mean).to(device)[:, None, None]
-        if kind == "pixels":
+        if self.kind == "pixels":
             self.parameters = (level + START * start).clamp(0, 1).requires_grad_()
             return
         weight = 1 / np.maximum(frequencies, 1 / max(self._size))
