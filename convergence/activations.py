@@ -148,6 +148,11 @@ def _after_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | 
         node = forward[0]
 
 
+def is_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node of a graph is an activation function."""
+    return _is(node, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS)
+
+
 def _is(
     node: fx.Node, modules: dict[str, nn.Module], types: tuple[type, ...], functions: set[object], methods: set[str]
 ) -> bool:

@@ -339,16 +339,19 @@ class MaximizationConfig(Section):
     )
     parametrisation: Literal["pixels", "fourier"] = Field(
         "fourier",
-        description="What is changed: pixels, or frequencies (1/f) of colours without correlation.",
+        description="What is changed: pixels, or frequencies (1/f) of colours without correlation; images with a side "
+        "of less than 8 pixels are always changed by pixels.",
     )
     seeds: int = Field(1, ge=1, description="Images a unit, each from another start.")
-    steps: int = Field(128, ge=1, description="Steps of gradient ascent.")
+    steps: int = Field(192, ge=1, description="Steps of gradient ascent.")
     learning_rate: float = Field(0.05, gt=0, description="Step of Adam.")
     jitter: int = Field(
         8, ge=0, description="Largest shift in pixels before a step; at most an eighth of the image's shorter side."
     )
     blur: float = Field(
-        0.5, ge=0, description="Deviation in pixels of the blur after each step, falling to 0 by half of the steps."
+        0.5,
+        ge=0,
+        description="Deviation in pixels of the blur after each step, falling to 0 over three quarters of the steps.",
     )
     seed: int = Field(0, ge=0, description="Seed of starts and shifts.")
 

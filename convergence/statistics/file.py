@@ -294,6 +294,10 @@ class StatisticsFile:
             top_images=self.top_images(name),
         )
 
+    def widths(self, name: str) -> tuple[int, ...]:
+        """Units of each member of a comparison."""
+        return tuple(int(width) for width in self._comparison(name).attrs["widths"])
+
     def top_images(self, name: str) -> TopImages | None:
         """The images that excite each unit of a comparison most, alone; None if the file does not have them."""
         place = self._comparison(name)

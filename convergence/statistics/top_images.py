@@ -146,7 +146,7 @@ def _update(maps, images, values, kept, positions):  # type: ignore[no-untyped-d
 
     The search for the largest is over the bit patterns: those of positive floats are in the order of the values, those
     of negative ones once their magnitude's bits are turned over. Whole numbers have one maximum whatever the order, so
-    this takes several values at a time. A pattern above that of infinity is a NaN: then values are looked at one by one.
+    this takes several values at a time. A pattern above that of infinity is a NaN: then all are looked at one by one.
     """
     n_positions = maps.shape[2]
     patterns = maps.view(np.int32)
