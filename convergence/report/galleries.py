@@ -201,8 +201,9 @@ def _recipe(d: Direction, i: int, explained: float) -> Card:
     title = f"unit {d.units[i]} of {d.x} ≈ {signed_sum([(w, f'unit {u}') for w, u in shown])}{' + …' * (more > 0)}"
     parts = [Part(d.x, int(d.units[i]), d.x)]
     parts += [Part(d.y, u, f"{'≈ ' * (k == 0)}{_signed(w, k == 0)} ×") for k, (w, u) in enumerate(shown)]
-    others = f"; {more} more {'weights' if more > 1 else 'weight'} of at least {SMALL_WEIGHT:.2f}".replace("0.", ".")
-    text = f"the whole recipe explains {100 * explained:.0f} % of its variance (R²){others if more > 0 else ''}"
+    at_least = "at least " * (more + len(shown) == len(weights))
+    others = f"; {at_least}{more} more weight{'s' * (more > 1)} of .05 or beyond" if more > 0 else ""
+    text = f"the whole recipe explains {100 * explained:.0f} % of its variance (R²){others}"
     return Card(title, tuple(parts), text)
 
 

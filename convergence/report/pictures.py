@@ -19,11 +19,11 @@ from convergence.summary import Layer
 
 logger = logging.getLogger(__name__)
 KINDS = {
-    "patches": "what excites it most",
+    "patches": "top patches",
     "deconvolution": "deconvolution",
-    "guided": "guided backpropagation",
-    "maximization": "maximisation",
-    "filters": "its weights",
+    "guided": "guided",
+    "maximization": "maximised",
+    "filters": "weights",
 }
 """Pictures in the order in which they are shown, as buttons call them."""
 ABOUT = {
