@@ -2,11 +2,11 @@
 
     python -m benchmarks.report FOLDER
 
-Units are planted: every net has the same sources, permuted, with noise of its own. Statistics and analysis are the real
-ones, over few samples and with few rotations and penalties, for their files have the size that they always have.
-Pictures are made up, of the sizes of an AlexNet's receptive fields (at most 128 pixels), blurred as photographs are. They
-are made once and kept in FOLDER (6 GB). The clock is the one on the wall; beside it stands what of it matplotlib took,
-the named peer of everything that is drawn.
+Units are planted: every net has the same sources, permuted, with noise of its own. Statistics and analysis are the
+real ones, over few samples and with few rotations and penalties, for their files have the size that they always have.
+Pictures are made up, of the sizes of an AlexNet's receptive fields (at most 128 pixels), blurred as photographs are.
+They are made once and kept in FOLDER (6 GB). The clock is the one on the wall; beside it stands what of it matplotlib
+took, the named peer of everything that is drawn.
 Bars: built in 120 s, overview open in 2 s with 5 MB.
 """
 
