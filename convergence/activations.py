@@ -61,6 +61,17 @@ class LayerReader:
             self.sources[layer] = names[wanted[layer]]
         self._module = _cut(module, graph, wanted)
 
+    @property
+    def module(self) -> fx.GraphModule:
+        """The net cut after the last layer that is read: images to a dictionary of outputs; nothing is in place."""
+        return self._module
+
+    def node(self, layer: str) -> fx.Node:
+        """The node of :attr:`module`'s graph that is read for a layer."""
+        (output,) = (node for node in self._module.graph.nodes if node.op == "output")
+        found: fx.Node = output.args[0][layer]
+        return found
+
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images (n, channels, height, width) to each layer's output, (n, units, …) as the net computes it."""
@@ -135,6 +146,11 @@ def _after_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | 
         if len(forward) != 1 or len(users) != 1:
             return None
         node = forward[0]
+
+
+def is_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node of a graph is an activation function."""
+    return _is(node, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS)
 
 
 def _is(

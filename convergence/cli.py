@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a defect of the toolkit (with its traceback), 2 something 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ stages, in order:
   train        nets from seeds (and untrained ones)   -> runs/<name>/nets/
   statistics   sums over the evaluation images        -> runs/<name>/statistics.h5
   analyze      matching, LASSO, clusters, measures    -> runs/<name>/analysis.h5
+  pictures     what the units look like               -> runs/<name>/pictures.h5
   report       figures, tables and one page           -> runs/<name>/report/index.html
 
 A stage that was done for the same settings is skipped; a changed setting re-runs the stages that it touches.
@@ -33,6 +35,8 @@ before:
 
 afterwards:
   paper        tables and figures beside the paper's   -> runs/<name>/paper/
+  figures      figures for a publication               -> runs/<name>/figures/
+  compare      two runs side by side, on a page        -> runs/<name>/comparisons/
 
 on the laptop, with nothing but the file of sums (a path that ends in .h5 in the place of a config):
   fetch        a run's results, or some of its layers, from another machine; resumes, verifies
@@ -49,6 +53,7 @@ examples:
   convergence run configs/digits.toml
   convergence show configs/digits.toml
   convergence paper runs/digits
+  convergence figures runs/digits --format pdf --width 3.25in
   convergence run configs/digits.toml --set analysis.rotations=50
   convergence fetch cluster:runs/digits --comparison conv1
   convergence analyze statistics.h5
@@ -73,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("train", "train the nets of a config"),
         ("statistics", "sum over the evaluation images (also under mpiexec or srun)"),
         ("analyze", "compute alignments and measures from the sums"),
+        ("pictures", "make pictures of units: top patches, deconvolution, maximisation, filters"),
         ("report", "draw figures and write the page"),
         ("show", "the resolved config and what is done; computes nothing"),
         ("pack", "turn an image folder into one file a split (also under mpiexec or srun)"),
@@ -83,6 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
             verb_parser.add_argument("--out", metavar="DIR", help="where the files go (default: <run>/packed)")
         elif verb != "show":
             _add_overwrite(verb_parser)
+        if verb in ("run", "report"):
+            verb_parser.add_argument(
+                "--single-file", action="store_true", help="the report also as one file: report/single-file.html"
+            )
+        if verb == "report":
+            verb_parser.add_argument("--compare", metavar="RUN", help="another run's folder, on a page of its own")
         if verb in ("run", "analyze"):
             _add_workers(verb_parser)
         _add_file_options(verb_parser, verb)
@@ -96,6 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
                 help="only this net; may be repeated",
             )
     _add_paper(verbs)
+    _add_figures(verbs)
+    _add_compare(verbs)
     _add_cluster(verbs)
     _add_transfer(verbs)
     return parser
@@ -248,6 +262,54 @@ def _add_paper(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--out", metavar="DIR", help="where tables and figures go (default: <run>/paper)")
 
 
+def _add_figures(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "figures of an analysed run for a publication: any width, fonts embedded, numbers as CSV"
+    parser = verbs.add_parser("figures", help=about, description=about[0].upper() + about[1:] + ".")
+    parser.add_argument("run", help="a run folder, for example runs/digits, or a .toml file")
+    _add_runs(parser)
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        choices=("pdf", "svg", "png"),
+        default=[],
+        help="may be repeated (default: pdf)",
+    )
+    parser.add_argument("--width", metavar="WIDTH", help="of a figure: 3.25in, 8.25cm (default: as in the report)")
+    parser.add_argument("--points", type=_points, default=8.0, metavar="N", help="size of the letters (default: 8)")
+    parser.add_argument("--layer", dest="layers", action="append", default=[], metavar="NAME", help="may be repeated")
+    parser.add_argument(
+        "--figure",
+        dest="figures",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="overview, matched_units, sparse, …; may be repeated",
+    )
+    parser.add_argument("--pair", nargs=2, metavar=("NET1", "NET2"), help="nets to show unit by unit")
+    parser.add_argument("--no-titles", action="store_true", help="panels without titles; the caption says it")
+    parser.add_argument("--out", metavar="DIR", help="where figures go (default: <run>/figures)")
+
+
+def _add_compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "two analysed runs side by side: answers, differences with intervals, settings"
+    parser = verbs.add_parser("compare", help=about, description=about[0].upper() + about[1:] + ".")
+    parser.add_argument("run", help="a run folder, or a .toml file")
+    parser.add_argument("other", help="another one")
+    _add_runs(parser)
+    parser.add_argument("--out", metavar="DIR", help="where the page goes (default: <run>/comparisons/<other>)")
+
+
+def _points(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 4 <= size <= 24:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of letters between 4 and 24 points")
+    return size
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
@@ -290,6 +352,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.verb == "paper":
         return _paper(options)
+    if options.verb == "figures":
+        return _figures(options)
+    if options.verb == "compare":
+        from convergence.report.comparison import compare_runs
+
+        print(compare_runs(options.run, options.other, options.runs, options.out).resolve())
+        return EXIT_DONE
     if options.verb in CLUSTER_VERBS:
         from convergence.registry import load_object as load
 
@@ -313,7 +382,10 @@ def _dispatch(options: argparse.Namespace) -> int:
     from convergence.registry import load_object
     from convergence.runs import RunFolder
 
-    experiment = read_config(options.config, options.overrides)
+    overrides = [*options.overrides]
+    if getattr(options, "compare", None):
+        overrides.append(f"report.compare={json.dumps(options.compare)}")
+    experiment = read_config(options.config, overrides)
     folder = RunFolder(Path(options.runs) / experiment.name, experiment)
     if options.verb == "show":
         print(load_object("convergence.show:describe")(folder))
@@ -326,6 +398,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         overwrite=getattr(options, "overwrite", False),
         executors=_executors(options) if options.verb in ("run", "analyze") else None,
         nets=tuple(getattr(options, "nets", ())),
+        single_file=getattr(options, "single_file", False),
     )
     packed: list[Path] = []
     try:
@@ -394,6 +467,18 @@ def _communicator(verb: str, experiment: Experiment) -> Any:
             f"run `convergence {verb}` without torchrun."
         )
     return load_object("hpc.comm:world")()
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from convergence.figures.export import export
+
+    pair = tuple(options.pair) if options.pair else None
+    written = export(
+        options.run, options.runs, options.formats or ["pdf"], options.width, options.points, options.layers,
+        options.figures, pair, not options.no_titles, options.out,
+    )  # fmt: skip
+    print(*(path for path in written if path.suffix != ".csv"), sep="\n")
+    return EXIT_DONE
 
 
 def _paper(options: argparse.Namespace) -> int:

@@ -209,7 +209,8 @@ def report_file(
         work = report_work(target, file.digest, settings)
 
     def act() -> None:
-        load_object("convergence.report:report")(statistics, results, target, settings)
+        pictures = statistics.with_name("pictures.h5")
+        load_object("convergence.report:report")(statistics, results, target, settings, pictures)
 
     _do(work, _report_digest, overwrite, act)
     return target / "index.html"

@@ -238,6 +238,12 @@ class StatisticsConfig(Section):
     shifted_null: bool = Field(
         False, description="Also sum every image with the next one: a chance level; doubles the work of pass 1."
     )
+    top_images: int = Field(
+        9,
+        ge=0,
+        description="Images that excite a unit most, kept on the way for pictures; 0 for none.",
+        json_schema_extra=ADDED_LATER,
+    )
     mutual_information: MutualInformationConfig = MutualInformationConfig()
     device: str = Field("auto", description="Device of the forward passes, as in [training].")
     sums: Literal["auto", "host", "device"] = Field(
@@ -336,10 +342,62 @@ class ActivationsConfig(Section):
         return found
 
 
+class MaximizationConfig(Section):
+    """Images that excite a unit as much as can be, by gradient ascent."""
+
+    objective: Literal["position", "channel"] = Field(
+        "position",
+        description="'position': one position of the map, an image of the size of its receptive field; 'channel': the "
+        "mean over all positions, an image of full size.",
+    )
+    parametrisation: Literal["pixels", "fourier"] = Field(
+        "fourier",
+        description="What is changed: pixels, or frequencies (1/f) of colours without correlation; images with a side "
+        "of less than 8 pixels are always changed by pixels.",
+    )
+    seeds: int = Field(1, ge=1, description="Images a unit, each from another start.")
+    steps: int = Field(192, ge=1, description="Steps of gradient ascent.")
+    learning_rate: float = Field(0.05, gt=0, description="Step of Adam.")
+    jitter: int = Field(
+        8, ge=0, description="Largest shift in pixels before a step; at most an eighth of the image's shorter side."
+    )
+    blur: float = Field(
+        0.5,
+        ge=0,
+        description="Deviation in pixels of the blur after each step, falling to 0 over three quarters of the steps.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of starts and shifts.")
+
+
+class PicturesConfig(Section):
+    """Pictures of units: what excites them most, what in it does, and what would excite them more."""
+
+    enabled: bool = Field(True, description="Whether `run` makes them.")
+    methods: tuple[Literal["patches", "deconvolution", "guided", "maximization", "filters"], ...] = Field(
+        ("patches", "deconvolution", "guided", "maximization", "filters"),
+        min_length=1,
+        description="Kinds of pictures.",
+    )
+    top: int = Field(9, ge=1, description="Images a unit that excite it most.")
+    layers: tuple[str, ...] = Field(
+        (), description="Layers, of every net; those of the comparisons that are not pooled if not given."
+    )
+    nets: tuple[str, ...] = Field((), description="Nets; all that are trained if not given.")
+    max_side: int = Field(128, ge=8, description="Pixels of the longer side to which larger patches are reduced.")
+    maximization: MaximizationConfig = MaximizationConfig()
+    batch: int = Field(64, ge=1, description="Images at a time; bounds the memory. Part of the digest, changes bits.")
+    device: str = Field("auto", description="Device of the nets, as in [training].")
+    threads: int = Field(2, ge=1, description="CPU threads; part of the digest, it changes bits.")
+    loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
+
+
 class ReportConfig(Section):
     """How the results are shown."""
 
     title: str | None = Field(None, description="Title of the page; the experiment's name if not given.")
+    compare: str | None = Field(
+        None, description="Folder of another run to compare with, on a page of its own.", json_schema_extra=ADDED_LATER
+    )
     pair: tuple[str, str] | None = Field(
         None, description="Nets shown unit by unit; the first two trained ones if not given."
     )
@@ -357,6 +415,7 @@ class Experiment(Section):
     training: TrainingConfig = TrainingConfig()
     statistics: StatisticsConfig
     analysis: AnalysisConfig = AnalysisConfig()
+    pictures: PicturesConfig = PicturesConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
@@ -399,6 +458,9 @@ class Experiment(Section):
             for name in self.report.pair:
                 if name not in names:
                     raise ValueError(f'report.pair: unknown net "{name}"; {nearest(name, names)}')
+        for name in self.pictures.nets:
+            if name not in names:
+                raise ValueError(f'pictures.nets: unknown net "{name}"; {nearest(name, names)}')
         return self
 
     def all_nets(self) -> list[Net]:
@@ -438,6 +500,19 @@ class Experiment(Section):
     def all_members(self) -> list[Member]:
         """The members of all comparisons, one after the other."""
         return [member for comparison in self.statistics.comparisons for member in self.members_of(comparison)]
+
+    def pictured(self) -> list[tuple[Net, tuple[str, ...]]]:
+        """The nets of which pictures are made, each with its layers; none where there are no nets, or no layers."""
+        if self.activations is not None:
+            return []
+        found = []
+        for net in self.all_nets():
+            if net.name in self.pictures.nets if self.pictures.nets else net.trained:
+                compared = [c.layers_of(net.label) for c in self.statistics.comparisons if not c.pool]
+                layers = self.pictures.layers or tuple(dict.fromkeys(layer for some in compared for layer in some))
+                if layers:
+                    found.append((net, layers))
+        return found
 
     def _check_epochs(self, comparison: Comparison) -> None:
         if comparison.epochs is None:

@@ -23,6 +23,8 @@ from convergence.files import atomic_write
 
 BLOCK_ROWS = 1024
 """Rows of a block: what of a large matrix is in memory at a time."""
+WHOLE_BYTES = 1 << 26
+"""A dataset above this size is held against its checksum in runs of its first axis."""
 Index = tuple[int | slice, ...]
 
 
@@ -86,6 +88,36 @@ def write_array(
     return dataset
 
 
+class Growing:
+    """A dataset that is written one run of its first axis after the other, with the checksum of the whole."""
+
+    def __init__(
+        self,
+        group: h5py.Group,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        axes: tuple[str, ...] = (),
+        about: str = "",
+    ) -> None:
+        self._dataset = group.create_dataset(name, shape, np.dtype(dtype).newbyteorder("<"))
+        self._hash, self._n = hashlib.sha256(), 0
+        _describe(self._dataset, axes, "", about)
+        self._seal_if_full()
+
+    def add(self, values: npt.ArrayLike) -> None:
+        """Write the next run (n, …); the last one makes the dataset whole."""
+        array = np.asarray(values, self._dataset.dtype, order="C")
+        self._dataset[self._n : self._n + len(array)] = array
+        self._hash.update(array.data)
+        self._n += len(array)
+        self._seal_if_full()
+
+    def _seal_if_full(self) -> None:
+        if self._n == self._dataset.shape[0]:
+            self._dataset.attrs["sha256"] = self._hash.hexdigest()
+
+
 def create_blocks(
     group: h5py.Group, name: str, shape: tuple[int, ...], axes: tuple[str, ...] = (), unit: str = "", about: str = ""
 ) -> h5py.Dataset:
@@ -128,6 +160,8 @@ def verify(file: h5py.File) -> None:
         if isinstance(item, h5py.Dataset):
             if "sha256_rows" in item.attrs:
                 _compare(item, (block_digest(item[index]) for index in _sealed_blocks(item)))
+            elif item.nbytes > WHOLE_BYTES and item.ndim > 1:
+                _compare_runs(item)
             else:
                 read_array(item.parent, name.rsplit("/", 1)[-1])
 
@@ -136,18 +170,24 @@ def verify(file: h5py.File) -> None:
 
 def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
     """Read one dataset and hold it against its checksum; FileError if it is missing or damaged."""
-    where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
     if name not in group:
+        where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
         raise FileError(f"{where} is missing: the file is incomplete. Remove it and make it anew.")
-    dataset = group[name]
+    return read_dataset(group[name])
+
+
+def read_dataset(dataset: h5py.Dataset) -> npt.NDArray[Any]:
+    """All of an open dataset, held against its checksum; FileError if it is damaged."""
     try:
-        is_text = h5py.check_string_dtype(dataset.dtype)
+        is_text = dataset.dtype.kind == "O"
         values = np.asarray(dataset.asstr()[()] if is_text else dataset[()], dtype=object if is_text else None)
     except OSError as error:
+        where = f"{dataset.file.filename}: {dataset.name}"
         raise FileError(f"{where} could not be read ({error}). Copy the file again or make it anew.") from error
-    if "sha256_rows" in dataset.attrs:
+    attributes = dataset.attrs
+    if values.ndim > 1 and "sha256_rows" in attributes:
         _compare(dataset, (block_digest(values[index]) for index in _sealed_blocks(dataset)))
-    elif _checksum(values) != dataset.attrs.get("sha256"):
+    elif _checksum(values) != attributes.get("sha256"):
         raise _damaged(dataset)
     return values
 
@@ -158,6 +198,15 @@ def _sealed_blocks(dataset: h5py.Dataset) -> list[Index]:
 
 def _compare(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
     if hashlib.sha256(b"".join(digests)).hexdigest() != dataset.attrs.get("sha256"):
+        raise _damaged(dataset)
+
+
+def _compare_runs(dataset: h5py.Dataset) -> None:
+    """Hold the checksum of a large dataset against its bytes, some of its first axis at a time."""
+    digest, step = hashlib.sha256(), max(1, WHOLE_BYTES * dataset.shape[0] // dataset.nbytes)
+    for start in range(0, dataset.shape[0], step):
+        digest.update(little_endian(dataset[start : start + step]).data)
+    if digest.hexdigest() != dataset.attrs.get("sha256"):
         raise _damaged(dataset)
 
 

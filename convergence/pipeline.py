@@ -19,7 +19,7 @@ from convergence.registry import load_object
 from convergence.runs import RunFolder, Work
 
 logger = logging.getLogger(__name__)
-STAGES = ("train", "statistics", "analyze", "report")
+STAGES = ("train", "statistics", "analyze", "pictures", "report")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Options:
     overwrite: bool = False
     executors: Any = None
     nets: tuple[str, ...] = ()
+    single_file: bool = False
 
 
 def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> None:
@@ -46,7 +47,12 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
             "train` over the processes of torchrun). Run the other stages without a launcher."
         )
     for stage in stages:
-        _RUNNERS[stage](folder, options, comm)
+        try:
+            _RUNNERS[stage](folder, options, comm)
+        except UserError as error:
+            if stage != "pictures" or stages == ("pictures",):
+                raise
+            logger.warning("pictures: none, the rest goes on without: %s", error)
 
 
 def _train(folder: RunFolder, options: Options, comm: Any) -> None:
@@ -134,6 +140,20 @@ def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
     _do(folder, work, options, analyze)
 
 
+def _pictures(folder: RunFolder, options: Options, comm: Any) -> None:
+    if not folder.has_pictures():
+        experiment = folder.experiment
+        reason = (
+            "the config gives activations, and pictures need nets and images" if experiment.activations is not None
+            else "pictures.enabled is false" if not experiment.pictures.enabled
+            else "no net is trained, or no comparison has its positions: see pictures.nets and pictures.layers"
+        )  # fmt: skip
+        logger.info("pictures: nothing to do, %s", reason)
+        return
+    _need(folder, [*(folder.train_work(net) for net, _ in folder.experiment.pictured()), folder.statistics_work()])
+    _do(folder, folder.pictures_work(), options, lambda: load_object("convergence.pictures.run:pictures")(folder))
+
+
 def _report(folder: RunFolder, options: Options, comm: Any) -> None:
     _need(folder, [folder.statistics_work(), folder.analyze_work()])
     _do(
@@ -141,15 +161,24 @@ def _report(folder: RunFolder, options: Options, comm: Any) -> None:
         folder.report_work(),
         options,
         lambda: load_object("convergence.report:report")(
-            folder.statistics_file, folder.analysis_file, folder.report_page.parent, folder.experiment
+            folder.statistics_file,
+            folder.analysis_file,
+            folder.report_page.parent,
+            folder.experiment,
+            folder.pictures_file,
+            folder.analyze_work().digest,
+            folder.pictures_work().digest,
         ),
     )
+    if options.single_file:
+        load_object("convergence.report.single:single_file")(folder.report_page.parent)
 
 
 _RUNNERS: dict[str, Callable[[RunFolder, Options, Any], None]] = {
     "train": _train,
     "statistics": _statistics,
     "analyze": _analyze,
+    "pictures": _pictures,
     "report": _report,
 }
 

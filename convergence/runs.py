@@ -213,6 +213,11 @@ class RunFolder(WorkFolder):
         return self.path / "analysis.h5"
 
     @property
+    def pictures_file(self) -> Path:
+        """Pictures of units; the report can do without."""
+        return self.path / "pictures.h5"
+
+    @property
     def report_page(self) -> Path:
         """The page that people open."""
         return self.path / "report" / "index.html"
@@ -266,10 +271,32 @@ class RunFolder(WorkFolder):
             (self.path / "analysis.partial",),
         )
 
+    def pictures_work(self) -> Work:
+        """Pictures of units; inputs are the nets of which there are pictures, and the statistics."""
+        values = {"pictures": self.experiment.pictures.digest_values()}
+        inputs = {net.name: self.train_work(net).digest for net, _ in self.experiment.pictured()}
+        inputs["statistics"] = self.statistics_work().digest
+        return Work(
+            "pictures",
+            (self.pictures_file,),
+            self.path / "pictures.json",
+            values,
+            inputs,
+            (self.path / "pictures.partial",),
+        )
+
+    def has_pictures(self) -> bool:
+        """Whether pictures belong to the run: they are enabled, and there are nets and layers to make them of."""
+        return self.experiment.pictures.enabled and bool(self.experiment.pictured())
+
     def report_work(self) -> Work:
         """Figures, tables and the page."""
         values = {"report": self.experiment.report.digest_values(), "name": self.experiment.name}
         inputs = {"analyze": self.analyze_work().digest}
+        if self.pictures_file.exists():
+            inputs["pictures"] = _mark(self.path, "pictures")
+        if self.experiment.report.compare is not None:
+            inputs["the run to compare with"] = _mark(Path(self.experiment.report.compare), "analysis")
         return Work("report", (self.path / "report",), self.path / "report.json", values, inputs)
 
     def held_out_accuracy(self, net: Net) -> float:
@@ -290,6 +317,7 @@ class RunFolder(WorkFolder):
             *self.train_works(),
             self.statistics_work(),
             self.analyze_work(),
+            *([self.pictures_work()] if self.has_pictures() else []),
             self.report_work(),
         ]
 
@@ -325,6 +353,15 @@ def describe_changes(record: dict[str, Any], work: Work) -> str:
     if read and not changes:
         changes = [f"{', '.join(read)} changed"]
     return "; ".join(changes[:6]) + ("; …" if len(changes) > 6 else "") or "the format of records changed"
+
+
+def _mark(folder: Path, name: str) -> str:
+    """What tells one file of results from another: the digest in its record, and its size."""
+    try:
+        record = read_record(folder / f"{name}.json")
+    except FileError:
+        record = None
+    return f"{record['digest'] if record else 'no record'}, {_size(folder / f'{name}.h5')} bytes"
 
 
 def _show(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from convergence.analysis.file import AnalysisFile
+from convergence.similarity import MEASURES
 from convergence.uncertainty import Estimate, mean_estimate
 
 Kind = Literal["trained", "untrained", "mixed"]
@@ -76,9 +77,9 @@ class Layer:
         return list(self.pairs[0].tree["measures"]) if self.pairs else []
 
 
-def read_layers(analysis: AnalysisFile) -> list[Layer]:
-    """All comparisons of an analysis."""
-    return [read_layer(analysis, name) for name in analysis.comparisons]
+def read_layers(analysis: AnalysisFile, names: Sequence[str] | None = None) -> list[Layer]:
+    """Comparisons of an analysis; all if no names are given."""
+    return [read_layer(analysis, name) for name in (analysis.comparisons if names is None else names)]
 
 
 def read_layer(analysis: AnalysisFile, name: str) -> Layer:
@@ -129,21 +130,34 @@ class Summary:
         return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
 
 
-def over_pairs(pairs: list[PairResult], *paths: tuple[str, ...]) -> Summary | None:
+SHARE = (0.0, 1.0)
+LOSS = (0.0, 0.5)
+"""Range of ½ (1 − R²) of a least-squares fit, scored where it was fitted."""
+
+
+def over_pairs(
+    pairs: list[PairResult], *paths: tuple[str, ...], bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Summary | None:
     """Mean over pairs of the estimate at a path of their trees, both directions where there are two; None without any.
 
-    A path leads to an estimate, or to several by direction; of several paths the mean is taken as well.
+    A path leads to an estimate, or to several by direction; of several paths the mean is taken as well. ``bounds`` is
+    the range of the number, see :meth:`Estimate.within`.
     """
     per_pair = [mean_estimate(found) for pair in pairs if (found := _estimates(pair.tree, paths))]
     if not per_pair:
         return None
     values = [estimate.value for estimate in per_pair]
-    return Summary(mean_estimate(per_pair), min(values), max(values), len(per_pair))
+    return Summary(mean_estimate(per_pair).within(bounds), min(values), max(values), len(per_pair))
 
 
 def measured(layer: Layer, measure: str, kind: Kind) -> Summary | None:
     """A measure over the pairs of one kind."""
-    return over_pairs(layer.of_kind(kind), ("measures", measure))
+    return over_pairs(layer.of_kind(kind), ("measures", measure), bounds=_bounds(measure))
+
+
+def _bounds(measure: str) -> tuple[float, float]:
+    """The range that a measure declares; none for one that is not registered any more."""
+    return MEASURES.load(measure).bounds if measure in MEASURES else (-np.inf, np.inf)
 
 
 def held_out(layer: Layer, measure: str, kind: Kind) -> Summary | None:
@@ -153,12 +167,12 @@ def held_out(layer: Layer, measure: str, kind: Kind) -> Summary | None:
 
 def one_unit_loss(layer: Layer, kind: Kind) -> Summary | None:
     """Loss of predicting a unit from the best one of another net, over both directions of the pairs of one kind."""
-    return over_pairs(layer.of_kind(kind), ("sparse_xy", "one_unit"), ("sparse_yx", "one_unit"))
+    return over_pairs(layer.of_kind(kind), ("sparse_xy", "one_unit"), ("sparse_yx", "one_unit"), bounds=LOSS)
 
 
 def dense_loss(layer: Layer, kind: Kind) -> Summary | None:
     """Loss of predicting a unit from all of another net, over both directions of the pairs of one kind."""
-    return over_pairs(layer.of_kind(kind), ("sparse_xy", "dense"), ("sparse_yx", "dense"))
+    return over_pairs(layer.of_kind(kind), ("sparse_xy", "dense"), ("sparse_yx", "dense"), bounds=LOSS)
 
 
 def _estimates(tree: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> list[Estimate]:

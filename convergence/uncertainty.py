@@ -61,6 +61,15 @@ class Estimate:
         """The same estimate with a chance level: its mean and standard deviation."""
         return replace(self, null=null[0], null_sd=null[1])
 
+    def within(self, bounds: tuple[float, float]) -> Estimate:
+        """The same estimate with its interval cut off where the range ends that the number can have.
+
+        The interval is a symmetric one about a number whose range has ends, so that it may reach beyond them; no value
+        out there is possible, and cutting it off leaves what it covers as it is.
+        """
+        low, high = bounds
+        return replace(self, low=min(max(self.low, low), high), high=max(min(self.high, high), low))
+
     def calibrated(self) -> Estimate | None:
         """Where the value stands between chance (0) and the ceiling (1): (value − null) / (ceiling − null).
 
@@ -74,8 +83,8 @@ class Estimate:
             return None
         scale = self.ceiling - null
         error = float(np.hypot(self.standard_error, spread))
-        reach = _reach(len(self.without)) * error
-        low, high = sorted(((self.value - reach - null) / scale, (self.value + reach - null) / scale))
+        far = reach(len(self.without)) * error
+        low, high = sorted(((self.value - far - null) / scale, (self.value + far - null) / scale))
         return Estimate(
             (self.value - null) / scale, error / abs(scale), low, high,
             without=(self.without - null) / scale,
@@ -101,12 +110,12 @@ def jackknife(value: float, without: npt.ArrayLike, smooth: bool = True) -> Esti
         raise ValueError(f"a jackknife needs at least 2 groups, not {n_groups}")
     error = float(np.sqrt((n_groups - 1) / n_groups * ((replicates - replicates.mean()) ** 2).sum()))
     bias = float((n_groups - 1) * (replicates.mean() - value)) if smooth else 0.0
-    reach = _reach(n_groups) * error
-    low, high = float(value) - max(bias, 0.0) - reach, float(value) - min(bias, 0.0) + reach
+    far = reach(n_groups) * error
+    low, high = float(value) - max(bias, 0.0) - far, float(value) - min(bias, 0.0) + far
     return Estimate(float(value), error, low, high, bias, without=replicates)
 
 
-def _reach(n_groups: int) -> float:
+def reach(n_groups: int) -> float:
     """Standard errors to either side of a 95 % interval."""
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n_groups - 1, 1)))
 

@@ -145,6 +145,7 @@ class ClusterProfile(Section):
     train: TrainResources = Field(TrainResources(), description="What differs for training.")
     statistics: Resources = Field(Resources(), description="What differs for the statistics.")
     analyze: AnalyzeResources = Field(AnalyzeResources(), description="What differs for the analysis.")
+    pictures: Resources = Field(Resources(), description="What differs for the pictures.")
     report: Resources = Field(Resources(), description="What differs for the report.")
     requeue: Requeue = Field(Requeue(), description="What happens to jobs that are stopped.")
 
@@ -165,7 +166,7 @@ class ClusterProfile(Section):
                 inherited[stage] = {**values.get("defaults", {}), **own}
         return inherited
 
-    @field_validator("analyze", "report")
+    @field_validator("analyze", "pictures", "report")
     @classmethod
     def _one_process(cls, value: Resources) -> Resources:
         if value.tasks > 1:

@@ -12,7 +12,7 @@ DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/tasks.py", "dask": "hpc/ta
          "ot": "convergence/alignment/soft_matching.py"}  # fmt: skip
 HEAVY = {"torch", "torchvision", "mpi4py", "submitit"}
 LAPTOP = ["convergence/analysis", "convergence/alignment", "convergence/similarity", "convergence/figures",
-          "convergence/paper", "convergence/report.py", "convergence/summary.py",
+          "convergence/paper", "convergence/report", "convergence/summary.py",
           "convergence/uncertainty.py"]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def read_tree(place: h5py.Group) -> dict[str, Any]:
         if isinstance(item, h5py.Group):
             tree[name] = read_tree(item)
         else:
-            values = hdf5.read_array(place, name)
+            values = hdf5.read_dataset(item)
             tree[name] = values.item() if values.ndim == 0 else values
     return tree
 

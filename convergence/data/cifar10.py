@@ -32,9 +32,10 @@ class Cifar10(DataSource):
         test, test_labels = self._join([self._read("test_batch")])
         mean = train.mean(axis=(0, 2, 3), keepdims=True)
         deviation = train.std(axis=(0, 2, 3), keepdims=True)
+        ends = ((-mean / deviation).ravel(), ((1 - mean) / deviation).ravel())
         return Splits(
-            train=CroppedImages((train - mean) / deviation, labels, names),
-            test=ArrayImages((test - mean) / deviation, test_labels, names),
+            train=CroppedImages((train - mean) / deviation, labels, names, ends),
+            test=ArrayImages((test - mean) / deviation, test_labels, names, ends),
         )
 
     def _join(self, batches: list[dict[str, Any]]) -> tuple[Floats, list[int]]:

@@ -90,6 +90,11 @@ class PixelImages(ImageSet):
             out[row] = part
         return out
 
+    def pixel_range(self) -> tuple[Floats, Floats]:
+        ends = np.zeros((2, 3, 1, 1), np.float32)
+        self.source.normalise((np.full((1, 1, 3), value, np.uint8) for value in (0, 255)), ends)
+        return ends[0].ravel(), ends[1].ravel()
+
     def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
         out = np.empty((len(indices), *self.image_shape), np.float32)
         self.read_into(out, indices, augment_seed)

@@ -26,9 +26,10 @@ class Digits(DataSource):
         mean, deviation = images[~held_out].mean(), images[~held_out].std()
         images = (images - mean) / deviation
         names = [str(digit) for digit in range(10)]
+        ends = (-mean / deviation, (1 - mean) / deviation)
         return Splits(
-            train=ArrayImages(images[~held_out], bunch.target[~held_out], names),
-            test=ArrayImages(images[held_out], bunch.target[held_out], names),
+            train=ArrayImages(images[~held_out], bunch.target[~held_out], names, ends),
+            test=ArrayImages(images[held_out], bunch.target[held_out], names, ends),
         )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from convergence.errors import FileError
 from convergence.section import Section
 
 if TYPE_CHECKING:
@@ -70,6 +71,19 @@ class ImageSet(ABC):
         """Images as the network sees them, of what was fetched for them, on the device where that is."""
         return batch
 
+    def pixel_range(self) -> tuple[Floats, Floats]:
+        """Values (channels,) that the net sees of a black and of a white pixel: what images may hold.
+
+        Raises
+        ------
+        FileError
+            for images of which nobody said it.
+        """
+        raise FileError(
+            f"{type(self).__name__} does not say which values are black and white (pixel_range), and no pictures can "
+            "be made of its images."
+        )
+
     @abstractmethod
     def manifest_hash(self) -> str:
         """SHA-256 (hex) of what identifies the images and labels, in order."""
@@ -93,13 +107,29 @@ class DataSource(Section):
 
 
 class ArrayImages(ImageSet):
-    """Images that fit in memory: ``images`` (n, channels, height, width) float32, ``labels`` (n,)."""
+    """Images that fit in memory: ``images`` (n, channels, height, width) float32, ``labels`` (n,).
 
-    def __init__(self, images: Floats, labels: npt.ArrayLike, class_names: Iterable[str]) -> None:
+    ``pixel_range`` are the values of black and white, numbers or (channels,) each; the smallest and the largest value
+    there is if not given.
+    """
+
+    def __init__(
+        self,
+        images: Floats,
+        labels: npt.ArrayLike,
+        class_names: Iterable[str],
+        pixel_range: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    ) -> None:
         self.images = np.ascontiguousarray(images, dtype=np.float32)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
         self.image_shape = tuple(self.images.shape[1:])
+        self._pixel_range = pixel_range
+
+    def pixel_range(self) -> tuple[Floats, Floats]:
+        black, white = self._pixel_range or (self.images.min(), self.images.max())
+        ones = np.ones(self.image_shape[0], np.float32)
+        return ones * np.asarray(black, np.float32), ones * np.asarray(white, np.float32)
 
     def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
         return self.images[indices]

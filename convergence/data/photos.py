@@ -26,6 +26,8 @@ PHOTOGRAPHS = {
 LUMINANCE = np.array([0.2989, 0.5870, 0.1140], np.float32)  # ITU-R BT.601
 LEAST_CONTRAST = 0.02
 TRIES = 20
+SHOWN_DEVIATIONS = 2.5
+"""Patches have no black and white of their own: this far from their mean they are shown as such."""
 
 
 class Photos(DataSource):
@@ -51,7 +53,7 @@ class Photos(DataSource):
         labels = np.concatenate([np.full(len(part), k) for k, part in enumerate(parts)])
         order = np.argsort(np.concatenate([np.arange(len(part)) for part in parts]), kind="stable")
         kind = MirroredImages if mirrored else ArrayImages
-        return kind(np.concatenate(parts)[order], labels[order], names)
+        return kind(np.concatenate(parts)[order], labels[order], names, (-SHOWN_DEVIATIONS, SHOWN_DEVIATIONS))
 
 
 class MirroredImages(ArrayImages):

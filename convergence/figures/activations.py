@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, STYLE, Drawing, new_figure
+from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
 from convergence.summary import Layer, PairResult, over_pairs
 
 
@@ -17,7 +16,7 @@ def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
     (ax,) = axes
     rows: list[tuple[Any, ...]] = []
     of_values = [name for name in ("zero_fraction", "median", "percentile_99") if name in layer.units]
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for k, net in enumerate(layer.nets):
             units = np.flatnonzero(layer.units["net"] == k)
             mean, error = layer.units["mean"][units], layer.units["mean_error"][units]

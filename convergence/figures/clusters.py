@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import ACCENT, SECOND, STYLE, TRAINED, UNTRAINED, Drawing, new_figure, show_matrix
+from convergence.figures.style import (
+    ACCENT,
+    SECOND,
+    TRAINED,
+    UNTRAINED,
+    Drawing,
+    drawing_style,
+    new_figure,
+    printing,
+    show_matrix,
+)
 from convergence.summary import Layer, PairResult
 
 
@@ -25,12 +34,12 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
     matrix = layer.correlation[np.ix_(joined[order], joined[order])]
     edges = np.flatnonzero(np.diff(key[order])) + 0.5
     figure, axes = new_figure(12.4, 3.9, 3, ratios=(1.15, 1, 1.2))
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         image = show_matrix(axes[0], matrix, "joined units, by cluster", "unit of either net", "unit of either net")
         for edge in edges:
             axes[0].axhline(edge, color="black", linewidth=0.5)
             axes[0].axvline(edge, color="black", linewidth=0.5)
-        figure.colorbar(image, ax=axes[0], shrink=0.8, label="r")
+        figure.colorbar(image, ax=axes[0], shrink=0.8, label="r", location="bottom" if printing() else "right")
         values = found["eigenvalues"]
         axes[1].plot(np.arange(1, len(values) + 1), values, "o-", color=TRAINED, markersize=4)
         axes[1].axvline(found["n_clusters"] + 0.5, color=UNTRAINED, linestyle="--", label=f"k = {found['n_clusters']}")
@@ -45,9 +54,9 @@ def clusters(layer: Layer, pair: PairResult) -> Drawing | None:
                 yerr=1.96 * error[:, column], error_kw={"linewidth": 0.8},
             )  # fmt: skip
         axes[2].set(title="similarity inside each cluster", xlabel="cluster (largest first)", ylabel="mean |r|")
-        axes[2].set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize=7, rotation=60)
+        axes[2].set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize="x-small", rotation=60)
         axes[2].set_ylim(0, 1.3 * max(float(inside.max()), 0.1))
-        axes[2].legend(fontsize=8, ncols=3, loc="upper left", columnspacing=1, handlelength=1.2)
+        axes[2].legend(fontsize="small", ncols=3, loc="upper left", columnspacing=1, handlelength=1.2)
     both = int((sizes > 0).all(axis=1).sum())
     weights = found.get("of_weights")
     others = (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, STYLE, Drawing, new_figure
+from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
 from convergence.summary import Layer, PairResult, mean_over, over_pairs
 
 CODES = {"local": "one unit", "few": "a few", "distributed": "more", "unexplained": "not explained"}
@@ -21,7 +20,7 @@ def codes(layer: Layer, pair: PairResult) -> Drawing | None:
     figure, axes = new_figure(9.2, 3.5, 2)
     rows: list[tuple[Any, ...]] = []
     said = []
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for k, kind in enumerate(layer.kinds):
             pairs, colour = layer.of_kind(kind), KIND_COLOURS[kind]
             shares = []
@@ -47,10 +46,10 @@ def codes(layer: Layer, pair: PairResult) -> Drawing | None:
                 rows += [(kind, f"{name}, {n} units", v, s, "") for n, v, s in zip(steps, loss, error, strict=True)]
         axes[0].set_xticks(range(len(CODES)), list(CODES.values()))
         axes[0].set(title="units that reach 90 % of what all explain", ylabel="share of units", ylim=(0, 1.05))
-        axes[0].legend(fontsize=8.5)
+        axes[0].legend(fontsize="small")
         axes[1].set(title="loss by number of units", xlabel="units (forward selection, refitted)", ylabel="½ (1 − R²)")
         axes[1].set_ylim(0, 0.52)
-        axes[1].legend(fontsize=8)
+        axes[1].legend(fontsize="small")
     most = pair.tree["sparse_xy"]["forward_loss"].size
     return Drawing(
         name=f"{layer.name}-codes",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, NULL, STYLE, Drawing, new_figure
-from convergence.summary import Layer, PairResult
+from convergence.figures.style import KIND_COLOURS, KIND_WORDS, NULL, Drawing, drawing_style, new_figure
+from convergence.summary import SHARE, Layer, PairResult
 from convergence.uncertainty import Estimate
 
 
@@ -22,14 +21,14 @@ def consensus(layer: Layer, pair: PairResult) -> Drawing | None:
     figure, axes = new_figure(4.1 * n_axes, 3.5, n_axes)
     rows: list[tuple[Any, ...]] = []
     said = []
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for k, (kind, tree) in enumerate(kinds.items()):
             colour = KIND_COLOURS[kind]
-            shared = {int(name.removeprefix("in ")): Estimate(**e) for name, e in tree["shared"].items()}
+            shared = {int(name.removeprefix("in ")): Estimate(**e).within(SHARE) for name, e in tree["shared"].items()}
             at = np.array(list(shared)) + 0.38 * (k - (len(kinds) - 1) / 2)
             axes[0].bar(
                 at, [e.value for e in shared.values()], width=0.36, color=colour, capsize=3, label=KIND_WORDS[kind],
-                yerr=[1.96 * e.standard_error for e in shared.values()],
+                yerr=[[e.value - e.low for e in shared.values()], [e.high - e.value for e in shared.values()]],
             )  # fmt: skip
             axes[0].set_xticks(list(shared))
             mean = Estimate(**tree["mean_correlation"])
@@ -54,10 +53,10 @@ def consensus(layer: Layer, pair: PairResult) -> Drawing | None:
         if kinds:
             axes[0].set(title="consensus units present in …", xlabel="at least so many nets", ylabel="share of units")
             axes[0].set_ylim(0, 1.05)
-            axes[0].legend(fontsize=8.5)
+            axes[0].legend(fontsize="small")
             axes[1].set(title="how alike members are", xlabel="consensus units, best first", ylabel="mean r of members")
             axes[1].set_ylim(min(0, axes[1].get_ylim()[0]), 1.02)
-            axes[1].legend(fontsize=8.5)
+            axes[1].legend(fontsize="small")
         if there:
             _draw_map(axes[-1], layer, there)
             rows += [("map", net, *point) for net, point in zip(there["nets"], there["points"], strict=True)]
@@ -84,6 +83,6 @@ def _draw_map(ax: Any, layer: Layer, there: dict[str, Any]) -> None:
     for net, (x, y) in zip(there["nets"], points, strict=True):
         kind = "trained" if trained[net] else "untrained"
         ax.scatter(x, y, color=KIND_COLOURS[kind], s=36, marker="o" if trained[net] else "s")
-        ax.annotate(net, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7.5)
+        ax.annotate(net, (x, y), xytext=(5, 4), textcoords="offset points", fontsize="small")
     reach = 1.25 * max(float(np.abs(points).max()), 1e-3)
     ax.set(title="map of the nets (shape distance, rad)", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")

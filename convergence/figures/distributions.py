@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, STYLE, Drawing, new_figure
+from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
 from convergence.summary import Layer, PairResult, mean_over
 
 BARS = {
@@ -25,7 +24,7 @@ def distributions(layer: Layer, pair: PairResult) -> Drawing | None:
     figure, (ax,) = new_figure(6.4, 3.4)
     rows: list[tuple[Any, ...]] = []
     means: dict[str, dict[str, float]] = {}
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for k, kind in enumerate(layer.kinds):
             pairs = layer.of_kind(kind)
             values = {name: float(mean_over(pairs, "distributions", name)) for name in ("assigned", "matched", "any")}
@@ -38,8 +37,8 @@ def distributions(layer: Layer, pair: PairResult) -> Drawing | None:
             sparsity = float(mean_over(pairs, "distributions", "sparsity"))
             rows += [(kind, name, value, len(pairs)) for name, value in {**values, "sparsity": sparsity}.items()]
         ax.set_xticks(range(len(BARS)), list(BARS.values()))
-        ax.set_ylabel("distance of two units' distributions")
-        ax.legend(fontsize=8.5)
+        ax.set_ylabel("distance of distributions")
+        ax.legend(fontsize="small")
     first = means[layer.kinds[0]]
     return Drawing(
         name=f"{layer.name}-distributions",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import ACCENT, STYLE, TRAINED, UNTRAINED, Drawing, new_figure
+from convergence.figures.style import ACCENT, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
 from convergence.summary import Layer, PairResult
 
 
@@ -17,7 +16,7 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
         return None
     found, alignment = pair.tree["information"], pair.tree["alignment"]
     figure, axes = new_figure(9.2, 3.5, 2)
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         baseline = [other for other in layer.of_kind("untrained") if other is not pair][:1]
         for one, line in ((pair, "-"), *((other, "--") for other in baseline)):
             nats = one.tree["information"]
@@ -30,7 +29,7 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
         axes[0].set(title="mutual information with the partner", xlabel=f"units of {layer.name}, best first")
         axes[0].set_ylabel("nats")
         axes[0].set_ylim(bottom=min(0, axes[0].get_ylim()[0]))
-        axes[0].legend(fontsize=8.5)
+        axes[0].legend(fontsize="small")
         same = found["semi_xy"] == alignment["semi_xy"]
         for chosen, colour, word in (
             (same, TRAINED, f"same partner by both ({same.sum()})"),
@@ -44,7 +43,7 @@ def information(layer: Layer, pair: PairResult) -> Drawing | None:
                 label=word,
             )
         axes[1].set(title="best partner by each measure", xlabel="correlation", ylabel="mutual information (nats)")
-        axes[1].legend(loc="upper left", fontsize=8.5)
+        axes[1].legend(loc="upper left", fontsize="small")
     besides = "".join(
         f"; {other.tree['information']['mean_semi']['value']:.3f} and "
         f"{other.tree['information']['mean_matching']['value']:.3f} between the untrained {other.x} and {other.y}"

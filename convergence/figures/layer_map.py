@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import STYLE, Drawing, new_figure
+from convergence.figures.style import Drawing, drawing_style, new_figure
 from convergence.similarity import MEASURES
 from convergence.summary import TRAINED_OR_NOT, Kind, Layer
 from convergence.uncertainty import Estimate, mean_estimate
@@ -42,7 +41,7 @@ def _draw(layer: Layer, kind: Kind) -> Drawing | None:
     figure, axes = new_figure(4.6 * len(shown), 3.9, len(shown))
     rows: list[tuple[Any, ...]] = []
     said = []
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for ax, measure in zip(axes, shown, strict=True):
             matrix = np.full((len(names), len(names)), np.nan)
             for (of, a, b), estimates in found.items():
@@ -54,7 +53,7 @@ def _draw(layer: Layer, kind: Kind) -> Drawing | None:
             for a, b in np.ndindex(matrix.shape):
                 if np.isfinite(matrix[a, b]):
                     colour = "white" if matrix[a, b] < 0.6 else "black"
-                    ax.text(b, a, f"{matrix[a, b]:.2f}", ha="center", va="center", fontsize=8, color=colour)
+                    ax.text(b, a, f"{matrix[a, b]:.2f}", ha="center", va="center", fontsize="small", color=colour)
             ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
             ax.set_yticks(range(len(names)), names)
             ax.set_title(MEASURES.load(measure).title)

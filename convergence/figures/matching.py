@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, NULL, STYLE, Drawing, new_figure, show_matrix
+from convergence.figures.style import KIND_COLOURS, NULL, Drawing, drawing_style, new_figure, printing, show_matrix
 from convergence.summary import Layer, PairResult
 
 
@@ -17,20 +16,22 @@ def matrices(layer: Layer, pair: PairResult) -> Drawing:
     ux, uy = (np.flatnonzero(layer.units["net"] == layer.nets.index(net)) for net in (pair.x, pair.y))
     between = layer.correlation[np.ix_(ux, uy)]
     aligned = between[np.ix_(tree["alignment"]["order_x"], tree["alignment"]["order_y"])]
-    figure, axes = new_figure(12.4, 3.5, 4)
-    with mpl.rc_context(STYLE):
+    figure, axes = new_figure(12.4, 3.5, 4, narrowest=1.4)
+    with drawing_style():
         show_matrix(axes[0], layer.correlation[np.ix_(ux, ux)], f"within {pair.x}", "unit", "unit")
         show_matrix(axes[1], layer.correlation[np.ix_(uy, uy)], f"within {pair.y}", "unit", "unit")
-        show_matrix(axes[2], between, "between, natural order", f"unit of {pair.y}", f"unit of {pair.x}")
+        show_matrix(axes[2], between, "between, as they come", f"unit of {pair.y}", f"unit of {pair.x}")
         image = show_matrix(
             axes[3],
             aligned,
-            "between, matched units aligned",
-            f"matched unit of {pair.y}",
-            f"unit of {pair.x}, by match",
+            "between, matched",
+            f"its match of {pair.y}",
+            f"unit of {pair.x}",
         )
-        figure.colorbar(image, ax=list(axes), shrink=0.8, label="correlation r")
-    rows = [(i, j, between[i, j]) for i in range(between.shape[0]) for j in range(between.shape[1])]
+        figure.colorbar(
+            image, ax=list(axes), shrink=0.8, label="correlation r", location="bottom" if printing() else "right"
+        )
+    rows = [(i, *row) for i, row in enumerate(np.round(between, 6).tolist())]
     return Drawing(
         name=f"{layer.name}-matrices",
         title=f"Correlations of {pair.x} and {pair.y}",
@@ -39,7 +40,7 @@ def matrices(layer: Layer, pair: PairResult) -> Drawing:
         "diagonal that stands out means that single units were learnt twice.",
         alt=f"Correlation matrices of {pair.x} and {pair.y} before and after alignment",
         figure=figure,
-        columns=(f"unit_{pair.x}", f"unit_{pair.y}", "correlation"),
+        columns=(f"unit_{pair.x}", *(f"{pair.y}_{j}" for j in range(between.shape[1]))),
         rows=rows,
     )
 
@@ -48,7 +49,7 @@ def matched_units(layer: Layer, pair: PairResult) -> Drawing:
     """Correlation of every unit with its partner, sorted: semi-matching and matching, trained and untrained."""
     figure, axes = new_figure(12.4, 3.5, 3)
     rows: list[tuple[Any, ...]] = []
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for ax, key, title in (
             (axes[0], "semi_xy", "semi-matching: the best partner"),
             (axes[1], "matching", "matching: a partner of one's own"),
@@ -77,10 +78,10 @@ def matched_units(layer: Layer, pair: PairResult) -> Drawing:
             ax.set_title(title)
             ax.set_xlabel(f"units of {layer.name}, best first")
             ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
-            ax.legend(loc="lower left", fontsize=8.5)
+            ax.legend(loc="lower left", fontsize="small")
         axes[0].set_ylabel("correlation with the partner")
         axes[2].set(title="if only some have to match", xlabel="share of the units matched", ylim=(0, 1.02))
-        axes[2].legend(loc="lower left", fontsize=8.5)
+        axes[2].legend(loc="lower left", fontsize="small")
     a = pair.tree["alignment"]
     return Drawing(
         name=f"{layer.name}-matched",

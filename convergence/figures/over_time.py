@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import ACCENT, SECOND, STYLE, TRAINED, UNTRAINED, Drawing, new_figure
+from convergence.figures.style import ACCENT, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
 from convergence.summary import Layer
 
 
@@ -32,7 +31,7 @@ def _draw(layer: Layer, name: str, tree: dict[str, Any]) -> Drawing:
         rows.extend((what, int(e), v, s) for e, v, s in zip(epochs, value, error, strict=True))
         return np.asarray(value)
 
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         line(axes[0], list(tree["own"].values()), "own", TRAINED, "same unit, last epoch")
         axes[0].set(title="a unit and what it ends as", ylabel="mean correlation")
         if pairs:
@@ -61,7 +60,7 @@ def _draw(layer: Layer, name: str, tree: dict[str, Any]) -> Drawing:
             ax.set_xticks(at, [str(e) for e in epochs])
             ax.set_xlabel("epoch")
             ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
-            ax.legend(fontsize=8, loc="lower right")
+            ax.legend(fontsize="small", loc="lower right")
     return Drawing(
         name=f"{layer.name}-{name}-over-time" if name != layer.name else f"{layer.name}-over-time",
         title=f"{name} over time",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, NULL, STYLE, Drawing, new_figure
+from convergence.figures.style import KIND_COLOURS, KIND_WORDS, NULL, Drawing, drawing_style, new_figure
 from convergence.similarity import MEASURES
 from convergence.summary import Layer, kinds_of, measured
 
@@ -20,7 +19,7 @@ def overview(layers: Sequence[Layer]) -> Drawing:
     panels = panels or layers[0].measures()[:3]
     figure, axes = new_figure(3.6 * len(panels) + 0.4, 3.3, len(panels))
     rows = []
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for ax, name in zip(axes, panels, strict=True):
             ax.set_title(MEASURES.load(name).title)
             for offset, kind in enumerate(kinds_of(layers)):
@@ -65,7 +64,7 @@ def overview(layers: Sequence[Layer]) -> Drawing:
             ax.set_xlim(-0.5, len(layers) - 0.5)
             ax.set_ylim(0, 1.02)
         axes[0].set_ylabel("similarity of two nets")
-        axes[0].legend(loc="lower left", fontsize=8.5)
+        axes[0].legend(loc="lower left", fontsize="small")
     return Drawing(
         name="overview",
         title="Every layer at a glance",

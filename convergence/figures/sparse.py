@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, STYLE, Drawing, new_figure
+from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
 from convergence.summary import Layer, PairResult, dense_loss, mean_over, one_unit_loss
 
 
@@ -18,7 +17,7 @@ def sparse_prediction(layer: Layer, pair: PairResult) -> Drawing | None:
     figure, axes = new_figure(12.4, 3.5, 3)
     rows: list[tuple[Any, ...]] = []
     facts = {}
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for kind in layer.kinds:
             pairs = layer.of_kind(kind)
             one, everything = one_unit_loss(layer, kind), dense_loss(layer, kind)
@@ -60,12 +59,12 @@ def sparse_prediction(layer: Layer, pair: PairResult) -> Drawing | None:
         for ax in axes[:2]:
             ax.set_xscale("log")
             ax.set_xlabel("penalty alpha (dotted: no penalty)")
-            ax.legend(fontsize=8.5)
+            ax.legend(fontsize="small")
         axes[0].set(title="prediction loss", ylabel="½ (1 − R²)", ylim=(0, 0.52))
         axes[1].set(title="units that a target uses", ylabel="mean number of units")
         axes[2].set(title="loss against units used", xlabel="mean number of units", ylim=(0, 0.52))
         axes[2].set_xlim(0, 1.15 * pair.tree["sparse_xy"]["forward_loss"].size)
-        axes[2].legend(fontsize=7.5)
+        axes[2].legend(fontsize="small")
     kind = layer.kinds[0]
     one, everything, forward = facts[kind]
     gap = max(p.tree[d]["kkt_gap"].max() for p in layer.pairs for d in ("sparse_xy", "sparse_yx"))

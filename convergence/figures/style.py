@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,7 @@ KIND_WORDS = {"trained": "trained nets", "untrained": "untrained nets", "mixed":
 MAP = "RdBu_r"
 PAGE_REM_PER_INCH = 5.4
 STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.titlesize": 10,
+    "axes.titlesize": "medium",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,7 +36,61 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "svg.fonttype": "path",
     "svg.hashsalt": "convergence",
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
 }
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # says a hundred lines of every embedded font
+FORMATS = ("svg", "png", "pdf")
+METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}, "png": {}}
+"""Nothing in a file that changes from one day to the next."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What figures are drawn for.
+
+    Attributes
+    ----------
+    width : inches; None takes the width that a figure has on the report's page. Panels that would be too narrow go
+        below each other.
+    points : size of the letters
+    titles : whether panels have titles; in a publication the caption says what they are
+    """
+
+    width: float | None = None
+    points: float = 9.5
+    titles: bool = True
+
+
+PAGE = Format()
+_FORMAT: ContextVar[Format] = ContextVar("format", default=PAGE)
+
+
+@contextmanager
+def drawing_for(wanted: Format) -> Iterator[None]:
+    """Figures made inside are drawn for this format."""
+    token = _FORMAT.set(wanted)
+    try:
+        yield
+    finally:
+        _FORMAT.reset(token)
+
+
+def printing() -> bool:
+    """Whether the format has a width of its own, that of a column."""
+    return _FORMAT.get().width is not None
+
+
+def drawing_style() -> AbstractContextManager[None]:
+    """Matplotlib's settings for the present format."""
+    thin = 0.7 if printing() else 1.0
+    sizes = {
+        "font.size": _FORMAT.get().points,
+        "axes.linewidth": 0.8 * thin,
+        "xtick.major.width": 0.8 * thin,
+        "ytick.major.width": 0.8 * thin,
+    }
+    return mpl.rc_context(STYLE | sizes)
 
 
 @dataclass(frozen=True)
@@ -69,33 +124,71 @@ class Drawing:
         """The name, as any file system takes it."""
         return safe_name(self.name)
 
-    def save(self, figures: Path, tables: Path) -> str:
-        """Write SVG and PNG to ``figures`` and CSV to ``tables``; returns the SVG as a data address to inline."""
-        svg, name = io.BytesIO(), self.file_name
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(svg, format="svg", metadata={"Date": None}, bbox_inches="tight")
-            with atomic_write(figures / f"{name}.png") as temporary:
-                self.figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight")
-        with atomic_write(figures / f"{name}.svg") as temporary:
-            temporary.write_bytes(svg.getvalue())
+    def save(self, figures: Path, tables: Path, formats: Sequence[str] = FORMATS) -> dict[str, Path]:
+        """Write the drawing in each format to ``figures`` and its numbers as CSV to ``tables``; the files by ending."""
+        written = {}
+        with drawing_style():
+            self.figure.draw_without_rendering()  # the layout is found once, and then holds for every format
+            self.figure.set_layout_engine("none")
+            exact = printing()
+            box = None if exact else self.figure.get_tightbbox().padded(0.06)
+            for ending in formats:
+                written[ending] = figures / f"{self.file_name}.{ending}"
+                with atomic_write(written[ending]) as temporary:
+                    self.figure.savefig(
+                        temporary, format=ending, dpi=300 if exact else 160, bbox_inches=box, metadata=METADATA[ending]
+                    )
+        written["csv"] = tables / f"{self.file_name}.csv"
         with (
-            atomic_write(tables / f"{name}.csv") as temporary,
+            atomic_write(written["csv"]) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
             writer.writerow(self.columns)
             writer.writerows(self.rows)
-        return "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode()
+        return written
 
 
 def new_figure(
-    width: float, height: float, columns: int = 1, ratios: Sequence[float] | None = None
+    width: float,
+    height: float,
+    columns: int = 1,
+    ratios: Sequence[float] | None = None,
+    narrowest: float = 2.1,
 ) -> tuple[Figure, Any]:
-    """A figure in inches with a row of axes; no window system is touched."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns, width_ratios=ratios, squeeze=False)[0]
-    return figure, axes
+    """A figure in inches with a row of axes; no window system is touched.
+
+    In a format with a width of its own, panels keep their shape and break into rows before they are narrower than
+    ``narrowest`` inches (or than the format, if that is narrower).
+    """
+    wanted = _FORMAT.get()
+    with drawing_style():
+        if wanted.width is None:
+            figure = Figure(figsize=(width, height), layout="constrained")
+            return figure, figure.subplots(1, columns, width_ratios=ratios, squeeze=False)[0]
+        n_rows = math.ceil(columns / max(1, int(wanted.width / narrowest)))
+        per_row = math.ceil(columns / n_rows)
+        shape = min(max(height / (width / columns), 0.62), 0.9)
+        figure = Figure(figsize=(wanted.width, n_rows * wanted.width / per_row * shape), layout="constrained")
+        axes = figure.subplots(n_rows, per_row, width_ratios=ratios if n_rows == 1 else None, squeeze=False).ravel()
+        for empty in axes[columns:]:
+            empty.remove()
+        return figure, axes[:columns]
+
+
+def finish_for_print(drawing: Drawing) -> None:
+    """What panels that broke into rows need: the label of the axis that they shared; and titles off, if asked."""
+    donor = None
+    for ax in drawing.figure.axes:
+        place = ax.get_subplotspec()
+        if place is None:
+            continue
+        if ax.get_ylabel():
+            donor = ax
+        elif donor is not None and place.is_first_col() and ax.get_ylim() == donor.get_ylim():
+            ax.set_ylabel(donor.get_ylabel())
+        if not _FORMAT.get().titles:
+            ax.set_title("", loc="left")
 
 
 def show_matrix(axes: Any, matrix: Any, title: str, x_label: str, y_label: str) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 
-from convergence.figures.style import ACCENT, NULL, STYLE, TRAINED, Drawing, new_figure
+from convergence.figures.style import ACCENT, NULL, TRAINED, Drawing, drawing_style, new_figure, printing
 from convergence.summary import Layer, PairResult
 
 KEYS = ("value", "standard_error", "chance", "chance_sd")
@@ -19,7 +18,7 @@ def subspaces(layer: Layer, pair: PairResult) -> Drawing | None:
     at = np.arange(len(found["clusters"]))
     span, matched, sizes = found["mean_correlation"], found["matched"], found["sizes"]
     figure, (ax,) = new_figure(max(6.4, min(12.4, 2.5 + 0.5 * len(at))), 3.5)
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         for offset, what, colour, word in (
             (-0.18, span, TRAINED, "span: mean canonical correlation"),
             (0.18, matched, ACCENT, "units: |r| of matched pairs"),
@@ -32,9 +31,12 @@ def subspaces(layer: Layer, pair: PairResult) -> Drawing | None:
             (0.18, matched["rotated"], matched["rotated_sd"], "x", "same span, rotated basis"),
         ):
             ax.errorbar(at + offset, mean, 2 * spread, fmt=marker, color=NULL, markersize=8, linewidth=1, label=word)
-        ax.set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize=8)
+        ax.set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize="small")
         ax.set(xlabel=f"cluster: units of {pair.x} + units of {pair.y}", ylim=(0, 1.05))
-        ax.legend(fontsize=8, ncols=2, loc="lower left")
+        if printing():
+            ax.set_ylim(0, 1.9)
+            ax.set_yticks([0, 0.5, 1])
+        ax.legend(fontsize="small", ncols=1 if printing() else 2, loc="upper left" if printing() else "lower left")
     shared = span["value"] > span["chance"] + 2 * span["chance_sd"]
     turned = shared & (matched["value"] <= matched["rotated"] + 2 * matched["rotated_sd"])
     return Drawing(

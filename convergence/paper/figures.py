@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
 from convergence.figures.matching import matched_units, matrices
-from convergence.figures.style import ACCENT, NULL, SECOND, STYLE, TRAINED, UNTRAINED, Drawing, new_figure
+from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
 from convergence.paper.published import LAYERS, RECOVERED, Curve, PublishedLayer
 from convergence.paper.readings import LayerReading, Prediction
 
@@ -32,7 +31,7 @@ def losses_by_penalty(reading: LayerReading, p: Prediction) -> Drawing:
     published = [own] if own else list(LAYERS.values())
     figure, axes = new_figure(10.4, 3.9, 2)
     rows: list[tuple[Any, ...]] = []
-    with mpl.rc_context(STYLE):
+    with drawing_style():
         error = np.nan_to_num(p.exact_error)
         axes[0].fill_between(
             _at(p.lambdas), p.exact - 2 * error, p.exact + 2 * error, color=ACCENT, alpha=0.2, linewidth=0
@@ -61,7 +60,7 @@ def losses_by_penalty(reading: LayerReading, p: Prediction) -> Drawing:
             ax.tick_params(axis="x", which="minor", bottom=False)
             ax.set_xlabel("penalty λ")
             ax.set_ylim(0, 0.56)
-            ax.legend(fontsize=8.5, loc="best")
+            ax.legend(fontsize="small", loc="best")
     return Drawing(
         name=f"{reading.name}-penalty",
         title="Does a penalty lower the loss?",

@@ -3,7 +3,7 @@
 Every method of :class:`Collector` leaves one file below ``statistics.partial/`` and returns nothing, so that it does
 not matter who calls it, in which order, or how often it was killed before:
 
-    moments(group)             pass 1: all sums of the group, and its images' rows of the stored subset
+    moments(group)             pass 1: all sums of the group, its images' rows of the stored subset, the top images
     codes(group)               pass 2: the group's samples as bin numbers, edges fixed by pass 1
     information(name, x0, y0)  mutual information of one tile of pairs of units, from the codes
 
@@ -32,10 +32,11 @@ from convergence.statistics.information import leave_one_out
 from convergence.statistics.joining import JoinedUnits, Joiner
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.moments import symmetric_rows
+from convergence.statistics.top_images import TopImages
 
 Float64 = npt.NDArray[np.float64]
 SCHEMA = "convergence-partial"
-VERSION = 5
+VERSION = 6
 TILE = 128
 """Units on either side of a tile of mutual information."""
 CODES_SAMPLES = 65536
@@ -109,12 +110,15 @@ class Collector:
                 for name, joined in self.joined.items()
             }
             kept: dict[str, list[Any]] = {name: [] for name in self.joined}
+            tops = self._no_top_images()
             for indices, batch in self._batches(group):
                 outputs = self.joiner.outputs(batch, indices)
                 for name, samples, n_images in self.joiner.join(
                     outputs, indices, self.config.positions, self.config.seed
                 ):
                     sums[name].update(samples, n_images)
+                for (weights, layer), top in tops.items():
+                    top.update(outputs[weights][layer], indices)
                 rows = np.flatnonzero(np.isin(indices, self.subset))
                 if len(rows):
                     for name, means in self.joiner.pooled(outputs, rows).items():
@@ -123,6 +127,37 @@ class Collector:
                 of_comparison.close()
                 nothing = np.empty((0, self.joined[name].n_units), np.float32)
                 hdf5.write_array(file[name], "subset", np.concatenate([nothing, *kept[name]]))
+                for key, array in self._joined_top_images(name, tops).items():
+                    hdf5.write_array(file[name], f"top/{key}", array)
+
+    def _no_top_images(self) -> dict[tuple[str, str], TopImages]:
+        """No images yet, by weights and layer, of all that take part in a comparison that is not pooled."""
+        if not self.config.top_images:
+            return {}
+        widths = {
+            (member.weights, member.layer): width
+            for name, joined in self.joined.items()
+            if not joined.pooled
+            for member, width in zip(self.joiner.members(name), joined.widths, strict=True)
+        }
+        return {key: TopImages.zeros(width, self.config.top_images) for key, width in widths.items()}
+
+    def _joined_top_images(self, name: str, tops: dict[tuple[str, str], TopImages]) -> dict[str, npt.NDArray[Any]]:
+        if not tops or self.joined[name].pooled:
+            return {}
+        parts = [tops[member.weights, member.layer] for member in self.joiner.members(name)]
+        return TopImages.side_by_side(parts).to_arrays()
+
+    def top_images(self, name: str) -> TopImages | None:
+        """The images of all groups that excite each unit of a comparison most; None if nobody kept them."""
+        if not self.config.top_images or self.joined[name].pooled:
+            return None
+        total = TopImages.zeros(self.joined[name].n_units, self.config.top_images)
+        for group in range(len(self.groups)):
+            with self._open(self.moments_path(group)) as file:
+                place = file[name]["top"]
+                total.merge(TopImages.from_arrays({key: hdf5.read_array(place, key) for key in place}))
+        return total
 
     def matrices(self, name: str) -> dict[str, tuple[int, ...]]:
         """The matrices of a comparison in ``statistics.h5``, with their shapes."""

@@ -18,12 +18,13 @@ from convergence.errors import FileError, nearest
 from convergence.provenance import provenance
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.norms import NormSums
+from convergence.statistics.top_images import TopImages
 
 if TYPE_CHECKING:
     from convergence.statistics.collect import Collector
 
 SCHEMA = "convergence-statistics"
-VERSION = 2
+VERSION = 3
 MADE_BY = "convergence statistics CONFIG"
 Array = npt.NDArray[Any]
 MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
@@ -35,6 +36,11 @@ MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "mutual_information_without": (("block", "unit", "unit"), "nat", "the same without each block of image groups"),
 }  # fmt: skip
 """Matrices of a comparison: axes, unit of measure, what they hold."""
+TOP = {
+    "value": "largest value of the unit over all positions of an image, largest images first; NaN for no image",
+    "image": "index of the image, −1 for none",
+    "position": "index of the position in the flattened map of the unit's own layer, −1 for none",
+}
 NORM_SUMS = ("sums", "products", "cross")
 
 
@@ -104,6 +110,10 @@ def _prepare_comparison(collector: Collector, name: str, place: h5py.Group) -> N
     if len(collector.subset):
         about = "mean of the unit over all positions of its map, for each image of the subset"
         hdf5.write_array(place, "subset_samples", collector.subset_samples(name), ("sample", "unit"), about=about)
+    top = collector.top_images(name)
+    if top is not None:
+        for key, array in top.to_arrays().items():
+            hdf5.write_array(place, f"top_{key}", array, ("unit", "rank"), about=TOP[key])
     for matrix, shape in collector.matrices(name).items():
         matrix_axes, unit, about = MATRICES[matrix]
         hdf5.create_blocks(place, matrix, shape, matrix_axes, unit, about)
@@ -173,6 +183,7 @@ class Sums:
     subset_samples, subset_group : (N, n_units) means over the positions of N images, (N,) the group of each; None
         without
     norms : sums of the squared norms of each member's activations
+    top_images : the images that excite each unit most; None without
     """
 
     name: str
@@ -196,6 +207,7 @@ class Sums:
     subset_samples: Array | None = None
     subset_group: Array | None = None
     norms: NormSums | None = None
+    top_images: TopImages | None = None
 
     def __post_init__(self) -> None:
         """Members that are not named otherwise are the nets with their final weights."""
@@ -246,6 +258,17 @@ class StatisticsFile:
         """The HDF5 group of a comparison; without a name, that of the images."""
         return self._file["images"] if name is None else self._comparison(name)
 
+    @property
+    def images_digest(self) -> str:
+        """The same for two files whose image groups hold the same images."""
+        place = self._file["images"]
+        return f"{place.attrs['manifest_sha256']} {place['group_of_image'].attrs['sha256']}"
+
+    def unit_members(self, name: str) -> tuple[tuple[str, ...], Array]:
+        """Names of a comparison's members, and (n_units,) the member of each unit."""
+        place = self._comparison(name)
+        return tuple(str(net) for net in place.attrs["nets"]), hdf5.read_array(place, "unit_net")
+
     def sums(self, name: str) -> Sums:
         """One comparison. All but its matrices is read and held against its checksum, see :meth:`verify` for those.
 
@@ -293,7 +316,19 @@ class StatisticsFile:
             norms=NormSums(
                 *(hdf5.read_array(place, key) for key in ("norm_shift", *(f"group_norm_{k}" for k in NORM_SUMS)))
             ),
+            top_images=self.top_images(name),
         )
+
+    def widths(self, name: str) -> tuple[int, ...]:
+        """Units of each member of a comparison."""
+        return tuple(int(width) for width in self._comparison(name).attrs["widths"])
+
+    def top_images(self, name: str) -> TopImages | None:
+        """The images that excite each unit of a comparison most, alone; None if the file does not have them."""
+        place = self._comparison(name)
+        if "top_value" not in place:
+            return None
+        return TopImages.from_arrays({key: hdf5.read_array(place, f"top_{key}") for key in TOP})
 
     def verify(self, name: str | None = None) -> None:
         """Hold every dataset of a comparison, or of the file, against its checksum, in blocks of rows.

@@ -100,6 +100,10 @@ class Joiner(ABC):
         for weights, layer in dict.fromkeys((member.weights, member.layer) for member in experiment.all_members()):
             self.layers.setdefault(weights, []).append(layer)
 
+    def members(self, name: str) -> Sequence[Member]:
+        """What a comparison joins, in order."""
+        return self._members[name]
+
     @abstractmethod
     def outputs(self, images: npt.NDArray[np.float32], indices: Indices) -> dict[str, dict[str, Any]]:
         """By weights and layer, the activations (n_images, n_units, n_positions) float32 of a batch."""

@@ -27,7 +27,10 @@ from convergence.files import check_writable
 from convergence.statistics.file import MADE_BY, SCHEMA, VERSION, StatisticsFile, open_statistics
 
 Indices = npt.NDArray[np.int64]
-POOLED = ("histogram", "bin_edges", "effective_bins", "mutual_information", "mutual_information_without")
+POOLED = (
+    "histogram", "bin_edges", "effective_bins", "mutual_information", "mutual_information_without", "top_value",
+    "top_image", "top_position",
+)  # fmt: skip
 """What is known over all image groups only."""
 OF_MEMBERS = ("nets", "of_net", "epochs", "layers", "sources", "rectified", "widths", "map_shapes")
 """Attributes of a comparison with an entry a member."""

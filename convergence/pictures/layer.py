@@ -1,0 +1,86 @@
+"""A layer of a net, ready to be pictured: its units before and after their activation function, what they see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convergence.activations import LayerReader, is_rectifier
+from convergence.pictures.receptive import Pair, receptive_fields
+from convergence.pictures.view import View
+
+
+class PicturedLayer:
+    """One layer of one net on a device.
+
+    Attributes
+    ----------
+    name : the layer
+    view : what its positions see
+    n_units : units
+    rectified : whether it is read after an activation function
+    module : images to ``{"after": …, "before": …}``, the layer as it is read and before its activation function (the
+        same where there is none); nothing after it is computed, and nothing is in place
+    device : where it is
+
+    Raises
+    ------
+    ConfigError
+        for an unknown layer, or one whose output has no units.
+    """
+
+    def __init__(self, module: nn.Module, name: str, image_shape: tuple[int, int, int], device: torch.device) -> None:
+        reader = LayerReader(module.to(device), [name])
+        self.name, self.device, self.module = name, device, reader.module
+        node = reader.node(name)
+        self.rectified = reader.rectified[name]
+        before = node.args[0] if self.rectified and is_rectifier(node, dict(self.module.named_modules())) else node
+        (output,) = (n for n in self.module.graph.nodes if n.op == "output")
+        output.args = ({"after": node, "before": before},)
+        self.module.graph.lint()
+        self.module.recompile()
+        self.module.requires_grad_(False)
+        with torch.no_grad():
+            out = as_image_maps(self.module(torch.zeros((1, *image_shape), device=device))["after"])
+        shape: Pair = (int(out.shape[2]), int(out.shape[3]))
+        self.n_units = int(out.shape[1])
+        self.view = View(receptive_fields(self.module)[node], shape, (image_shape[1], image_shape[2]))
+
+    @property
+    def graph_modules(self) -> dict[str, nn.Module]:
+        """Modules of the graph, by name."""
+        return dict(self.module.named_modules())
+
+    @torch.no_grad()
+    def values(self, images: torch.Tensor) -> torch.Tensor:
+        """The layer as it is read, (n, n_units, height, width), of images or parts of them."""
+        return as_image_maps(self.module(images)["after"])
+
+    def first_filters(self) -> torch.Tensor | None:
+        """(n_units, channels, height, width) weights of the layer, if it is a convolution of the images themselves."""
+        node: Any = next(n for n in self.module.graph.nodes if n.op == "output").args[0]["before"]
+        modules = self.graph_modules
+        while True:
+            part = modules.get(str(node.target)) if node.op == "call_module" else None
+            if isinstance(part, nn.Conv2d):
+                sees_images = all(source.op == "placeholder" for source in node.all_input_nodes)
+                return part.weight.detach() if sees_images and part.groups == 1 else None
+            if not isinstance(part, nn.BatchNorm2d | nn.Identity | nn.modules.dropout._DropoutNd):
+                return None
+            node = node.args[0]
+
+
+def as_image_maps(output: torch.Tensor) -> torch.Tensor:
+    """A layer's output as (n, n_units, height, width): vectors have one position, tokens (n, T, units) a column."""
+    if output.ndim == 2:
+        return output[:, :, None, None]
+    return output.transpose(1, 2)[..., None] if output.ndim == 3 else output
+
+
+def output_of(module: fx.GraphModule) -> dict[str, fx.Node]:
+    """The nodes that a cut net gives, by name."""
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    found: dict[str, fx.Node] = output.args[0]
+    return found

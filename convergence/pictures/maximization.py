@@ -1,0 +1,141 @@
+"""Images that excite a unit as much as can be, by gradient ascent from noise (Erhan et al. 2009; Yosinski et al. 2015).
+
+What is raised is the unit *before* its activation function, so that a silent unit has a gradient. Against grain there
+are shifts by some pixels (jitter) and a blur; both end before the ascent does, so that the last steps climb freely.
+What counts is the picture that is kept: it is turned to bytes and read again, and the value beside it is that one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from convergence.experiment import MaximizationConfig
+from convergence.pictures.colours import Bytes, Colours
+from convergence.pictures.layer import PicturedLayer, as_image_maps
+from convergence.pictures.parametrisation import Parametrisation
+from convergence.pictures.receptive import Pair
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+FREE_SHARE = 0.1
+"""Share of the steps, at the end, without jitter."""
+BLURRED_SHARE = 0.75
+"""Share of the steps, at the beginning, with blur."""
+
+
+class Frame(NamedTuple):
+    """Where a picture lies within the part of an image that the net is run on.
+
+    Attributes
+    ----------
+    size : (height, width) of the picture
+    canvas : (height, width) of what the net sees; beyond the picture it is zero
+    corner : first row and column of the picture on the canvas
+    position : (y, x) in the map of the canvas, None for the whole map
+    """
+
+    size: Pair
+    canvas: Pair
+    corner: Pair
+    position: Pair | None
+
+
+def frame_of(layer: PicturedLayer, objective: str) -> Frame:
+    """A picture of what the central position sees, as far as it lies within an image; or one of a whole image."""
+    view = layer.view
+    if objective == "channel":
+        return Frame(view.image, view.image, (0, 0), None)
+    position = view.central()[None]
+    (part,), (within,) = view.parts(position)
+    (box,) = view.boxes(position)
+    first, last = np.maximum(box[:2], 0), np.minimum(box[2:], view.image)
+    height, width = (int(n) for n in last - first)
+    corner = first - part[:2]
+    canvas = part[2:] - part[:2]
+    return Frame(
+        (height, width), (int(canvas[0]), int(canvas[1])), (int(corner[0]), int(corner[1])),
+        (int(within[0]), int(within[1])),
+    )  # fmt: skip
+
+
+def maximize(
+    layer: PicturedLayer, units: Indices, colours: Colours, config: MaximizationConfig, batch: int
+) -> Iterator[tuple[Bytes, Floats]]:
+    """For each unit in turn, images (seeds, height, width, channels) and the values (seeds,) of these very images.
+
+    The value is that of the position which was raised, or the largest of the map for the objective "channel". It is
+    NaN, and the image grey, where the net gives no number. ``batch`` images are in work at a time; none depends on
+    another.
+    """
+    frame = frame_of(layer, config.objective)
+    jobs = [(int(unit), seed) for unit in units for seed in range(config.seeds)]
+    pixels: list[Bytes] = []
+    values: list[np.float32] = []
+    for start in range(0, len(jobs), batch):
+        some = jobs[start : start + batch]
+        images = _ascend(layer, frame, some, colours, config)
+        pixels.extend(images)
+        values.extend(values_of(layer, frame, np.array([unit for unit, _ in some]), images, colours))
+        while len(pixels) >= config.seeds:
+            yield np.stack(pixels[: config.seeds]), np.array(values[: config.seeds], np.float32)
+            del pixels[: config.seeds], values[: config.seeds]
+
+
+def _ascend(
+    layer: PicturedLayer, frame: Frame, jobs: list[tuple[int, int]], colours: Colours, config: MaximizationConfig
+) -> Bytes:
+    """(n, height, width, channels): gradient ascent for pairs of unit and seed."""
+    jitter = min(config.jitter, min(frame.size) // 8)
+    height, width = (n + 2 * jitter for n in frame.size)
+    shape = (len(colours.black), height, width)
+    noise = np.stack(
+        [np.random.default_rng([config.seed, *job]).standard_normal(shape, dtype=np.float32) for job in jobs]
+    )
+    black, white = (torch.from_numpy(end).to(layer.device)[:, None, None] for end in (colours.black, colours.white))
+    mean = np.clip(-colours.black / (colours.white - colours.black), 0, 1)
+    image = Parametrisation(config.parametrisation, noise, mean, colours.root, layer.device)
+    optimiser = torch.optim.Adam([image.parameters], lr=config.learning_rate)
+    units = torch.tensor([unit for unit, _ in jobs], device=layer.device)
+    rows = torch.arange(len(jobs), device=layer.device)
+    free = round(config.steps * (1 - FREE_SHARE))
+    blurred = round(config.steps * BLURRED_SHARE)
+    for step in range(config.steps):
+        shift = np.full(2, jitter)
+        if step < free and jitter:
+            shift = np.random.default_rng([config.seed, 1, step]).integers(0, 2 * jitter + 1, 2)
+        with torch.enable_grad():
+            window = image.images()[:, :, shift[0] : shift[0] + frame.size[0], shift[1] : shift[1] + frame.size[1]]
+            maps = as_image_maps(layer.module(on_canvas(black + window * (white - black), frame))["before"])
+            chosen = maps[rows, units]
+            objective = chosen.mean(dim=(1, 2)) if frame.position is None else chosen[:, *frame.position]
+            optimiser.zero_grad()
+            (-objective.sum()).backward()
+        optimiser.step()
+        image.settle(config.blur * max(0.0, 1 - step / blurred) if blurred else 0.0)
+    with torch.no_grad():
+        found = image.images()[:, :, jitter : jitter + frame.size[0], jitter : jitter + frame.size[1]]
+        grey = torch.from_numpy(mean).to(layer.device)[:, None, None]
+        share = torch.where(torch.isfinite(found), found, grey).clamp(0, 1)
+    return np.rint(255 * share.permute(0, 2, 3, 1).cpu().numpy()).astype(np.uint8)
+
+
+def values_of(layer: PicturedLayer, frame: Frame, units: Indices, images: Bytes, colours: Colours) -> Floats:
+    """(n,) the layer's values of stored images (n, height, width, channels), one unit each; NaN for no number."""
+    seen = torch.from_numpy(colours.from_bytes(images)).to(layer.device)
+    maps = layer.values(on_canvas(seen, frame))[torch.arange(len(units)), torch.from_numpy(units)]
+    values = maps.flatten(1).amax(dim=1) if frame.position is None else maps[:, *frame.position]
+    return np.asarray(torch.where(torch.isfinite(values), values, torch.nan).float().cpu().numpy())
+
+
+def on_canvas(pictures: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """Pictures (n, channels, *size) in their places, (n, channels, *canvas)."""
+    if frame.size == frame.canvas:
+        return pictures
+    (y, x), (height, width) = frame.corner, frame.size
+    below, right = frame.canvas[0] - y - height, frame.canvas[1] - x - width
+    return torch.nn.functional.pad(pictures, (x, right, y, below))

@@ -1,0 +1,88 @@
+"""The images that excite each unit most: taken from the statistics where they kept them, else found in a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from convergence.activations import LayerReader, as_maps
+from convergence.data.images import ImageSet, read_batches
+from convergence.experiment import Experiment
+from convergence.interruption import check
+from convergence.statistics.file import StatisticsFile
+from convergence.statistics.groups import ImageGroups, Indices
+from convergence.statistics.top_images import NONE, TopImages
+
+
+def kept_top_images(
+    experiment: Experiment, file: StatisticsFile, net: str, layer: str, n_kept: int
+) -> TopImages | None:
+    """Those of the statistics, for a net's final weights; None if they kept none or fewer."""
+    for comparison in experiment.statistics.comparisons:
+        members = experiment.members_of(comparison)
+        for k, member in enumerate(members):
+            if (member.net, member.layer, member.kept) != (net, layer, None):
+                continue
+            top = file.top_images(comparison.name)
+            if top is None or top.value.shape[1] < n_kept:
+                continue
+            widths = file.widths(comparison.name)
+            start = sum(widths[:k])
+            part = top.units(start, start + widths[k])
+            return TopImages(part.value[:, :n_kept], part.image[:, :n_kept], part.position[:, :n_kept])
+    return None
+
+
+def find_top_images(
+    module: nn.Module,
+    layers: Sequence[str],
+    images: ImageSet,
+    experiment: Experiment,
+    device: torch.device,
+) -> dict[str, TopImages]:
+    """A pass over the evaluation images that the statistics read, for some layers of a net."""
+    config = experiment.pictures
+    reader = LayerReader(module.to(device), layers)
+    found: dict[str, TopImages] = {}
+    used = images_of(experiment, images)
+    batches = [used[start : start + config.batch] for start in range(0, len(used), config.batch)]
+    for indices, batch in read_batches(images, batches, config.loader_workers):
+        check()
+        for layer, output in reader(torch.from_numpy(batch).to(device)).items():
+            maps = as_maps(output)
+            if layer not in found:
+                found[layer] = TopImages.zeros(maps.shape[1], config.top)
+            found[layer].update(maps.numpy() if device.type == "cpu" else maps, indices)
+    return found
+
+
+def images_of(experiment: Experiment, images: ImageSet) -> Indices:
+    """Indices of the images that the statistics read, ascending."""
+    config = experiment.statistics
+    groups = ImageGroups(len(images), config.groups, config.seed, config.max_images)
+    return np.flatnonzero(groups.group_of_image >= 0).astype(np.int64)
+
+
+def exciting(top: TopImages, rectified: bool) -> tuple[TopImages, npt.NDArray[np.bool_]]:
+    """The images that really excite a unit, and which units are dead.
+
+    After an activation function a value of zero or less is none. A unit is dead if no image is left; and one without an
+    activation function also if all of several images give it the very same value.
+    """
+    there = top.image != NONE
+    same = np.zeros(len(top.value), bool)
+    if rectified:
+        there &= np.nan_to_num(top.value) > 0
+    elif top.value.shape[1] > 1:
+        same = there.all(axis=1) & (top.value == top.value[:, :1]).all(axis=1)
+        there &= ~same[:, None]
+    kept = TopImages(
+        np.where(there, top.value, np.float32(np.nan)),
+        np.where(there, top.image, NONE),
+        np.where(there, top.position, NONE),
+    )
+    return kept, ~there.any(axis=1)

@@ -1,0 +1,226 @@
+"""A run's files of results become a folder of pages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from markupsafe import Markup
+
+from convergence.answers import answers
+from convergence.errors import UserError
+from convergence.experiment import ReportConfig
+from convergence.figures.overview import overview
+from convergence.figures.two_runs import two_runs
+from convergence.report.compare import Compared, compare, comparison_rows
+from convergence.report.drawings import Placed, drawings_of, place
+from convergence.report.galleries import galleries
+from convergence.report.pictures import ABOUT, KINDS, RunPictures, gallery_sheets, place_sheets, run_pictures
+from convergence.report.published import SOURCES_SAID, published_tables
+from convergence.report.results import (
+    RunResults,
+    distinguished,
+    left_out_units,
+    read_results,
+    read_run,
+    shown_pair,
+)
+from convergence.report.site import Link, Section, Site
+from convergence.report.slugs import slug
+from convergence.report.sprites import SheetWriter
+from convergence.report.tables import layer_sentence, measures_table, nets_table, pairs_table
+from convergence.report.units import data_file, manifest, script_json, unit_script
+from convergence.summary import Layer, PairResult, kinds_of
+
+logger = logging.getLogger(__name__)
+OVERVIEW, UNITS, PAPER, COMPARISON, PROVENANCE = (
+    Link("Overview", "index"), Link("Units, one by one", "units"), Link("Beside the paper", "paper"),
+    Link("Comparison", "comparison"), Link("Provenance", "provenance"),
+)  # fmt: skip
+
+
+class Titled(Protocol):
+    """What a report needs of an experiment."""
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        ...
+
+    @property
+    def report(self) -> ReportConfig:
+        """How it is shown."""
+        ...
+
+
+def report(
+    statistics: Path,
+    analysis: Path,
+    target: Path,
+    experiment: Titled,
+    pictures: Path | None = None,
+    analysis_digest: str | None = None,
+    pictures_digest: str | None = None,
+) -> None:
+    """Write the report to the folder ``target``, replacing what was there; ``index.html`` is where it begins.
+
+    Parameters
+    ----------
+    statistics, analysis
+        The two files of results.
+    target
+        The folder.
+    experiment
+        Its title, the pair of nets to show and the run to compare with.
+    pictures
+        The file of pictures; there need not be one.
+    analysis_digest, pictures_digest
+        What the files should bear; others are announced, and pictures of another run left out. None takes any.
+
+    Raises
+    ------
+    UserError
+        if no pair of nets has results.
+    """
+    run = read_results(statistics, analysis, experiment.name, experiment.report.title, analysis_digest)
+    run, other = _with_other(run, experiment.report.compare)
+    building = target.with_name(target.name + ".partial")
+    shutil.rmtree(building, ignore_errors=True)
+    for name in ("figures", "tables", "data", "pictures"):
+        (building / name).mkdir(parents=True)
+    with run_pictures(pictures, pictures_digest) as found:
+        _write(run, building, experiment.report.pair, found, other)
+    shutil.rmtree(target, ignore_errors=True)
+    building.replace(target)
+
+
+def _with_other(run: RunResults, compared: str | None) -> tuple[RunResults, RunResults | None]:
+    """The run to compare with; where it cannot be read, none and a notice."""
+    if compared is None:
+        return run, None
+    try:
+        other = read_run(Path(compared))
+    except UserError as error:
+        notice = f"There is no comparison with {compared}: {error}"
+        logger.warning("report: %s", notice)
+        return replace(run, notices=(*run.notices, notice)), None
+    return run, distinguished(run, other, [Path("this run"), Path(compared)])[1]
+
+
+def _write(
+    run: RunResults, folder: Path, wanted: Sequence[str] | None, pictures: RunPictures, other: RunResults | None
+) -> None:
+    layer_links = {layer.name: Link(layer.name, f"layer-{slug(layer.name)}") for layer in run.layers}
+    gallery_links = {layer.name: Link(layer.name, f"gallery-{slug(layer.name)}") for layer in run.layers}
+    shown = [(layer, pair) for layer in run.whole if (pair := shown_pair(layer, wanted)) is not None]
+    rest = [UNITS, *([PAPER] if shown else []), *([COMPARISON] if other else []), PROVENANCE]
+    menu = (
+        Section("", (OVERVIEW,)),
+        Section("Layers", tuple(layer_links.values())),
+        Section("Galleries", tuple(gallery_links.values())),
+        Section("More", tuple(rest)),
+    )
+    notices = (*run.notices, *([pictures.why] if _is_wrong(pictures) else []))
+    site = Site(folder, run.title, menu, notices)
+    site.write_assets()
+    sheets: dict[str, Any] = {}
+    for layer in run.layers:
+        pair = shown_pair(layer, wanted)
+        sheets[layer.name] = _write_gallery(site, gallery_links[layer.name], layer, pair, pictures)
+        for k, net in enumerate(layer.nets):
+            (folder / data_file(layer, net)).write_text(unit_script(layer, k, pictures), encoding="utf-8")
+        placed = [place(drawing, folder) for drawing in drawings_of(layer, pair)]
+        site.write(
+            layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed,
+            sentence=layer_sentence(layer), left_out_units=left_out_units(layer),
+            measures=measures_table([layer], with_layer=False),
+            pairs=pairs_table(layer), links=[Link("Its galleries", gallery_links[layer.name].slug)],
+        )  # fmt: skip
+        logger.info("  %s: %d figures", layer.name, len(placed))
+    _write_overview(site, run, shown, layer_links)
+    _write_rest(site, run, shown, pictures, sheets, other)
+
+
+def _is_wrong(pictures: RunPictures) -> bool:
+    """Whether there is a file of pictures that is not used."""
+    from convergence.report.pictures import NONE_YET
+
+    return pictures.file is None and pictures.why != NONE_YET
+
+
+def _write_gallery(
+    site: Site, link: Link, layer: Layer, pair: PairResult | None, pictures: RunPictures
+) -> dict[str, list[dict[str, Any]]]:
+    """The page of a layer's galleries, and the sheets of all of its units."""
+    found = galleries(layer, pair)
+    wanted = {unit for gallery in found for unit in gallery.units()}
+    with SheetWriter() as writer:
+        sheets, kept = place_sheets(layer, pictures, site.folder, writer, wanted)
+        sheet = gallery_sheets(layer, kept, site.folder, writer)
+    why = pictures.why or f"The file of pictures has none of {layer.name}, so its units are listed by their numbers."
+    title = Link(f"Galleries of {link.title}", link.slug)
+    site.write(
+        title, "galleries.html", layer=layer, pair=pair, galleries=found, sheet=sheet, why=why,
+        words={kind: word[0].upper() + word[1:] for kind, word in KINDS.items()},
+    )  # fmt: skip
+    return sheets
+
+
+def _write_overview(
+    site: Site, run: RunResults, shown: list[tuple[Layer, PairResult]], layer_links: dict[str, Link]
+) -> None:
+    whole = run.whole
+    site.write(
+        OVERVIEW,
+        "overview.html",
+        run=run,
+        n_trained=sum(bool(net["trained"]) for net in run.nets),
+        n_untrained=sum(not net["trained"] for net in run.nets),
+        links=[*layer_links.values(), UNITS, *([PAPER] if shown else [])],
+        answers=answers(whole),
+        kinds=kinds_of(whole),
+        overview=place(overview(whole), site.folder) if whole else None,
+        measures=measures_table(whole),
+        nets=nets_table(run.nets),
+    )
+
+
+def _write_rest(
+    site: Site,
+    run: RunResults,
+    shown: list[tuple[Layer, PairResult]],
+    pictures: RunPictures,
+    sheets: dict[str, Any],
+    other: RunResults | None,
+) -> None:
+    kinds = {kind: {"word": word[0].upper() + word[1:], "about": _capital(ABOUT[kind])} for kind, word in KINDS.items()}
+    data = script_json({"layers": manifest(run.layers, sheets), "kinds": kinds})
+    site.write(UNITS, "units.html", scripts=["assets/units.js"], manifest=Markup(data), why=pictures.why)
+    if shown:
+        pairs = dict.fromkeys(f"{pair.x} to {pair.y} ({pair.kind})" for _, pair in shown)
+        site.write(
+            PAPER, "published.html", tables=published_tables(shown), shown="; ".join(pairs), sources=SOURCES_SAID
+        )
+    if other is not None:
+        write_comparison(site, COMPARISON, compare(run, other))
+    config = json.dumps(run.config, indent=1, ensure_ascii=False)
+    site.write(PROVENANCE, "provenance.html", run=run, config=config)
+
+
+def write_comparison(site: Site, link: Link, compared: Compared) -> None:
+    """The page of two runs side by side, with its figure."""
+    there = {layer.name for layer in compared.b.whole}
+    layers = [layer.name for layer in compared.a.whole if layer.name in there]
+    names = (compared.a.title, compared.b.title)
+    drawing = two_runs(names, layers, comparison_rows(compared, layers))
+    placed: Placed | None = None if drawing is None else place(drawing, site.folder)
+    site.write(link, "compare.html", c=compared, drawing=placed)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,148 @@
+"""Two runs side by side: answers, measures with their differences, settings that differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convergence.answers import Answer, answers
+from convergence.report.results import RunResults
+from convergence.report.tables import MISSING, Table
+from convergence.similarity import MEASURES
+from convergence.summary import TRAINED_OR_NOT, measured
+from convergence.uncertainty import Estimate, jackknife, reach
+
+NOT_SETTINGS = ("name", "report", "pictures")
+"""Parts of a config that change no number."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the page of a comparison shows.
+
+    Attributes
+    ----------
+    same_images : whether both runs saw the same images in the same groups, so that differences are taken group by group
+    answers : each question with the answer in either run, None where a run has none
+    measures : every measure that both have: value in a, in b, and the difference b − a with its interval
+    settings : those that differ
+    only_a, only_b : layers of one run alone
+    """
+
+    a: RunResults
+    b: RunResults
+    same_images: bool
+    answers: tuple[tuple[str, str, Answer | None, Answer | None], ...]
+    measures: Table
+    settings: Table
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+
+def compare(a: RunResults, b: RunResults) -> Compared:
+    """Everything that two runs can be held against each other in."""
+    same_images = a.images == b.images
+    return Compared(
+        a=a,
+        b=b,
+        same_images=same_images,
+        answers=_answers(a, b),
+        measures=_measures(a, b, same_images),
+        settings=_settings(a, b),
+        only_a=tuple(layer.name for layer in a.whole if layer.name not in {one.name for one in b.whole}),
+        only_b=tuple(layer.name for layer in b.whole if layer.name not in {one.name for one in a.whole}),
+    )
+
+
+def difference(a: Estimate, b: Estimate, same_images: bool) -> Estimate:
+    """B − a with its error over images.
+
+    On the same image groups it is jackknifed itself, group by group, since what an image adds to both cancels.
+    Otherwise the errors are independent and add in squares, with the degrees of freedom of the run with fewer groups.
+    """
+    value, smooth = b.value - a.value, a.bias != 0.0 or b.bias != 0.0
+    if same_images and len(a.without) == len(b.without) > 1:
+        return jackknife(value, b.without - a.without, smooth)
+    error, bias = float(np.hypot(a.standard_error, b.standard_error)), b.bias - a.bias
+    far = reach(min(len(a.without), len(b.without))) * error
+    return Estimate(value, error, value - max(bias, 0.0) - far, value - min(bias, 0.0) + far, bias)
+
+
+def _measures(a: RunResults, b: RunResults, same_images: bool) -> Table:
+    rows = []
+    of_b = {layer.name: layer for layer in b.whole}
+    for layer in a.whole:
+        other = of_b.get(layer.name)
+        if other is None:
+            continue
+        for name in (name for name in MEASURES if name in layer.measures() and name in other.measures()):
+            for kind in TRAINED_OR_NOT:
+                ours, theirs = measured(layer, name, kind), measured(other, name, kind)
+                if ours is None or theirs is None:
+                    continue
+                d = difference(ours.estimate, theirs.estimate, same_images)
+                apart = "no" if d.low <= 0.0 <= d.high else "yes"
+                rows.append(
+                    (
+                        layer.name, MEASURES.load(name).title, kind, str(ours), str(theirs),
+                        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]".replace("-", "−"), apart,
+                    )
+                )  # fmt: skip
+    columns = ("layer", "measure", "nets", a.title, b.title, "difference", "interval excludes 0")
+    return Table("Measures of both runs", columns, tuple(rows), wide=True)
+
+
+def _answers(a: RunResults, b: RunResults) -> tuple[tuple[str, str, Answer | None, Answer | None], ...]:
+    ours, theirs = ({answer.question: answer for answer in answers(run.whole)} for run in (a, b))
+    questions = {answer.question: answer.asks for answer in (*ours.values(), *theirs.values())}
+    order = sorted(questions, key=lambda question: questions[question])
+    return tuple((questions[q], q, ours.get(q), theirs.get(q)) for q in order)
+
+
+def _settings(a: RunResults, b: RunResults) -> Table:
+    old, new = (
+        {key: value for key, value in flat(run.config) if key.split(".")[0] not in NOT_SETTINGS} for run in (a, b)
+    )
+    rows = tuple(
+        (key, _said(old, key), _said(new, key))
+        for key in [*old, *(key for key in new if key not in old)]
+        if old.get(key) != new.get(key) or (key in old) != (key in new)
+    )
+    return Table("Settings that differ", ("setting", a.title, b.title), rows)
+
+
+def _said(values: dict[str, Any], key: str) -> str:
+    value = values.get(key)
+    return MISSING if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names; items of lists of sections by their number."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for k, item in enumerate(value):
+            yield from flat(item, f"{path}.{k}")
+    else:
+        yield path, value
+
+
+def comparison_rows(compared: Compared, layers: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Numbers of the comparison's figure: measure, layer, kind, run, value, low, high."""
+    rows = []
+    for run in (compared.a, compared.b):
+        for layer in run.whole:
+            if layer.name not in layers:
+                continue
+            for name in ("matching", "semi_matching", "linear_cka"):
+                for kind in TRAINED_OR_NOT:
+                    found = measured(layer, name, kind) if name in layer.measures() else None
+                    if found is not None:
+                        e = found.estimate
+                        rows.append((name, layer.name, kind, run.title, e.value, e.low, e.high))
+    return rows

@@ -1,0 +1,89 @@
+"""Pages, the menu that leads to them, and the files that they share."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+_NUMBER_AND_UNIT = re.compile(r"(\d) ([%±])")
+"""What no line should break between."""
+ASSETS = ("report.css", "report.js", "units.js")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A page in the menu: ``slug`` is its file without ending."""
+
+    title: str
+    slug: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the menu."""
+
+    title: str
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder of pages.
+
+    Attributes
+    ----------
+    folder : where they go
+    title : of all pages
+    menu : which pages there are
+    notices : sentences at the head of every page
+    """
+
+    folder: Path
+    title: str
+    menu: tuple[Section, ...]
+    notices: tuple[str, ...] = ()
+    home: str = "index.html"
+
+    def write(self, link: Link, template: str, scripts: Sequence[str] = (), **values: Any) -> None:
+        """Write one page from its template."""
+        environment = _environment()
+        body = environment.get_template(template).render(page_slug=link.slug, **values)
+        page = {"title": link.title, "slug": link.slug, "scripts": list(scripts)}
+        text = environment.get_template("page.html").render(site=self, page=page, body=Markup(body))
+        text = _NUMBER_AND_UNIT.sub("\\1\u00a0\\2", text)
+        (self.folder / f"{link.slug}.html").write_text(text, encoding="utf-8")
+
+    def write_assets(self) -> None:
+        """The style and the scripts."""
+        (self.folder / "assets").mkdir(exist_ok=True)
+        for name in ASSETS:
+            with resources.as_file(resources.files("convergence") / "templates" / name) as path:
+                shutil.copyfile(path, self.folder / "assets" / name)
+
+
+def unit_address(layer: str, net: str, unit: int) -> str:
+    """Where the unit browser shows a unit."""
+    return f"units.html#{quote(layer, safe='')}/{quote(net, safe='')}/{unit}"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("convergence", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["address"] = lambda path: quote(path, safe="/")
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    environment.globals["unit_address"] = unit_address
+    return environment

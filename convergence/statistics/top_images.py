@@ -1,0 +1,171 @@
+"""The images that excite each unit most, kept while images stream past: one place of an image, the K best of them.
+
+A unit's value for an image is its largest over all positions of the map, whether or not the statistics sample them; the
+first of equal positions counts, and of equal images the one with the lowest index. Values that are not finite count for
+nothing. What is kept does not depend on the order of images nor on how they were divided: sums of a kind, that merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+NONE = -1
+"""Index of the image where there are fewer than K."""
+
+
+@dataclass
+class TopImages:
+    """The K best images of every unit, best first.
+
+    Attributes
+    ----------
+    value : (n_units, K) float32, NaN where there is no image
+    image : (n_units, K) int64 indices of images, −1 where there is none
+    position : (n_units, K) int64 index in the flattened map, −1 where there is none
+    """
+
+    value: Float32
+    image: Indices
+    position: Indices
+
+    @classmethod
+    def zeros(cls, n_units: int, n_kept: int) -> TopImages:
+        """No image yet; 20 K bytes a unit."""
+        shape = (n_units, n_kept)
+        return cls(np.full(shape, np.nan, np.float32), np.full(shape, NONE), np.full(shape, NONE))
+
+    def update(self, maps: Any, images: Indices) -> None:
+        """See maps (n_images, n_units, n_positions) float32 of images that were not seen before.
+
+        Maps may be a torch tensor, which is searched where it is.
+        """
+        if not isinstance(maps, np.ndarray):
+            self._update_from_device(maps, images)
+            return
+        _update(np.ascontiguousarray(maps), np.asarray(images, np.int64), self.value, self.image, self.position)
+
+    def _update_from_device(self, maps: Any, images: Indices) -> None:
+        import torch
+
+        finite = torch.where(torch.isfinite(maps), maps.float(), -torch.inf)
+        value, position = finite.max(dim=2)  # the first of equal ones
+        _insert(
+            np.ascontiguousarray(value.cpu().numpy()), np.ascontiguousarray(position.cpu().numpy()),
+            np.asarray(images, np.int64), self.value, self.image, self.position,
+        )  # fmt: skip
+
+    def merge(self, other: TopImages) -> None:
+        """Add what another saw of the same units, on other images; each keeps its own K."""
+        _merge(other.value, other.image, other.position, self.value, self.image, self.position)
+
+    def units(self, start: int, stop: int) -> TopImages:
+        """Those of some units."""
+        return TopImages(self.value[start:stop], self.image[start:stop], self.position[start:stop])
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Plain arrays, by name."""
+        return {"value": self.value, "image": self.image, "position": self.position}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TopImages:
+        """What :meth:`to_arrays` came from."""
+        return cls(arrays["value"], arrays["image"], arrays["position"])
+
+    @classmethod
+    def side_by_side(cls, parts: list[TopImages]) -> TopImages:
+        """The units of several layers as one, in order."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+
+def top_images_plain(maps: Float32, images: Indices, n_kept: int) -> TopImages:
+    """The definition, on everything in memory: maps (n_images, n_units, n_positions)."""
+    n_units = maps.shape[1]
+    out = TopImages.zeros(n_units, n_kept)
+    for unit in range(n_units):
+        found = []
+        for row, image in enumerate(images):
+            values = maps[row, unit]
+            if np.isfinite(values).any():
+                best = np.where(np.isfinite(values), values, -np.inf)
+                found.append((-best.max(), int(image), int(best.argmax())))
+        for k, (negative, image, position) in enumerate(sorted(found)[:n_kept]):
+            out.value[unit, k], out.image[unit, k], out.position[unit, k] = -negative, image, position
+    return out
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _place(value, image, position, values, images, positions):  # type: ignore[no-untyped-def]
+    """Put an image into a unit's list where it belongs, if it does."""
+    n = len(values)
+    last = n - 1
+    if images[last] != NONE and not (value > values[last] or (value == values[last] and image < images[last])):
+        return
+    k = last
+    while k > 0:
+        before = k - 1
+        if images[before] != NONE and not (
+            value > values[before] or (value == values[before] and image < images[before])
+        ):
+            break
+        values[k], images[k], positions[k] = values[before], images[before], positions[before]
+        k = before
+    values[k], images[k], positions[k] = value, image, position
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _insert(value, position, images, values, kept, positions):  # type: ignore[no-untyped-def]
+    """Largest values (n_images, n_units) and their positions into the lists; −inf where none is finite."""
+    for row in range(value.shape[0]):
+        for unit in range(value.shape[1]):
+            if value[row, unit] > -np.inf:
+                _place(value[row, unit], images[row], position[row, unit], values[unit], kept[unit], positions[unit])
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _merge(value, image, position, values, images, positions):  # type: ignore[no-untyped-def]
+    """Put the lists of one division of the images into those of another."""
+    for unit in range(value.shape[0]):
+        for k in range(value.shape[1]):
+            if image[unit, k] != NONE:
+                _place(
+                    value[unit, k], image[unit, k], position[unit, k], values[unit], images[unit], positions[unit]
+                )  # fmt: skip
+
+
+@nb.njit(cache=True, nogil=True, boundscheck=False)
+def _update(maps, images, values, kept, positions):  # type: ignore[no-untyped-def]
+    """Largest values against the worst that a unit keeps; only where one may enter, its place is looked for.
+
+    The search for the largest is over the bit patterns: those of positive floats are in the order of the values, those
+    of negative ones once their magnitude's bits are turned over. Whole numbers have one maximum whatever the order, so
+    this takes several values at a time. A pattern above that of infinity is a NaN: then all are looked at one by one.
+    """
+    n_positions = maps.shape[2]
+    patterns = maps.view(np.int32)
+    last = values.shape[1] - 1
+    for row in range(maps.shape[0]):
+        for unit in range(maps.shape[1]):
+            line = patterns[row, unit]
+            most = np.int32(-(2**31))
+            for p in range(n_positions):
+                most = max(most, line[p] ^ ((line[p] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+            if most < np.int32(0x7F800000) and kept[unit, last] != NONE:
+                value = np.int32(most ^ ((most >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+                worst = values[unit, last]
+                if value < worst or (value == worst and images[row] > kept[unit, last]):
+                    continue
+            best, place = np.float32(-np.inf), -1
+            for p in range(n_positions):
+                value = maps[row, unit, p]
+                if value > best and value < np.inf:
+                    best, place = value, p
+            if place >= 0:
+                _place(best, images[row], place, values[unit], kept[unit], positions[unit])
