@@ -23,6 +23,8 @@ class PicturedLayer:
     rectified : whether it is read after an activation function
     module : images to ``{"after": …, "before": …}``, the layer as it is read and before its activation function (the
         same where there is none); nothing after it is computed, and nothing is in place
+    broken : (n_units,) whether a unit gives no number, for weights that are none; these weights are zero in ``module``,
+        so that they do not break the pictures of other units
     device : where it is
 
     Raises
@@ -44,6 +46,10 @@ class PicturedLayer:
         self.module.requires_grad_(False)
         with torch.no_grad():
             out = as_image_maps(self.module(torch.zeros((1, *image_shape), device=device))["after"])
+            self.broken = ~torch.isfinite(out[0].flatten(1)).all(dim=1).cpu().numpy()
+            if self.broken.any():
+                for weights in self.module.parameters():
+                    weights.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         shape: Pair = (int(out.shape[2]), int(out.shape[3]))
         self.n_units = int(out.shape[1])
         self.view = View(receptive_fields(self.module)[node], shape, (image_shape[1], image_shape[2]))

@@ -120,7 +120,8 @@ def _ascend(
     with torch.no_grad():
         found = image.images()[:, :, jitter : jitter + frame.size[0], jitter : jitter + frame.size[1]]
         grey = torch.from_numpy(mean).to(layer.device)[:, None, None]
-        share = torch.where(torch.isfinite(found), found, grey).clamp(0, 1)
+        there = torch.isfinite(found) & ~torch.from_numpy(layer.broken).to(layer.device)[units][:, None, None, None]
+        share = torch.where(there, found, grey).clamp(0, 1)
     return np.rint(255 * share.permute(0, 2, 3, 1).cpu().numpy()).astype(np.uint8)
 
 
@@ -129,7 +130,8 @@ def values_of(layer: PicturedLayer, frame: Frame, units: Indices, images: Bytes,
     seen = torch.from_numpy(colours.from_bytes(images)).to(layer.device)
     maps = layer.values(on_canvas(seen, frame))[torch.arange(len(units)), torch.from_numpy(units)]
     values = maps.flatten(1).amax(dim=1) if frame.position is None else maps[:, *frame.position]
-    return np.asarray(torch.where(torch.isfinite(values), values, torch.nan).float().cpu().numpy())
+    found = values.float().cpu().numpy()
+    return np.where(np.isfinite(found) & ~layer.broken[units], found, np.float32(np.nan))
 
 
 def on_canvas(pictures: torch.Tensor, frame: Frame) -> torch.Tensor:
