@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.analysis import sums_of_two_nets
 from convergence.analysis.pair import Pair
 from convergence.analysis.plan import pair_memory
-from convergence.analysis.section import Parts, Step, Tree, levels
+from convergence.analysis.section import PairShape, Parts, Step, Tree, levels
 from convergence.analysis.units import live_units
 from convergence.experiment import AnalysisConfig
 
@@ -59,7 +59,8 @@ def main(widths: list[int]) -> None:
     totals = [tuple(map(sum, zip(*found.values(), strict=True))) for found, _ in results]
     print(f"{'all':32}" + "".join(f"{f'{r:.1f} / {w:.1f} = {r / w:.2f}':>22}" for w, r in totals))
     for width, (_, peak) in zip(widths, results, strict=True):
-        print(f"memory at {width}: {peak / 1e9:.3f} GB, expected {pair_memory(width) / 1e9:.3f}")
+        promised = pair_memory(PairShape(width, width, N_GROUPS, True, False), AnalysisConfig())
+        print(f"memory at {width}: {peak / 1e9:.3f} GB, expected {promised / 1e9:.3f}")
 
 
 if __name__ == "__main__":

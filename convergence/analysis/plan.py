@@ -12,17 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from convergence.analysis import cost
+from convergence.analysis.few_to_one import WEIGHTS_BYTES
 from convergence.analysis.nets import nets_steps
 from convergence.analysis.pair import pair_steps, shape_of
-from convergence.analysis.section import Step, levels
-from convergence.analysis.units import LiveUnits
+from convergence.analysis.section import PairShape, Step, levels
+from convergence.analysis.units import KEPT_BYTES, LiveUnits
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums
 
-BASE_BYTES = 350e6
+BASE_BYTES = 400e6
 """Memory of a worker's libraries."""
 PAIR_MATRICES = 40
 """Matrices of the wider net's width² that a step on a pair has in memory at its peak: moments, halves, eigenvectors."""
+WEIGHT_ARRAYS = 4
+"""Arrays of weights, targets × penalties × predictors, that fitting and scoring a range of targets has in memory."""
 JOINT_MATRICES = 6
 """The same of all nets of a comparison joined."""
 
@@ -93,9 +96,17 @@ class Plan:
         return sum(task.seconds for task in self.tasks)
 
 
-def pair_memory(n: int) -> float:
-    """Bytes of a worker at the peak of a pair whose wider net has ``n`` units."""
-    return BASE_BYTES + PAIR_MATRICES * 8.0 * n**2
+def pair_memory(shape: PairShape, config: AnalysisConfig) -> float:
+    """Bytes of a worker at the peak of a pair."""
+    n_x, n_y = shape.n_x, shape.n_y
+    products = 8.0 * shape.n_groups * (n_x**2 + n_x * n_y + n_y**2)
+    weights = 8.0 * n_x * n_y * max(config.sparse.alphas, config.sparse.max_units)
+    return (
+        BASE_BYTES
+        + (products if products <= KEPT_BYTES else 0.0)
+        + (WEIGHT_ARRAYS * min(weights, WEIGHTS_BYTES) if shape.whole and config.sparse.enabled else 0.0)
+        + PAIR_MATRICES * 8.0 * shape.n**2
+    )
 
 
 def plan(comparisons: Iterable[tuple[Sums, LiveUnits]], config: AnalysisConfig) -> Plan:
@@ -108,7 +119,7 @@ def plan(comparisons: Iterable[tuple[Sums, LiveUnits]], config: AnalysisConfig) 
             shape = shape_of(sums, live, x, y)
             tasks += _tasks(Subject(sums.name, x, y), pair_steps(shape, config), (), len(tasks))
             pairs.append(len(tasks) - 1)
-            memory = max(memory, pair_memory(shape.n))
+            memory = max(memory, pair_memory(shape, config))
         steps = nets_steps(sums, live, config)
         tasks += _tasks(Subject(sums.name), steps, tuple(pairs), len(tasks))
         if steps:
