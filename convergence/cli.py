@@ -26,6 +26,9 @@ stages, in order:
   statistics   sums over the evaluation images        -> runs/<name>/statistics.h5
   analyze      matching, LASSO, clusters, measures    -> runs/<name>/analysis.h5
   pictures     what the units look like               -> runs/<name>/pictures.h5
+  stitch, merge, compress, ensemble, train --averaging
+               what nets do when units, layers or weights of others take the place of their own, where the config
+               enables it                             -> runs/<name>/functional/
   report       figures, tables and one page           -> runs/<name>/report/index.html
 
 A stage that was done for the same settings is skipped; a changed setting re-runs the stages that it touches.
@@ -79,6 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
         ("statistics", "sum over the evaluation images (also under mpiexec or srun)"),
         ("analyze", "compute alignments and measures from the sums"),
         ("pictures", "make pictures of units: top patches, deconvolution, maximisation, filters"),
+        ("stitch", "layers of one net computed from another's, by mappings of several kinds"),
+        ("merge", "two nets or more made one: loss along the way, before and after alignment"),
+        ("compress", "units that others stand in for taken out, and what accuracy is left"),
+        ("ensemble", "nets that answer together, and what of them can be shared"),
         ("report", "draw figures and write the page"),
         ("show", "the resolved config and what is done; computes nothing"),
         ("pack", "turn an image folder into one file a split (also under mpiexec or srun)"),
@@ -106,6 +113,11 @@ def build_parser() -> argparse.ArgumentParser:
                 default=[],
                 metavar="NAME",
                 help="only this net; may be repeated",
+            )
+            verb_parser.add_argument(
+                "--averaging",
+                action="store_true",
+                help="no net of the config, but workers that train apart and average their weights now and then",
             )
     _add_paper(verbs)
     _add_figures(verbs)
@@ -394,6 +406,10 @@ def _dispatch(options: argparse.Namespace) -> int:
     if comm.rank > 0:
         logging.getLogger().setLevel(logging.WARNING)
     stages = STAGES if options.verb == "run" else (options.verb,)
+    if getattr(options, "averaging", False):
+        if options.nets:
+            raise UserError("--net chooses among the nets of the config, and --averaging trains none of them.")
+        stages = ("average",)
     choices = Options(
         overwrite=getattr(options, "overwrite", False),
         executors=_executors(options) if options.verb in ("run", "analyze") else None,

@@ -16,6 +16,7 @@ from convergence.data import DATA_SETS
 from convergence.data.images import DataSource
 from convergence.errors import ConfigError, nearest
 from convergence.files import safe_name
+from convergence.functional.settings import FunctionalConfig
 from convergence.members import Member, members_of_net
 from convergence.networks import NETWORKS
 from convergence.networks.spec import NetworkSpec
@@ -416,6 +417,7 @@ class Experiment(Section):
     statistics: StatisticsConfig
     analysis: AnalysisConfig = AnalysisConfig()
     pictures: PicturesConfig = PicturesConfig()
+    functional: FunctionalConfig = FunctionalConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")

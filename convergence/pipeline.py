@@ -15,11 +15,16 @@ from typing import Any
 
 from convergence.errors import SharedError, StaleOutputError, UserError, nearest
 from convergence.experiment import Net
+from convergence.functional import EXPERIMENTS
 from convergence.registry import load_object
 from convergence.runs import RunFolder, Work
 
 logger = logging.getLogger(__name__)
-STAGES = ("train", "statistics", "analyze", "pictures", "report")
+STAGES = ("train", "statistics", "analyze", "pictures", *EXPERIMENTS, "report")
+OPTIONAL = ("pictures", *EXPERIMENTS)
+"""Stages that the report can do without: where one fails, those after it go on."""
+TRAINING = ("train", "average")
+"""Stages that several of torch's processes can share."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,20 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
         if a stage that is not among ``stages`` should have run before, or cannot run on several ranks.
     """
     training = comm.size > 1 and hasattr(comm, "wrap")  # torch's processes, not MPI's ranks
-    if comm.size > 1 and stages != (("train",) if training else ("statistics",)):
+    if comm.size > 1 and (len(stages) > 1 or stages[0] not in (TRAINING if training else ("statistics",))):
         raise SharedError(
             f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks (and `convergence "
             "train` over the processes of torchrun). Run the other stages without a launcher."
         )
     for stage in stages:
+        if len(stages) > 1 and stage in EXPERIMENTS and not folder.has_experiment(stage):
+            continue
         try:
             _RUNNERS[stage](folder, options, comm)
         except UserError as error:
-            if stage != "pictures" or stages == ("pictures",):
+            if stage not in OPTIONAL or len(stages) == 1:
                 raise
-            logger.warning("pictures: none, the rest goes on without: %s", error)
+            logger.warning("%s: none, the rest goes on without: %s", stage, error)
 
 
 def _train(folder: RunFolder, options: Options, comm: Any) -> None:
@@ -154,8 +161,19 @@ def _pictures(folder: RunFolder, options: Options, comm: Any) -> None:
     _do(folder, folder.pictures_work(), options, lambda: load_object("convergence.pictures.run:pictures")(folder))
 
 
+def _functional(experiment: str, folder: RunFolder, options: Options, comm: Any) -> None:
+    if folder.experiment.activations is not None:
+        raise UserError(f"{experiment}: the config gives activations, and experiments on nets need nets and images.")
+    if experiment != "average":
+        _need(folder, [*folder.train_works(), folder.statistics_work()])
+    ranks = comm if comm.size > 1 else None
+    action = functools.partial(load_object("convergence.functional.run:functional"), folder, experiment, ranks)
+    _do(folder, folder.functional_work(experiment), options, action, ranks)
+
+
 def _report(folder: RunFolder, options: Options, comm: Any) -> None:
     _need(folder, [folder.statistics_work(), folder.analyze_work()])
+    given = folder.experiment.activations is not None
     _do(
         folder,
         folder.report_work(),
@@ -168,6 +186,8 @@ def _report(folder: RunFolder, options: Options, comm: Any) -> None:
             folder.pictures_file,
             folder.analyze_work().digest,
             folder.pictures_work().digest,
+            folder.functional_folder,
+            {} if given else {name: folder.functional_work(name).digest for name in EXPERIMENTS},
         ),
     )
     if options.single_file:
@@ -179,6 +199,7 @@ _RUNNERS: dict[str, Callable[[RunFolder, Options, Any], None]] = {
     "statistics": _statistics,
     "analyze": _analyze,
     "pictures": _pictures,
+    **{name: functools.partial(_functional, name) for name in EXPERIMENTS},
     "report": _report,
 }
 

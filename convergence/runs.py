@@ -25,6 +25,7 @@ from typing import Any, Literal
 from convergence.errors import FileError
 from convergence.experiment import Experiment, Net
 from convergence.files import CHECKPOINTS, atomic_write
+from convergence.functional import EXPERIMENTS
 from convergence.provenance import provenance
 
 RECORD_FORMAT = 1
@@ -218,6 +219,11 @@ class RunFolder(WorkFolder):
         return self.path / "pictures.h5"
 
     @property
+    def functional_folder(self) -> Path:
+        """Results of functional experiments, a file each, and the nets that they leave."""
+        return self.path / "functional"
+
+    @property
     def report_page(self) -> Path:
         """The page that people open."""
         return self.path / "report" / "index.html"
@@ -289,12 +295,35 @@ class RunFolder(WorkFolder):
         """Whether pictures belong to the run: they are enabled, and there are nets and layers to make them of."""
         return self.experiment.pictures.enabled and bool(self.experiment.pictured())
 
+    def functional_work(self, experiment: str) -> Work:
+        """A functional experiment: reads nets and statistics, but where it trains nets of its own."""
+        values: dict[str, Any] = {"functional": self.experiment.functional.values_of(experiment)}
+        if experiment == "average":
+            values["data"] = self.experiment.images.digest_values()
+            values["training"] = self.experiment.training.digest_values()
+            values["nets"] = [[net.name, net.spec.digest_values(), net.seed] for net in self.experiment.all_nets()]
+            inputs = {}
+        else:
+            inputs = {net.name: self.train_work(net).digest for net in self.experiment.all_nets()}
+            inputs["statistics"] = self.statistics_work().digest
+        place = self.functional_folder
+        outputs = (place / f"{experiment}.h5", place / experiment)
+        record, scratch = place / f"{experiment}.json", (place / f"{experiment}.partial",)
+        return Work(experiment, outputs, record, values, inputs, scratch)
+
+    def has_experiment(self, experiment: str) -> bool:
+        """Whether a functional experiment belongs to the run: it is enabled, and there are nets and images."""
+        return self.experiment.activations is None and getattr(self.experiment.functional, experiment).enabled
+
     def report_work(self) -> Work:
         """Figures, tables and the page."""
         values = {"report": self.experiment.report.digest_values(), "name": self.experiment.name}
         inputs = {"analyze": self.analyze_work().digest}
         if self.pictures_file.exists():
             inputs["pictures"] = _mark(self.path, "pictures")
+        for name in EXPERIMENTS:
+            if (self.functional_folder / f"{name}.h5").exists():
+                inputs[name] = _mark(self.functional_folder, name)
         if self.experiment.report.compare is not None:
             inputs["the run to compare with"] = _mark(Path(self.experiment.report.compare), "analysis")
         return Work("report", (self.path / "report",), self.path / "report.json", values, inputs)
@@ -318,6 +347,7 @@ class RunFolder(WorkFolder):
             self.statistics_work(),
             self.analyze_work(),
             *([self.pictures_work()] if self.has_pictures() else []),
+            *(self.functional_work(name) for name in EXPERIMENTS if self.has_experiment(name)),
             self.report_work(),
         ]
 

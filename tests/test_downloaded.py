@@ -48,7 +48,7 @@ def test_it_gives_what_the_run_folder_gives(downloaded, planted_runs, caplog, ca
     assert main(["run", str(downloaded.parent)]) == 0
     assert "analyze: done already" in caplog.text
     page = (downloaded.with_name("report") / "index.html").read_text(encoding="utf-8")
-    assert "<title>planted" in page
+    assert "planted</title>" in page
     caplog.clear()
     assert main(["report", str(downloaded)]) == 0
     assert "report: done already" in caplog.text

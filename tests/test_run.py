@@ -41,7 +41,7 @@ def test_a_finished_run_is_skipped_and_says_so(tiny_config, tiny_copy, caplog):
     before = {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*.h5")}
     code, log = run(["run", tiny_config, "--runs", tiny_copy.parent], caplog)
     assert code == 0
-    assert log.count("done already, for the same settings") == 4 + 3
+    assert log.count("done already, for the same settings") == 4 + 4
     assert before == {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*.h5")}
 
 
@@ -59,7 +59,7 @@ def test_a_changed_key_reruns_only_what_it_touches(tiny_config, tiny_copy, caplo
     code, log = run(arguments, caplog)
     assert code == 0
     assert "analyze: analysis.rotations: 3 → 4" in log
-    assert log.count("done already") == 4 + 1  # the nets and the statistics
+    assert log.count("done already") == 4 + 2  # the nets, the statistics and the pictures
     assert "report: analyze changed" in log
     assert list((tiny_copy / "superseded").glob("analyze-*/analysis.h5"))
     code, log = run(arguments[:-2], caplog)

@@ -108,6 +108,7 @@ def test_what_is_pooled_over_groups_is_left_out_where_groups_are_cut_and_the_rep
         assert sums.mutual_information is None
         assert set(file.slice["left_out"]) == {
             "histogram", "bin_edges", "effective_bins", "mutual_information", "mutual_information_without",
+            "top_image", "top_position", "top_value",
         }  # fmt: skip
         assert file.slice["groups"] == [0, 1, 2, 4]
     assert main(["analyze", str(part)]) == 0

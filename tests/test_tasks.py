@@ -375,16 +375,22 @@ def fake_of(seconds):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """An executor on one worker, and the port of its scheduler."""
+    """An executor on one worker, the port of its scheduler, and the addresses at which something listened before."""
+    before = listening()
     with on_this_machine(Workers(), 1, 1e8) as executor:
-        yield executor, int(executor._client.scheduler.address.rpartition(":")[2])
+        yield executor, int(executor._client.scheduler.address.rpartition(":")[2]), before
+
+
+def listening():
+    """Addresses at which this process and its children listen."""
+    mine = psutil.Process()
+    family = [mine, *mine.children(recursive=True)]
+    return {c.laddr for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
 
 
 def test_every_port_is_on_the_loopback_interface_and_shows_no_page(cluster):
-    executor, _ = cluster
-    mine = psutil.Process()
-    family = [mine, *mine.children(recursive=True)]
-    ports = [c.laddr for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    executor, _, before = cluster
+    ports = listening() - before
     assert len(ports) >= 3  # scheduler, nanny, worker
     assert {address.ip for address in ports} == {"127.0.0.1"}
     for address in ports:
@@ -398,7 +404,7 @@ def test_without_the_certificate_one_gets_nothing(cluster):
     from distributed import Client
     from distributed.security import Security
 
-    executor, port = cluster
+    executor, port, _ = cluster
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     for address, security in ((f"tls://127.0.0.1:{port}", Security.temporary()), (f"tcp://127.0.0.1:{port}", None)):
         with pytest.raises((OSError, TimeoutError)):

@@ -10,7 +10,6 @@ import hashlib
 import os
 import threading
 import time
-from collections import OrderedDict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from convergence import hdf5
+from convergence import hdf5, pieces
 from convergence.analysis.file import MADE_BY, PARTIAL_SCHEMA, VERSION, read_tree, write_tree
 from convergence.analysis.nets import Nets
 from convergence.analysis.pair import Pair
@@ -26,13 +25,10 @@ from convergence.analysis.plan import Subject, Task
 from convergence.analysis.section import Parts, Step, Tree
 from convergence.analysis.section import Subject as Computable
 from convergence.analysis.units import LiveUnits, live_units
-from convergence.errors import FileError
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums, open_statistics
 
 MAP_MEASURE = "shape_distance"
-KEPT_OPEN = 2
-"""Subjects that a worker holds open: that of the last task, and the next one where pairs change."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +105,7 @@ def leave(path: Path, digest: str, tree: Tree) -> None:
 
 def is_done(path: Path, digest: str) -> bool:
     """Whether a part is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
-    if not path.exists():
-        return False
-    try:
-        with hdf5.open_checked(path, PARTIAL_SCHEMA, VERSION, MADE_BY) as file:
-            if file.attrs["digest"] == digest:
-                read_tree(file)
-                return True
-    except (FileError, OSError, KeyError):
-        pass
-    path.unlink(missing_ok=True)
-    return False
+    return pieces.is_done(path, PARTIAL_SCHEMA, VERSION, digest, read_tree)
 
 
 def _distances(job: Job, comparison: str, sums: Sums) -> dict[tuple[str, str], float]:
@@ -153,22 +139,21 @@ class _Open:
 
 
 _lock = threading.Lock()
-_open: OrderedDict[tuple[Any, ...], _Open] = OrderedDict()
+_open: dict[tuple[Any, ...], _Open] = {}
 _alive: dict[tuple[Any, ...], LiveUnits] = {}
-_in_use: dict[int, _Open] = {}
+_in_use: dict[int, tuple[Any, ...]] = {}
+"""What each thread was at last."""
 
 
 def _opened(job: Job, subject: Subject) -> Computable:
-    """The subject, open; the one that was used longest ago is closed, unless another thread is at it."""
+    """The subject, open; others are closed first, unless another thread is at them: a pair's matrices may be large."""
     key = (*_identity(job), subject)
     with _lock:
+        _in_use[threading.get_ident()] = key
+        for other in set(_open) - set(_in_use.values()):
+            _open.pop(other).close()
         if key not in _open:
             _open[key] = _Open(job, subject)
-        _open.move_to_end(key)
-        _in_use[threading.get_ident()] = _open[key]
-        for old in list(_open)[:-KEPT_OPEN]:
-            if _open[old] not in _in_use.values():
-                _open.pop(old).close()
         return _open[key].subject
 
 

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5
+from convergence import hdf5, pieces
 from convergence.data.images import ImageSet, read_batches
 from convergence.devices import choose_device, reproducible_arithmetic
 from convergence.errors import FileError, UserError
@@ -58,10 +58,10 @@ def pictures(folder: RunFolder) -> None:
     maker = PictureMaker(folder)
     maker.partial.mkdir(parents=True, exist_ok=True)
     remove_leftovers(maker.partial)
-    pieces = [piece for net, layers in folder.experiment.pictured() for piece in maker.pieces(net, layers)]
-    missing = [path for path, _ in pieces if not maker.is_done(path)]
-    with Progress("pictures", len(pieces), len(pieces) - len(missing)) as progress:
-        for path, make in pieces:
+    wanted = [piece for net, layers in folder.experiment.pictured() for piece in maker.pieces(net, layers)]
+    missing = [path for path, _ in wanted if not maker.is_done(path)]
+    with Progress("pictures", len(wanted), len(wanted) - len(missing)) as progress:
+        for path, make in wanted:
             if path in missing:
                 check()
                 make()
@@ -99,17 +99,7 @@ class PictureMaker:
 
     def is_done(self, path: Path) -> bool:
         """Whether a piece is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
-        if not path.exists():
-            return False
-        try:
-            with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
-                if file.attrs["digest"] == self.digest:
-                    hdf5.verify(file)
-                    return True
-        except (FileError, OSError, KeyError):
-            pass
-        path.unlink(missing_ok=True)
-        return False
+        return pieces.is_done(path, SCHEMA, VERSION, self.digest)
 
     def make_top(self, net: Net, name: str) -> None:
         """Top images of a layer, their patches and signals, and filters."""

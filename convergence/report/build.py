@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from convergence.figures.two_runs import two_runs
 from convergence.report.compare import Compared, compare, comparison_rows
 from convergence.report.drawings import Placed, drawings_of, place
 from convergence.report.galleries import galleries
+from convergence.report.matters import Chapter, read_chapters
 from convergence.report.pictures import ABOUT, KINDS, RunPictures, gallery_sheets, place_sheets, run_pictures
 from convergence.report.published import SOURCES_SAID, published_tables
 from convergence.report.results import (
@@ -38,9 +39,9 @@ from convergence.report.units import data_file, manifest, script_json, unit_scri
 from convergence.summary import Layer, PairResult, kinds_of
 
 logger = logging.getLogger(__name__)
-OVERVIEW, UNITS, PAPER, COMPARISON, PROVENANCE = (
-    Link("Overview", "index"), Link("Units, one by one", "units"), Link("Beside the paper", "paper"),
-    Link("Comparison", "comparison"), Link("Provenance", "provenance"),
+OVERVIEW, UNITS, MATTERS, PAPER, COMPARISON, PROVENANCE = (
+    Link("Overview", "index"), Link("Units, one by one", "units"), Link("Does it matter?", "matters"),
+    Link("Beside the paper", "paper"), Link("Comparison", "comparison"), Link("Provenance", "provenance"),
 )  # fmt: skip
 
 
@@ -66,6 +67,8 @@ def report(
     pictures: Path | None = None,
     analysis_digest: str | None = None,
     pictures_digest: str | None = None,
+    functional: Path | None = None,
+    functional_digests: Mapping[str, str] | None = None,
 ) -> None:
     """Write the report to the folder ``target``, replacing what was there; ``index.html`` is where it begins.
 
@@ -81,6 +84,8 @@ def report(
         The file of pictures; there need not be one.
     analysis_digest, pictures_digest
         What the files should bear; others are announced, and pictures of another run left out. None takes any.
+    functional, functional_digests
+        The folder of functional experiments, and what each file should bear; files of other settings are left out.
 
     Raises
     ------
@@ -93,8 +98,10 @@ def report(
     shutil.rmtree(building, ignore_errors=True)
     for name in ("figures", "tables", "data", "pictures"):
         (building / name).mkdir(parents=True)
+    chapters, left_out = read_chapters(functional, functional_digests)
+    run = replace(run, notices=(*run.notices, *left_out))
     with run_pictures(pictures, pictures_digest) as found:
-        _write(run, building, experiment.report.pair, found, other)
+        _write(run, building, experiment.report.pair, found, other, chapters)
     shutil.rmtree(target, ignore_errors=True)
     building.replace(target)
 
@@ -113,12 +120,14 @@ def _with_other(run: RunResults, compared: str | None) -> tuple[RunResults, RunR
 
 
 def _write(
-    run: RunResults, folder: Path, wanted: Sequence[str] | None, pictures: RunPictures, other: RunResults | None
-) -> None:
+    run: RunResults, folder: Path, wanted: Sequence[str] | None, pictures: RunPictures, other: RunResults | None,
+    chapters: list[Chapter],
+) -> None:  # fmt: skip
     layer_links = {layer.name: Link(layer.name, f"layer-{slug(layer.name)}") for layer in run.layers}
     gallery_links = {layer.name: Link(layer.name, f"gallery-{slug(layer.name)}") for layer in run.layers}
     shown = [(layer, pair) for layer in run.whole if (pair := shown_pair(layer, wanted)) is not None]
-    rest = [UNITS, *([PAPER] if shown else []), *([COMPARISON] if other else []), PROVENANCE]
+    rest = [UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])]
+    rest += [*([COMPARISON] if other else []), PROVENANCE]
     menu = (
         Section("", (OVERVIEW,)),
         Section("Layers", tuple(layer_links.values())),
@@ -142,7 +151,10 @@ def _write(
             pairs=pairs_table(layer), links=[Link("Its galleries", gallery_links[layer.name].slug)],
         )  # fmt: skip
         logger.info("  %s: %d figures", layer.name, len(placed))
-    _write_overview(site, run, shown, layer_links)
+    _write_overview(site, run, shown, layer_links, chapters)
+    if chapters:
+        figures = {chapter.title: [place(drawing, folder) for drawing in chapter.drawings] for chapter in chapters}
+        site.write(MATTERS, "matters.html", chapters=chapters, figures=figures)
     _write_rest(site, run, shown, pictures, sheets, other)
 
 
@@ -172,7 +184,11 @@ def _write_gallery(
 
 
 def _write_overview(
-    site: Site, run: RunResults, shown: list[tuple[Layer, PairResult]], layer_links: dict[str, Link]
+    site: Site,
+    run: RunResults,
+    shown: list[tuple[Layer, PairResult]],
+    layer_links: dict[str, Link],
+    chapters: list[Chapter],
 ) -> None:
     whole = run.whole
     site.write(
@@ -181,7 +197,7 @@ def _write_overview(
         run=run,
         n_trained=sum(bool(net["trained"]) for net in run.nets),
         n_untrained=sum(not net["trained"] for net in run.nets),
-        links=[*layer_links.values(), UNITS, *([PAPER] if shown else [])],
+        links=[*layer_links.values(), UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])],
         answers=answers(whole),
         kinds=kinds_of(whole),
         overview=place(overview(whole), site.folder) if whole else None,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5
+from convergence import hdf5, pieces
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError
 from convergence.experiment import StatisticsConfig
@@ -72,17 +72,7 @@ class Collector:
 
     def is_done(self, path: Path) -> bool:
         """Whether a piece is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
-        if not path.exists():
-            return False
-        try:
-            with self._open(path) as file:
-                if file.attrs["digest"] == self.digest:
-                    hdf5.verify(file)
-                    return True
-        except (FileError, OSError, KeyError):
-            pass
-        path.unlink(missing_ok=True)
-        return False
+        return pieces.is_done(path, SCHEMA, VERSION, self.digest)
 
     def shift(self) -> dict[str, Float64]:
         """The point about which all moments are taken, from the first samples of the first group; see ``shift_of``."""

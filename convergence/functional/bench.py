@@ -1,0 +1,195 @@
+"""What every functional experiment starts from: nets, images in their groups, and the sums over their units.
+
+Alignments are fitted on one half of the image groups and what they do is scored on the other, then the other way round
+(:meth:`Bench.cross_fitted`), so that no score is of images that were used for a fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from convergence.analysis.units import LiveUnits, PairSums, live_units
+from convergence.data.images import ImageSet, Splits, batches_on_device
+from convergence.devices import reproducible_arithmetic
+from convergence.distributed import Ranks
+from convergence.errors import FileError, UserError
+from convergence.experiment import Comparison, Net
+from convergence.functional.scoring import Scores
+from convergence.runs import RunFolder
+from convergence.similarity.pair import PairMoments
+from convergence.statistics.file import StatisticsFile, Sums, open_statistics
+from convergence.statistics.groups import ImageGroups
+from convergence.weights import load_net
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""Images (n, channels, height, width) to logits (n, n_classes): a net, or anything that answers like one."""
+
+
+class Bench:
+    """A run's nets and images, ready for experiments; a context manager, which holds the statistics file open.
+
+    Attributes
+    ----------
+    folder, experiment, config : of the run; ``config`` is its ``[functional]`` section
+    out : folder where an experiment may leave nets
+    device : of the forward passes
+    images : the split that the statistics are of; everything is scored on it
+    train : images to train on, for experiments that train
+    groups : how ``images`` are dealt to image groups, as in the statistics
+    ranks : the processes that were launched together for an experiment that trains; one for all others
+    """
+
+    def __init__(self, folder: RunFolder, out: Path, ranks: Ranks | None = None) -> None:
+        self.folder, self.experiment, self.out = folder, folder.experiment, out
+        self.config = self.experiment.functional
+        self.ranks = ranks or Ranks()
+        reproducible_arithmetic(self.config.threads)
+        self.device = self.ranks.device(self.config.device)
+        splits = self._splits()
+        statistics = self.experiment.statistics
+        self.train = splits.train
+        self.images: ImageSet = splits.test if statistics.split == "test" else splits.train
+        self.groups = ImageGroups(len(self.images), statistics.groups, statistics.seed, statistics.max_images)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    # ---- nets ----
+
+    @property
+    def trained(self) -> list[Net]:
+        """The nets that are trained, in the order of the config."""
+        return [net for net in self.experiment.all_nets() if net.trained]
+
+    @property
+    def untrained(self) -> list[Net]:
+        """The others: the baseline."""
+        return [net for net in self.experiment.all_nets() if not net.trained]
+
+    def net(self, name: str) -> nn.Module:
+        """A fresh copy of a net with its final weights, in evaluation mode on :attr:`device`."""
+        (net,) = (net for net in self.experiment.all_nets() if net.name == name)
+        shape, n_classes = self.images.image_shape, self.images.n_classes
+        module = load_net(self.folder.net_folder(net), net.spec, shape, n_classes)
+        for key, value in module.state_dict().items():
+            if value.is_floating_point() and value.dtype != torch.float32:
+                raise UserError(
+                    f"{name}: {key} is stored as {value.dtype}, and nets are taken apart in float32. Train the net "
+                    "with this toolkit, or convert its weights."
+                )
+        return module.to(self.device)
+
+    # ---- images ----
+
+    def batches(self, group: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Indices and images (on the device) of a group, in batches that are always cut alike."""
+        batches = self.groups.batches(group, self.config.batch_size)
+        yield from batches_on_device(self.images, batches, self.device, self.config.loader_workers)
+
+    def labels(self, indices: np.ndarray) -> torch.Tensor:
+        """Classes of images, on the device."""
+        return torch.from_numpy(self.images.labels[indices]).to(self.device)
+
+    @torch.no_grad()
+    def score(self, nets: Mapping[Any, Forward], groups: Iterable[int] | None = None) -> dict[Any, Scores]:
+        """How each net answers on the images of some groups (all if None), which are read once for all nets.
+
+        Raises
+        ------
+        UserError
+            for a net whose loss is not finite.
+        """
+        scores = {name: Scores.zeros(len(self.groups)) for name in nets}
+        for group in range(len(self.groups)) if groups is None else groups:
+            for indices, batch in self.batches(int(group)):
+                labels = self.labels(indices)
+                for name, net in nets.items():
+                    logits = net(batch)
+                    loss = nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+                    if not np.isfinite(loss):
+                        raise UserError(f"{name}: the loss on the images of group {group} is {loss}.")
+                    scores[name].count[group] += len(indices)
+                    scores[name].correct[group] += int((logits.argmax(1) == labels).sum())
+                    scores[name].loss[group] += loss
+        return scores
+
+    def half(self, which: int) -> np.ndarray:
+        """Image groups of the even half (0) or the odd one (1)."""
+        return np.arange(len(self.groups))[which::2]
+
+    def cross_fitted(self, fit: Callable[[int], Mapping[Any, Forward]]) -> dict[Any, Scores]:
+        """Scores of nets that depend on a fit: ``fit(half)`` gives them, fitted on that half of the image groups.
+
+        What was fitted on one half is scored on the other; the sums are over all groups.
+        """
+        first = self.score(fit(0), self.half(1))
+        second = self.score(fit(1), self.half(0))
+        return {name: first[name] + second[name] for name in first}
+
+    # ---- sums ----
+
+    @cached_property
+    def statistics(self) -> StatisticsFile:
+        """The run's statistics, open."""
+        return self._stack.enter_context(open_statistics(self.folder.statistics_file))
+
+    def sums(self, comparison: str) -> Sums:
+        """The sums of a comparison."""
+        return self.statistics.sums(comparison)
+
+    def live(self, comparison: str) -> LiveUnits:
+        """Which units of a comparison carry anything, of all nets joined."""
+        if comparison not in self._live:
+            self._live[comparison] = live_units(self.sums(comparison))
+        return self._live[comparison]
+
+    def pair(self, comparison: str, x: str, y: str) -> PairSums:
+        """The sums of two nets of a comparison; units that carry nothing are left out of its moments."""
+        return PairSums.of(self.sums(comparison), self.live(comparison), x, y)
+
+    def half_moments(self, pair: PairSums, which: int) -> PairMoments:
+        """Moments of a pair from the even half of the image groups (0) or the odd one (1)."""
+        return pair.halves[which]
+
+    def comparisons(self) -> list[Comparison]:
+        """Comparisons in which each net takes part with one layer, position by position, at the end of training.
+
+        Others (several layers or epochs, means over positions) say nothing of a layer that could be replaced.
+        """
+        return [
+            comparison
+            for comparison in self.experiment.statistics.comparisons
+            if not comparison.pool
+            and comparison.epochs is None
+            and all(len(comparison.layers_of(net.label)) <= 1 for net in self.experiment.all_nets())
+        ]
+
+    def layer_of(self, comparison: Comparison, net: str) -> str | None:
+        """The layer with which a net takes part in a comparison; None if it does not."""
+        (found,) = (one for one in self.experiment.all_nets() if one.name == net)
+        layers = comparison.layers_of(found.label)
+        return layers[0] if layers else None
+
+    @cached_property
+    def _live(self) -> dict[str, LiveUnits]:
+        return {}
+
+    def _splits(self) -> Splits:
+        try:
+            return self.experiment.images.load()
+        except UserError as error:
+            raise FileError(
+                f"functional experiments run nets on the evaluation images, and these are not there: {error}"
+            ) from error

@@ -1,0 +1,88 @@
+"""The stages: an experiment's pieces, each kept when it is done, and then one file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from convergence import hdf5
+from convergence.analysis.file import read_tree, write_tree
+from convergence.files import remove_leftovers
+from convergence.functional import EXPERIMENTS
+from convergence.functional.bench import Bench
+from convergence.functional.file import PARTIAL_SCHEMA, VERSION, Tree, made_by, write_results
+from convergence.hashing import text_sha256
+from convergence.interruption import check
+from convergence.pieces import is_done
+from convergence.progress import Progress
+from convergence.runs import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class Piece(NamedTuple):
+    """A part of an experiment that is done in one go.
+
+    Attributes
+    ----------
+    key : where its tree goes in the results, "/" between names of groups
+    make : computes the tree, of dicts, arrays, numbers and strings; may leave nets below ``bench.out``
+    """
+
+    key: str
+    make: Callable[[], Tree]
+
+
+def functional(folder: RunFolder, experiment: str, ranks: Any = None) -> None:
+    """Do an experiment and leave its file; pieces that a killed run finished are not done again.
+
+    Pieces are made in order. Of several processes (``ranks``) each makes all of them, with what it does within a piece
+    agreed among them, and the first one writes.
+    """
+    work = folder.functional_work(experiment)
+    (partial,) = work.scratch
+    with Bench(folder, folder.functional_folder / experiment, ranks) as bench:
+        first = bench.ranks.rank == 0
+        for place in (partial, bench.out) if first else ():
+            place.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(place)
+        pieces: list[Piece] = EXPERIMENTS.load(experiment)(bench)
+        paths = [partial / f"{text_sha256(piece.key)[:24]}.h5" for piece in pieces]
+        done = [
+            bench.ranks.share(is_done(path, PARTIAL_SCHEMA, VERSION, work.digest) if first else None) for path in paths
+        ]
+        with Progress(experiment, len(pieces), sum(done)) as progress:
+            for piece, path, is_there in zip(pieces, paths, done, strict=True):
+                if is_there:
+                    continue
+                if bench.ranks.size == 1:
+                    check()
+                tree = piece.make()
+                if first:
+                    with hdf5.create(path, PARTIAL_SCHEMA, VERSION, {"digest": work.digest}) as file:
+                        write_tree(file, tree)
+                progress.advance()
+        if first:
+            _assemble(bench, folder, experiment, pieces, paths)
+
+
+def _assemble(bench: Bench, folder: RunFolder, experiment: str, pieces: list[Piece], paths: list[Path]) -> None:
+    tree: Tree = {}
+    for piece, path in zip(pieces, paths, strict=True):
+        with hdf5.open_checked(path, PARTIAL_SCHEMA, VERSION, made_by(experiment)) as file:
+            *parents, last = piece.key.split("/")
+            here = tree
+            for name in parents:
+                here = here.setdefault(name, {})
+            here[last] = read_tree(file)
+    about = {
+        "n_images": bench.groups.n_images,
+        "n_groups": len(bench.groups),
+        "split": folder.experiment.statistics.split,
+        "images_manifest_sha256": bench.images.manifest_hash(),
+    }
+    config = folder.experiment.model_dump_json(indent=1)
+    work = folder.functional_work(experiment)
+    write_results(work.outputs[0], experiment, work.digest, config, tree, about)
