@@ -422,7 +422,6 @@ def test_without_the_certificate_one_gets_nothing(cluster):
 
 
 def test_the_dashboard_is_on_the_loopback_interface_when_it_is_asked_for(caplog):
-    pytest.importorskip("bokeh", reason="the dashboard needs bokeh, which is no part of the toolkit")
     caplog.set_level(logging.INFO)
     with on_this_machine(Workers(dashboard=True), 1, 1e8):
         (line,) = [message for message in caplog.messages if message.startswith("dashboard")]

@@ -277,11 +277,12 @@ def activity(layer: Layer, pair: PairResult | None) -> Gallery:
     for net in shown:
         units = np.flatnonzero(layer.units["net"] == layer.nets.index(net))
         mean, error = layer.units["mean"][units], layer.units["mean_error"][units]
-        zero, alive = layer.units["zero_fraction"][units], layer.units["alive"][units]
+        zero = layer.units["zero_fraction"][units] if "zero_fraction" in layer.units else None
+        alive = layer.units["alive"][units]
         order = [int(i) for i in np.argsort(-mean, kind="stable") if alive[i]]
 
         def card(i: int, net: str = net, mean: Any = mean, error: Any = error, zero: Any = zero) -> Card:
-            text = f"zero in {100 * zero[i]:.0f} % of the samples"
+            text = "" if zero is None else f"zero in {100 * zero[i]:.0f} % of the samples"
             return Card(f"mean {mean[i]:.3g} ± {error[i]:.1g}", (Part(net, i, net),), text)
 
         n = min(EACH, len(order) // 2)

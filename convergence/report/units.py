@@ -57,16 +57,16 @@ def script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+STATS = ("mean", "mean_error", "standard_deviation", "zero_fraction", "median", "percentile_90", "percentile_99")
+"""Numbers of a unit; those that come from histograms are not there where groups were cut away."""
+
+
 def unit_columns(layer: Layer, member: int, pictures: RunPictures) -> dict[str, Any]:
     """Columns over all units of a net, dead ones included; null is “not known”, and −1 “none”."""
     name = layer.nets[member]
     of_net = np.flatnonzero(layer.units["net"] == member)
     n = len(of_net)
-    stats = {
-        key: numbers(layer.units[key][of_net], 4)
-        for key in ("mean", "mean_error", "standard_deviation", "median", "percentile_90", "percentile_99")
-    }
-    stats["zero_fraction"] = numbers(layer.units["zero_fraction"][of_net], 4)
+    stats = {key: numbers(layer.units[key][of_net], 4) for key in STATS if key in layer.units}
     reasons = {i: str(reason) for i, reason in enumerate(layer.units["left_out_because"][of_net]) if reason}
     others = {
         d.y: _against(d, n)

@@ -105,11 +105,11 @@
     const rows = [
       ["mean activation", known(s.mean[unit]) ? `${short(s.mean[unit])} ± ${rough(s.mean_error[unit])}` : "–"],
       ["standard deviation", short(s.standard_deviation[unit])],
-      ["zero in", percent(s.zero_fraction[unit])],
-      ["median", short(s.median[unit])],
-      ["90th percentile", short(s.percentile_90[unit])],
-      ["99th percentile", short(s.percentile_99[unit])],
     ];
+    if (s.zero_fraction) {
+      rows.push(["zero in", percent(s.zero_fraction[unit])], ["median", short(s.median[unit])],
+        ["90th percentile", short(s.percentile_90[unit])], ["99th percentile", short(s.percentile_99[unit])]);
+    }
     const about = data.pictures;
     if (about && about.top && known(about.top[unit][0])) rows.push(["strongest activation", short(about.top[unit][0])]);
     if (about && about.made && known(about.made[unit][0])) {
