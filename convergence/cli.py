@@ -215,6 +215,10 @@ def _add_transfer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("dest", metavar="DEST", nargs="?", help="folder to bring it to (default: the run's name)")
     _add_comparisons(parser, "only the sums of this comparison, cut there by `convergence slice`; may be repeated")
     parser.add_argument("--nets", action="store_true", help="the nets' weights, too")
+    parser.add_argument("--pictures", action="store_true", help="the pictures of units, too")
+    parser.add_argument(
+        "--functional", action="store_true", help="what stitch, merge, … found, too, with the nets that they left"
+    )
     parser.add_argument("--ssh", default="ssh", metavar="COMMAND", help='how to connect, for example "ssh -p 2222"')
     parser.add_argument(
         "--remote-command",

@@ -24,7 +24,7 @@ from convergence.errors import ConfigError, FileError, UserError, nearest
 from convergence.experiment import AnalysisConfig, ReportConfig
 from convergence.files import check_writable, name_beside
 from convergence.registry import load_object
-from convergence.runs import Work, WorkFolder, read_record
+from convergence.runs import Work, WorkFolder, read_record, shown_too
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".h5", ".hdf5")
@@ -112,11 +112,12 @@ def analyze_work(
     )  # fmt: skip
 
 
-def report_work(target: Path, analysis_digest: str, settings: Settings) -> Work:
-    """The report on a file as a piece of work."""
+def report_work(target: Path, analysis_digest: str, settings: Settings, folder: Path) -> Work:
+    """The report on a file in a folder as a piece of work."""
     values = {"report": settings.report.digest_values(), "name": settings.name}
     record = target.with_name(f"{target.name}.json")
-    return Work("report", (target,), record, values, {"analyze": analysis_digest}, shelf=target.name)
+    inputs = {"analyze": analysis_digest} | shown_too(folder)
+    return Work("report", (target,), record, values, inputs, shelf=target.name)
 
 
 def analyze_file(
@@ -206,11 +207,11 @@ def report_file(
                 f"{results}: this is the analysis of other statistics than {statistics}. Run `convergence analyze "
                 f"{statistics}`, or name the right one with --analysis."
             )
-        work = report_work(target, file.digest, settings)
+        work = report_work(target, file.digest, settings, statistics.parent)
 
     def act() -> None:
-        pictures = statistics.with_name("pictures.h5")
-        load_object("convergence.report:report")(statistics, results, target, settings, pictures)
+        pictures, functional = statistics.with_name("pictures.h5"), statistics.with_name("functional")
+        load_object("convergence.report:report")(statistics, results, target, settings, pictures, functional=functional)
 
     _do(work, _report_digest, overwrite, act)
     return target / "index.html"

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from convergence import hdf5
@@ -20,13 +21,21 @@ from convergence.analysis.file import open_analysis
 from convergence.downloaded import STATISTICS
 from convergence.errors import FileError, UserError
 from convergence.files import LONGEST, check_writable, put_in_place, safe_name
+from convergence.functional import EXPERIMENTS
+from convergence.functional.file import open_results
 from convergence.hashing import file_sha256
+from convergence.pictures.file import open_pictures
 from convergence.remote import Place, parse
 from convergence.runs import Work, WorkFolder, read_record
 from convergence.statistics.file import open_statistics
 
 logger = logging.getLogger(__name__)
 STAGING = ".fetching"
+PICTURES = "pictures.h5"
+OPENED: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    "analysis.h5": open_analysis, PICTURES: open_pictures,
+}  # fmt: skip
+"""What opens files of results; slices of statistics and functional experiments go by many names."""
 OUTPUTS = {"statistics": STATISTICS, "analyze": "analysis.h5", "report": "report"}
 """Stages that are fetched, in order, and what they leave; their records are ``<stage of the output>.json``."""
 
@@ -38,6 +47,8 @@ def fetch(
     nets: bool = False,
     ssh: str = "ssh",
     remote_command: str = "convergence",
+    pictures: bool = False,
+    functional: bool = False,
 ) -> Path:
     """Bring results of a run; returns the folder, or with ``comparisons`` the slice.
 
@@ -51,6 +62,8 @@ def fetch(
         Only the sums of these, cut where the run is; all results if empty.
     nets
         The weights and metrics of finished nets, too.
+    pictures, functional
+        The pictures of units, too; the results of functional experiments, with the nets that they left.
     ssh, remote_command
         How to connect, and how the toolkit is called there (for ``comparisons``).
 
@@ -71,15 +84,19 @@ def fetch(
     check_writable(folder, "Give another DEST")
     staging = folder / STAGING
     if comparisons:
-        return _fetch_slice(place, entries, folder, staging, comparisons, nets)
-    records = [name for name in ("statistics.json", "analysis.json", "report.json") if name in entries]
+        for flag, given in (("--nets", nets), ("--pictures", pictures), ("--functional", functional)):
+            if given:
+                raise UserError(f"{flag} goes with a whole run; fetch without --comparison.")
+        return _fetch_slice(place, entries, folder, staging, comparisons)
+    outputs = _outputs(place, entries, pictures, functional)
+    records = [name for name in map(_record_of, outputs.values()) if "/" in name or name in entries]
     if not records and STATISTICS not in entries:
         raise UserError(f"{place}: this is no run folder: it has no {STATISTICS}. It holds: {_listed(entries)}.")
     _remove(staging / "records")
     place.bring(records, staging / "records")
-    for stage, output in OUTPUTS.items():
-        record = read_record(staging / "records" / f"{Path(output).stem}.json")
-        if record is None and output in entries and stage != "report":
+    for stage, output in outputs.items():
+        record = read_record(staging / "records" / _record_of(output))
+        if record is None and output in entries and stage not in ("report", "pictures"):
             _bring_without_record(place, folder, staging, stage, output)
         elif record is None or record["finished"] is None:
             said = "is not finished there: it is being written, or was stopped" if record else "has not been made there"
@@ -94,10 +111,28 @@ def fetch(
     return folder
 
 
+def _outputs(place: Place, entries: Sequence[str], pictures: bool, functional: bool) -> dict[str, str]:
+    """Stages that are brought, in order, and the file or folder that each leaves."""
+    found = {stage: output for stage, output in OUTPUTS.items() if stage != "report"}
+    if pictures:
+        found["pictures"] = PICTURES
+    if functional:
+        there = place.entries("functional") if "functional" in entries else []
+        if not there:
+            logger.info("%s: there are no functional experiments", place)
+        found |= {name: f"functional/{name}.h5" for name in EXPERIMENTS if f"{name}.json" in there}
+    return found | {"report": OUTPUTS["report"]}
+
+
+def _record_of(output: str) -> str:
+    """Path of the record of a stage, below the run."""
+    return PurePosixPath(output).with_suffix(".json").as_posix()
+
+
 def _bring_stage(place: Place, folder: Path, staging: Path, stage: str, output: str, record: dict[str, Any]) -> None:
     """One finished stage, with its record."""
     work = _work(folder, stage, output)
-    there = staging / "records" / work.record.name
+    there = staging / "records" / _record_of(output)
     known, works = read_record(work.record), WorkFolder(folder)
     same = known is not None and known["digest"] == record["digest"] and known["finished"] is not None
     if same and not works.damage(work):
@@ -114,6 +149,9 @@ def _bring_stage(place: Place, folder: Path, staging: Path, stage: str, output: 
     if output.endswith(".h5"):
         _hold(place, staging / output, record["digest"])
     _put(works, work, staging / output, folder / output)
+    for more in work.outputs[1:]:
+        if (arrived := staging / more.relative_to(folder)).exists():
+            os.replace(arrived, more)
     shutil.move(there, work.record)
     logger.info("%s: fetched, %s", output, "checksums hold" if output.endswith(".h5") else "all files")
 
@@ -129,12 +167,8 @@ def _bring_without_record(place: Place, folder: Path, staging: Path, stage: str,
     logger.info("%s: fetched, checksums hold (digest %s, no record)", output, digest[:12])
 
 
-def _fetch_slice(
-    place: Place, entries: Sequence[str], folder: Path, staging: Path, comparisons: Sequence[str], nets: bool
-) -> Path:
+def _fetch_slice(place: Place, entries: Sequence[str], folder: Path, staging: Path, comparisons: Sequence[str]) -> Path:
     """Cut the layers where the run is, bring the slice, and remove it there."""
-    if nets:
-        raise UserError("--nets: weights go with a whole run; fetch without --comparison.")
     if STATISTICS not in entries:
         state = "is not finished there" if "statistics.json" in entries else "is not there"
         raise UserError(f"{place}: {STATISTICS} {state}, so there is nothing to cut.")
@@ -187,7 +221,9 @@ def _bring_nets(place: Place, folder: Path, staging: Path, entries: Sequence[str
 
 
 def _work(folder: Path, stage: str, output: str) -> Work:
-    return Work(stage, (folder / output,), folder / f"{Path(output).stem}.json", {})
+    path = folder / output
+    outputs = (path, path.with_suffix("")) if stage in EXPERIMENTS else (path,)
+    return Work(stage, outputs, folder / _record_of(output), {})
 
 
 def _put(works: WorkFolder, work: Work, arrived: Path, target: Path) -> None:
@@ -197,8 +233,8 @@ def _put(works: WorkFolder, work: Work, arrived: Path, target: Path) -> None:
         digest = record["digest"] if record else _digest(target) or "unknown"
         works.set_aside(work, digest)
         logger.info("%s: what was there is in superseded/", target.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if arrived.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(arrived, target)
     else:
         put_in_place(arrived, target)
@@ -207,7 +243,7 @@ def _put(works: WorkFolder, work: Work, arrived: Path, target: Path) -> None:
 def _hold(place: Place, path: Path, digest: str | None) -> str:
     """Hold a file that arrived against its checksums, and its digest against the record's; remove it if it fails."""
     try:
-        opened = open_analysis if path.name == "analysis.h5" else open_statistics
+        opened = OPENED.get(path.name, open_results if path.stem in EXPERIMENTS else open_statistics)
         with opened(path) as file:
             found = file.digest
             hdf5.verify(file.raw_file)
@@ -224,7 +260,7 @@ def _digest(path: Path) -> str | None:
     if path.is_dir():
         files = sorted((p.relative_to(path).as_posix(), p.stat().st_size) for p in path.rglob("*") if p.is_file())
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-    for opened in (open_statistics, open_analysis):
+    for opened in (open_statistics, *OPENED.values(), open_results):
         try:
             with opened(path) as file:
                 return str(file.digest)

@@ -33,8 +33,8 @@ class Place(Protocol):
         """What the run is called, for a folder of its own here."""
         ...
 
-    def entries(self) -> list[str]:
-        """Names of what lies in the folder; UserError if there is no such folder or host."""
+    def entries(self, below: str = "") -> list[str]:
+        """Names of what lies in the run, or in a folder of it; UserError if there is no such folder or host."""
         ...
 
     def bring(self, names: Sequence[str], target: Path) -> None:
@@ -88,10 +88,10 @@ class Here:
     def __str__(self) -> str:
         return str(self.path)
 
-    def entries(self) -> list[str]:
-        if not self.path.is_dir():
-            raise UserError(f"{self.path}: there is no such run folder.")
-        return [entry.name for entry in self.path.iterdir()]
+    def entries(self, below: str = "") -> list[str]:
+        if not (self.path / below).is_dir():
+            raise UserError(f"{self.path / below}: there is no such run folder.")
+        return [entry.name for entry in (self.path / below).iterdir()]
 
     def bring(self, names: Sequence[str], target: Path) -> None:
         for name in names:
@@ -129,8 +129,8 @@ class There:
     def __str__(self) -> str:
         return f"{self.host}:{self.path}"
 
-    def entries(self) -> list[str]:
-        return self._shell("ls -1a").splitlines()
+    def entries(self, below: str = "") -> list[str]:
+        return self._shell(f"ls -1a {shlex.quote(below)}" if below else "ls -1a").splitlines()
 
     def bring(self, names: Sequence[str], target: Path) -> None:
         program = shutil.which("rsync")

@@ -319,11 +319,7 @@ class RunFolder(WorkFolder):
         """Figures, tables and the page."""
         values = {"report": self.experiment.report.digest_values(), "name": self.experiment.name}
         inputs = {"analyze": self.analyze_work().digest}
-        if self.pictures_file.exists():
-            inputs["pictures"] = _mark(self.path, "pictures")
-        for name in EXPERIMENTS:
-            if (self.functional_folder / f"{name}.h5").exists():
-                inputs[name] = _mark(self.functional_folder, name)
+        inputs |= shown_too(self.path)
         if self.experiment.report.compare is not None:
             inputs["the run to compare with"] = _mark(Path(self.experiment.report.compare), "analysis")
         return Work("report", (self.path / "report",), self.path / "report.json", values, inputs)
@@ -383,6 +379,12 @@ def describe_changes(record: dict[str, Any], work: Work) -> str:
     if read and not changes:
         changes = [f"{', '.join(read)} changed"]
     return "; ".join(changes[:6]) + ("; …" if len(changes) > 6 else "") or "the format of records changed"
+
+
+def shown_too(folder: Path) -> dict[str, str]:
+    """What a report shows beside the analysis, by name with what tells one file from another: pictures, experiments."""
+    places = {"pictures": folder} | dict.fromkeys(EXPERIMENTS, folder / "functional")
+    return {name: _mark(place, name) for name, place in places.items() if (place / f"{name}.h5").exists()}
 
 
 def _mark(folder: Path, name: str) -> str:

@@ -26,8 +26,8 @@ def fetch(options: argparse.Namespace) -> str:
     """Bring a run's results."""
     from convergence.fetching import fetch as bring
 
-    return str(
-        bring(
-            options.run, options.dest, options.comparisons, options.nets, options.ssh, options.remote_command
-        ).resolve()
-    )
+    folder = bring(
+        options.run, options.dest, options.comparisons, options.nets, options.ssh, options.remote_command,
+        options.pictures, options.functional,
+    )  # fmt: skip
+    return str(folder.resolve())

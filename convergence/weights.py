@@ -45,7 +45,7 @@ def load_net(
     Raises
     ------
     FileError
-        when the weights are missing, damaged, or of another network.
+        when the weights are missing, damaged, of another network, or in another precision than float32.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -57,7 +57,14 @@ def load_net(
         raise FileError(f"{path}: {what}. Run `convergence train`{remedy} first.")
     module = initialise(network, 0, image_shape, n_classes)
     try:
-        module.load_state_dict(load_file(path))
+        state = load_file(path)
+        coarse = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
+        if coarse:
+            raise FileError(
+                f"{path}: weights are stored as {', '.join(coarse)}, and nets are compared and taken apart in float32, "
+                "where they would have other bits than those that were trained. Train the net with this toolkit."
+            )
+        module.load_state_dict(state)
     except (SafetensorError, OSError) as error:
         raise FileError(
             f"{path}: the weights are damaged ({error}). Remove {folder} and train the net again."

@@ -1,8 +1,8 @@
 #!/bin/sh
 # usage: setup.sh VENV
 # Installs what tests need beside the Python packages, where it can, and says what it found, installed or could not:
-# Chromium for the report, Slurm for the jobs, and an h5py with MPI, built against the MPICH of the environment, in
-# VENV/parallel.
+# Chromium for the report, Slurm for the jobs, ssh and rsync for runs on other machines, and an h5py with MPI, built
+# against the MPICH of the environment, in VENV/parallel.
 set -u
 VENV=$(cd "$1" && pwd)
 LOG=$VENV/setup.log
@@ -33,6 +33,12 @@ if command -v slurmctld >/dev/null 2>&1 && command -v munged >/dev/null 2>&1; th
   say "Slurm: found"
 else
   need_packages Slurm slurm-wlm munge
+fi
+
+if command -v rsync >/dev/null 2>&1 && command -v ssh >/dev/null 2>&1 && PATH=$PATH:/usr/sbin command -v sshd >/dev/null 2>&1; then
+  say "ssh and rsync: found"
+else
+  need_packages "ssh and rsync" openssh-server openssh-client rsync
 fi
 
 # No wheel of h5py has MPI. Debian's parallel HDF5 is copied beside the package and pointed at the environment's own MPI.

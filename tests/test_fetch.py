@@ -15,10 +15,12 @@ import h5py
 import pytest
 
 from convergence.cli import main
-from convergence.errors import UserError
+from convergence.config import read_config
+from convergence.errors import FileError, UserError
 from convergence.fetching import fetch, slice_name
+from convergence.functional.file import write_results
 from convergence.remote import Here, There, parse
-from convergence.runs import read_record
+from convergence.runs import RunFolder, read_record
 from convergence.statistics.file import open_statistics
 from convergence.statistics.slicing import Cut, slice_statistics
 from tests.conftest import datasets
@@ -220,6 +222,34 @@ def test_weights_come_when_asked_for_and_are_those_of_the_statistics(tiny_copy, 
     (tiny_copy / "nets" / "net2" / "weights.safetensors").write_bytes(b"other weights")
     with pytest.raises(UserError, match="weights of net2"):
         fetch(f"127.0.0.1:{tiny_copy}", tmp_path / "other", nets=True, ssh=ssh)
+
+
+@remote
+def test_pictures_and_experiments_come_when_asked_for(tiny_copy, tiny_config, ssh, tmp_path, caplog):
+    """With the nets that an experiment left; a report made here shows the pictures."""
+    caplog.set_level("INFO")
+    plain = fetch(str(tiny_copy), tmp_path / "plain", functional=True)
+    assert "there are no functional experiments" in caplog.text
+    assert not (plain / "pictures.h5").exists()
+    folder = RunFolder(tiny_copy, read_config(tiny_config))
+    work = folder.functional_work("merge")
+    left = work.outputs[1] / "net1 & net2" / "weights.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"a net")
+    folder.begin(work)
+    write_results(work.outputs[0], "merge", work.digest, "{}", {"a": {"b": 1.0}}, {"n_images": 1, "n_groups": 1})
+    folder.finish(work, 1.0)
+    dest = fetch(f"127.0.0.1:{tiny_copy}", tmp_path / "here", pictures=True, functional=True, ssh=ssh)
+    assert (dest / left.relative_to(tiny_copy)).read_bytes() == b"a net"
+    for name in ("pictures.h5", "pictures.json", "functional/merge.h5", "functional/merge.json"):
+        assert (dest / name).read_bytes() == (tiny_copy / name).read_bytes()
+    caplog.clear()
+    fetch(f"127.0.0.1:{tiny_copy}", dest, pictures=True, functional=True, ssh=ssh)
+    assert caplog.text.count("there already") == 5
+    left.write_bytes(b"shorter")
+    (dest / "functional" / "merge.json").unlink()
+    with pytest.raises(FileError, match="another size"):
+        fetch(f"127.0.0.1:{tiny_copy}", dest, functional=True, ssh=ssh)
 
 
 @pytest.mark.parametrize(

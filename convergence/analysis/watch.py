@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ class Watch:
         task = self._tasks[index]
         self._done.add(index)
         self._times.append((done.seconds, index))
-        self.peak_bytes = max(self.peak_bytes, done.peak_bytes)
+        if done.process != os.getpid():  # this one may have trained nets before
+            self.peak_bytes = max(self.peak_bytes, done.peak_bytes)
         self._expected[task.method] = self._expected.get(task.method, 0.0) + task.seconds
         self._taken[task.method] = self._taken.get(task.method, 0.0) + done.seconds
         if self._bar is not None:
@@ -82,10 +84,12 @@ class Watch:
         elapsed, work = time.monotonic() - self._start, sum(seconds for seconds, _ in self._times)
         if elapsed < 2 * SLOWEST:
             return
+        memory = ""
+        if self.peak_bytes:
+            memory = f"; a worker's memory at most {self.peak_bytes / 1e9:.2f} GB ({promised / 1e9:.2f} expected)"
         logger.info(
-            "analyze: %d tasks, %s of work in %s on %d at a time; a worker's memory at most %.2f GB (%.2f expected)",
-            len(self._times), readable_seconds(work), readable_seconds(elapsed), slots, self.peak_bytes / 1e9,
-            promised / 1e9,
+            "analyze: %d tasks, %s of work in %s on %d at a time%s",
+            len(self._times), readable_seconds(work), readable_seconds(elapsed), slots, memory,
         )  # fmt: skip
         for seconds, index in sorted(self._times, key=lambda item: (-item[0], item[1]))[:SLOWEST]:
             logger.info("  %6.1f s  %s", seconds, self._tasks[index])

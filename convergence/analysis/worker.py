@@ -43,17 +43,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """A task's time, and the most memory that its worker has had so far (0 where the system does not say)."""
+    """A task's time, and the most memory that its worker has had so far (0 where the system does not say).
+
+    ``process`` is that of the worker.
+    """
 
     seconds: float
     peak_bytes: float
+    process: int
 
 
 def compute(job: Job, task: Task) -> Done:
     """Do a task; what is on the disk already is not done again: a worker may end after its work and before its word."""
     start = time.monotonic()
     if is_done(part_path(job, task.subject), job.digest):
-        return Done(0.0, _peak())
+        return Done(0.0, _peak(), os.getpid())
     _one_thread()
     subject = _opened(job, task.subject)
     if task.final:
@@ -63,7 +67,7 @@ def compute(job: Job, task: Task) -> Done:
         for step in task.steps:
             if not is_done(part_path(job, task.subject, step), job.digest):
                 leave(part_path(job, task.subject, step), job.digest, subject.compute(step, parts))
-    return Done(time.monotonic() - start, _peak())
+    return Done(time.monotonic() - start, _peak(), os.getpid())
 
 
 def _finish(job: Job, task: Task, subject: Computable) -> None:

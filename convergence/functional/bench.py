@@ -82,14 +82,7 @@ class Bench:
         """A fresh copy of a net with its final weights, in evaluation mode on :attr:`device`."""
         (net,) = (net for net in self.experiment.all_nets() if net.name == name)
         shape, n_classes = self.images.image_shape, self.images.n_classes
-        module = load_net(self.folder.net_folder(net), net.spec, shape, n_classes)
-        for key, value in module.state_dict().items():
-            if value.is_floating_point() and value.dtype != torch.float32:
-                raise UserError(
-                    f"{name}: {key} is stored as {value.dtype}, and nets are taken apart in float32. Train the net "
-                    "with this toolkit, or convert its weights."
-                )
-        return module.to(self.device)
+        return load_net(self.folder.net_folder(net), net.spec, shape, n_classes).to(self.device)
 
     # ---- images ----
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import h5py
 
 from convergence import hdf5
 from convergence.analysis.file import read_tree, write_tree
@@ -57,11 +60,30 @@ def write_results(path: Path, experiment: str, digest: str, config: str, tree: T
         write_tree(file, tree)
 
 
-def read_results(path: Path, experiment: str) -> FunctionalResults:
-    """Read what :func:`write_results` wrote; FileError for a file that is missing, damaged or another one."""
-    with hdf5.open_checked(path, SCHEMA, VERSION, made_by(experiment)) as file:
-        attributes = file.attrs
+class FunctionalFile:
+    """An open file of results."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.raw_file = file
+        self.experiment, self.digest = str(file.attrs["experiment"]), str(file.attrs["digest"])
+
+    def results(self) -> FunctionalResults:
+        """Everything, held against its checksums."""
+        attributes = self.raw_file.attrs
         return FunctionalResults(
-            str(attributes["experiment"]), str(attributes["digest"]), read_tree(file), int(attributes["n_images"]),
+            self.experiment, self.digest, read_tree(self.raw_file), int(attributes["n_images"]),
             int(attributes["n_groups"]), json.loads(attributes["provenance"]),
         )  # fmt: skip
+
+
+@contextmanager
+def open_results(path: str | Path) -> Iterator[FunctionalFile]:
+    """Open a file of results; FileError for a file that is missing, damaged or another one."""
+    with hdf5.open_checked(Path(path), SCHEMA, VERSION, made_by(Path(path).stem)) as file:
+        yield FunctionalFile(file)
+
+
+def read_results(path: Path) -> FunctionalResults:
+    """Read what :func:`write_results` wrote; raises as :func:`open_results`."""
+    with open_results(path) as file:
+        return file.results()

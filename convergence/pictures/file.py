@@ -152,7 +152,7 @@ class PicturesFile:
     """An open ``pictures.h5``."""
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self._file = self.raw_file = file
         self.path = Path(file.filename)
         self.digest = str(file.attrs["digest"])
         self.config_text = str(file.attrs["config"])

@@ -56,7 +56,7 @@ def read_chapters(folder: Path | None, digests: Mapping[str, str] | None) -> tup
         if path is None or not path.exists():
             continue
         try:
-            results = read_results(path, name)
+            results = read_results(path)
             if digests is not None and digests.get(name) != results.digest:
                 raise FileError(f"{path}: it is of other settings. Run `{made_by(name)}` again.")
         except FileError as error:
