@@ -20,6 +20,8 @@ from convergence.runs import RunFolder, Work
 
 logger = logging.getLogger(__name__)
 STAGES = ("train", "statistics", "analyze", "pictures", "report")
+OPTIONAL = frozenset({"pictures"})
+"""Stages between the analysis and the report that the rest can do without: one that fails does not end a run."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
         try:
             _RUNNERS[stage](folder, options, comm)
         except UserError as error:
-            if stage != "pictures" or stages == ("pictures",):
+            if stage not in OPTIONAL or stages == (stage,):
                 raise
-            logger.warning("pictures: none, the rest goes on without: %s", error)
+            logger.warning("%s: none, the rest goes on without: %s", stage, error)
 
 
 def _train(folder: RunFolder, options: Options, comm: Any) -> None:

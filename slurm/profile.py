@@ -1,7 +1,7 @@
 """Cluster profiles: what each stage asks of a site, as TOML, because every site differs.
 
-``[defaults]`` holds for all stages; ``[train]``, ``[statistics]``, ``[analyze]`` and ``[report]`` override it key by
-key (a list replaces a list). Every option that the scripts write can be left out, and any other one passed through raw.
+``[defaults]`` holds for all stages; ``[train]``, ``[statistics]`` and the other stages override it key by key (a list
+replaces a list). Every option that the scripts write can be left out, and any other one passed through raw.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class ClusterProfile(Section):
                 inherited[stage] = {**values.get("defaults", {}), **own}
         return inherited
 
-    @field_validator("analyze", "pictures", "report")
+    @field_validator(*(stage for stage in STAGES if stage not in ("train", "statistics")))
     @classmethod
     def _one_process(cls, value: Resources) -> Resources:
         if value.tasks > 1:
