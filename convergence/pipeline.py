@@ -22,9 +22,14 @@ from convergence.runs import RunFolder, Work
 logger = logging.getLogger(__name__)
 STAGES = ("train", "statistics", "analyze", "pictures", *EXPERIMENTS, "report")
 OPTIONAL = ("pictures", *EXPERIMENTS)
-"""Stages that the report can do without: where one fails, those after it go on."""
+"""Stages between the analysis and the report that the rest can do without: one that fails does not end a run."""
 TRAINING = ("train", "average")
 """Stages that several of torch's processes can share."""
+
+
+def verb(stage: str) -> tuple[str, ...]:
+    """What a stage is called on the command line."""
+    return ("train", "--averaging") if stage == "average" else (stage,)
 
 
 @dataclass(frozen=True)

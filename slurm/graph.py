@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convergence.pipeline import STAGES
+from convergence.pipeline import OPTIONAL, STAGES
 from convergence.runs import RunFolder, Work
 from slurm.profile import ClusterProfile
 
@@ -20,7 +20,8 @@ class Job:
     pieces : names of the works that it gets done; several for an array
     array : whether its pieces are members of an array
     after : names of the jobs that must end well before it starts
-    after_any : name of the link of a chain before it, which may end as it likes
+    after_any : names of jobs that must have ended before it starts, as they like: the link of a chain before it, and
+        stages that it can do without
     """
 
     name: str
@@ -28,19 +29,31 @@ class Job:
     pieces: tuple[str, ...]
     array: bool = False
     after: tuple[str, ...] = ()
-    after_any: str | None = None
+    after_any: tuple[str, ...] = ()
 
 
 def missing(folder: RunFolder) -> list[Work]:
-    """Works that are not done for the present settings, in order."""
-    return [work for work in folder.works() if folder.state(work) != "done"]
+    """Works that are not done for the present settings, in order.
+
+    The report shows what optional stages left, so it is made again after them.
+    """
+    found = [work for work in folder.works() if folder.state(work) != "done"]
+    report = folder.report_work()
+    if any(stage_of(work.name) in OPTIONAL for work in found) and all(work.name != report.name for work in found):
+        found.append(report)
+    return found
 
 
 def jobs(works: list[Work], profile: ClusterProfile) -> list[Job]:
-    """Jobs for works; a stage waits for the one before it that has jobs, and the links of a chain for each other."""
+    """Jobs for works.
+
+    A stage waits until the last one before it that is not optional and has jobs has ended well, and until optional ones
+    since then have ended. The links of a chain wait for each other.
+    """
     links = profile.requeue.most + 1 if profile.requeue.by == "chain" else 1
     found: list[Job] = []
     before: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     for stage in STAGES:
         pieces = tuple(work.name for work in works if stage_of(work.name) == stage)
         if not pieces:
@@ -49,13 +62,16 @@ def jobs(works: list[Work], profile: ClusterProfile) -> list[Job]:
         last = []
         for members in [pieces] if array else [(piece,) for piece in pieces]:
             name = stage if array or stage != "train" else members[0].replace(" ", "-")
-            previous = None
+            previous = () if stage in OPTIONAL else optional
             for link in range(1, links + 1):
                 link_name = name if links == 1 else f"{name}-link{link}"
                 found.append(Job(link_name, stage, members, array, before, previous))
-                previous = link_name
+                previous = (link_name,)
             last.append(found[-1].name)
-        before = tuple(last)
+        if stage in OPTIONAL:
+            optional += tuple(last)
+        else:
+            before, optional = tuple(last), ()
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from convergence.config import read_config
 from convergence.errors import UserError
-from convergence.pipeline import STAGES
+from convergence.pipeline import OPTIONAL, STAGES
 from convergence.runs import RunFolder, Work, read_record
 from convergence.show import readable_bytes, shapes
 from slurm import graph
@@ -114,16 +114,17 @@ def plan(config: str, overrides: Sequence[str], runs: str, cluster: str) -> str:
             )
         )
     lines += _table(rows)
-    limit = sum(item.waves * item.limit_s for item in plans)
+    limit = _from_start_to_end((item.stage, item.waves * item.limit_s) for item in plans)
     lines.append("")
     lines.append(
         f"at most {sum(item.gpu_hours for item in plans):.4g} GPU-hours and "
         f"{sum(item.cpu_hours for item in plans):.4g} core-hours, if each job ran to its time limit once"
     )
-    known = [item.waves * item.estimate_s for item in plans if item.estimate_s is not None]
+    known = [(item.stage, item.waves * item.estimate_s) for item in plans if item.estimate_s is not None]
     if len(known) == len(plans):
         lines.append(
-            f"from start to report about {readable_time(sum(known))} and the waits in the queue, by earlier runs"
+            f"from start to report about {readable_time(_from_start_to_end(known))} and the waits in the queue, by "
+            "earlier runs"
         )
     lines.append(f"from start to report at most {readable_time(limit)} and the waits in the queue, by the time limits")
     if profile.requeue.by != "none":
@@ -132,6 +133,17 @@ def plan(config: str, overrides: Sequence[str], runs: str, cluster: str) -> str:
             "has done kept"
         )
     return "\n".join([*lines, *_sizes(folder)])
+
+
+def _from_start_to_end(stages: Iterable[tuple[str, float]]) -> float:
+    """Seconds of stages that follow each other; optional ones run side by side."""
+    total = beside = 0.0
+    for stage, seconds in stages:
+        if stage in OPTIONAL:
+            beside = max(beside, seconds)
+        else:
+            total, beside = total + beside + seconds, 0.0
+    return total + beside
 
 
 def _sizes(folder: RunFolder) -> list[str]:
@@ -151,6 +163,9 @@ def _sizes(folder: RunFolder) -> list[str]:
     for joined in joiner.joined.values():
         sums += sum(8 * math.prod(shape) for shape in matrices(joined, config).values())
         sums += 4 * len(groups.subset(config.subset)) * joined.n_units
+        sums += 8 * config.groups * (joined.n_units + (joined.n_units + len(joined.nets)) * len(joined.nets))
+        if not joined.pooled:
+            sums += 20 * config.top_images * joined.n_units
         if config.mutual_information.enabled:
             codes += groups.n_images * joined.n_sampled(config.mutual_information.positions) * joined.n_units
     found = [

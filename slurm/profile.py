@@ -1,7 +1,7 @@
 """Cluster profiles: what each stage asks of a site, as TOML, because every site differs.
 
-``[defaults]`` holds for all stages; ``[train]``, ``[statistics]``, ``[analyze]`` and ``[report]`` override it key by
-key (a list replaces a list). Every option that the scripts write can be left out, and any other one passed through raw.
+``[defaults]`` holds for all stages; ``[train]``, ``[statistics]`` and the other stages override it key by key (a list
+replaces a list). Every option that the scripts write can be left out, and any other one passed through raw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from convergence.config import validated
 from convergence.errors import ConfigError, nearest
-from convergence.pipeline import STAGES
+from convergence.pipeline import STAGES, TRAINING
 from convergence.section import Section
 
 AVOIDABLE = (
@@ -146,6 +146,11 @@ class ClusterProfile(Section):
     statistics: Resources = Field(Resources(), description="What differs for the statistics.")
     analyze: AnalyzeResources = Field(AnalyzeResources(), description="What differs for the analysis.")
     pictures: Resources = Field(Resources(), description="What differs for the pictures.")
+    stitch: Resources = Field(Resources(), description="What differs for stitching.")
+    merge: Resources = Field(Resources(), description="What differs for merging.")
+    compress: Resources = Field(Resources(), description="What differs for compression.")
+    ensemble: Resources = Field(Resources(), description="What differs for ensembles.")
+    average: Resources = Field(Resources(), description="What differs for training by averaging; may be several tasks.")
     report: Resources = Field(Resources(), description="What differs for the report.")
     requeue: Requeue = Field(Requeue(), description="What happens to jobs that are stopped.")
 
@@ -166,7 +171,7 @@ class ClusterProfile(Section):
                 inherited[stage] = {**values.get("defaults", {}), **own}
         return inherited
 
-    @field_validator("analyze", "pictures", "report")
+    @field_validator(*(stage for stage in STAGES if stage not in (*TRAINING, "statistics")))
     @classmethod
     def _one_process(cls, value: Resources) -> Resources:
         if value.tasks > 1:

@@ -40,6 +40,7 @@ class SubmittedJob:
     pieces : what it gets done; of an array, in the order of its members
     array : whether its pieces are members of an array
     after : names of the jobs that must end well before it starts
+    after_any : names of the jobs that must have ended before it starts, well or not
     job : Slurm's id
     log : path of what it prints, with Slurm's patterns
     script : name of the file with its sbatch text
@@ -53,6 +54,7 @@ class SubmittedJob:
     job: str
     log: str
     script: str
+    after_any: tuple[str, ...] = ()
 
     def member(self, piece: str) -> str:
         """Slurm's id for a piece of it."""

@@ -14,8 +14,10 @@ from typing import Literal
 
 from convergence.config import read_config
 from convergence.errors import UserError
+from convergence.pipeline import OPTIONAL
 from convergence.runs import RunFolder, read_record
 from slurm import scheduler
+from slurm.graph import stage_of
 from slurm.reasons import WORDS, reason_of
 from slurm.records import BEAT_S, Attempt, Records, Submission
 from slurm.scheduler import Queued
@@ -140,9 +142,9 @@ def status(run: str, runs: str, overrides: Sequence[str] = ()) -> str:
         lines.append(f"  {piece.piece:<{width}}{piece.word:<10} {piece.about}".rstrip())
         lines += [f"  {'':<{width}}| {line}" for line in piece.lines[-SHOWN_LINES:]]
     failed = [piece.piece for piece in pieces if piece.word in ("failed", "cancelled", "stopped", "not run")]
-    if all(piece.word == "done" for piece in pieces):
+    if all(piece.word == "done" or stage_of(piece.piece) in OPTIONAL for piece in pieces):
         lines.append(str(folder.report_page.resolve()))
-    elif failed and not any(piece.word in ("running", "waiting") for piece in pieces):
+    if failed and not any(piece.word in ("running", "waiting") for piece in pieces):
         lines.append("`convergence submit` with the same config runs what is missing")
     return "\n".join(lines)
 

@@ -75,8 +75,9 @@ def submit(config: str, overrides: Sequence[str], runs: str, cluster: str, overw
                 text = script(profile, job, setting, _dependency(job, ids))
                 ids[job.name], name = submit_text(setting.folder, text)
                 done = SubmittedJob(
-                    job.name, job.stage, job.pieces, job.array, job.after, ids[job.name], setting.log(job), name
-                )
+                    job.name, job.stage, job.pieces, job.array, job.after, ids[job.name], setting.log(job), name,
+                    job.after_any,
+                )  # fmt: skip
                 submission = replace(submission, jobs=(*submission.jobs, done))
                 records.write_submission(submission)
         except BaseException:
@@ -180,7 +181,7 @@ def _dependency(job: graph.Job, ids: dict[str, str]) -> str:
     """What a job waits for, in Slurm's words."""
     parts = [f"afterok:{':'.join(ids[name] for name in job.after)}"] if job.after else []
     if job.after_any:
-        parts.append(f"afterany:{ids[job.after_any]}")
+        parts.append(f"afterany:{':'.join(ids[name] for name in job.after_any)}")
     return ",".join(parts)
 
 
@@ -189,4 +190,5 @@ def _pieces(job: SubmittedJob) -> str:
 
 
 def _after(job: SubmittedJob) -> str:
-    return f", after {', '.join(job.after)}" if job.after else ""
+    names = [*job.after, *job.after_any]
+    return f", after {', '.join(names)}" if names else ""

@@ -6,6 +6,7 @@ tests look for.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -166,6 +167,10 @@ class Site:
         paths = [self.run / "nets" / net / "checkpoint.pt" for net in nets]
         self.wait(lambda: all(path.exists() for path in paths), f"checkpoints of {nets}")
 
+    def wait_for_the_queue(self) -> None:
+        """Until no job of the run is left: a piece is done a moment before its job has ended."""
+        self.wait(lambda: str(self.run) not in alive_comments(), "the end of the jobs")
+
     def states(self, piece: str) -> list[str]:
         return [attempt.state for attempt in self.records.attempts(piece)]
 
@@ -236,6 +241,7 @@ def test_a_killed_and_a_requeued_job_change_no_number(cluster, limited, site, ti
         ("train net2",),
         ("statistics",),
         ("analyze",),
+        ("pictures",),
         ("report",),
     ]
     here.wait_for(net2="done", statistics="running")
@@ -245,11 +251,35 @@ def test_a_killed_and_a_requeued_job_change_no_number(cluster, limited, site, ti
     here.release("statistics")
     here.wait_for(report="done", seconds=240)
     assert here.states("statistics") == ["stopped", "done"]
-    for name in ("statistics.h5", "analysis.h5"):
+    for name in ("statistics.h5", "analysis.h5", "pictures.h5"):
         assert datasets(here.run / name) == datasets(tiny_run / name)
     capsys.readouterr()
+    here.wait_for_the_queue()
     assert here.submit() == 0
     assert "nothing to submit" in capsys.readouterr().out
+
+
+def test_pictures_that_fail_do_not_keep_the_report_waiting(cluster, site, tiny_copy, capsys):
+    """The report is made without them, and again when there are any."""
+    here = site()
+    shutil.move(tiny_copy, here.run)
+    for name in ("pictures.json", "pictures.h5", "report.json"):
+        (here.run / name).unlink()
+    (here.hold / "break-pictures").touch()
+    filters = ("--set", 'pictures.methods=["filters"]')
+    assert here.submit(*filters) == 0
+    here.wait_for(pictures="failed", report="done")
+    assert main(["status", str(here.run)]) == 0
+    says = capsys.readouterr().out
+    assert "RuntimeError: planted fault" in says
+    assert str(here.run / "report" / "index.html") in says
+    assert "runs what is missing" in says
+    here.release("break-pictures")
+    here.wait_for_the_queue()
+    assert here.submit(*filters) == 0
+    assert [job.name for job in here.records.latest().jobs] == ["pictures", "report"]
+    here.wait_for(pictures="done", report="done")
+    assert "pictures" in json.loads((here.run / "report.json").read_text(encoding="utf-8"))["inputs"]
 
 
 def test_what_befalls_members_of_an_array(cluster, site, tiny_config, tmp_path):

@@ -22,7 +22,7 @@ from convergence.cli import CLUSTER_VERBS, main
 from convergence.config import read_config
 from convergence.errors import ConfigError, UserError
 from convergence.provenance import COMMIT_FILE
-from convergence.runs import RunFolder
+from convergence.runs import RunFolder, Work
 from slurm import doctor, graph, scheduler, source, submit, wrapper
 from slurm.plan import plan, readable_time, stage_plans
 from slurm.profile import AVOIDABLE, ClusterProfile, read_profile
@@ -236,12 +236,31 @@ def test_chains_and_sites_without_arrays(tiny_config, tmp_path):
     works = graph.missing(RunFolder(tmp_path / "tiny", read_config(tiny_config)))
     jobs = graph.jobs(works, profile(train={"array": False}, requeue={"by": "chain", "most": 1}))
     by_name = {job.name: job for job in jobs}
-    assert len(jobs) == 2 * (4 + 3)
-    assert by_name["train-net1-link2"].after_any == "train-net1-link1"
+    assert len(jobs) == 2 * (4 + 4)
+    assert by_name["train-net1-link2"].after_any == ("train-net1-link1",)
     nets = ("net1", "net2", "untrained1", "untrained2")
     for link in (1, 2):
         assert by_name[f"statistics-link{link}"].after == tuple(f"train-{net}-link2" for net in nets)
     assert by_name["report-link2"].after == ("analyze-link2",)
+    assert by_name["report-link1"].after_any == ("pictures-link2",)
+    assert by_name["report-link2"].after_any == ("report-link1",)
+
+
+def test_the_report_waits_for_optional_stages_and_does_without(tiny_config, tiny_copy, monkeypatch):
+    """Each waits for the analysis alone; the report for all of them, however they end, and is made again after them."""
+    works = [Work(f"{name}", (), Path(f"{name}.json"), {}) for name in ("analyze", "one", "two", "report")]
+    monkeypatch.setattr(graph, "STAGES", tuple(work.name for work in works))
+    monkeypatch.setattr(graph, "OPTIONAL", {"one", "two"})
+    found = {job.name: (job.after, job.after_any) for job in graph.jobs(works, profile())}
+    assert found["one"] == found["two"] == (("analyze",), ())
+    assert found["report"] == (("analyze",), ("one", "two"))
+    monkeypatch.undo()
+    (tiny_copy / "pictures.json").unlink()
+    jobs = graph.jobs(graph.missing(RunFolder(tiny_copy, read_config(tiny_config))), profile())
+    assert [(job.name, job.after, job.after_any) for job in jobs] == [
+        ("pictures", (), ()),
+        ("report", (), ("pictures",)),
+    ]
 
 
 def arguments(config: Path, tmp_path: Path, cluster: str = "") -> list[str]:
@@ -257,13 +276,15 @@ def test_dry_run_is_what_is_submitted(fake, tiny_config, tmp_path, capsys):
     assert not (tmp_path / "runs").exists(), "a dry run writes nothing"
     assert main(["submit", *options]) == 0
     told = capsys.readouterr().out
+    shown = shown.replace("'afterok:<analyze>,afterany:<pictures>'", "afterok:103,afterany:104")
     for number, name in ((101, "train"), (102, "statistics"), (103, "analyze")):
         shown = shown.replace(f"'afterok:<{name}>'", f"afterok:{number}")
-    assert shown == "\n".join((fake / f"{n}.sh").read_text(encoding="utf-8") for n in range(101, 105)) + "\n"
+    assert shown == "\n".join((fake / f"{n}.sh").read_text(encoding="utf-8") for n in range(101, 106)) + "\n"
     assert "102      statistics         statistics, after train" in told
+    assert "105      report             report, after analyze, pictures" in told
     records = Records(tmp_path / "runs" / "tiny" / "jobs")
     found = records.latest()
-    assert [job.job for job in found.jobs] == ["101", "102", "103", "104"]
+    assert [job.job for job in found.jobs] == ["101", "102", "103", "104", "105"]
     assert found.complete
     assert found.jobs[0].member("train untrained1") == "101_2"
     folder = records.submission_folder(1)
@@ -302,7 +323,7 @@ def test_the_second_of_two_submits_at_a_time_is_told(fake, tiny_config, tmp_path
     assert sorted(process.returncode for process in both) == [0, 2]
     loser = says[0 if both[0].returncode else 1][1]
     assert "somebody is submitting this run just now" in loser
-    assert len(list(fake.glob("1*.sh"))) == 4
+    assert len(list(fake.glob("1*.sh"))) == 5
 
 
 def test_a_lock_of_the_dead_is_taken(tmp_path):
@@ -677,8 +698,8 @@ def test_a_plan_counts_what_is_missing(tiny_config, tiny_copy, tmp_path):
         encoding="utf-8",
     )
     seen = plan(str(tiny_config), ["statistics.seed=1"], str(tiny_copy.parent), str(site))
-    assert "4 pieces are missing, 3 are done; 4 sbatch jobs" in seen
-    assert "at most 3 GPU-hours and 6.5 core-hours" in seen
+    assert "5 pieces are missing, 3 are done; 5 sbatch jobs" in seen
+    assert "at most 3 GPU-hours and 7.5 core-hours" in seen
     assert "by earlier runs" in seen
     folder = RunFolder(tiny_copy, read_config(tiny_config))
     (train,) = [p for p in stage_plans(folder, graph.missing(folder), read_profile(site)) if p.stage == "train"]
