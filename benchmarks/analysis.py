@@ -18,8 +18,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.units import rectified
+from convergence.analysis.live import live_units
 from convergence.analysis.pair import analyze_pair
-from convergence.analysis.units import live_units
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums
 from convergence.statistics.histograms import UnitHistograms

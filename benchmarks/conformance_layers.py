@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.units import PairSums, live_units
+from convergence.analysis.live import live_units
+from convergence.analysis.units import PairSums
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import Sums
 from convergence.statistics.group_sums import norms, shift_of

@@ -19,10 +19,10 @@ import time
 from threadpoolctl import threadpool_limits
 
 from benchmarks.analysis import sums_of_two_nets
+from convergence.analysis.live import live_units
 from convergence.analysis.pair import Pair
 from convergence.analysis.plan import pair_memory
 from convergence.analysis.section import PairShape, Parts, Step, Tree, levels
-from convergence.analysis.units import live_units
 from convergence.experiment import AnalysisConfig
 
 N_GROUPS = 8

@@ -7,8 +7,9 @@ import pytest
 
 from convergence.analysis.distributions import mean_activation_distance
 from convergence.analysis.layer import describe_units, unit_means
+from convergence.analysis.live import live_units
 from convergence.analysis.pair import analyze_pair
-from convergence.analysis.units import PairSums, live_units
+from convergence.analysis.units import PairSums
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.file import Sums

@@ -10,9 +10,10 @@ import pytest
 from convergence.alignment.matching import matching
 from convergence.analysis.distributions import compare_distributions, shape_distances
 from convergence.analysis.joint import JointCorrelations
+from convergence.analysis.live import live_units
 from convergence.analysis.nets import analyze_nets, kinds_of_nets
 from convergence.analysis.over_time import trajectories
-from convergence.analysis.units import PairSums, live_units
+from convergence.analysis.units import PairSums
 from convergence.experiment import AnalysisConfig
 from tests.test_analysis import sums_of
 

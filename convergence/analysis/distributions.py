@@ -8,8 +8,8 @@ from scipy.stats import wasserstein_distance
 
 from convergence.alignment.matching import Matching, matching
 from convergence.analysis.layer import unit_means, unit_means_without
+from convergence.analysis.live import LiveUnits
 from convergence.analysis.section import Tree
-from convergence.analysis.units import LiveUnits
 from convergence.statistics.file import Sums
 from convergence.uncertainty import Estimate, jackknife
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.units import LiveUnits
+from convergence.analysis.live import LiveUnits
 from convergence.statistics.file import Sums
 from convergence.statistics.moments import correlation, covariance
 

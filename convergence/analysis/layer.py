@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.units import LiveUnits, group_squares
+from convergence.analysis.live import LiveUnits, group_squares
 from convergence.statistics.file import Sums
 from convergence.statistics.moments import correlation, covariance
 from convergence.uncertainty import jackknife_error

@@ -12,8 +12,8 @@ import numpy as np
 
 from convergence.alignment.matching import matching
 from convergence.analysis.joint import JointCorrelations
+from convergence.analysis.live import LiveUnits
 from convergence.analysis.section import Float64, Indices, Numbers, Replicated, Tree, full
-from convergence.analysis.units import LiveUnits
 from convergence.statistics.file import Sums
 
 

@@ -11,11 +11,12 @@ from convergence.analysis import cost
 from convergence.analysis.distributions import compare_distributions, mean_activation_distance
 from convergence.analysis.few_to_one import FewToOne
 from convergence.analysis.information import information
+from convergence.analysis.live import LiveUnits
 from convergence.analysis.many_to_many import ManyToMany
 from convergence.analysis.measures import Measures
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.section import Method, PairShape, Parts, Step, Tree, computed
-from convergence.analysis.units import LiveUnits, PairSums
+from convergence.analysis.units import PairSums
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from convergence.analysis import cost
 from convergence.analysis.few_to_one import WEIGHTS_BYTES
+from convergence.analysis.live import LiveUnits
 from convergence.analysis.nets import nets_steps
 from convergence.analysis.pair import pair_steps, shape_of
 from convergence.analysis.section import PairShape, Step, levels
-from convergence.analysis.units import KEPT_BYTES, LiveUnits
+from convergence.analysis.units import KEPT_BYTES
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums
 

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from convergence import hdf5
 from convergence.analysis.file import SCHEMA, VERSION, write_tree
 from convergence.analysis.layer import describe_units, pooled_correlation
+from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.plan import Plan, Subject, Task, plan
-from convergence.analysis.units import LiveUnits, live_units
 from convergence.analysis.watch import Watch
 from convergence.analysis.worker import Job, close_all, compute, is_done, part_path, read_part, restore_threads
 from convergence.errors import TaskLost, UserError

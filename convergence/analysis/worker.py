@@ -19,12 +19,12 @@ from threadpoolctl import threadpool_limits
 
 from convergence import hdf5, pieces
 from convergence.analysis.file import MADE_BY, PARTIAL_SCHEMA, VERSION, read_tree, write_tree
+from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.nets import Nets
 from convergence.analysis.pair import Pair
 from convergence.analysis.plan import Subject, Task
 from convergence.analysis.section import Parts, Step, Tree
 from convergence.analysis.section import Subject as Computable
-from convergence.analysis.units import LiveUnits, live_units
 from convergence.experiment import AnalysisConfig
 from convergence.statistics.file import Sums, open_statistics
 

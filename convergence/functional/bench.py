@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from convergence.analysis.units import LiveUnits, PairSums, live_units
+from convergence.analysis.live import LiveUnits, live_units
+from convergence.analysis.units import PairSums
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.devices import reproducible_arithmetic
 from convergence.distributed import Ranks

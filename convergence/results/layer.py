@@ -14,7 +14,7 @@ from convergence import hdf5
 from convergence.alignment.matching import matching, semi_matching
 from convergence.analysis.file import AnalysisFile, open_analysis
 from convergence.analysis.layer import describe_units
-from convergence.analysis.units import LiveUnits, live_units
+from convergence.analysis.live import LiveUnits, live_units
 from convergence.errors import UserError, nearest
 from convergence.results.labelled import Labelled, Table
 from convergence.results.moments import pair_correlation

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.units import LiveUnits, group_squares
+from convergence.analysis.live import LiveUnits, group_squares
 from convergence.statistics.file import Sums
 
 Float64 = npt.NDArray[np.float64]
