@@ -18,7 +18,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from convergence.cli import CLUSTER_VERBS, main
+from convergence.cli import main
+from convergence.command_line import CLUSTER_VERBS
 from convergence.config import read_config
 from convergence.errors import ConfigError, UserError
 from convergence.provenance import COMMIT_FILE
