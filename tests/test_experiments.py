@@ -18,6 +18,7 @@ def test_the_imagenet_config_runs(image_root, tmp_path):
         f'data.root="{image_root}"', "nets.0.seeds=[1]", "nets.1.seeds=[101]", "training.epochs=1",
         "training.batch_size=8", "training.learning_rate=1e-4", 'statistics.comparisons=["conv1", "conv5"]',
         "statistics.groups=2", "statistics.batch_size=4", "analysis.rotations=2", "analysis.sparse.enabled=false",
+        "pictures.layers=['conv1']", "pictures.top=2", "pictures.maximization.steps=1", "pictures.max_side=32",
     ]  # fmt: skip
     sets = [word for change in changes for word in ("--set", change)]
     assert main(["run", str(CONFIGS / "imagenet_alexnet.toml"), "--runs", str(tmp_path), *sets]) == 0
