@@ -6,6 +6,8 @@ torchrun, submitit and srun start the processes and say so in the environment. E
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import re
 import sys
@@ -80,6 +82,9 @@ class Ranks:
     @classmethod
     def of(cls, place: Place, device: str) -> Ranks:
         """Join the others: through NCCL where the device is a GPU, else through gloo."""
+        # Functions below this module take the group of all processes as a default when they are defined. Wrapping a net
+        # imports it, and had it been imported with the group there, close() could not end the group's threads.
+        importlib.import_module("torch.distributed.nn")
         ranks = cls(place.rank, place.size, place.local_rank)
         ranks._device = ranks.device(device)
         backend = "nccl" if ranks._device.type == "cuda" else "gloo"
@@ -92,9 +97,17 @@ class Ranks:
         return ranks
 
     def close(self) -> None:
-        """Leave the others."""
-        if self.size > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        """Leave the others, and end gloo's threads with the last reference to the group.
+
+        A thread of gloo that lets go of a tensor when the interpreter has begun to end aborts the whole process.
+        """
+        if self.size == 1 or not torch.distributed.is_initialized():
+            return
+        torch.distributed.destroy_process_group()
+        error = sys.exception()
+        if error is not None:  # its frames hold nets, and wrapped nets the group
+            traceback.clear_frames(error.__traceback__)
+        gc.collect()
 
     def device(self, name: str) -> torch.device:
         """The device of this process: with ``auto`` and ``cuda`` each process of a machine has a GPU of its own."""

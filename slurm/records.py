@@ -44,6 +44,7 @@ class SubmittedJob:
     job : Slurm's id
     log : path of what it prints, with Slurm's patterns
     script : name of the file with its sbatch text
+    first : number of the first member of an array
     """
 
     name: str
@@ -55,15 +56,18 @@ class SubmittedJob:
     log: str
     script: str
     after_any: tuple[str, ...] = ()
+    first: int = 0
 
     def member(self, piece: str) -> str:
         """Slurm's id for a piece of it."""
-        return f"{self.job}_{self.pieces.index(piece)}" if self.array else self.job
+        return f"{self.job}_{self._index(piece)}" if self.array else self.job
 
     def log_of(self, piece: str) -> Path:
         """Where the output of a piece goes."""
-        member = str(self.pieces.index(piece))
-        return Path(self.log.replace("%A", self.job).replace("%j", self.job).replace("%a", member))
+        return Path(self.log.replace("%A", self.job).replace("%j", self.job).replace("%a", str(self._index(piece))))
+
+    def _index(self, piece: str) -> int:
+        return self.first + self.pieces.index(piece)
 
 
 @dataclass(frozen=True)

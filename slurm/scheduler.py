@@ -5,9 +5,12 @@ after minutes and are slow at times. What is not known is None, or missing from 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from convergence.errors import UserError
 
 TIMEOUT_S = 30.0
 ENDED = frozenset(
@@ -45,10 +48,10 @@ class Queued:
         return self.state not in ENDED and self.reason != "DependencyNeverSatisfied"
 
 
-def ask(*command: str, timeout: float = TIMEOUT_S) -> tuple[bool, str]:
+def ask(*command: str, timeout: float = TIMEOUT_S, environ: Mapping[str, str] | None = None) -> tuple[bool, str]:
     """Whether a command ended well, and what it said on either stream."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, errors="replace")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, errors="replace", env=environ)
     except FileNotFoundError:
         return False, f"there is no command {command[0]} here"
     except (OSError, subprocess.SubprocessError) as error:
@@ -103,6 +106,34 @@ def now(job: str) -> Now | None:
 def requeue(job: str) -> str | None:
     """Put a job back into the queue; None, or why it was refused."""
     fine, text = ask("scontrol", "requeue", job)
+    return None if fine else text
+
+
+def submit_again(script: str, after: str, member: int | None) -> str:
+    """Submit a script once more, for one member of an array or for all, to start when a job has ended; Slurm's id.
+
+    Raises
+    ------
+    UserError
+        if it is refused.
+    """
+    options = ["--parsable", f"--dependency=afterany:{after}", *([] if member is None else [f"--array={member}"])]
+    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM_")}
+    fine, text = ask("sbatch", *options, script, environ=kept)
+    job = text.strip().split(";")[0]
+    if not fine or not job.isdigit():
+        raise UserError(f"sbatch refused another one: {' '.join(text.split())}")
+    return job
+
+
+def wait_also(job: str, dependency: str) -> str | None:
+    """Have a job wait for something more, for example "afterok:12"; None, or why it was refused."""
+    fine, text = ask("scontrol", "show", "job", "-o", job)
+    found = re.search(r"\bDependency=(\S+)", text) if fine else None
+    if found is None:
+        return text if not fine else "its dependency is not told"
+    known = "" if found[1] == "(null)" else re.sub(r"\([^)]*\)|_\*", "", found[1]) + ","
+    fine, text = ask("scontrol", "update", f"jobid={job}", f"dependency={known}{dependency}")
     return None if fine else text
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +15,10 @@ from convergence.files import atomic_write
 from convergence.runs import RunFolder
 from slurm import graph, scheduler, source
 from slurm.launcher import submit_text
+from slurm.lock import lock
 from slurm.profile import ClusterProfile, read_profile
 from slurm.records import Records, Submission, SubmittedJob
 from slurm.script import Setting, script
-
-OLD_LOCK_S = 900.0
 
 
 def dry_run(config: str, overrides: Sequence[str], runs: str, cluster: str, overwrite: bool = False) -> str:
@@ -112,50 +107,6 @@ def refuse_if_busy(records: Records) -> None:
     stuck = [q.job for q in of_run if q.state == "PENDING"]
     if stuck:
         scheduler.cancel(stuck)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a run's lock while jobs are submitted; the second to come is told, and a dead holder is recognised."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-    for _ in range(2):
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                json.dump(holder, file)
-            break
-        except FileExistsError:
-            if not _is_stale(path):
-                raise UserError(
-                    f"{path}: somebody is submitting this run just now ({path.read_text(encoding='utf-8')}). Wait a "
-                    "moment and look at `convergence status`."
-                ) from None
-            path.unlink(missing_ok=True)
-    else:
-        raise UserError(f"{path}: somebody else took the lock of this run just now. Look at `convergence status`.")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _is_stale(path: Path) -> bool:
-    """Whether the holder of a lock has died: on this machine its process is gone, elsewhere the lock is old."""
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        if holder["host"] == socket.gethostname():
-            try:
-                os.kill(holder["pid"], 0)
-            except ProcessLookupError:
-                return True
-            return False
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # torn, or just being written
-    try:
-        return time.time() - path.stat().st_mtime > OLD_LOCK_S
-    except FileNotFoundError:
-        return True
 
 
 def _read(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tuple[RunFolder, ClusterProfile]:

@@ -22,9 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from convergence.errors import UserError
 from slurm import scheduler
 from slurm.reasons import TAIL_LINES, reason_of
 from slurm.records import BEAT_S, Attempt, Records
+from slurm.successor import succeed, turns_before
 
 EXIT_AGAIN = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -40,7 +42,7 @@ class Wrapper:
     def __init__(self, records: Records, attempt: Attempt, requeue: str, most: int) -> None:
         self.records, self.attempt = records, attempt
         self.requeue, self.most = requeue, most
-        self.job = attempt.job
+        self.job, self.turns = attempt.job, attempt.restart
         self.signals: list[int] = []
         self._offset = _log_size()
 
@@ -62,10 +64,10 @@ class Wrapper:
         busy = self._wait_for(earlier)
         if busy is not None:
             return self._fail(1, f"job {busy.job} is still at work on it on {busy.node}; nothing runs twice")
-        if self.attempt.restart > self.most:
-            return self._fail(
-                1, f"restarted {self.attempt.restart} times, and requeue.most of the profile is {self.most}"
-            )
+        if self.requeue == "scontrol":
+            self.turns += turns_before(self.records, self.attempt)
+        if self.turns > self.most:
+            return self._fail(1, f"restarted {self.turns} times, and requeue.most of the profile is {self.most}")
         self.records.write_attempt(self.attempt)
         if self.signals:
             return self._stopped(EXIT_AGAIN)
@@ -112,18 +114,25 @@ class Wrapper:
             self._write("stopped", code, f"stopped by {by} as the job was ended")
         elif self.requeue == "none":
             self._write("stopped", code, f"stopped by {by}; the profile does not requeue")
-        elif self.attempt.restart >= self.most:
+        elif self.turns >= self.most:
             return self._fail(code, f"stopped by {by} for the last time: requeue.most of the profile is {self.most}")
         else:
             self._write("stopped", code, f"stopped by {by} and put back into the queue")
             refused = scheduler.requeue(self.job)
             if refused is not None:
-                return self._fail(
-                    code,
-                    f'stopped by {by}, and scontrol requeue was refused ({refused}); set requeue.by = "chain" in the '
-                    "profile, or submit again",
-                )
+                return self._succeed(code, by, refused)
         return code
+
+    def _succeed(self, code: int, by: str, refused: str) -> int:
+        """Have another job go on in the place of this one, which then ends as one that did its part."""
+        why = f"stopped by {by}, and scontrol requeue was refused ({refused})"
+        try:
+            job = succeed(self.records, self.attempt)
+        except UserError as error:
+            remedy = 'set requeue.by = "chain" in the profile, or submit again'
+            return self._fail(code, f"{why}; no other job could take its place ({error}): {remedy}")
+        self._write("stopped", code, f"{why}; job {job} goes on in its place")
+        return 0
 
     def _fail(self, code: int, reason: str) -> int:
         self._write("failed", code, reason)

@@ -43,7 +43,7 @@ learning_rate = 0.02
 comparisons = ["conv1"]
 """
 COMMAND = """
-import sys, time
+import os, sys, time
 from convergence.cli import main
 from convergence.learner import Learner
 learn, planted = Learner.learn, sys.argv[1]
@@ -54,7 +54,11 @@ def planting(self, *arguments):
         raise ValueError("planted in one process")
     learn(self, *arguments)
 Learner.learn = planting
-sys.exit(main(sys.argv[2:]))
+code = main(sys.argv[2:])
+for thread in os.listdir("/proc/self/task") if os.path.isdir("/proc") else ():  # one that ends late aborts the process
+    with open(f"/proc/self/task/{thread}/comm") as name:
+        assert "gloo" not in name.read()
+sys.exit(code)
 """
 
 

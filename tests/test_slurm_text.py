@@ -24,14 +24,15 @@ from convergence.config import read_config
 from convergence.errors import ConfigError, UserError
 from convergence.provenance import COMMIT_FILE
 from convergence.runs import RunFolder, Work
-from slurm import doctor, graph, scheduler, source, submit, wrapper
+from slurm import doctor, graph, lock, scheduler, source, wrapper
 from slurm.plan import plan, readable_time, stage_plans
 from slurm.profile import AVOIDABLE, ClusterProfile, read_profile
 from slurm.reasons import reason_of
-from slurm.records import Attempt, Records
+from slurm.records import Attempt, Records, Submission, SubmittedJob
 from slurm.scheduler import Queued, read_queue
 from slurm.script import Setting, script
 from slurm.status import Evidence, judge
+from slurm.successor import succeed
 from slurm.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
@@ -39,9 +40,11 @@ FAKES = {
     "srun": "#!/bin/sh\n",
     "sbatch": """#!/bin/sh
 sleep ${SBATCH_SLEEP:-0}
-grep -q refused-partition "$1" && { echo "invalid partition specified" >&2; exit 1; }
+for file; do :; done
+grep -q refused-partition "$file" && { echo "invalid partition specified" >&2; exit 1; }
 n=$(($(cat "$FAKE/next" 2>/dev/null || echo 100) + 1)); echo $n >"$FAKE/next"
-cp "$1" "$FAKE/$n.sh"; echo "Submitted batch job $n"
+cp "$file" "$FAKE/$n.sh"; echo "$@" >"$FAKE/$n.arguments"
+case $1 in --parsable) echo "$n";; *) echo "Submitted batch job $n";; esac
 """,
     "squeue": """#!/bin/sh
 [ ! -e "$FAKE/silent" ] || { echo "Unable to contact slurm controller" >&2; exit 1; }
@@ -55,7 +58,11 @@ case $1 in
     echo "$2" >>"$FAKE/requeued" ;;
   show)
     state=$(cat "$FAKE/state" 2>/dev/null || echo RUNNING)
-    echo "JobId=$4 JobState=$state Restarts=$(cat "$FAKE/restarts" 2>/dev/null || echo 0)" ;;
+    echo "JobId=$4 JobState=$state Restarts=$(cat "$FAKE/restarts" 2>/dev/null || echo 0)" \\
+      "Dependency=$(cat "$FAKE/dependency" 2>/dev/null || echo "(null)")" ;;
+  update)
+    [ ! -e "$FAKE/unchangeable" ] || { echo "Access/permission denied" >&2; exit 1; }
+    echo "$2 $3" >>"$FAKE/updated" ;;
 esac
 """,
     "sacct": '#!/bin/sh\necho "Slurm accounting storage is disabled" >&2; exit 1\n',
@@ -331,17 +338,17 @@ def test_a_lock_of_the_dead_is_taken(tmp_path):
     gone = subprocess.Popen(["true"])
     gone.wait()
     (tmp_path / "lock").write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid, "since": 0}))
-    with submit.lock(tmp_path):
+    with lock.lock(tmp_path):
         assert (tmp_path / "lock").exists()
-        with pytest.raises(UserError, match="just now"), submit.lock(tmp_path):
+        with pytest.raises(UserError, match="just now"), lock.lock(tmp_path):
             pass
     assert not (tmp_path / "lock").exists()
     (tmp_path / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": 0}))
-    with pytest.raises(UserError, match="elsewhere"), submit.lock(tmp_path):
+    with pytest.raises(UserError, match="elsewhere"), lock.lock(tmp_path):
         pass
-    old = time.time() - 2 * submit.OLD_LOCK_S
+    old = time.time() - 2 * lock.OLD_LOCK_S
     os.utime(tmp_path / "lock", (old, old))
-    with submit.lock(tmp_path):
+    with lock.lock(tmp_path):
         pass
 
 
@@ -575,6 +582,68 @@ def test_a_requeue_that_is_forbidden_says_what_to_do(fake, tmp_path):
     (found,) = attempts(tmp_path)
     assert found.state == "failed"
     assert 'requeue.by = "chain"' in found.reason
+
+
+def keep_submission(tmp_path: Path) -> Records:
+    """Submission 1: job 7 is the statistics, what waits for it 8 and 9."""
+    records = Records(tmp_path / "jobs")
+    records.submission_folder(1).mkdir(parents=True)
+    (records.submission_folder(1) / "7.sh").write_text("#!/bin/sh\n", encoding="utf-8")
+    waiting = {"statistics": ("7", (), ()), "analyze": ("8", ("statistics",), ()),
+               "report": ("9", ("analyze",), ("statistics",))}  # fmt: skip
+    jobs = [
+        SubmittedJob(name, name, (name,), False, after, job, f"/logs/{name}-%j", "7.sh", after_any)
+        for name, (job, after, after_any) in waiting.items()
+    ]
+    records.write_submission(Submission(1, "now", "site.toml", "x.toml", (), {}, tuple(jobs), True))
+    return records
+
+
+def test_a_job_whose_requeue_is_forbidden_has_another_go_on_in_its_place(fake, tmp_path):
+    """It ends as one that did its part, what waits for it waits for the other, and turns are counted over both."""
+    records = keep_submission(tmp_path)
+    (fake / "forbidden").touch()
+    (fake / "dependency").write_text("afterok:7(unfulfilled),afterany:3_*(unfulfilled)", encoding="utf-8")
+    assert start(tmp_path, "import sys; sys.exit(75)", most=1, SLURM_RESTART_COUNT="0").wait(timeout=30) == 0
+    (found,) = attempts(tmp_path)
+    assert found.state == "stopped"
+    assert "job 101 goes on in its place" in found.reason
+    assert (fake / "101.arguments").read_text().split()[:2] == ["--parsable", "--dependency=afterany:7"]
+    assert (fake / "updated").read_text().splitlines() == [
+        "jobid=8 dependency=afterok:7,afterany:3,afterok:101",
+        "jobid=9 dependency=afterok:7,afterany:3,afterany:101",
+    ]
+    assert [job.job for job in records.latest().jobs_of("statistics")] == ["7", "101"]
+    assert start(tmp_path, "import sys; sys.exit(75)", most=1, SLURM_JOB_ID="101").wait(timeout=30) == 75
+    assert "for the last time: requeue.most of the profile is 1" in attempts(tmp_path)[-1].reason
+    assert not (fake / "102.sh").exists()
+
+
+def test_a_member_of_an_array_is_followed_by_the_same_member(fake, tmp_path):
+    nets = ("train net1", "train net2", "train net3")
+    array = SubmittedJob("train", "train", nets, True, (), "6", "/logs/train-%A_%a", "7.sh")
+    records = keep_submission(tmp_path)
+    records.write_submission(replace(records.latest(), jobs=(array,)))
+    mine = replace(ATTEMPT, piece="train net3", job="6_2")
+    assert succeed(records, mine) == "101"
+    assert (fake / "101.arguments").read_text().split()[1:3] == ["--dependency=afterany:6_2", "--array=2"]
+    follower = records.latest().jobs_of("train net3")[-1]
+    assert (follower.member("train net3"), follower.log_of("train net3")) == ("101_2", Path("/logs/train-101_2"))
+    assert len(records.latest().jobs_of("train net1")) == 1
+    assert succeed(records, replace(mine, job="101_2")) == "102"
+    assert (fake / "102.arguments").read_text().split()[1:3] == ["--dependency=afterany:101_2", "--array=2"]
+
+
+def test_a_successor_that_nobody_can_wait_for_is_taken_back(fake, tmp_path):
+    records = keep_submission(tmp_path)
+    (fake / "forbidden").touch()
+    (fake / "unchangeable").touch()
+    assert start(tmp_path, "import sys; sys.exit(75)").wait(timeout=30) == 75
+    (found,) = attempts(tmp_path)
+    assert found.state == "failed"
+    assert "job 8 could not be told to wait" in found.reason
+    assert (fake / "cancelled").read_text().split() == ["101"]
+    assert len(records.latest().jobs) == 3
 
 
 def test_a_link_of_a_chain_does_not_repeat_a_failure(fake, tmp_path):
