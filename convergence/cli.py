@@ -242,6 +242,7 @@ def _add_cluster(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                 metavar="NAME",
                 help="only net1, train, statistics, …; may be repeated",
             )
+            parser.add_argument("--follow", action="store_true", help="and what they print, until they have ended")
             parser.add_argument("--lines", type=_positive, default=20, metavar="N", help="lines of each (default: 20)")
     about = "whether this machine can carry a run: faults, each with its remedy"
     parser = verbs.add_parser("doctor", help=about, description=about[0].upper() + about[1:] + ".")
@@ -344,9 +345,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("convergence: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe (| head) is not an error
-        return EXIT_DONE
+    except OSError as error:
+        from convergence.files import full, is_full
+
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe (| head) is not an error
+            return EXIT_DONE
+        if not is_full(error):
+            raise
+        print(f"convergence: {full(Path(error.filename or getattr(options, 'runs', '.')), error)}", file=sys.stderr)
+        return EXIT_USER
 
 
 def _dispatch(options: argparse.Namespace) -> int:

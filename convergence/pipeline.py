@@ -15,6 +15,7 @@ from typing import Any
 
 from convergence.errors import SharedError, StaleOutputError, UserError, nearest
 from convergence.experiment import Net
+from convergence.files import told_when_full
 from convergence.registry import load_object
 from convergence.runs import RunFolder, Work
 
@@ -50,7 +51,8 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
         )
     for stage in stages:
         try:
-            _RUNNERS[stage](folder, options, comm)
+            with told_when_full(folder.path):
+                _RUNNERS[stage](folder, options, comm)
         except UserError as error:
             if stage not in OPTIONAL or stages == (stage,):
                 raise

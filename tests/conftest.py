@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.slurm_site import cluster, site  # noqa: F401
+
 TINY = """
 name = "tiny"
 [data]

@@ -24,6 +24,7 @@ from convergence.errors import ConfigError, UserError
 from convergence.provenance import COMMIT_FILE
 from convergence.runs import RunFolder, Work
 from slurm import doctor, graph, lock, scheduler, source, wrapper
+from slurm.logs import follow
 from slurm.plan import plan, readable_time, stage_plans
 from slurm.profile import AVOIDABLE, ClusterProfile, read_profile
 from slurm.reasons import reason_of
@@ -759,6 +760,25 @@ def test_status_logs_and_cancel_of_a_run(fake, tiny_config, tmp_path, capsys):
     assert main(["status", str(tiny_config), *runs]) == 0
 
 
+def test_logs_are_followed_over_attempts_until_all_is_over(fake, tiny_config, tmp_path):
+    assert main(["submit", *arguments(tiny_config, tmp_path)]) == 0
+    (fake / "queue").write_text("101_0|RUNNING|None|n1|0:10|x\n", encoding="utf-8")
+    records = Records(tmp_path / "runs" / "tiny" / "jobs")
+    first = records.latest().jobs[0].log_of("train net1")
+    first.write_text("old\nlast\nhalf a", encoding="utf-8")
+    lines = follow(str(tmp_path / "runs" / "tiny"), "", ["net1"], 2, every_s=0.01)
+    assert [next(lines), next(lines)] == [f"== train net1: {first}", "last"]
+    with first.open("a", encoding="utf-8") as file:
+        file.write(" line\n")
+    assert next(lines) == "half a line"
+    other = first.with_name("other.log")
+    other.write_text("again\nfrom the start\nto the end\n", encoding="utf-8")
+    records.write_attempt(replace(ATTEMPT, piece="train net1", job="120_0", log=str(other)))
+    assert next(lines) == f"== train net1: {other}"
+    (fake / "queue").unlink()
+    assert list(lines) == ["again", "from the start", "to the end"]
+
+
 def test_a_plan_counts_what_is_missing(tiny_config, tiny_copy, tmp_path):
     shutil.rmtree(tiny_copy / "nets" / "net2")
     site = tmp_path / "site.toml"
@@ -778,6 +798,12 @@ def test_a_plan_counts_what_is_missing(tiny_config, tiny_copy, tmp_path):
         stored = [file[f"comparisons/{name}"] for name in ("conv1", "conv2", "fc1")]
         arrays = [item for place in stored for item in place.values() if isinstance(item, h5py.Dataset)]
         assert size == pytest.approx(sum(item.nbytes for item in arrays) / 1e3, rel=0.05)
+    assert [line.split()[0] for line in seen.splitlines()[-6:]] == [
+        *("train",) * 2,
+        *("statistics",) * 2,
+        "analyze",
+        "pictures",
+    ]
 
 
 @pytest.mark.parametrize(
