@@ -86,8 +86,10 @@ def test_two_submits_at_a_time(cluster, site):
     here.held("net1")
     command = [sys.executable, "-m", "convergence", "submit", str(here.config), "--runs", str(here.runs)]
     command += ["--cluster", str(here.profile), *ONE_NET]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     both = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     says = [process.communicate(timeout=120) for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], says
