@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import torch
 
 from convergence.errors import FileError
-from convergence.files import CHECKPOINTS, atomic_write
+from convergence.files import CHECKPOINTS, atomic_write, full, is_full
 
 logger = logging.getLogger(__name__)
 TITLE = b"convergence checkpoint 1\n"
@@ -87,9 +87,11 @@ class Checkpoints:
         try:
             writing.result()
         except OSError as error:
+            if is_full(error):
+                raise full(self.newest.parent, error) from error
             raise FileError(
-                f"{self.newest}: the checkpoint could not be written ({error}). The one before it still stands; make "
-                "room and start the same command again."
+                f"{self.newest}: the checkpoint could not be written ({error}). The one before it still stands; start "
+                "the same command again."
             ) from error
 
     def close(self) -> None:
@@ -113,7 +115,10 @@ def write(path: Path, state: State) -> None:
     with path.open("wb") as file:
         file.write(TITLE + b"0" * 64 + b"\n")
         hashing = _Hashing(file)
-        torch.save(state, cast(IO[bytes], hashing))
+        try:
+            torch.save(state, cast(IO[bytes], hashing))
+        except RuntimeError as error:  # torch speaks of positions where the disk was full
+            raise hashing.error or error from error
         file.seek(len(TITLE))
         file.write(hashing.digest.hexdigest().encode())
 
@@ -159,10 +164,15 @@ class _Hashing:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

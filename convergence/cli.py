@@ -40,9 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("convergence: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe (| head) is not an error
-        return EXIT_DONE
+    except OSError as error:
+        from convergence.files import full, is_full
+
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe (| head) is not an error
+            return EXIT_DONE
+        if not is_full(error):
+            raise
+        print(f"convergence: {full(Path(error.filename or getattr(options, 'runs', '.')), error)}", file=sys.stderr)
+        return EXIT_USER
 
 
 def _dispatch(options: argparse.Namespace) -> int:

@@ -244,6 +244,7 @@ def _add_cluster(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                 metavar="NAME",
                 help="only net1, train, statistics, …; may be repeated",
             )
+            parser.add_argument("--follow", action="store_true", help="and what they print, until they have ended")
             parser.add_argument("--lines", type=_positive, default=20, metavar="N", help="lines of each (default: 20)")
     about = "whether this machine can carry a run: faults, each with its remedy"
     parser = verbs.add_parser("doctor", help=about, description=about[0].upper() + about[1:] + ".")

@@ -33,6 +33,10 @@ class FileError(UserError):
     """A file that is missing, damaged, unfinished, or of a schema that this version does not read."""
 
 
+class DiskFullError(FileError):
+    """A disk that is full, or a quota that is used up."""
+
+
 class StaleOutputError(UserError):
     """What a stage reads is missing or belongs to other settings; all ranks look at the same records."""
 

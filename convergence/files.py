@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from convergence.errors import FileError
+from convergence.errors import DiskFullError, FileError
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 """What a net in training keeps in its folder until it is done: the newest checkpoint and the one before."""
@@ -19,6 +21,9 @@ LONGEST = 180
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{k}" for device in ("COM", "LPT") for k in range(1, 10))}
 """What Windows forbids in names, and names that it keeps for devices."""
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""What systems say of a full disk and of a quota that is used up."""
+_SAYS = re.compile(r"No space left on device|Disk quota exceeded|disk is full|not enough space on the disk", re.I)
 
 
 @contextmanager
@@ -79,6 +84,45 @@ def check_writable(folder: Path, remedy: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(f"{folder}: nothing can be written there ({reason}). {remedy}.") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that a disk is full or a quota used up."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if not isinstance(error, DiskFullError) and _SAYS.search(str(error)):  # libraries that keep no number
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def full(folder: Path, error: BaseException) -> DiskFullError:
+    """What to say of a full disk that has this folder."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    quota = any(isinstance(e, OSError) and e.errno == FULL[1] != FULL[0] for e in (error, error.__cause__))
+    what = "the quota of its disk is used up" if quota else "its disk is full"
+    return DiskFullError(
+        f"{folder}: {what}, {shutil.disk_usage(place).free:,} bytes are free. What was finished before is kept. "
+        "Make room there (quota and df say of what), and start the same command again: it goes on from what is kept."
+    )
+
+
+@contextmanager
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Turn what a full disk raises in the block into a :class:`~convergence.errors.DiskFullError` on this folder."""
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        raise full(folder, error) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.diagnosis import another_schema, unfinished, unreadable
+from convergence.disk import open_hdf5
 from convergence.errors import FileError
 from convergence.files import atomic_write
 
@@ -31,7 +32,7 @@ Index = tuple[int | slice, ...]
 @contextmanager
 def create(path: Path, schema: str, version: int, attributes: Mapping[str, Any]) -> Iterator[h5py.File]:
     """A new file, written aside and renamed when the block ends; an exception leaves nothing behind."""
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, open_hdf5(temporary, "w") as file:
         file.attrs["schema"] = schema
         file.attrs["schema_version"] = version
         for name, value in attributes.items():

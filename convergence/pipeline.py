@@ -15,6 +15,7 @@ from typing import Any
 
 from convergence.errors import SharedError, StaleOutputError, UserError, nearest
 from convergence.experiment import Net
+from convergence.files import told_when_full
 from convergence.functional import EXPERIMENTS
 from convergence.registry import load_object
 from convergence.runs import RunFolder, Work
@@ -60,7 +61,8 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
         if len(stages) > 1 and stage in EXPERIMENTS and not folder.has_experiment(stage):
             continue
         try:
-            _RUNNERS[stage](folder, options, comm)
+            with told_when_full(folder.path):
+                _RUNNERS[stage](folder, options, comm)
         except UserError as error:
             if stage not in OPTIONAL or len(stages) == 1:
                 raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from convergence.disk import open_hdf5
 from convergence.errors import UserError
 from convergence.hdf5 import Index, block_digest
 from hpc.comm import Communicator
@@ -49,17 +51,17 @@ class OneWriter:
         self._comm = comm
         self._path = path
         self._file: Any = None
+        self._open = ExitStack()
 
     def __enter__(self) -> OneWriter:
         if self._comm.rank == 0:
-            self._file = h5py.File(self._path, "r+")
+            self._file = self._open.enter_context(open_hdf5(self._path, "r+"))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._open.__exit__(kind, error, trace)
 
     def write(self, dataset: str, indices: Sequence[Index], values: Values | None) -> None:
         if self._comm.rank > 0:

@@ -6,6 +6,7 @@ examines the world that the launcher made, which is where most faults of cluster
 
 from __future__ import annotations
 
+import getpass
 import importlib
 import os
 import shutil
@@ -169,11 +170,13 @@ def check_space(place: Path) -> Finding:
             os.fsync(file.fileno())
     except OSError as error:
         return Finding("space", "fault", f"{place}: a file of 1 MiB cannot be written: {error}", remedy)
-    fine, text = ask("quota", "-w")
-    over = [line for line in text.splitlines() if "*" in line] if fine else []
+    told = [
+        text for fine, text in (ask("quota", "-w"), ask("lfs", "quota", "-u", getpass.getuser(), str(place))) if fine
+    ]
+    over = [line for text in told for line in text.splitlines() if "*" in line]
     if over:
         return Finding("space", "fault", f"{says}; over quota: {' '.join(over[0].split())}", remedy)
-    quota = "within quota" if fine and text.strip() else "no quota is told here"
+    quota = "within quota" if "".join(told).strip() else "no quota is told here"
     if free < LITTLE_SPACE:
         return Finding("space", "fault", f"{says}; {quota}", remedy)
     return Finding("space", "ok", f"{says}; {quota}")
@@ -260,7 +263,7 @@ def examine(place: Path) -> list[Finding]:
 
 
 def doctor(runs: str) -> tuple[str, bool]:
-    """The text that ``doctor`` prints ("" on all ranks but the first), and whether there is no fault."""
+    """The text that ``doctor`` prints, and whether there is no fault; ranks after the first tell only their faults."""
     place = Path(runs).resolve()
     while not place.is_dir():
         place = place.parent
@@ -270,9 +273,9 @@ def doctor(runs: str) -> tuple[str, bool]:
         quiet = world().rank > 0
     except UserError:
         quiet = os.environ.get("SLURM_PROCID", "0") != "0"
-    if quiet:
-        return "", sound
-    lines = [f"on {socket.gethostname()}"]
+    if quiet:  # what the launcher did wrong is the same on all, and the first one says it
+        found = [finding for finding in found if finding.word == "fault" and finding.what != "MPI"]
+    lines = [f"on {socket.gethostname()}"] if found else []
     for finding in found:
         lines.append(f"{finding.word:<6}{finding.what:<13} {finding.says}")
         if finding.remedy:

@@ -10,12 +10,11 @@ from statistics import median
 from typing import Any
 
 from convergence.config import read_config
-from convergence.errors import UserError
 from convergence.pipeline import OPTIONAL, STAGES
 from convergence.runs import RunFolder, Work, read_record
-from convergence.show import readable_bytes, shapes
 from slurm import graph
 from slurm.profile import AnalyzeResources, ClusterProfile, Resources, TrainResources, read_profile
+from slurm.sizes import sizes
 
 DONE = "nothing is missing: all stages are done for these settings"
 
@@ -132,7 +131,7 @@ def plan(config: str, overrides: Sequence[str], runs: str, cluster: str) -> str:
             f"each job may be started again up to {profile.requeue.most} times ({profile.requeue.by}), with what it "
             "has done kept"
         )
-    return "\n".join([*lines, *_sizes(folder)])
+    return "\n".join([*lines, *sizes(folder)])
 
 
 def _from_start_to_end(stages: Iterable[tuple[str, float]]) -> float:
@@ -144,56 +143,6 @@ def _from_start_to_end(stages: Iterable[tuple[str, float]]) -> float:
         else:
             total, beside = total + beside + seconds, 0.0
     return total + beside
-
-
-def _sizes(folder: RunFolder) -> list[str]:
-    """Bytes on disk: weights, sums and scratch, from shapes alone."""
-    from convergence.statistics.collect import matrices
-    from convergence.statistics.groups import ImageGroups
-
-    config = folder.experiment.statistics
-    try:
-        n_available, joiner = shapes(folder.experiment)
-    except ImportError:
-        return ["bytes on disk are not known without torch: pip install 'convergent-learning[train]'"]
-    except UserError as error:
-        return [f"bytes on disk are not known: {error}"]
-    groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
-    sums, codes = 0, 0
-    for joined in joiner.joined.values():
-        sums += sum(8 * math.prod(shape) for shape in matrices(joined, config).values())
-        sums += 4 * len(groups.subset(config.subset)) * joined.n_units
-        sums += 8 * config.groups * (joined.n_units + (joined.n_units + len(joined.nets)) * len(joined.nets))
-        if not joined.pooled:
-            sums += 20 * config.top_images * joined.n_units
-        if config.mutual_information.enabled:
-            codes += groups.n_images * joined.n_sampled(config.mutual_information.positions) * joined.n_units
-    found = [
-        ("statistics.h5, without the histograms of units (some kB each)", sums),
-        ("scratch of the statistics, removed at the end", sums + codes),
-    ]
-    weights = _weights(folder)
-    if weights is not None:
-        kept = 1 + len(folder.experiment.training.keep_epochs)
-        found.insert(0, ("weights of the nets", kept * weights))
-        found.insert(1, ("checkpoints of nets in training, at most", 3 * weights))
-    lines = [f"bytes on disk: about {readable_bytes(sum(size for _, size in found))}"]
-    return lines + [f"  {readable_bytes(size):>8}  {what}" for what, size in found]
-
-
-def _weights(folder: RunFolder) -> int | None:
-    """Bytes of the weights of all nets; None for activations that are there already."""
-    if folder.experiment.activations is not None:
-        return None
-    import torch
-
-    splits = folder.experiment.images.load()
-    total = 0
-    with torch.device("meta"):
-        for net in folder.experiment.all_nets():
-            module = net.spec.build(splits.train.image_shape, splits.train.n_classes)
-            total += sum(value.numel() * value.element_size() for value in module.state_dict().values())
-    return total
 
 
 def readable_time(seconds: float) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convergence.errors import FileError
-from convergence.files import atomic_write
+from convergence.files import atomic_write, is_full
 
 BEAT_S = 15.0
 """A running job touches its marker so often."""
@@ -164,8 +164,16 @@ class Records:
         return self._attempts(attempt.piece) / f"{attempt.submission:04d}-{attempt.job}-{attempt.restart}.json"
 
     def write_attempt(self, attempt: Attempt) -> None:
-        """Leave or replace a marker."""
-        _write(self.attempt_path(attempt), attempt)
+        """Leave or replace a marker; on a full disk a shorter one in the place of the last, which needs no room."""
+        path = self.attempt_path(attempt)
+        try:
+            _write(path, attempt)
+        except OSError as error:
+            if not is_full(error) or not path.exists():
+                raise
+            with path.open("r+b") as file:
+                file.write(json.dumps(dataclasses.asdict(dataclasses.replace(attempt, tail=()))).encode())
+                file.truncate()
 
     def attempts(self, piece: str) -> list[Attempt]:
         """All attempts at a piece, the latest last."""

@@ -6,6 +6,7 @@ missing.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from slurm.scheduler import Queued
 
 Word = Literal["done", "running", "waiting", "stopped", "failed", "cancelled", "not run", "missing"]
 SHOWN_LINES = 8
+LITTLE_SPACE = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def status(run: str, runs: str, overrides: Sequence[str] = ()) -> str:
     for piece in pieces:
         lines.append(f"  {piece.piece:<{width}}{piece.word:<10} {piece.about}".rstrip())
         lines += [f"  {'':<{width}}| {line}" for line in piece.lines[-SHOWN_LINES:]]
+    free = shutil.disk_usage(folder.path).free if folder.path.exists() else LITTLE_SPACE
+    if free < LITTLE_SPACE and any(piece.word != "done" for piece in pieces):
+        lines.append(f"{free:,} bytes are free in {folder.path}: make room before what is missing is run")
     failed = [piece.piece for piece in pieces if piece.word in ("failed", "cancelled", "stopped", "not run")]
     if all(piece.word == "done" or stage_of(piece.piece) in OPTIONAL for piece in pieces):
         lines.append(str(folder.report_page.resolve()))

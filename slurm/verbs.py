@@ -35,8 +35,13 @@ def status(options: argparse.Namespace) -> int:
 
 def logs(options: argparse.Namespace) -> int:
     """What jobs printed."""
+    from slurm.logs import follow
     from slurm.logs import logs as read
 
+    if options.follow:
+        for line in follow(options.run, options.runs, options.pieces, options.lines):
+            print(line, flush=True)
+        return EXIT_DONE
     print(read(options.run, options.runs, options.pieces, options.lines))
     return EXIT_DONE
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ EXIT_AGAIN = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 STOPPED = (EXIT_AGAIN, *(128 + number for number in SIGNALS))
 """Exit codes of a stage that was told to stop; the signals' own before it could listen."""
+NO_SPACE = 2**20
 INTERRUPTED = "its launcher, which ended well before the work was done"
 LOST = "ended without a word: its node failed, or it was killed there"
 
@@ -81,7 +83,12 @@ class Wrapper:
         if code == 0:
             self._write("done", code, "")
             return 0
-        return self._stopped(code) if code in STOPPED else self._fail(code, reason_of(code, self._tail()))
+        if code in STOPPED:
+            return self._stopped(code)
+        reason = reason_of(code, self._tail())
+        if shutil.disk_usage(self.records.path).free < NO_SPACE:
+            reason += f"; the disk of {self.records.path} is full, make room there and submit again"
+        return self._fail(code, reason)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         """Wait for the stage, pass a signal on to it once, and show that the job is alive."""

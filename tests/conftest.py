@@ -13,6 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.fake_slurm import fake  # noqa: F401
+from tests.slurm_site import cluster, site  # noqa: F401
+
 TINY = """
 name = "tiny"
 [data]

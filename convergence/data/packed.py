@@ -22,6 +22,7 @@ from pydantic import Field
 from convergence.data.crops import Crop, Crops, PixelImages, Pixels
 from convergence.data.image_folder import FolderImages
 from convergence.data.images import Indices, Splits
+from convergence.disk import open_hdf5
 from convergence.errors import ConfigError, FileError
 from convergence.files import atomic_write
 from convergence.hdf5 import open_checked, read_array, write_array
@@ -240,7 +241,7 @@ def create(path: Path, images: FolderImages, plan: Layout) -> None:
 
     Both are written as plain bytes later, and the structure of the file is not touched again: no kill can tear it.
     """
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, open_hdf5(temporary, "w") as file:
         file.attrs["schema"], file.attrs["schema_version"] = SCHEMA, VERSION
         file.attrs["digest"], file.attrs["source_manifest_sha256"] = plan.digest, plan.manifest
         write_array(file, "labels", images.labels, ("image",), about="class of each image, an index into class_names")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence import hdf5
+from convergence.disk import open_hdf5
 from convergence.errors import FileError, nearest
 from convergence.provenance import provenance
 from convergence.statistics.histograms import UnitHistograms
@@ -148,7 +149,7 @@ def seal(path: Path, digests: Iterable[tuple[str, bytes]]) -> None:
     of_dataset: dict[str, list[bytes]] = {}
     for dataset, digest in digests:
         of_dataset.setdefault(dataset, []).append(digest)
-    with h5py.File(path, "r+") as file:
+    with open_hdf5(path, "r+") as file:
         for dataset, found in of_dataset.items():
             hdf5.seal(file[dataset], found)
 

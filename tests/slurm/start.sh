@@ -25,6 +25,8 @@ munged --force --key-file="$folder/munge.key" --socket="$folder/run/munge.sock" 
 
 # cred_expire: a requeued job starts again after seconds, not two minutes. A spool and a TmpFS for each node, or they
 # would share them. MpiDefault=none, as at many sites: what a job needs, its profile says.
+# OverMemoryKill: what takes more memory than it asked for is ended, without cgroups; nodes have more of it on paper
+# than the machine.
 cat >"$folder/slurm.conf" <<CONF
 ClusterName=virtual
 SlurmctldHost=$host(127.0.0.1)
@@ -42,11 +44,15 @@ SlurmdPidFile=$folder/run/slurmd.%n.pid
 SlurmctldLogFile=$folder/log/slurmctld.log
 SlurmdLogFile=$folder/log/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=2
+JobAcctGatherParams=OverMemoryKill
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=4000
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 SlurmdParameters=config_overrides
@@ -58,7 +64,7 @@ ReturnToService=1
 MessageTimeout=20
 SlurmctldTimeout=60
 SlurmdTimeout=60
-NodeName=vnode[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus RealMemory=4000 State=UNKNOWN
+NodeName=vnode[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] CPUs=$cpus RealMemory=16000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 echo "export SLURM_CONF=$folder/slurm.conf" >"$folder/environment"
