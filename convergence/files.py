@@ -23,7 +23,9 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{k}" for device in ("COM", "
 """What Windows forbids in names, and names that it keeps for devices."""
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 """What systems say of a full disk and of a quota that is used up."""
-_SAYS = re.compile(r"No space left on device|Disk quota exceeded|disk is full|not enough space on the disk", re.I)
+_SAYS = re.compile(
+    r"No space left on device|Disk quota exceeded|MPI_ERR_NO_SPACE|MPI_ERR_QUOTA|not enough space on the disk", re.I
+)
 
 
 @contextmanager

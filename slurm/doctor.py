@@ -104,8 +104,8 @@ def check_requeue() -> Finding:
         return Finding("requeue", "note", "not known, scontrol show config does not answer")
     if value == "0":
         return Finding(
-            "requeue", "note", "JobRequeue = 0: jobs ask for it with --requeue; where that is refused, use "
-            'requeue.by = "chain" in the profile',
+            "requeue", "note", "JobRequeue = 0: jobs ask for it with --requeue; one that is refused "
+            'submits its successor, and where jobs may not do that either, use requeue.by = "chain" in the profile',
         )  # fmt: skip
     return Finding("requeue", "ok", "allowed by default")
 

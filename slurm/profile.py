@@ -129,9 +129,9 @@ class Requeue(Section):
 
     by: Literal["scontrol", "chain", "none"] = Field(
         "scontrol",
-        description="'scontrol': the job puts itself back into the queue; 'chain': as many jobs as there may be "
-        "attempts are submitted beforehand, each after the one before, for sites that forbid scontrol requeue; 'none': "
-        "neither.",
+        description="'scontrol': the job puts itself back into the queue, or submits a successor where it may not; "
+        "'chain': as many jobs as there may be attempts are submitted beforehand, each after the one before, for sites "
+        "where jobs may do neither; 'none': none of it.",
     )
     most: int = Field(3, ge=0, le=100, description="Restarts of a job, at most; failing nodes count.")
     signal: Literal["USR2", "TERM"] = Field("USR2", description="Signal that warns a job of its time limit.")

@@ -38,7 +38,12 @@ def holding(function):
         if name == "train":
             name = sys.argv[sys.argv.index("--net") + 1]
             runs = Path(sys.argv[sys.argv.index("--runs") + 1])
-            if not list(runs.glob(f"*/nets/{name}/checkpoint.pt")):
+            found = f"*/nets/{name}/checkpoint.pt"
+            if there(name) and not list(runs.glob(found)):
+                time.sleep(0.02)  # a thread writes it
+                while list(runs.glob(f"*/nets/{name}/.checkpoint.pt*.partial")):
+                    time.sleep(0.01)
+            if not list(runs.glob(found)):
                 return function(*arguments)
         while there(name) and not interruption._received:
             time.sleep(0.05)

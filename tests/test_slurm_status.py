@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -230,6 +231,28 @@ def test_doctor_finds_planted_faults(tmp_path, fake, monkeypatch):
     assert doctor.check_scheduler().word == "fault"
     monkeypatch.setattr(doctor, "check_python", lambda: 1 / 0)
     assert doctor.examine(tmp_path)[0].says.startswith("the check broke: ZeroDivisionError")
+
+
+def test_a_used_up_quota_is_a_fault(fake, tmp_path):
+    """Of the system's own quota, and of Lustre, both of which mark what is over it with a star."""
+    for name in ("quota", "lfs"):
+        tool = fake / "bin" / name
+        tool.write_text('#!/bin/sh\necho "/scratch  52428800* 52428800  52428800"\n', encoding="utf-8")
+        tool.chmod(0o755)
+        found = doctor.check_space(tmp_path)
+        assert (found.word, "over quota: /scratch 52428800*" in found.says) == ("fault", True)
+        tool.unlink()
+
+
+def test_ranks_after_the_first_tell_the_faults_of_their_node(tmp_path, capsys, monkeypatch):
+    found = [doctor.Finding("MPI", "fault", "of all"), doctor.Finding("clock", "fault", "40 s off", "set it")]
+    monkeypatch.setattr(doctor, "examine", lambda place: [doctor.Finding("Python", "ok", "3.11"), *found])
+    monkeypatch.setattr(doctor, "world", lambda: SimpleNamespace(rank=3))
+    text, sound = doctor.doctor(str(tmp_path))
+    assert not sound
+    assert text.splitlines()[1:] == ["fault clock         40 s off", "                    remedy: set it"]
+    found.clear()
+    assert doctor.doctor(str(tmp_path)) == ("", True)
 
 
 def test_doctor_prints_a_remedy_below_each_fault(tmp_path, capsys, monkeypatch):
