@@ -137,18 +137,18 @@ class _Sums:
     def _hook(self, layer: str) -> Callable[[nn.Module, Any, torch.Tensor], torch.Tensor | None]:
         def hook(part: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
             axis = output.ndim - 1 if isinstance(part, nn.Linear) else 1
-            values = output.movedim(axis, 0).flatten(1).double()
-            mean, variance = values.mean(1), values.var(1, correction=0)
-            second = variance if self._target is not None else (values**2).mean(1)
+            others = [k for k in range(output.ndim) if k != axis]
+            spread, middle = torch.var_mean(output, others, correction=0)
+            variance, mean = spread.double(), middle.double()
             known = self._sums.setdefault(layer, [torch.zeros_like(mean), torch.zeros_like(mean)])
             known[0] += len(output) * mean
-            known[1] += len(output) * second
+            known[1] += len(output) * (variance if self._target is not None else variance + mean**2)
             if self._target is None:
                 return None
             target = self._target[layer]
             scale = _scale(UnitStatistics(mean, variance.sqrt()), target)
-            moved = (values - mean[:, None]) * scale[:, None]
-            moved += (target.mean if getattr(part, "bias", None) is not None else scale * mean)[:, None]
-            return moved.view(output.movedim(axis, 0).shape).movedim(0, axis).to(output.dtype)
+            shift = target.mean - scale * mean if getattr(part, "bias", None) is not None else torch.zeros_like(mean)
+            shape = [-1 if k == axis else 1 for k in range(output.ndim)]
+            return torch.addcmul(shift.view(shape).to(output), output, scale.view(shape).to(output))
 
         return hook
