@@ -28,6 +28,18 @@ class StitchConfig(ExperimentSection):
 class MergeConfig(ExperimentSection):
     """Two nets, or more, made one."""
 
+    nets: tuple[str, ...] = Field(
+        (), description="Trained nets of one architecture that are merged; those of the first group with two, if none."
+    )
+    pairs: int = Field(3, ge=1, description="How many pairs of them are merged, the first ones.")
+    steps: int = Field(11, ge=3, description="Points on the line between two nets, their ends included.")
+    fit_images: int = Field(
+        1000, ge=2, description="Training images that alignments and re-estimated statistics are made on, at most."
+    )
+    restarts: int = Field(3, ge=1, description="Starts of weight matching, the first from the units as they are.")
+    permutations: int = Field(3, ge=2, description="Random orders that say what chance does.")
+    depths: int = Field(5, ge=1, description="How many depths nets are zipped up to, at most, beside all of it.")
+
 
 class CompressConfig(ExperimentSection):
     """Units that others stand in for, taken out."""
