@@ -123,7 +123,9 @@ class _Work:
         spaces = [space.name for space in net.spaces]
         made, cost = self._made(net, share, spaces)
         if "subspace" in self.config.methods:
-            made["subspace"], cost["subspace"] = self._of_components(net, min(c.multiply_adds for c in cost.values()))
+            cheaper = self._of_components(net, self._budget(net, share, spaces))
+            if cheaper is not None:
+                made["subspace"], cost["subspace"] = cheaper
         if share == self.config.saved_share and SAVED in self.config.methods:
             self._save(net, made[SAVED], cost[SAVED], share, spaces)
         return self._tree(made, cost, share, compared=share == self.config.saved_share)
@@ -149,13 +151,20 @@ class _Work:
                     take_batch_statistics(made[key], self.batches())
         return made, cost
 
-    def _of_components(self, net: Compressible, multiply_adds: int) -> tuple[nn.Module, Costs]:
-        """The net by principal components with the most of them that costs no more than asked, or the cheapest."""
-        low, high = 1, SEARCH
+    def _budget(self, net: Compressible, share: float, spaces: list[str]) -> int:
+        """Multiply–adds of a net without so many units, whichever they are."""
+        kept = net.kept(share, "magnitude", spaces)
+        return net.costs(net.smaller(kept, RULES["magnitude"]), kept).multiply_adds
+
+    def _of_components(self, net: Compressible, budget: int) -> tuple[nn.Module, Costs] | None:
+        """The net by principal components with the most of them that costs no more; None if none is that cheap."""
+        low, high = 0, SEARCH
         while low < high:
             middle = (low + high + 1) // 2
             tried = projected(net.module, net.readings, net.readers, middle / SEARCH)
-            low, high = (middle, high) if net.costs(tried, {}).multiply_adds <= multiply_adds else (low, middle - 1)
+            low, high = (middle, high) if net.costs(tried, {}).multiply_adds <= budget else (low, middle - 1)
+        if low == 0:
+            return None
         module = projected(net.module, net.readings, net.readers, low / SEARCH)
         if self.config.batch_statistics:
             take_batch_statistics(module, self.batches())
