@@ -57,7 +57,7 @@ COLUMNS = ("method", "share_removed", "units_left", "multiply_adds_left", "accur
 
 def curves(points: Sequence[Point], whole: Estimate, n_nets: int) -> Drawing:
     """Accuracy against the share of units removed, and against the multiply–adds that are left."""
-    figure, (by_units, by_cost) = new_figure(10.4, 4.2, 2)
+    figure, (by_units, by_cost) = new_figure(10.4, 5.0, 2)
     with drawing_style():
         for method, label in WORDS.items():
             mine = sorted((p for p in points if p.method == method), key=lambda p: p.share)
@@ -83,7 +83,7 @@ def curves(points: Sequence[Point], whole: Estimate, n_nets: int) -> Drawing:
         by_units.set_title("By units")
         by_units.set_xlabel("units removed from every layer (%)")
         by_units.set_ylabel("held-out accuracy")
-        by_units.legend(loc="lower left", fontsize="x-small")
+        figure.legend(*by_units.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
         by_cost.set_title("By multiply–adds")
         by_cost.set_xlabel("multiply–adds left (%)")
         by_cost.invert_xaxis()
@@ -94,7 +94,9 @@ def curves(points: Sequence[Point], whole: Estimate, n_nets: int) -> Drawing:
         "lines: the units that stay take over the weights of those that go. Dotted lines: they do not (green dots: one "
         "unit takes over). Units and multiply–adds are counted from the smaller nets.",
         alt="Accuracy falls with the share of units removed: last for redundant units whose weights are folded into "
-        "others, first for random ones" if points else "No points",
+        "others, first for random ones"
+        if points
+        else "No points",
         figure=figure,
         columns=COLUMNS,
         rows=[_row(p) for p in points],
@@ -104,7 +106,7 @@ def curves(points: Sequence[Point], whole: Estimate, n_nets: int) -> Drawing:
 def by_layer(points: Mapping[str, Sequence[Point]], whole: Estimate) -> Drawing:
     """Accuracy where a share of one layer's units was removed and the others are whole."""
     shares = sorted({p.share for several in points.values() for p in several})
-    figure, axes = new_figure(max(3.4 * len(shares) + 0.4, 5.0), 3.4, len(shares))
+    figure, axes = new_figure(max(3.4 * len(shares) + 0.4, 5.0), 3.8, len(shares))
     methods = [m for m in ("redundancy", "few", "magnitude_folded", "magnitude", "random_folded", "random")
                if any(p.method == m for several in points.values() for p in several)]  # fmt: skip
     with drawing_style():
@@ -126,7 +128,7 @@ def by_layer(points: Mapping[str, Sequence[Point]], whole: Estimate) -> Drawing:
             ax.set_xticks(range(len(points)), list(points), rotation=0 if len(points) < 5 else 60)
             ax.set_ylim(0, 1.02)
         axes[0].set_ylabel("held-out accuracy")
-        axes[0].legend(loc="lower left", fontsize="x-small")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return Drawing(
         name="compress-layers",
         title="One layer at a time",

@@ -10,6 +10,7 @@ or at random, with the same folding and without, and nets with as few multiplyâ€
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,13 @@ def pieces(bench: Bench) -> list[Piece]:
     found = []
     work = _Work(bench)
     for name in chosen_nets(bench):
-        found.append(Piece(f"{name}/about", lambda name=name: work.about(name)))
+        found.append(Piece(f"{name}/about", partial(work.about, name)))
         for k, share in enumerate(config.shares):
-            found.append(Piece(f"{name}/all/{k:02d}", lambda name=name, share=share: work.all_layers(name, share)))
+            found.append(Piece(f"{name}/all/{k:02d}", partial(work.all_layers, name, share)))
         for space in work.net(name).spaces if config.layer_shares else ():
             for k, share in enumerate(config.layer_shares):
                 key = f"{name}/layers/{space.name}/{k:02d}"
-                found.append(Piece(key, lambda n=name, s=space.name, share=share: work.one_layer(n, s, share)))
+                found.append(Piece(key, partial(work.one_layer, name, space.name, share)))
     return found
 
 
@@ -59,7 +60,9 @@ def chosen_nets(bench: Bench) -> list[str]:
     wanted = bench.config.compress.nets
     for name in wanted:
         if name not in known:
-            raise ConfigError(f'functional.compress.nets has "{name}", and there is no such net; {nearest(name, known)}')
+            raise ConfigError(
+                f'functional.compress.nets has "{name}", and there is no such net; {nearest(name, known)}'
+            )
     if len(set(wanted)) < len(wanted):
         raise ConfigError(f"functional.compress.nets names a net twice: {', '.join(wanted)}. Name each once.")
     names = list(wanted) or [net.name for net in bench.trained[:2]]
@@ -135,7 +138,9 @@ class _Work:
         made, cost = self._made(self.net(name), share, [space])
         return self._tree(made, cost, share, compared=False)
 
-    def _made(self, net: Compressible, share: float, spaces: list[str]) -> tuple[dict[Any, nn.Module], dict[Any, Costs]]:
+    def _made(
+        self, net: Compressible, share: float, spaces: list[str]
+    ) -> tuple[dict[Any, nn.Module], dict[Any, Costs]]:
         """Smaller nets by method, or by (method, draw) for those with draws, and what they cost."""
         made: dict[Any, nn.Module] = {}
         cost: dict[Any, Costs] = {}

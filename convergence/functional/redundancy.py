@@ -1,4 +1,4 @@
-"""Which units of a layer others stand in for, in the order in which they can go.
+r"""Which units of a layer others stand in for, in the order in which they can go.
 
 What a unit is worth is what the next layer loses without it. Let x be the layer's units as the next layer reads them, M
 their second moments and W (m, n) the weights by which they are read. Of the units K that are kept, the best linear
@@ -9,7 +9,7 @@ pre-activations of
 
 and taking unit j out of K as well adds
 
-    E(K \\ j) - E(K) = |B_j|² / (M_KK⁻¹)_jj,
+    E(K \ j) - E(K) = |B_j|² / (M_KK⁻¹)_jj,
 
 the squared norm of its outgoing weights times the variance of it that the others do not explain. This is the saliency
 of the optimal brain surgeon (Hassibi and Stork 1993) for columns of a least-squares problem, as in optimal brain
@@ -258,10 +258,10 @@ def predicted(reader: Reader, kept: Indices, removed: Indices, terms: int | None
     dead = dead_units(reader)
     size[dead] = 1.0
     moments = _scaled(reader).moments
-    weights = np.zeros((len(removed), len(kept)))
+    weights: Float64 = np.zeros((len(removed), len(kept)))
     if len(removed) and len(kept):
         if terms is None:
-            weights = np.linalg.solve(moments[np.ix_(kept, kept)], moments[np.ix_(kept, removed)]).T
+            weights[:] = np.linalg.solve(moments[np.ix_(kept, kept)], moments[np.ix_(kept, removed)]).T
         else:
             allowed = np.zeros(len(moments), dtype=bool)
             allowed[kept] = ~dead[kept]
@@ -270,5 +270,5 @@ def predicted(reader: Reader, kept: Indices, removed: Indices, terms: int | None
             place[kept] = np.arange(len(kept))
             rows, steps = np.nonzero(few.units >= 0)
             weights[rows, place[few.units[rows, steps]]] = few.weights[rows, steps]
-    weights = weights * size[removed][:, None] / size[kept]
+    weights *= size[removed][:, None] / size[kept]
     return weights, reader.about[removed] - weights @ reader.about[kept]

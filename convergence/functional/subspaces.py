@@ -21,6 +21,8 @@ from convergence.functional.redundancy import Float64, Reader
 class Projected(nn.Module):
     """A linear layer behind a flattened map that reads components of its units at every position."""
 
+    entries: torch.Tensor
+
     def __init__(self, entries: torch.Tensor, project: nn.Linear, read: nn.Linear) -> None:
         super().__init__()
         self.register_buffer("entries", entries)
@@ -50,12 +52,12 @@ def projected(
             layer = found.get_submodule(reading.module)
             weight = layer.weight
             assert isinstance(weight, torch.Tensor)
-            n_units, positions = reading.entries.shape
+            n_units = len(reading.entries)
             rank, outputs = max(1, round(share * n_units)), weight[0, 0].numel() * len(weight)
             whole = weight.shape[1] == reading.entries.size and getattr(layer, "groups", 1) == 1
             if not whole or rank * (n_units + outputs) >= n_units * outputs:
                 continue
-            values, vectors = np.linalg.eigh(reader.moments)
+            _, vectors = np.linalg.eigh(reader.moments)
             basis = np.ascontiguousarray(vectors[:, ::-1][:, :rank])
             parent, _, name = reading.module.rpartition(".")
             new = _factors(layer, reading, basis, reader.about)
@@ -83,7 +85,7 @@ def _factors(layer: nn.Module, reading: Reading, basis: Float64, about: Float64)
     else:
         assert isinstance(layer, nn.modules.conv._ConvNd)
         kind = type(layer)
-        project_maps = kind(n_units, rank, 1, bias=False)  # type: ignore[arg-type]
+        project_maps = kind(n_units, rank, 1, bias=False)  # type: ignore[call-arg, arg-type]
         project_maps.weight.copy_(components.T.reshape(project_maps.weight.shape))
         read_maps = copy.deepcopy(layer)
         read_maps.in_channels = rank

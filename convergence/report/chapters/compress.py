@@ -24,14 +24,14 @@ RIVALS = {
 }
 ABOUT = (
     "Who stands in for whom is learnt from {n} training images, none of which is scored: second moments of the units "
-    "where the next layer reads them, behind activation function and pooling. The unit goes first whose outgoing weights "
-    "times what the others cannot predict of it change the next layer's expected input least (optimal brain surgeon, "
-    "Hassibi & Stork 1993, for whole units); its outgoing weights are folded into the units that predict it by least "
-    "squares: all that stay, or few by orthogonal matching pursuit (one: neuron merging, Kim et al. 2020). Beside it: "
-    "units of the smallest incoming weights (L1 norm, Li et al. 2017, as torch.nn.utils.prune ranks them), random ones, "
-    "and principal components of the layers at no more multiply–adds. Nothing is trained again. All layers lose their "
-    "units at once, by the moments of the whole net. Accuracies are of {images} held-out images, with jackknife "
-    "intervals over {groups} image groups, which say nothing of other nets."
+    "where the next layer reads them, behind activation function and pooling. That unit goes first whose outgoing "
+    "weights times what the others cannot predict of it change the next layer's expected input least (optimal brain "
+    "surgeon, Hassibi & Stork 1993, for whole units); its outgoing weights are folded into the units that predict it "
+    "by least squares: all that stay, or few by orthogonal matching pursuit (one: neuron merging, Kim et al. 2020). "
+    "Beside it: units of the smallest incoming weights (L1 norm, Li et al. 2017, as torch.nn.utils.prune ranks them), "
+    "random ones, and principal components of the layers at no more multiply–adds. Nothing is trained again. All "
+    "layers lose their units at once, by the moments of the whole net. Accuracies are of {images} held-out images, "
+    "with jackknife intervals over {groups} image groups, which say nothing of other nets."
 )
 
 
@@ -111,10 +111,10 @@ def _sentences(nets: Tree, steps: Steps, saved: float, whole: Scores, totals: di
         point = _point(saved, ours, methods[ours], totals)
         yield (
             f"With {100 * (1 - point.left):.0f} % of the units of every layer gone, and with them "
-            f"{100 * (1 - point.multiply_adds):.0f} % of the multiply–adds, nets whose remaining units stand in for the "
-            f"removed ones classify {interval(point.accuracy)} of the images correctly; whole, they classify "
-            f"{interval(whole.accuracy())}, a difference of {interval(mine.accuracy_minus(whole))}. Nothing was trained "
-            "again."
+            f"{100 * (1 - point.multiply_adds):.0f} % of the multiply–adds, nets whose remaining units stand in for "
+            f"the removed ones answer correctly for {interval(point.accuracy)} of the images; whole, for "
+            f"{interval(whole.accuracy())}, a difference of {interval(mine.accuracy_minus(whole))}. Nothing was "
+            "trained again."
         )
         for rival, words in RIVALS.items():
             if rival in methods:
