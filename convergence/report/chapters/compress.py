@@ -118,7 +118,7 @@ def _sentences(nets: Tree, steps: Steps, saved: float, whole: Scores, totals: di
         )
         for rival, words in RIVALS.items():
             if rival in methods:
-                yield _verdict(words, mine, _mean(_scores(tree) for tree in methods[rival]), methods[rival])
+                yield _verdict(words, mine, methods[ours], methods[rival])
     most = [(method, _most(steps, method, whole)) for method in WORDS]
     said = [f"{100 * share:.0f} % ({WORDS[method]})" for method, share in most if share is not None]
     if said:
@@ -133,12 +133,17 @@ def _sentences(nets: Tree, steps: Steps, saved: float, whole: Scores, totals: di
     )
 
 
-def _verdict(words: str, mine: Scores, other: Scores, trees: list[Tree]) -> str:
+def _verdict(words: str, mine: Scores, ours: list[Tree], trees: list[Tree]) -> str:
+    other = _mean(_scores(tree) for tree in trees)
     difference = mine.accuracy_minus(other)
     means = interval(other.accuracy())
     if "draws" in trees[0]:
         spread = float(np.mean([np.std(tree["draws"], ddof=1) for tree in trees]))
-        means += f", ± {spread:.3f} from one draw to the next"
+        n = sum(len(tree["draws"]) for tree in trees)
+        beaten = sum(
+            int(np.sum(own["accuracy"]["value"] > tree["draws"])) for own, tree in zip(ours, trees, strict=True)
+        )
+        means += f", ± {spread:.3f} from one draw to the next, below it in {beaten} of {n} draws"
     if difference.low > 0:
         return f"That beats {words} ({means}) by {interval(difference)}."
     if difference.high < 0:
