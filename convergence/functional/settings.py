@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import typing
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from convergence.section import Section
 
@@ -41,8 +42,53 @@ class MergeConfig(ExperimentSection):
     depths: int = Field(5, ge=1, description="How many depths nets are zipped up to, at most, beside all of it.")
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+CompressMethod = Literal[
+    "redundancy", "few", "one", "redundancy_unfolded", "magnitude", "magnitude_folded", "random", "random_folded",
+    "subspace",
+]  # fmt: skip
+
+
 class CompressConfig(ExperimentSection):
     """Units that others stand in for, taken out."""
+
+    nets: tuple[str, ...] = Field((), description="Nets to make smaller; none for the first two that are trained.")
+    shares: tuple[Share, ...] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        min_length=1,
+        description="Shares of each layer's units to remove.",
+    )
+    layer_shares: tuple[Share, ...] = Field(
+        (0.25, 0.5, 0.75), description="Shares to remove from one layer at a time; none to leave that out."
+    )
+    saved_share: Share = Field(
+        0.5, description="The share, one of `shares`, that is summed up and whose nets are kept."
+    )
+    methods: tuple[CompressMethod, ...] = Field(
+        typing.get_args(CompressMethod), min_length=1, description="Ways to choose units and to make up for them."
+    )
+    terms: int = Field(
+        4, ge=1, description="Units that stand in for one that is removed, at most, in the method `few`."
+    )
+    draws: int = Field(5, ge=2, description="Random choices of units.")
+    images: int = Field(
+        10_000, ge=2, description="Training images at most from which it is learnt who stands in for whom."
+    )
+    batch_statistics: bool = Field(
+        False, description="Whether running statistics of batch norms are taken anew in the smaller nets."
+    )
+
+    @model_validator(mode="after")
+    def _saved(self) -> Self:
+        if self.saved_share not in self.shares:
+            known = ", ".join(map(str, self.shares))
+            raise ValueError(
+                f"functional.compress.saved_share = {self.saved_share} is none of functional.compress.shares "
+                f"({known}); choose one of them, or add it"
+            )
+        if len(set(self.shares)) < len(self.shares) or len(set(self.layer_shares)) < len(self.layer_shares):
+            raise ValueError("functional.compress: a share is listed twice; list each once")
+        return self
 
 
 class EnsembleConfig(ExperimentSection):

@@ -1,0 +1,105 @@
+"""Nets with fewer units: made, saved as weights and the units that they have, and loaded again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from convergence.errors import FileError, UserError
+from convergence.experiment import NetGroup
+from convergence.files import atomic_write
+from convergence.functional.spaces import selected, unit_spaces
+from convergence.networks.spec import NetworkSpec
+from convergence.weights import initialise, save_weights, weights_path
+
+FORMAT = 1
+DESCRIPTION = "smaller.json"
+
+
+def save_smaller(
+    module: nn.Module,
+    folder: Path,
+    network: NetworkSpec,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    kept: Mapping[str, npt.ArrayLike],
+    about: Mapping[str, Any],
+) -> None:
+    """Write ``weights.safetensors`` and ``smaller.json``: the network, and the units of each space that are left.
+
+    ``about`` is said in the file, too, and needed by nobody: how the units were chosen, what the net costs.
+    """
+    units = {name: np.asarray(some).tolist() for name, some in kept.items()}
+    description = {
+        "format": FORMAT,
+        **about,
+        "network": network.model_dump(mode="json"),
+        "image_shape": list(image_shape),
+        "n_classes": n_classes,
+        "widths": {name: len(some) for name, some in units.items()},
+        "kept": units,
+    }
+    save_weights(module, folder)
+    with atomic_write(folder / DESCRIPTION) as temporary:
+        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def load_smaller(folder: str | Path) -> nn.Module:
+    """A net that :func:`save_smaller` left, in evaluation mode on the CPU.
+
+    Raises
+    ------
+    FileError
+        when a file is missing, damaged, of a newer version, or the two do not belong together.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    path, weights = folder / DESCRIPTION, weights_path(folder)
+    for file in (path, weights):
+        if not file.exists():
+            raise FileError(f"{file}: it is not there. `convergence compress CONFIG` makes it.")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if description["format"] > FORMAT:
+            raise FileError(f"{path}: format {description['format']} is newer than this version reads ({FORMAT}).")
+        network = NetGroup.model_validate({"network": description["network"], "seeds": [0]}).network
+        shape = tuple(int(side) for side in description["image_shape"])
+        whole = initialise(network, 0, (shape[0], shape[1], shape[2]), int(description["n_classes"]))
+        module = selected(whole, unit_spaces(whole, (shape[0], shape[1], shape[2])), description["kept"])
+        module.load_state_dict(load_file(weights))
+    except FileError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, SafetensorError, OSError, UserError) as error:
+        raise FileError(
+            f"{folder}: the smaller net cannot be read ({error}). `convergence compress CONFIG --overwrite` makes it "
+            "again."
+        ) from error
+    return module.eval()
+
+
+@torch.no_grad()
+def take_batch_statistics(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Running means and variances of batch norms anew, as means over batches; nothing for a net without any."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if norm.track_running_stats]
+    if not norms:
+        return
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for batch in batches:
+        module(batch)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+        norm.eval()
