@@ -47,7 +47,7 @@ class LayerReader:
     """
 
     def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
-        graph, names = _trace(module)
+        graph, names = trace(module)
         nodes = {name: node for node, name in names.items()}  # of equal names the last node: a module's output
         modules = dict(module.named_modules())
         wanted: dict[str, fx.Node] = {}
@@ -101,7 +101,7 @@ def as_maps(output: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+def trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """The net's graph in evaluation mode, and the qualified name of every node."""
     from torchvision.models.feature_extraction import NodePathTracer
 
