@@ -9,6 +9,7 @@ after a stop: a checkpoint holds all workers, their optimisers and their random 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import shutil
 import time
@@ -31,8 +32,13 @@ from convergence.networks.spec import NetworkSpec
 from convergence.training import epoch_batches, learning_rate
 from convergence.weights import initialise
 
+logger = logging.getLogger(__name__)
 SAVE_SECONDS = 10.0
 """A checkpoint at the first average, or end of an epoch, after so long."""
+
+
+Part = tuple[torch.Tensor, torch.Tensor] | int
+"""Images and labels of a worker of this process; of another one's how many there are."""
 
 
 class Start(NamedTuple):
@@ -161,7 +167,7 @@ class Crew:
                     check()
                     raise Stopped("stopped by a signal to another process")
 
-    def _step(self, parts: Sequence[tuple[torch.Tensor, torch.Tensor] | int], rate: float) -> None:
+    def _step(self, parts: Sequence[Part], rate: float) -> None:
         """One step of each worker that has images; of the others' workers only their number is known."""
         for k, part in enumerate(parts):
             if isinstance(part, int):
@@ -175,7 +181,7 @@ class Crew:
                 except UserError as error:
                     self._failed = error
 
-    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, list[tuple[torch.Tensor, torch.Tensor] | int]]]:
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, list[Part]]]:
         """Steps of an epoch from ``first`` on, with each worker's part of the batch; images of own workers are read."""
         whole = list(itertools.islice(epoch_batches(len(self.images), self.config, epoch), first, None))
         cut = [[own_part(batch, Ranks(k, self.size)) for k in range(self.size)] for batch in whole]
@@ -188,7 +194,7 @@ class Crew:
             )
         )  # fmt: skip
         for step, (parts, indices) in enumerate(zip(cut, wanted, strict=True), start=first):
-            dealt: list[tuple[torch.Tensor, torch.Tensor] | int] = [len(part) for part in parts]
+            dealt: list[Part] = [len(part) for part in parts]
             if len(indices):
                 _, batch = next(read)
                 labels = torch.from_numpy(self.images.labels[indices]).to(self.device)
@@ -235,6 +241,7 @@ class Crew:
         for k, learner in self.own.items():
             learner.take(state["workers"][k])
         self.done, self.seen, self.notes = state["done"], list(state["seen"]), state["notes"]
+        logger.info("  a training goes on after step %d of %d", self.done, self.total)
 
 
 def forget_others(place: Path) -> None:
