@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure, printing
+from convergence.figures.style import (
+    ACCENT,
+    NULL,
+    SECOND,
+    TRAINED,
+    UNTRAINED,
+    Drawing,
+    drawing_style,
+    new_figure,
+    printing,
+)
 from convergence.functional.averaged import Scored, Training
 
 INITS = {"same": (TRAINED, "one init"), "different": (UNTRAINED, "different inits")}
@@ -71,7 +81,9 @@ def drawing(trainings: Sequence[Training], references: Mapping[str, Scored], syn
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter("{x:g}")
             ax.set_ylim(0, 1.03)
-            handles = [(h, label) for h, label in zip(*ax.get_legend_handles_labels(), strict=True) if label not in shown]
+            handles = [
+                (h, label) for h, label in zip(*ax.get_legend_handles_labels(), strict=True) if label not in shown
+            ]
             shown |= {label for _, label in handles}
             ax.legend(
                 *zip(*handles, strict=True), loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small",

@@ -109,7 +109,7 @@ def trainings(tree: Tree) -> list[Training]:
 
 
 def references(tree: Tree) -> dict[str, Scored]:
-    """"synchronous", "one_worker" and "ensemble"."""
+    """Scores of "synchronous", "one_worker" and "ensemble"."""
     repeats = [tree["references"][key] for key in sorted(tree["references"], key=int)]
     return {name: Scored.of([one[name] for one in repeats]) for name in repeats[0]}
 

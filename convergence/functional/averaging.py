@@ -8,6 +8,7 @@ averaged at each step (the curve of one net with the whole batch), one worker al
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,12 @@ def pieces(bench: Bench) -> list[Piece]:
     inits = sorted(config.inits, key=lambda one: one != study.reference_init)  # whose workers are there already
     intervals = sorted(config.local_steps, key=lambda one: one != "whole")
     for repeat in range(config.repeats):
-        found.append(Piece(f"references/{repeat}", lambda r=repeat: study.references(r)))
+        found.append(Piece(f"references/{repeat}", partial(study.references, repeat)))
         for init in inits:
             for steps in intervals:
                 for align in config.alignments:
-                    found.append(
-                        Piece(
-                            f"runs/{init}/{steps}/{align}/{repeat}",
-                            lambda i=init, s=steps, a=align, r=repeat: study.training(i, s, a, r),
-                        )
-                    )
+                    key = f"runs/{init}/{steps}/{align}/{repeat}"
+                    found.append(Piece(key, partial(study.training, init, steps, align, repeat)))
     return found
 
 
@@ -125,7 +122,7 @@ class _Study:
     def references(self, repeat: int) -> Tree:
         """Gradients averaged at each step; and workers that never average: one of them, and all as an ensemble."""
         start = self._start("same", repeat)
-        crew = self._crew(Start(start.network, (start.common,), None), repeat, f"synchronous/{repeat}")
+        crew = self._crew(Start(start.network, start.seeds[:1], None), repeat, f"synchronous/{repeat}")
         crew.run(None, lambda *_: None)
         together = {"synchronous": crew.gathered()[0][0]}
         members = self.apart(self.reference_init, repeat)[0]
@@ -139,7 +136,7 @@ class _Study:
             return torch.stack([net(images).double().softmax(1) for net in alone]).mean(0).log()
 
         scores = self.bench.score({**nets, "ensemble": ensemble})
-        payload = n_bytes({name: p for name, p in next(iter(nets.values())).named_parameters()})
+        payload = n_bytes(dict(next(iter(nets.values())).named_parameters()))
         return {
             "synchronous": _scored(scores["synchronous"])
             | {"rounds": crew.total, "bytes": crew.total * reduced_bytes(payload, self.config.workers)},

@@ -120,11 +120,16 @@ class Aligned:
 
         Parameters
         ----------
-        gathered : state and moments of each worker
-        seen : images that each saw since the last average
-        notes : where rounds, bytes and scores are added
-        scored : whether the average is scored
-        edge : whether the workers are scored too, and averages of workers whose units are in random order
+        gathered
+            State and moments of each worker.
+        seen
+            Images that each saw since the last average.
+        notes
+            Where rounds, bytes and scores are added.
+        scored
+            Whether the average is scored.
+        edge
+            Whether the workers are scored too, and averages of workers whose units are in random order.
         """
         for name, empty in (("records", []), ("moved", []), ("sent", 0.0), ("sent_alignment", 0.0)):
             notes.setdefault(name, empty)

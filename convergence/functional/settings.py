@@ -43,14 +43,14 @@ class AverageConfig(ExperimentSection):
     net: str = Field("", description="The net whose network and seed the workers have; the first trained one if empty.")
     workers: int = Field(4, ge=2, description="Workers that share the images of each batch.")
     local_steps: Annotated[tuple[Annotated[int, Field(ge=1)] | Literal["whole"], ...], Field(min_length=1)] = Field(
-        (4, 16, 64, "whole"),
+        (8, 64, "whole"),
         description='Steps that each worker takes between two averages; "whole" averages once, at the end.',
     )
     inits: Annotated[tuple[Literal["same", "different"], ...], Field(min_length=1)] = Field(
         ("same", "different"), description="Whether all workers begin with the same weights, or each with its own."
     )
     alignments: Annotated[tuple[Literal["none", "weight", "activation", "random"], ...], Field(min_length=1)] = Field(
-        ("none", "weight"),
+        ("none", "weight", "activation"),
         description="How workers' units are permuted onto those of the first one before each average: by weights, by "
         "activations, at random (which destroys), or not at all.",
     )

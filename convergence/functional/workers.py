@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from convergence.learner import Learner
 
@@ -21,8 +22,10 @@ def average(states: Sequence[Mapping[str, torch.Tensor]], weights: Sequence[floa
 
     Parameters
     ----------
-    states : of the workers, with the same names and shapes
-    weights : the images that each worker saw since the last average
+    states
+        Of the workers, with the same names and shapes.
+    weights
+        The images that each worker saw since the last average.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def put_moments(learner: Learner, given: Mapping[str, Mapping[str, torch.Tensor]
 
 def has_batch_statistics(module: nn.Module) -> bool:
     """Whether a net has norms that keep statistics of batches."""
-    return any(_keeps_statistics(part) for part in module.modules())
+    return any(isinstance(part, _BatchNorm) and part.running_mean is not None for part in module.modules())
 
 
 @torch.no_grad()
@@ -72,7 +75,7 @@ def reestimate(module: nn.Module, batches: Sequence[torch.Tensor]) -> None:
     The units of an average of nets vary less than those of any of them, and statistics that are averaged too do not
     know it (Jordan et al. 2023, arXiv 2211.08403).
     """
-    norms = [part for part in module.modules() if _keeps_statistics(part)]
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     before = [norm.momentum for norm in norms]
     module.eval()
     for norm in norms:
@@ -84,10 +87,6 @@ def reestimate(module: nn.Module, batches: Sequence[torch.Tensor]) -> None:
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
         norm.eval()
-
-
-def _keeps_statistics(part: nn.Module) -> bool:
-    return isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None
 
 
 # ---- what is sent ----

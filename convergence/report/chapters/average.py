@@ -27,14 +27,12 @@ def chapter(results: FunctionalResults) -> Chapter:
     )
 
 
-def _sentences(
-    found: Sequence[Training], other: dict[str, Scored], sent: float, about: dict[str, object]
-) -> list[str]:
+def _sentences(found: Sequence[Training], other: dict[str, Scored], sent: float, about: dict[str, object]) -> list[str]:
     whose = "held-out" if about["split"] == "test" else "training"
     said = [
         f"{about['workers']} workers share each batch of {about['batch_size']} images for {about['epochs']} of the "
-        f"run's {about['run_epochs']} epochs. Where their gradients are averaged at each of the {about['steps']} steps, "
-        f"which is one net with the whole batch, {whose} accuracy is {_percent(other['synchronous'].accuracy)}; one "
+        f"run's {about['run_epochs']} epochs. Where their gradients are averaged at each of the "
+        f"{about['steps']} steps, which is one net with the whole batch, {whose} accuracy is {_percent(other['synchronous'].accuracy)}; one "
         f"worker that never meets the others reaches {_percent(other['one_worker'].accuracy)}, and the workers as an "
         f"ensemble {_percent(other['ensemble'].accuracy)}."
     ]
@@ -181,7 +179,8 @@ def _about(about: dict[str, object], results: FunctionalResults) -> str:
         "correlations of activations. Bytes are those a worker sends, for P bytes that are averaged: a ring "
         "all-reduce, 2 (K − 1) / K · P an average; alignment adds (K − 1) / K times the weights, or the activations, "
         f"of the first worker. Scores are of {results.n_images:,} images in {results.n_groups} groups; intervals are "
-        f"over the images and say nothing of other seeds: see the spread over {about['repeats']} repeats beside them."
+        f"over the images and say nothing of other seeds: the repeats ({about['repeats']}, with other seeds and "
+        "another order of the images) have their lowest and highest value in the table."
     )
     if about["cannot_permute"]:
         text += f" The units of this net cannot be permuted ({about['cannot_permute']}), so there is no chance level."
