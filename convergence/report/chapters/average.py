@@ -31,10 +31,10 @@ def _sentences(found: Sequence[Training], other: dict[str, Scored], sent: float,
     whose = "held-out" if about["split"] == "test" else "training"
     said = [
         f"{about['workers']} workers share each batch of {about['batch_size']} images for {about['epochs']} of the "
-        f"run's {about['run_epochs']} epochs. Where their gradients are averaged at each of the "
-        f"{about['steps']} steps, which is one net with the whole batch, {whose} accuracy is {_percent(other['synchronous'].accuracy)}; one "
-        f"worker that never meets the others reaches {_percent(other['one_worker'].accuracy)}, and the workers as an "
-        f"ensemble {_percent(other['ensemble'].accuracy)}."
+        f"run's {about['run_epochs']} epochs. Where their gradients are averaged at each of the {about['steps']} "
+        f"steps, which is one net with the whole batch, {whose} accuracy is {_percent(other['synchronous'].accuracy)}. "
+        f"One worker that never meets the others reaches {_percent(other['one_worker'].accuracy)}, and the workers as "
+        f"an ensemble {_percent(other['ensemble'].accuracy)}."
     ]
     plain = {init: [t for t in found if (t.init, t.align) == (init, "none")] for init in INITS}
     if plain["same"]:
@@ -64,10 +64,8 @@ def _sentences(found: Sequence[Training], other: dict[str, Scored], sent: float,
         left.append(f"{_points(best.final.minus(start.final))} with {_averages(best)}")
     if left:
         said.append(
-            "One init costs nothing and does more than any alignment here: the best of different inits against the "
-            f"best of one init is {_list(left)}."
-            if all(l.startswith("−") for l in left)
-            else f"The best of different inits against the best of one init is {_list(left)}."
+            "That all begin alike costs no bytes. The best of different inits against the best of one init, aligned or "
+            f"not, is {_list(left)}."
         )
     longest = [t for t in found if t.whole and np.isfinite(t.first.accuracy.null)]
     if longest:
@@ -90,11 +88,11 @@ def _alignment(found: Sequence[Training], init: str) -> str:
         if not pairs:
             continue
         how = ALIGNMENTS[align][2]
-        more = 100 * (pairs[0][0].sent / pairs[0][1].sent - 1)
+        cost = _more(pairs[0][0].sent / pairs[0][1].sent)
         if all(t.moved == (0.0, 0.0) for t, _ in pairs):
             said.append(
                 f"{INITS[init][1].capitalize()}, {how}: alignment moves no unit before any average, so it changes "
-                f"nothing and does not help; it costs {more:.0f} % more bytes."
+                f"nothing and does not help; it sends {cost}."
             )
             continue
         changes = [
@@ -106,7 +104,7 @@ def _alignment(found: Sequence[Training], init: str) -> str:
         said.append(
             f"{INITS[init][1].capitalize()}, {how}: {100 * share:.0f} % of the units change places before the first "
             f"average and {100 * later:.1f} % before a later one, and against plain averages the end is "
-            f"{_list(changes)}; it costs {more:.0f} % more bytes."
+            f"{_list(changes)}; it sends {cost}."
         )
     return " ".join(said)
 
@@ -185,6 +183,10 @@ def _about(about: dict[str, object], results: FunctionalResults) -> str:
     if about["cannot_permute"]:
         text += f" The units of this net cannot be permuted ({about['cannot_permute']}), so there is no chance level."
     return text
+
+
+def _more(ratio: float) -> str:
+    return f"{100 * (ratio - 1):.0f} % more bytes" if ratio < 2 else f"{ratio:.0f} times the bytes"
 
 
 def _averages(t: Training) -> str:
