@@ -86,17 +86,12 @@ class Learner:
             )
         if state is None:
             return False
-        self.module.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self._scaler.load_state_dict(state["scaler"])
-        self.rows = list(state["rows"])
-        self.epoch, self.step = state["epoch"], state["step"]
         if len(state["random"]) == self.ranks.size:
-            self._random = state["random"][self.ranks.rank]
+            random = state["random"][self.ranks.rank]
         else:  # it was written by another number of processes
-            self._random = self._fresh_stream(self.step)
-        self._total_loss, self._correct, self._seconds = state["sums"]
-        self._since = time.monotonic()
+            self.epoch = state["epoch"]
+            random = self._fresh_stream(state["step"])
+        self.take(state | {"random": random})
         logger.info("  %s: goes on after epoch %d, step %d", self.folder.name, self.epoch, self.step)
         return True
 
@@ -105,17 +100,30 @@ class Learner:
         random = self.ranks.gather(self._random)
         if not self.checkpoints.keeper:
             return
-        state = {
+        self.checkpoints.save(self.state() | {"random": random}, wait)
+
+    def state(self) -> dict[str, Any]:
+        """What the next steps depend on, and the metrics; ``random`` is the stream of this process."""
+        return {
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
             "rows": self.rows,
-            "random": random,
+            "random": self._random,
             "epoch": self.epoch,
             "step": self.step,
             "sums": (self._total_loss, self._correct, self._seconds + time.monotonic() - self._since),
         }
-        self.checkpoints.save(state, wait)
+
+    def take(self, state: dict[str, Any]) -> None:
+        """Be where another was when it gave its :meth:`state`."""
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.rows = list(state["rows"])
+        self.epoch, self.step, self._random = state["epoch"], state["step"], state["random"]
+        self._total_loss, self._correct, self._seconds = state["sums"]
+        self._since = time.monotonic()
 
     def start_epoch(self) -> None:
         """Begin an epoch, with a random stream that depends on the seed and the epoch alone, or go on within one."""

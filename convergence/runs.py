@@ -302,6 +302,8 @@ class RunFolder(WorkFolder):
             values["data"] = self.experiment.images.digest_values()
             values["training"] = self.experiment.training.digest_values()
             values["nets"] = [[net.name, net.spec.digest_values(), net.seed] for net in self.experiment.all_nets()]
+            statistics = self.experiment.statistics  # what is scored, in which groups
+            values["images"] = [statistics.split, statistics.max_images, statistics.groups, statistics.seed]
             inputs = {}
         else:
             inputs = {net.name: self.train_work(net).digest for net in self.experiment.all_nets()}

@@ -1,0 +1,251 @@
+"""Workers that take steps apart: each on its part of every batch, from one meeting to the next.
+
+A batch of the run's [training] section is dealt to the workers as data-parallel training deals it to processes, so
+that K workers together see the images that one net sees, in the same steps. Whoever calls says what happens when they
+meet. Workers are dealt to the processes there are; each result has the same bits for any number of processes, and
+after a stop: a checkpoint holds all workers, their optimisers and their random streams.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from convergence.checkpoints import Checkpoints, to_host
+from convergence.data.images import ImageSet, Splits, batches_on_device
+from convergence.distributed import Ranks
+from convergence.errors import FileError, SharedError, UserError
+from convergence.experiment import TrainingConfig
+from convergence.functional.workers import State, moments
+from convergence.interruption import Stopped, check, is_stopping
+from convergence.learner import Candidate, Learner, own_part
+from convergence.networks.spec import NetworkSpec
+from convergence.training import epoch_batches, learning_rate
+from convergence.weights import initialise
+
+logger = logging.getLogger(__name__)
+SAVE_SECONDS = 10.0
+"""A checkpoint at the first average, or end of an epoch, after so long."""
+
+
+Part = tuple[torch.Tensor, torch.Tensor] | int
+"""Images and labels of a worker of this process; of another one's how many there are."""
+
+
+class Start(NamedTuple):
+    """Where workers begin.
+
+    Attributes
+    ----------
+    network : of all of them
+    seeds : one a worker: of its random stream (dropout), and of its weights if they have none in common
+    common : seed of the weights of all, or None
+    """
+
+    network: NetworkSpec
+    seeds: tuple[int, ...]
+    common: int | None
+
+
+class Crew:
+    """The workers of one training, between two steps.
+
+    Parameters
+    ----------
+    start : where they begin
+    images : to train on
+    config : of the training; its epochs are those of the workers
+    ranks, device : of this process
+    place : folder of the checkpoints of this training, and of no other
+    digest : of everything that the training depends on
+    loader_workers : threads that read images ahead
+
+    Attributes
+    ----------
+    own : this process's workers by number
+    done : steps taken, over all epochs
+    seen : images that each worker saw since the last average
+    notes : what the caller wants kept with a checkpoint, plain numbers and tensors
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        images: ImageSet,
+        config: TrainingConfig,
+        ranks: Ranks,
+        device: torch.device,
+        place: Path,
+        digest: str,
+        loader_workers: int = 0,
+    ) -> None:
+        self.images, self.config, self.ranks, self.device = images, config, ranks, device
+        self.loader_workers = loader_workers
+        self.size = len(start.seeds)
+        splits = Splits(images, images)  # a learner takes the shape and the number of classes from them
+        self.own: dict[int, Learner] = {}
+        for k in range(ranks.rank, self.size, ranks.size):
+            candidate = Candidate(place / f"worker{k + 1}", start.network, start.seeds[k])
+            self.own[k] = Learner(candidate, splits, config, device)
+            if start.common is not None:
+                common = initialise(start.network, start.common, images.image_shape, images.n_classes)
+                self.own[k].module.load_state_dict(common.state_dict())
+        self.steps_per_epoch = math.ceil(len(images) / config.batch_size)
+        self.total = self.steps_per_epoch * config.epochs
+        self.done = 0
+        self.seen = [0] * self.size
+        self.notes: dict[str, Any] = {}
+        self._failed: UserError | None = None
+        self._saved = time.monotonic()
+        self._place = place
+        self._checkpoints = Checkpoints(place, digest, ranks.rank == 0)
+
+    def run(self, every: int | None, meet: Callable[[dict[int, Any], bool], None]) -> None:
+        """Take all steps that are left; after ``every`` of them, and the last one, the workers meet (never for None).
+
+        ``meet`` is given what :meth:`gathered` returns and whether it is the last time, in every process.
+
+        Raises
+        ------
+        SharedError
+            in every process, when a worker's loss is no longer finite.
+        Stopped
+            after a signal to any process, with a checkpoint.
+        """
+        try:
+            self._restore()
+            while self.done < self.total:
+                self._run_epoch(every, meet)
+        finally:
+            self._checkpoints.close()
+
+    def gathered(self, with_moments: bool = False) -> dict[int, Any]:
+        """State of each worker, with its optimiser's moments if wanted, in the order of the workers, on the CPU."""
+        mine = {
+            k: to_host((learner.module.state_dict(), moments(learner) if with_moments else {}))
+            for k, learner in self.own.items()
+        }
+        return self._merged(mine)
+
+    def take(self, state: State) -> None:
+        """Give all workers the same weights."""
+        for learner in self.own.values():
+            learner.module.load_state_dict(state)
+        self.seen = [0] * self.size
+
+    # ---- steps ----
+
+    def _run_epoch(self, every: int | None, meet: Callable[[dict[int, Any], bool], None]) -> None:
+        epoch, first = divmod(self.done, self.steps_per_epoch)
+        for learner in self.own.values():
+            learner.start_epoch()
+        for step, parts in self._batches(epoch, first):
+            rate = learning_rate(self.config, epoch + step / self.steps_per_epoch)
+            self._step(parts, rate)
+            self.done += 1
+            ends = step + 1 == self.steps_per_epoch
+            if ends:
+                for learner in self.own.values():
+                    learner.epoch, learner.step = epoch + 1, 0
+            meets = every is not None and (self.done % every == 0 or self.done == self.total)
+            if meets or ends:
+                stopping, due = self._agree()
+                if meets:
+                    meet(self.gathered(bool(self.notes.get("moments"))), self.done == self.total)
+                if stopping or due:
+                    self._save(wait=stopping)
+                if stopping:
+                    check()
+                    raise Stopped("stopped by a signal to another process")
+
+    def _step(self, parts: Sequence[Part], rate: float) -> None:
+        """One step of each worker that has images; of the others' workers only their number is known."""
+        for k, part in enumerate(parts):
+            if isinstance(part, int):
+                self.seen[k] += part
+                continue
+            images, labels = part
+            self.seen[k] += len(labels)
+            if len(labels) and self._failed is None:
+                try:
+                    self.own[k].learn(images, labels, rate)
+                except UserError as error:
+                    self._failed = error
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, list[Part]]]:
+        """Steps of an epoch from ``first`` on, with each worker's part of the batch; images of own workers are read."""
+        whole = list(itertools.islice(epoch_batches(len(self.images), self.config, epoch), first, None))
+        cut = [[own_part(batch, Ranks(k, self.size)) for k in range(self.size)] for batch in whole]
+        wanted = [np.concatenate([parts[k] for k in self.own] or [parts[0][:0]]) for parts in cut]
+        augment_seed = int(np.random.SeedSequence([self.config.data_seed, epoch]).generate_state(1)[0])
+        read = iter(
+            batches_on_device(
+                self.images, [indices for indices in wanted if len(indices)], self.device, self.loader_workers,
+                augment_seed,
+            )
+        )  # fmt: skip
+        for step, (parts, indices) in enumerate(zip(cut, wanted, strict=True), start=first):
+            dealt: list[Part] = [len(part) for part in parts]
+            if len(indices):
+                _, batch = next(read)
+                labels = torch.from_numpy(self.images.labels[indices]).to(self.device)
+                at = 0
+                for k in self.own:
+                    here = slice(at, at + len(parts[k]))
+                    dealt[k], at = (batch[here], labels[here]), here.stop
+            yield step, dealt
+
+    # ---- what processes agree on ----
+
+    def _agree(self) -> tuple[bool, bool]:
+        """Whether to stop, and whether a checkpoint is due; the error of any worker is raised by all."""
+        due = time.monotonic() - self._saved >= SAVE_SECONDS
+        message = str(self._failed) if self._failed is not None else ""
+        found = self.ranks.gather((message, is_stopping(), due))
+        errors = [text for text, _, _ in found if text]
+        if errors:
+            raise SharedError(errors[0])
+        return any(stopping for _, stopping, _ in found), found[0][2]
+
+    def _merged(self, mine: dict[int, Any]) -> dict[int, Any]:
+        everyone = {k: item for part in self.ranks.gather(mine) for k, item in part.items()}
+        return {k: everyone[k] for k in sorted(everyone)}
+
+    def _save(self, wait: bool) -> None:
+        workers = self._merged({k: to_host(learner.state()) for k, learner in self.own.items()})
+        if self.ranks.rank == 0:
+            self._place.mkdir(parents=True, exist_ok=True)
+        state = {"workers": workers, "done": self.done, "seen": self.seen, "notes": self.notes}
+        self._checkpoints.save(state, wait)
+        self._saved = time.monotonic()
+
+    def _restore(self) -> None:
+        state = self._checkpoints.load()
+        found = self.ranks.gather(None if state is None else state["done"])
+        if len(set(found)) > 1:
+            raise FileError(
+                f"{self._place}: the processes found different checkpoints, after steps {found}. Is the run folder on "
+                "a disk that all of them see?"
+            )
+        if state is None:
+            return
+        for k, learner in self.own.items():
+            learner.take(state["workers"][k])
+        self.done, self.seen, self.notes = state["done"], list(state["seen"]), state["notes"]
+        logger.info("  a training goes on after step %d of %d", self.done, self.total)
+
+
+def forget_others(place: Path) -> None:
+    """Remove the checkpoints of trainings beside this one: they are done."""
+    for other in place.parent.iterdir() if place.parent.exists() else ():
+        if other != place:
+            shutil.rmtree(other)
