@@ -94,15 +94,20 @@ class Effects:
         without = [spearman(strength, of(group)[some]) for group in range(len(self.count))]
         found = jackknife(spearman(strength, of(None)[some]), without, smooth=False).within((-1.0, 1.0))
         generator = np.random.default_rng([seed, n])
-        ranks = rankdata(of(None)[some])
-        chance = np.array([spearman(generator.permutation(strength), ranks) for _ in range(ORDERS)])
+        ranks, orders = _centred_ranks(of(None)[some]), np.tile(_centred_ranks(strength), (ORDERS, 1))
+        generator.permuted(orders, axis=1, out=orders)
+        chance = orders @ ranks / max(np.sqrt((ranks @ ranks) * (orders[0] @ orders[0])), np.finfo(float).tiny)
         p = (1 + np.count_nonzero(np.abs(chance) >= abs(found.value) - 1e-12)) / (1 + ORDERS)
         return {"n_units": n, "p": float(p), **found.against((float(chance.mean()), float(chance.std()))).as_dict()}
 
 
 def spearman(x: Float64, y: Float64) -> float:
     """Pearson's correlation of ranks, ties sharing theirs; 0 where all are tied."""
-    a, b = rankdata(x), rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
+    a, b = _centred_ranks(x), _centred_ranks(y)
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else 0.0
+
+
+def _centred_ranks(values: Float64) -> Float64:
+    ranks = rankdata(values)
+    return np.asarray(ranks - ranks.mean())

@@ -44,7 +44,7 @@ class StitchConfig(ExperimentSection):
         (1e-4, 1e-3, 1e-2), min_length=1, description="The paper's penalties of mapping layers."
     )
     sgd_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (140, 2000), min_length=1, description="Steps of SGD after which a mapping layer is tried."
+        (140, 1000), min_length=1, description="Steps of SGD after which a mapping layer is tried."
     )
     draws: int = Field(5, ge=2, description="Random partners and rotations that make chance levels.")
     transplant_units: int = Field(

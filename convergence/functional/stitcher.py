@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch.nn import functional
 
-from convergence.errors import ConfigError
+from convergence.errors import ConfigError, UserError
 from convergence.experiment import Comparison
 from convergence.functional.bench import Bench, Forward
 from convergence.functional.cutting import Cut
 from convergence.functional.mappings import Mapping
+from convergence.functional.scoring import Scores
+
+Name = TypeVar("Name")
+Many = Callable[[torch.Tensor], torch.Tensor]
+"""Images (n, channels, height, width) to logits (m, n, n_classes) of many nets."""
+VALUES_AT_ONCE = 2**22
+"""Numbers of a layer's output that are replaced in one pass of the back; part of what makes the bits."""
 
 
 class Stitcher:
@@ -53,21 +63,91 @@ class Stitcher:
         """Logits of A with its own layer."""
         return self.cut_a.back(*self.fronts(images)[0])
 
-    def through(self, mapping: Mapping, replaced: np.ndarray | None = None) -> Forward:
-        """A with units computed from B: all of them, or those that are true in ``replaced`` (n_a,)."""
-        weights = torch.from_numpy(mapping.weights).float().to(self._device)
-        bias = torch.from_numpy(mapping.bias).float().to(self._device)
-        mask = None if replaced is None else torch.from_numpy(replaced).to(self._device)
+    @torch.no_grad()
+    def through(self, images: torch.Tensor, mapping: Mapping, replaced: np.ndarray | None = None) -> torch.Tensor:
+        """Logits of A with units computed from B: all, or those that are true in ``replaced``; the definition."""
+        (own, *passing), given = self.fronts(images)
+        value = mapped(given, self._tensor(mapping.weights), self._tensor(mapping.bias))
+        if replaced is not None:
+            mask = torch.from_numpy(replaced).to(own.device).view(-1, *[1] * (units_second(own).ndim - 2))
+            value = units_second(torch.where(mask, units_second(value), units_second(own)))
+        return self.cut_a.back(value, *passing)
+
+    def through_many(self, mappings: Sequence[Mapping], replaced: Sequence[np.ndarray | None] | None = None) -> Many:
+        """:meth:`through` for many maps in few passes: images to logits (m, n, n_classes)."""
+        weights = [self._tensor(mapping.weights) for mapping in mappings]
+        biases = [self._tensor(mapping.bias) for mapping in mappings]
+        masks = None
+        if replaced is not None:
+            whole = np.ones(len(mappings[0].bias), dtype=bool)
+            masks = torch.from_numpy(np.stack([whole if r is None else r for r in replaced])).to(self._device)
 
         @torch.no_grad()
         def forward(images: torch.Tensor) -> torch.Tensor:
             (own, *passing), given = self.fronts(images)
-            value = mapped(given, weights, bias)
-            if mask is not None:
-                value = units_second(torch.where(_along(mask, own), units_second(value), units_second(own)), value.ndim)
-            return self.cut_a.back(value, *passing)
+            logits = []
+            for some in slices(len(weights), own.numel()):
+                value = mapped(given, torch.cat(weights[some]), torch.cat(biases[some]))
+                value = units_second(value).unflatten(1, (-1, units_second(own).shape[1])).transpose(0, 1)
+                if masks is not None:
+                    mask = masks[some].view(len(value), 1, -1, *[1] * (value.ndim - 3))
+                    value = torch.where(mask, value, units_second(own))
+                value = value.transpose(2, 3) if own.ndim == 3 else value
+                logits.append(self.cut_a.back_of_many(value.contiguous(), *passing))
+            return torch.cat(logits)
 
         return forward
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).float().to(self._device)
+
+
+def cross_fitted(
+    bench: Bench, names: Sequence[Name], fitted: Callable[[int], Many], own: Forward | None = None
+) -> dict[Name | None, Scores]:
+    """:meth:`Bench.cross_fitted` for nets that answer together; A itself, ``own``, is under None.
+
+    ``fitted(half)`` gives what answers in the place of all ``names`` at once, fitted on that half of the image groups.
+
+    Raises
+    ------
+    UserError
+        for a net whose loss is not finite.
+    """
+    found: dict[Name | None, Scores] = {name: Scores.zeros(len(bench.groups)) for name in (None, *names)}
+    for half in (0, 1):
+        many = fitted(half)
+        for group in bench.half(1 - half):
+            for indices, images in bench.batches(int(group)):
+                labels = bench.labels(indices)
+                logits = many(images)
+                right, losses = answers(logits, labels)
+                if own is not None:
+                    more = answers(own(images)[None], labels)
+                    right, losses = np.append(right, more[0]), np.append(losses, more[1])
+                for at, name in enumerate((*names, None) if own is not None else names):
+                    if not np.isfinite(losses[at]):
+                        raise UserError(f"{name}: the loss on the images of group {group} is {losses[at]}.")
+                    found[name].count[group] += len(indices)
+                    found[name].correct[group] += right[at]
+                    found[name].loss[group] += losses[at]
+    if own is None:
+        del found[None]
+    return found
+
+
+def answers(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers (m,) and summed cross-entropies in nats (m,) of logits (m, n, n_classes)."""
+    right = (logits.argmax(2) == labels).sum(1)
+    flat, repeated = logits.double().flatten(0, 1), labels.repeat(len(logits))
+    losses = functional.cross_entropy(flat, repeated, reduction="none").unflatten(0, logits.shape[:2]).sum(1)
+    return right.cpu().numpy().astype(np.float64), losses.cpu().numpy()
+
+
+def slices(n: int, numel: int) -> list[slice]:
+    """Slices of ``n`` replacements of ``numel`` numbers each, few enough for one pass."""
+    step = max(1, VALUES_AT_ONCE // max(numel, 1))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def mapped(value: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -77,13 +157,9 @@ def mapped(value: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor) -> to
     return functional.linear(value, weights, bias)
 
 
-def units_second(value: torch.Tensor, ndim: int | None = None) -> torch.Tensor:
-    """Tokens (n, T, C) as (n, C, T), and back; vectors and maps as they are. ``ndim`` is that of a net's output."""
-    return value.transpose(1, 2) if (value.ndim if ndim is None else ndim) == 3 else value
-
-
-def _along(mask: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    return mask.view(1, -1, *[1] * (value.ndim - 2))
+def units_second(value: torch.Tensor) -> torch.Tensor:
+    """Tokens (n, T, C) as (n, C, T), and back; vectors and maps as they are."""
+    return value.transpose(1, 2) if value.ndim == 3 else value
 
 
 def _positions(value: torch.Tensor) -> tuple[int, ...]:

@@ -17,13 +17,13 @@ import numpy as np
 
 from convergence.errors import ConfigError, nearest
 from convergence.experiment import Comparison
-from convergence.functional.bench import Bench, Forward
+from convergence.functional.bench import Bench
 from convergence.functional.file import Tree
 from convergence.functional.mappings import Fit, Float64
 from convergence.functional.run import Piece
 from convergence.functional.scoring import Scores, mean_scores
 from convergence.functional.settings import StitchConfig
-from convergence.functional.stitcher import Stitcher
+from convergence.functional.stitcher import Stitcher, cross_fitted
 from convergence.functional.transplants import cumulative, transplants
 from convergence.uncertainty import generator_of
 
@@ -104,11 +104,14 @@ def stitched(bench: Bench, comparison: Comparison, a: str, b: str) -> Tree:
     fits = [Fit.of(bench, comparison.name, a, b, half) for half in (0, 1)]
     weights = [maps(fit, config, bench.config.seed) for fit in fits]
 
-    def forwards(half: int) -> dict[str, Forward]:
-        made: dict[str, Forward] = {OWN: stitcher.own}
-        return made | {name: stitcher.through(fits[half].mapping(w)) for name, w in weights[half].items()}
-
-    scores = bench.cross_fitted(forwards)
+    names = list(weights[0])
+    scores = cross_fitted(
+        bench,
+        names,
+        lambda half: stitcher.through_many([fits[half].mapping(weights[half][name]) for name in names]),
+        stitcher.own,
+    )
+    own = scores[None]
     # What a map explains of the images that it was not fitted on; the null's draws are told together.
     explained = {
         name: (fits[1].explained(weights[0][name]) + fits[0].explained(weights[1][name])) / 2 for name in weights[0]
@@ -124,14 +127,14 @@ def stitched(bench: Bench, comparison: Comparison, a: str, b: str) -> Tree:
         "b_trained": _is_trained(bench, b),
         "maps": {},
     }
-    tree["maps"][OWN] = scored(scores[OWN], scores[OWN]) | {"explained": 1.0}
+    tree["maps"][OWN] = scored(own, own) | {"explained": 1.0}
     for name in weights[0]:
         if "/" not in name:
-            tree["maps"][name] = scored(scores[name], scores[OWN]) | {"explained": explained[name]}
+            tree["maps"][name] = scored(scores[name], own) | {"explained": explained[name]}
     for null in NULLS:
         draws = [name for name in weights[0] if name.startswith(f"{null}/")]
         accuracies = [scores[name].accuracy().value for name in draws]
-        tree["maps"][null] = scored(mean_scores([scores[name] for name in draws]), scores[OWN]) | {
+        tree["maps"][null] = scored(mean_scores([scores[name] for name in draws]), own) | {
             "explained": float(np.mean([explained[name] for name in draws])),
             "draws": np.array(accuracies),
         }

@@ -4,8 +4,8 @@ Unit u of A has a partner v in B, by the one-to-one matching. In the place of u'
 
 transplanted   ū + (s_u / s_v)(b_v − b̄_v): the partner, with u's mean and standard deviation,
 random         the same with a random unit of B,
-shuffled       ū + r (x − ū) + e', where e is what the transplant has beyond ū + r (x − ū), and e' that of the next image:
-               an error of the same size and the same correlation r with x, that has nothing to do with the image,
+shuffled       ū + r (x − ū) + e'; e is what the transplant has beyond ū + r (x − ū), e' is that of the next
+               image: an error of the same size and the same correlation r with x, that has nothing to do with the image,
 ablated        ū: the unit's mean, all that it says taken away,
 
 one unit at a time, everything else of A as it is. What the loss gains against A's own is the effect. Matching and
@@ -24,22 +24,19 @@ import logging
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from convergence.errors import ConfigError
 from convergence.experiment import Comparison
-from convergence.functional.bench import Bench, Forward
+from convergence.functional.bench import Bench
 from convergence.functional.effects import Effects
 from convergence.functional.file import Tree
 from convergence.functional.mappings import NO_PARTNER, Fit, Partners
 from convergence.functional.scoring import mean_scores
-from convergence.functional.stitcher import Stitcher, units_second
+from convergence.functional.stitcher import Many, Stitcher, answers, cross_fitted, slices, units_second
 from convergence.uncertainty import generator_of
 
 logger = logging.getLogger(__name__)
 KINDS = ("transplanted", "random", "shuffled", "ablated")
-VALUES_AT_ONCE = 2**23
-"""Numbers of a layer's output that are replaced in one pass of the back; part of what makes the bits."""
 
 
 def transplants(bench: Bench, comparison: Comparison, a: str, b: str) -> Tree:
@@ -66,11 +63,11 @@ def transplants(bench: Bench, comparison: Comparison, a: str, b: str) -> Tree:
                 labels = bench.labels(indices)
                 (value, *passing), given = stitcher.fronts(images)
                 plain = stitcher.cut_a.back(value, *passing)
-                own[:, group] += (len(indices), *(float(n[0]) for n in _answers(plain[None], labels)))
+                own[:, group] += (len(indices), *(float(n[0]) for n in answers(plain[None], labels)))
                 for kind in KINDS:
-                    for some in _slices(len(units), value.numel()):
+                    for some in slices(len(units), value.numel()):
                         logits = stitcher.cut_a.back_of_many(replacing(kind, some, value, given), *passing)
-                        right, losses = _answers(logits, labels)
+                        right, losses = answers(logits, labels)
                         correct[kind][some, group] += right
                         loss[kind][some, group] += losses
     held = [fits[1 - half].correlation[units, matched[half].unit[units]] for half in (0, 1)]
@@ -91,23 +88,21 @@ def cumulative(bench: Bench, comparison: Comparison, a: str, b: str) -> Tree:
     numbers = sorted({round(most * step / config.cumulative_steps) for step in range(config.cumulative_steps + 1)})
     orders = ["best", "worst", *(f"random_{draw}" for draw in range(config.draws))]
 
-    def forwards(half: int) -> dict[tuple[str, int], Forward]:
+    def fitted(half: int) -> Many:
         fit, partners = fits[half], matched[half]
-        mapping = fit.mapping(fit.one_to_one(partners))
         there = np.flatnonzero(partners.unit != NO_PARTNER)
         best = there[np.argsort(-partners.correlation[there], kind="stable")]
-        found: dict[tuple[str, int], Forward] = {}
-        for name in orders:
+        replaced = []
+        for name, number in names:
             order = best if name == "best" else best[::-1]
             if name.startswith("random"):
                 order = generator_of(bench.config.seed, int(name.split("_")[1])).permutation(there)
-            for number in numbers:
-                replaced = np.zeros(len(fit.mean_a), dtype=bool)
-                replaced[fit.live_a[order[:number]]] = True
-                found[name, number] = stitcher.through(mapping, replaced)
-        return found
+            replaced.append(np.isin(np.arange(len(fit.mean_a)), fit.live_a[order[:number]]))
+        mapping = fit.mapping(fit.one_to_one(partners))
+        return stitcher.through_many([mapping] * len(names), replaced)
 
-    scores = bench.cross_fitted(forwards)
+    names = [(name, number) for name in orders for number in numbers]
+    scores = cross_fitted(bench, names, fitted)
     tree: Tree = {"numbers": np.array(numbers), "n_units": most}
     for name in ("best", "worst", "random"):
         of_name = [order for order in orders if order.startswith(name)]
@@ -156,23 +151,8 @@ def _along(numbers: np.ndarray, own: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(numbers).to(own.device, own.dtype).view(-1, *[1] * (own.ndim - 1))
 
 
-def _answers(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Right answers (m,) and summed losses (m,) of logits (m, n, n_classes)."""
-    right = (logits.argmax(2) == labels).sum(1)
-    each = functional.cross_entropy(
-        logits.double().flatten(0, 1), labels.repeat(len(logits)), reduction="none"
-    ).unflatten(0, logits.shape[:2])
-    return right.cpu().numpy().astype(np.float64), each.sum(1).cpu().numpy()
-
-
 def _some(units: np.ndarray, most: int, seed: int) -> np.ndarray:
     """All units, or so many of them drawn by seed, in their order."""
     if len(units) <= most:
         return units
     return np.sort(np.random.default_rng([seed, len(units)]).choice(units, most, replace=False))
-
-
-def _slices(n_units: int, numel: int) -> list[slice]:
-    """Slices of units whose copies of the layer's output are few enough."""
-    step = max(1, VALUES_AT_ONCE // max(numel, 1))
-    return [slice(start, min(start + step, n_units)) for start in range(0, n_units, step)]
