@@ -116,7 +116,9 @@ def stitched(bench: Bench, comparison: Comparison, a: str, b: str) -> Tree:
     explained = {
         name: (fits[1].explained(weights[0][name]) + fits[0].explained(weights[1][name])) / 2 for name in weights[0]
     }
+    everything = [one.name for one in bench.experiment.statistics.comparisons]
     tree: Tree = {
+        "order": everything.index(comparison.name),
         "layer": comparison.layers_of(_label(bench, a))[0],
         "source": stitcher.cut_a.source,
         "bypassing": ", ".join(stitcher.cut_a.bypassing),

@@ -5,7 +5,7 @@ Unit u of A has a partner v in B, by the one-to-one matching. In the place of u'
 transplanted   ū + (s_u / s_v)(b_v − b̄_v): the partner, with u's mean and standard deviation,
 random         the same with a random unit of B,
 shuffled       ū + r (x − ū) + e'; e is what the transplant has beyond ū + r (x − ū), e' is that of the next
-               image: an error of the same size and the same correlation r with x, that has nothing to do with the image,
+               image: an error of the same size and correlation r with x that has nothing to do with the image,
 ablated        ū: the unit's mean, all that it says taken away,
 
 one unit at a time, everything else of A as it is. What the loss gains against A's own is the effect. Matching and
