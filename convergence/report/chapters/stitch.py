@@ -16,10 +16,10 @@ TITLE = "Can a layer be computed by another net, and a unit by its match?"
 ABOUT = (
     "The front of one net, an affine map from its units to those of the other, and the back of that one (Lenc & "
     "Vedaldi 2015, Bansal et al. 2021). Maps come from the sums of one half of the image groups, scores from the "
-    "images of the other half, both ways; intervals are over image groups, the maps as they were fitted. One-to-one partners "
-    "keep the mean and standard deviation of the unit that they stand for. Mapped values may be below zero where a "
-    "ReLU would have none. A rank correlation's chance level is that of random orders of the units; units of one layer are "
-    "not independent, so its p-value is rough. Docs: functional_stitch.md."
+    "images of the other half, both ways; intervals are over image groups, the maps as they were fitted. One-to-one "
+    "partners keep the mean and standard deviation of the unit that they stand for. Mapped values may be below zero "
+    "where a ReLU would have none. A rank correlation's chance level is that of random orders of the units; units of "
+    "one layer are not independent, so its p-value is rough. Docs: functional_stitch.md."
 )
 REPLACEMENTS = {
     "transplanted": "its partner",
@@ -106,10 +106,11 @@ def _harm(layers: Sequence[StitchedLayer]) -> list[str]:
             continue
         beyond = difference(real, shuffled)
         what = "less than" if beyond.high < 0 else "more than" if beyond.low > 0 else "no differently from"
+        millinats = f"{1000 * beyond.value:+.2f} [{1000 * beyond.low:+.2f}, {1000 * beyond.high:+.2f}] millinats"
         said.append(
             f"{layer.name}: a unit's partner adds {interval(share)} of the loss that taking the unit away adds, a "
-            f"random unit {interval(random)}; it harms {what} a change of the same size and correlation that is of another "
-            f"image ({1000 * beyond.value:+.2f} [{1000 * beyond.low:+.2f}, {1000 * beyond.high:+.2f}] millinats)."
+            f"random unit {interval(random)}; it harms {what} a change of the same size and correlation that is of "
+            f"another image ({millinats})."
         )
     return said
 
