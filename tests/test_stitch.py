@@ -305,7 +305,9 @@ def test_sums_of_other_images_are_refused(place, results, capsys):
 
 
 def test_maps_of_other_sizes_are_left_out_with_the_reason(bench):
-    comparison = bench.comparisons()[0].model_copy(update={"name": "unequal", "layers": {"net": "conv1", "untrained": "conv2"}})
+    comparison = bench.comparisons()[0].model_copy(
+        update={"name": "unequal", "layers": {"net": "conv1", "untrained": "conv2"}}
+    )
     with pytest.raises(ConfigError, match="needs the same"):
         Stitcher(bench, comparison, "net1", "untrained1")
     assert "needs the same" in stitching.stitched(bench, comparison, "net1", "untrained1")["left_out"]

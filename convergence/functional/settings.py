@@ -66,6 +66,26 @@ class CompressConfig(ExperimentSection):
 class EnsembleConfig(ExperimentSection):
     """Several nets that answer together, and what of them can be shared."""
 
+    members: tuple[str, ...] = Field((), description="Nets that may be members; all that are trained if not given.")
+    max_subsets: int = Field(64, ge=2, description="Ensembles of each size; drawn by seed where there are more.")
+    bins: int = Field(15, ge=2, description="Bins of confidence for the calibration error.")
+    comparisons: tuple[str, ...] = Field(
+        (), description="Comparisons at whose layers nets are cut into a shared core and tails; all if not given."
+    )
+    trunks: tuple[str, ...] = Field(
+        (), description="Members whose first layers are computed for all; the first two if not given."
+    )
+    units_per_target: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (4,), description="Units of the trunk that a unit of another member may be predicted from, beside all of them."
+    )
+    core_shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.25, 0.5), description="Shares of the trunk's units that are kept: those that all members share best."
+    )
+    draws: int = Field(3, ge=2, description="Random partners, and random units to keep, that make chance levels.")
+    dissimilarity: str | None = Field(
+        None, description="Comparison by whose linear CKA members are chosen; the last one if not given."
+    )
+
 
 class AverageConfig(ExperimentSection):
     """Workers that train apart and average their weights now and then."""
