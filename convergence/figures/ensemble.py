@@ -52,7 +52,8 @@ def accuracy_by_size(members: Tree) -> Drawing:
             rows.append(("best single", number, 1, best.value, best.low, best.high))
             ax.set_xticks(sizes)
             ax.set(xlabel="members", ylabel={"accuracy": "held-out accuracy", "loss": "loss (nats)"}[number])
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
     return Drawing(
         name="ensemble-sizes",
         title="What members add",
@@ -93,7 +94,8 @@ def accuracy_by_cost(layers: Sequence[tuple[str, Sequence[Point]]]) -> Drawing:
         name="ensemble-cost",
         title="Accuracy against cost",
         caption="Ensembles whose layers up to the one named are computed once, by one member, and mapped into the "
-        "other members' tails; means over trunks, 95 % intervals over image groups. The full ensemble computes every net.",
+        "other members' tails; means over trunks, 95 % intervals over image groups. The full ensemble computes "
+        "every net.",
         alt="Held-out accuracy against multiply–adds for shared cores, the full ensemble and a single net",
         figure=figure,
         columns=("core_up_to", "which", "cost", "accuracy", "standard_error", "low", "high"),

@@ -107,7 +107,7 @@ def effect_by_strength(layers: Sequence[StitchedLayer]) -> Drawing | None:
     some = [layer for layer in layers if layer.transplants("trained")]
     if not some:
         return None
-    figure, axes = new_figure(3.3 * len(some) + 0.4, 3.3, len(some))
+    figure, axes = new_figure(3.3 * len(some) + 0.4, 3.6, len(some))
     rows: list[tuple[Any, ...]] = []
     with drawing_style():
         for ax, layer in zip(axes, some, strict=True):
@@ -128,7 +128,7 @@ def effect_by_strength(layers: Sequence[StitchedLayer]) -> Drawing | None:
             ax.set_title(layer.name if rank is None else f"{layer.name}: Spearman {rank.value:+.2f}")
             ax.set_xlabel("correlation with the partner, held out")
         axes[0].set_ylabel("loss gained (nats)")
-        axes[0].legend(loc="best", fontsize="x-small")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return Drawing(
         name="stitch-transplants",
         title="Does a strong match do less harm?",

@@ -17,10 +17,10 @@ from convergence.uncertainty import Estimate, mean_estimate
 TITLE = "Do nets that differ add up, and what of them can be shared?"
 ABOUT = (
     "Members' probabilities are averaged (Lakshminarayanan et al. 2017), beside that their logits. All subsets of "
-    "each size are scored. What is chosen (the best single net, members that are least alike by linear CKA) is chosen on one "
-    "half of the image groups and scored on the other, both ways. A shared core is one member's first layers, mapped "
-    "by an affine map into the tails of the others; the maps come from one half of the groups, scores from the other. "
-    "Cost counts multiply–adds of products and convolutions. Docs: functional_ensemble.md."
+    "each size are scored. What is chosen (the best single net, members that are least alike by linear CKA) is chosen "
+    "on one half of the image groups and scored on the other, both ways. A shared core is one member's first layers, "
+    "mapped by an affine map into the tails of the others; the maps come from one half of the groups, scores from the "
+    "other. Cost counts multiply–adds of products and convolutions. Docs: functional_ensemble.md."
 )
 FEW = 10
 """Subsets below which the rank of the chosen one says nothing: 1 in 6 is no evidence."""
@@ -184,8 +184,8 @@ def _core(layer: Core) -> str:
     return (
         f"Core up to {layer.name}: {layer.cost('least_squares'):.2f} times the multiply–adds of one net (all nets: "
         f"{layer.cost('full'):.2f}), accuracy {interval(shared)}, {less.value:+.3f} [{less.low:+.3f}, "
-        f"{less.high:+.3f}] against the full ensemble and {more.value:+.3f} [{more.low:+.3f}, {more.high:+.3f}] against the trunk's net "
-        f"alone; random partners {chance.value:.3f}."
+        f"{less.high:+.3f}] against the full ensemble and {more.value:+.3f} [{more.low:+.3f}, "
+        f"{more.high:+.3f}] against the trunk's net alone; random partners {chance.value:.3f}."
     )
 
 
@@ -219,16 +219,8 @@ def _points(layer: Core) -> list[Point]:
 
 
 def _sizes_table(members: Tree) -> Table:
-    rows = [
-        (
-            "1",
-            str(len(members["names"])),
-            *_cells(members["mean_single"]),
-            f"{members['calibration_single'].mean():.4f}",
-            MISSING,
-            MISSING,
-        )  # fmt: skip
-    ]
+    single = f"{members['calibration_single'].mean():.4f}"
+    rows = [("1", str(len(members["names"])), *_cells(members["mean_single"]), single, MISSING, MISSING)]
     for m, tree in sorted(members["sizes"].items(), key=lambda item: int(item[0])):
         chosen = tree["chosen"]
         e = Estimate(**chosen["accuracy_minus_random"]) if "n_subsets" in chosen else None
