@@ -12,7 +12,7 @@ from convergence.report.stitched import WORDS, StitchedLayer
 
 SHOWN = (
     ("least_squares", TRAINED, "o"), ("one_to_one", ACCENT, "D"), ("soft", SECOND, "^"),
-    ("rotated", NULL, "x"), ("permuted", NULL, "+"), ("mean", NULL, "_"),
+    ("rotated", NULL, "x"), ("permuted", NULL, "s"), ("mean", NULL, "."),
 )  # fmt: skip
 KINDS = (("trained", "from another trained net"), ("untrained", "from an untrained net"))
 
@@ -52,7 +52,7 @@ def accuracy_by_layer(layers: Sequence[StitchedLayer]) -> Drawing:
         caption="The front of one net, a map from unit to unit, the back of the other. Black: the net with its own "
         "layer. Maps are fitted on one half of the image groups and the stitched net is scored on the other; bars are "
         "95 % intervals over image groups, means over pairs. Grey: one-to-one after a random rotation of the giving "
-        "net's basis (×), with random partners (+), and every unit at its mean (–).",
+        "net's basis (×), with random partners (squares), and every unit at its mean (dots).",
         alt="Held-out accuracy of stitched nets by layer, for several maps and chance levels, with error bars",
         figure=figure,
         columns=("layer", "from", "map", "accuracy", "standard_error", "low", "high"),

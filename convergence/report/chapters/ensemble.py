@@ -125,7 +125,9 @@ def _gain(members: Tree) -> str:
         f"{members['repeated']['accuracy_minus_single']['value']:.4f}."
         + (
             f" With {_count(members)} untrained nets among the members the accuracy is "
-            f"{interval(Estimate(**members['with_untrained']['accuracy']))}."
+            f"{interval(Estimate(**members['with_untrained']['accuracy']))}, the loss "
+            f"{interval(Estimate(**members['with_untrained']['loss']))} nats; alone these reach "
+            f"{interval(Estimate(**members['untrained']['accuracy']))}."
             if "with_untrained" in members
             else ""
         )

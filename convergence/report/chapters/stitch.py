@@ -68,7 +68,12 @@ def _accuracy(layer: StitchedLayer) -> str:
         for name in ("least_squares", "one_to_one")
         if (e := layer.accuracy(name, "untrained")) is not None
     ]
-    return sentence + (f"; from an untrained net {', '.join(untrained)}." if untrained else ".")
+    if not untrained:
+        return f"{sentence}."
+    trained, other = (layer.accuracy("least_squares", kind) for kind in ("trained", "untrained"))
+    no_better = trained is not None and other is not None and trained.low <= other.high
+    words = ": no less, so that what is shared here needs no learning" if no_better else ""
+    return f"{sentence}; from an untrained net {', '.join(untrained)}{words}."
 
 
 def _ranks(layers: Sequence[StitchedLayer]) -> list[str]:
