@@ -101,6 +101,25 @@ def as_maps(output: torch.Tensor) -> torch.Tensor:
     )
 
 
+def answer_node(module: nn.Module) -> str:
+    """Qualified name of the node that a net answers with.
+
+    Raises
+    ------
+    ConfigError
+        for a net that cannot be traced, or that answers with several things.
+    """
+    graph, names = trace(module)
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    answer = output.args[0]
+    if not isinstance(answer, fx.Node):
+        raise ConfigError(
+            f"{type(module).__name__} answers with a {type(answer).__name__}, and one tensor of logits is needed to "
+            "say what it classifies. Wrap it in a module that returns the logits alone."
+        )
+    return names[answer]
+
+
 def trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """The net's graph in evaluation mode, and the qualified name of every node."""
     from torchvision.models.feature_extraction import NodePathTracer
