@@ -279,6 +279,8 @@ def test_rank_correlation_of_what_was_planted():
     assert tree["ranks"]["share"]["value"] > 0.95
     assert tree["kinds"]["transplanted"]["of_ablation"]["value"] == pytest.approx((1 - strength).mean() / 2, abs=0.01)
     assert spearman(np.arange(5.0), np.ones(5)) == 0
+    harmless = Effects(np.arange(20), strength, np.full(6, 100.0), own, loss | {"ablated": loss["random"] * 0 + 1})
+    assert harmless.tree(seed=0)["kinds"]["transplanted"]["of_ablation"] == {}  # no share of nothing
 
 
 def test_names_that_are_not_there(place):

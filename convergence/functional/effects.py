@@ -68,16 +68,21 @@ class Effects:
         return tree
 
     def _of_kind(self, kind: str) -> Tree:
-        """Of each unit the gain in loss and its error; their mean; their sum as a share of that of taking away."""
+        """Of each unit the gain in loss and its error; their mean; their sum as a share of that of taking away.
+
+        There is no share where taking units away does not clearly raise the loss.
+        """
         whole = self.gain(kind)
         without = np.array([self.gain(kind, group) for group in range(len(self.count))])
         ablated = [self.gain("ablated", group).sum() for group in (None, *range(len(self.count)))]
+        matters = jackknife(ablated[0], ablated[1:]).low > 0
+        share = jackknife(float(whole.sum() / ablated[0]), without.sum(axis=1) / ablated[1:]) if matters else None
         return {
             "loss": self.loss[kind],
             "gain": whole,
             "error": jackknife_error(without),
             "mean": jackknife(float(whole.mean()), without.mean(axis=1)).as_dict(),
-            "of_ablation": jackknife(float(whole.sum() / ablated[0]), without.sum(axis=1) / ablated[1:]).as_dict(),
+            "of_ablation": share.as_dict() if share else {},
         }
 
     def _share(self, left_out: int | None) -> Float64:

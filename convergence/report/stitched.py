@@ -38,11 +38,11 @@ class StitchedLayer:
     left_out: tuple[str, ...]
 
     def pairs(self, kind: str) -> list[tuple[str, str, Tree]]:
-        """Pairs of two trained nets ("trained"), or of a trained net and an untrained one that gives ("untrained")."""
+        """Pairs of two trained nets ("trained"), or those with an untrained one, by default the one that gives."""
         return [
             (a, b, tree)
             for a, b, tree in self.found
-            if tree["stitched"]["a_trained"] and bool(tree["stitched"]["b_trained"]) == (kind == "trained")
+            if bool(tree["stitched"]["a_trained"] and tree["stitched"]["b_trained"]) == (kind == "trained")
         ]
 
     @property
@@ -97,7 +97,7 @@ class StitchedLayer:
                 here = here.get(name, {})
             if "value" in here:
                 estimates.append(Estimate(**{k: v for k, v in here.items() if k in Estimate.__dataclass_fields__}))
-        if not estimates:
+        if not estimates or len(estimates) < len(self.pairs(kind)):  # never a mean of those pairs alone that have it
             return None
         mean = mean_estimate(estimates)
         return mean.within(bounds) if bounds else mean

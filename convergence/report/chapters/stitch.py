@@ -57,12 +57,12 @@ def _accuracy(layer: StitchedLayer) -> str:
     ]
     sentence = f"{layer.name}: of an accuracy of {interval(own)} a layer from another trained net keeps"
     sentence += f" {'; by '.join(['', *said])[2:]}" if said else " what chance does"
-    chance = [
+    levels = [
         f"{WORDS[name]} {e.value:.3f}"
         for name in ("rotated", "permuted", "mean")
         if (e := layer.accuracy(name, "trained")) is not None
     ]
-    sentence += f" (chance: {', '.join(chance)})"
+    sentence += f" (chance: {', '.join(levels)})"
     untrained = [
         f"{WORDS[name]} {interval(e)}"
         for name in ("least_squares", "one_to_one")
@@ -71,7 +71,9 @@ def _accuracy(layer: StitchedLayer) -> str:
     if not untrained:
         return f"{sentence}."
     trained, other = (layer.accuracy("least_squares", kind) for kind in ("trained", "untrained"))
-    no_better = trained is not None and other is not None and trained.low <= other.high
+    chance = layer.accuracy("permuted", "trained")
+    assert chance is not None
+    no_better = trained is not None and other is not None and chance.high < trained.low <= other.high
     words = ": no less, so that what is shared here needs no learning" if no_better else ""
     return f"{sentence}; from an untrained net {', '.join(untrained)}{words}."
 
@@ -107,14 +109,19 @@ def _harm(layers: Sequence[StitchedLayer]) -> list[str]:
     for layer in layers:
         share, random = (layer.effect(kind, "trained", "of_ablation") for kind in ("transplanted", "random"))
         real, shuffled = (layer.effect(kind, "trained") for kind in ("transplanted", "shuffled"))
-        if share is None or random is None or real is None or shuffled is None:
+        if real is None or shuffled is None:
             continue
         beyond = difference(real, shuffled)
         what = "less than" if beyond.high < 0 else "more than" if beyond.low > 0 else "no differently from"
         millinats = f"{1000 * beyond.value:+.2f} [{1000 * beyond.low:+.2f}, {1000 * beyond.high:+.2f}] millinats"
+        of_all = (
+            f"a unit's partner adds {interval(share)} of the loss that taking the unit away adds, a random unit "
+            f"{interval(random)}"
+            if share is not None and random is not None
+            else "taking single units away does not clearly raise the loss in every pair"
+        )
         said.append(
-            f"{layer.name}: a unit's partner adds {interval(share)} of the loss that taking the unit away adds, a "
-            f"random unit {interval(random)}; it harms {what} a change of the same size and correlation that is of "
+            f"{layer.name}: {of_all}; the partner harms {what} a change of the same size and correlation that is of "
             f"another image ({millinats})."
         )
     return said
@@ -178,12 +185,12 @@ def _effects_table(layers: Sequence[StitchedLayer]) -> Table:
         for kind in layer.kinds:
             for name, words in REPLACEMENTS.items():
                 gain, share = layer.effect(name, kind), layer.effect(name, kind, "of_ablation")
-                if gain is None or share is None:
+                if gain is None:
                     continue
                 rank = layer.rank(name, kind)
                 rows.append((
                     layer.name, kind, words, f"{1000 * gain.value:.2f} [{1000 * gain.low:.2f}, {1000 * gain.high:.2f}]",
-                    interval(share) if name != "ablated" else "1",
+                    "1" if name == "ablated" else interval(share) if share else MISSING,
                     f"{interval(rank)}; chance ± {rank.null_sd:.2f}" if rank else MISSING,
                 ))  # fmt: skip
             shared = layer.rank("share", kind)
