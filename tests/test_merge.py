@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, datasets
 from torch import nn
 
 from convergence.cli import main
@@ -29,6 +28,7 @@ from convergence.networks.small import Small
 from convergence.report.chapters.merge import chapter
 from convergence.runs import RunFolder
 from convergence.weights import load_net
+from tests.conftest import TINY, datasets
 
 SMALLER = [
     "training.epochs=12", "training.optimizer=adamw", "training.learning_rate=0.01", "functional.merge.steps=5",
@@ -73,7 +73,10 @@ def test_a_planted_permutation_is_found_and_its_barrier_goes(run, method, tmp_pa
         pair = Pair(bench, "net1", "net2")
         planted = random_orders(pair.free, 5, 0)
         for name, order in pair.orders(method, 1).items():
-            assert np.array_equal(planted[name][order], np.arange(len(order))), name
+            n = len(order)
+            live = np.diagonal(pair.correlations[name])[:n] > 0 if method == "activation" else np.ones(n, bool)
+            assert live.sum() > n / 2
+            assert np.array_equal(planted[name][order][live], np.flatnonzero(live)), name
         before, after = pair.aligned("none"), pair.aligned(method)
         assert before["plain"]["barrier"]["value"] > 0.1
         assert after["plain"]["barrier"]["value"] < 0.01
@@ -103,14 +106,28 @@ def test_many_planted_nets_meet(run, tmp_path):
         assert all(torch.equal(state[name], found[0][name]) for name in first)
 
 
-def test_a_residual_net_with_batch_norm_is_aligned_and_its_statistics_are_estimated_again():
-    from torchvision.models.resnet import BasicBlock, ResNet
+class Residual(nn.Module):
+    """A net whose second block adds to what the first made, with batch norm."""
 
+    def __init__(self, groups: int = 1):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.inner, self.inner_norm = nn.Conv2d(12, 20, 3, padding=1), nn.BatchNorm2d(20)
+        self.outer, self.outer_norm = nn.Conv2d(20, 12, 3, padding=1, groups=groups), nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        y = torch.relu(self.inner_norm(self.inner(x)))
+        return self.head(torch.relu(x + self.outer_norm(self.outer(y))).mean((2, 3)))
+
+
+def test_a_residual_net_with_batch_norm_is_aligned_and_its_statistics_are_estimated_again():
     torch.manual_seed(0)
-    module = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5).eval()
-    images = torch.randn(24, 3, 32, 32)
+    module = Residual().eval()
+    images = torch.randn(24, 3, 8, 8)
     estimate_again(module, [images])
-    spaces = [space for space in unit_spaces(module, (3, 32, 32)) if not space.fixed]
+    spaces = [space for space in unit_spaces(module, (3, 8, 8)) if not space.fixed]
     planted = random_orders(spaces, 1, 0)
     other = permuted(module, spaces, planted)
     for orders in (
@@ -128,10 +145,10 @@ def test_a_residual_net_with_batch_norm_is_aligned_and_its_statistics_are_estima
     assert not module.training
     for name, value in module.state_dict().items():
         assert torch.allclose(value, expected[name], atol=1e-5), name
+    spaces = unit_spaces(Residual(groups=2), (3, 8, 8))
+    assert zipping.depths(unit_spaces(module, (3, 8, 8))) == [0, 2]  # the stem's units are added to later ones
     with pytest.raises(UserError, match="convolution of"):
-        grouped = ResNet(BasicBlock, [1, 1, 1, 1])
-        grouped.layer1[0].conv2 = nn.Conv2d(64, 64, 3, padding=1, groups=2, bias=False)
-        zipping.zippable(unit_spaces(grouped, (3, 32, 32)))
+        zipping.zippable(spaces)
 
 
 def test_repair_gives_units_the_statistics_asked_for():
@@ -144,8 +161,9 @@ def test_repair_gives_units_the_statistics_asked_for():
     outputs: dict[str, torch.Tensor] = {}
     nets[0].conv2.register_forward_hook(lambda part, inputs, output: outputs.update(conv2=output))
     nets[0](images)
+    seen = outputs["conv2"]
     plain = unit_statistics(nets[0], ["conv2"], [images[:40], images[40:]])["conv2"]
-    assert torch.allclose(plain.mean.float(), outputs["conv2"].mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(plain.mean.float(), seen.mean((0, 2, 3)), atol=1e-5)
     repair(nets[2], target, [images])
     for layer, now in unit_statistics(nets[2], layers, [images]).items():
         assert torch.allclose(now.mean, target[layer].mean, atol=1e-4)
@@ -215,8 +233,7 @@ def test_a_killed_stage_goes_on_and_leaves_the_same_bits(run, monkeypatch):
     command = ["merge", str(root / "tiny.toml"), "--runs", str(root / "runs"), *options]
     with monkeypatch.context() as patch:
         patch.setattr(Pair, "shuffled", killed)
-        with pytest.raises(KeyboardInterrupt):
-            main(command)
+        assert main(command) != 0
     assert not path.exists()
     assert main(command) == 0
     assert calls == [("net1", "net2"), ("net1", "net3")]
