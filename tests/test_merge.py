@@ -147,8 +147,6 @@ def test_a_residual_net_with_batch_norm_is_aligned_and_its_statistics_are_estima
         assert torch.allclose(value, expected[name], atol=1e-5), name
     spaces = unit_spaces(Residual(groups=2), (3, 8, 8))
     assert zipping.depths(unit_spaces(module, (3, 8, 8))) == [0, 2]  # the stem's units are added to later ones
-    grouped = ResNet(BasicBlock, [1, 1, 1, 1])
-    grouped.layer1[0].conv2 = nn.Conv2d(64, 64, 3, padding=1, groups=2, bias=False)
     with pytest.raises(UserError, match="convolution of"):
         zipping.zippable(spaces)
 
