@@ -26,7 +26,7 @@ PERCENT = 100
 def line_drawing(name: str, pair: Tree) -> Drawing:
     """Accuracy and loss of the nets on the line between two nets, with intervals, for each way of aligning them."""
     rows: list[tuple[Any, ...]] = []
-    figure, axes = new_figure(11.4, 3.3, 4)
+    figure, axes = new_figure(11.4, 3.5, 4)
     with drawing_style():
         for k, (what, kind) in enumerate(
             [("accuracy", "plain"), ("accuracy", "repaired"), ("loss", "plain"), ("loss", "repaired")]
@@ -52,7 +52,7 @@ def line_drawing(name: str, pair: Tree) -> Drawing:
             limits = [*axes[first].get_ylim(), *axes[second].get_ylim()]
             for ax in (axes[first], axes[second]):
                 ax.set_ylim(min(limits), max(limits))
-        axes[0].legend(loc="lower center", fontsize="small")
+        figure.legend(loc="outside lower center", ncols=len(COLOURS), fontsize="small")
     return Drawing(
         name="merge-line",
         title=f"On the line between {name}",
@@ -132,8 +132,9 @@ def zip_drawing(zips: Mapping[str, Tree]) -> Drawing:
                 (name, int(d), v / 100, l / 100, h / 100) for d, v, l, h in zip(depths, value, low, high, strict=True)
             ]
         names = next(iter(zips.values()))["spaces"].split("\n")
-        ax.set_xticks(depths, ["nothing", *names][: len(names) + 1] if len(names) < 6 else [str(d) for d in depths])
-        ax.set_xlabel("zipped up to" if len(names) < 6 else "unit spaces zipped")
+        short = len(names) < 6
+        ax.set_xticks(depths, [(["nothing", *names][d] if short else str(d)) for d in depths])
+        ax.set_xlabel("zipped up to" if short else "unit spaces zipped")
         ax.set_ylabel("accuracy in %")
         ax.legend(loc="lower left", fontsize="small")
     return Drawing(

@@ -74,6 +74,12 @@ def _percent(e: Estimate) -> str:
     return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
 
 
+def _points(e: Estimate) -> str:
+    """A difference of shares."""
+    low, value, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (e.low, e.value, e.high))
+    return f"{value} percentage points [{low}, {high}]"
+
+
 def _barriers(mean: Mapping[tuple[str, str, str], Estimate], chance: Mapping[tuple[str, str], Any], n: int) -> str:
     def words(kind: str) -> str:
         return ", ".join(f"{interval(mean['barrier', kind, m])} {WORDS[m]}" for m in METHODS)
@@ -109,7 +115,7 @@ def _merged(pairs: Mapping[str, Tree]) -> str:
     )
     return (
         f"The best merged net of a pair answers {_percent(mean('merged', 'accuracy'))} of held-out images correctly, "
-        f"{_percent(difference)} against the mean of its two nets: {verdict} they do. The ensemble of both, which "
+        f"{_points(difference)} against the mean of its two nets: {verdict} they do. The ensemble of both, which "
         f"costs twice as much, reaches {_percent(mean('ensemble', 'accuracy'))}."
     )
 
@@ -180,7 +186,7 @@ def _merged_table(pairs: Mapping[str, Tree]) -> Table:
         tree = pair["merged"]
         cells = [_percent(Estimate(**tree[key]["accuracy"])) for key in ("merged", "x", "y", "ensemble")]
         how = "zipped" if tree["method"] == "zip" else tree["method"].replace("-", ", ").replace("none", "not aligned")
-        rows.append((name, how, *cells, _percent(Estimate(**tree["minus_ends"])), tree["folder"]))
+        rows.append((name, how, *cells, _points(Estimate(**tree["minus_ends"])), tree["folder"]))
     columns = (
         "nets",
         "best method",
