@@ -37,22 +37,23 @@ def _sentences(found: Sequence[Training], other: dict[str, Scored], sent: float,
         f"an ensemble {_percent(other['ensemble'].accuracy)}."
     ]
     plain = {init: [t for t in found if (t.init, t.align) == (init, "none")] for init in INITS}
+    said = [_verdicts(found), *said]
     if plain["same"]:
         parts = [
-            f"{_percent(t.final.accuracy)} with {_averages(t)} ({sent / t.sent:.0f} times fewer bytes than gradients; "
+            f"{_percent(t.final.accuracy)} {_when(t)} ({sent / t.sent:.0f} times fewer bytes than gradients; "
             f"{_points(t.final.minus(other['synchronous']))} against them)"
             for t in plain["same"]
         ]
-        said.append(f"From one init, plain averages end at {_list(parts)}.")
+        said.append(f"From one init, plain averages reach {_list(parts)}.")
         against = [
-            f"{_points(t.final.minus(other['one_worker']))} with {_averages(t)}, "
+            f"{_points(t.final.minus(other['one_worker']))} {_when(t)}, "
             f"{_verdict(t.final.minus(other['one_worker']), 'which pays', 'which does not pay')}"
             for t in plain["same"]
         ]
         said.append(f"Against a worker that sends nothing and never meets the others, that is {_list(against)}.")
     if plain["different"]:
-        parts = [f"{_percent(t.final.accuracy)} with {_averages(t)}" for t in plain["different"]]
-        said.append(f"From different inits, plain averages end at {_list(parts)}.")
+        parts = [f"{_percent(t.final.accuracy)} {_when(t)}" for t in plain["different"]]
+        said.append(f"From different inits, plain averages reach {_list(parts)}.")
     said += [sentence for init in INITS if (sentence := _alignment(found, init))]
     same, different = (
         {(t.align, t.every): t for t in found if t.init == init and t.align != "random"} for init in INITS
@@ -61,7 +62,7 @@ def _sentences(found: Sequence[Training], other: dict[str, Scored], sent: float,
     for every in sorted({e for _, e in same} & {e for _, e in different}):
         best = max((t for (_, e), t in different.items() if e == every), key=lambda t: t.final.accuracy.value)
         start = max((t for (_, e), t in same.items() if e == every), key=lambda t: t.final.accuracy.value)
-        left.append(f"{_points(best.final.minus(start.final))} with {_averages(best)}")
+        left.append(f"{_points(best.final.minus(start.final))} {_when(best)}")
     if left:
         said.append(
             "That all begin alike costs no bytes. The best of different inits against the best of one init, aligned or "
@@ -96,17 +97,37 @@ def _alignment(found: Sequence[Training], init: str) -> str:
             )
             continue
         changes = [
-            f"{_points(t.final.minus(p.final))} with {_averages(t)}, {_verdict(t.final.minus(p.final))}"
-            for t, p in pairs
+            f"{_points(t.final.minus(p.final))} {_when(t)}, {_verdict(t.final.minus(p.final))}" for t, p in pairs
         ]
         share = np.mean([t.moved[0] for t, _ in pairs])
         later = np.mean([t.moved[1] for t, _ in pairs])
         said.append(
             f"{INITS[init][1].capitalize()}, {how}: {100 * share:.0f} % of the units change places before the first "
-            f"average and {100 * later:.1f} % before a later one, and against plain averages the end is "
+            f"average and {100 * later:.1f} % before a later one, and the end is, against plain averages, "
             f"{_list(changes)}; it sends {cost}."
         )
     return " ".join(said)
+
+
+def _verdicts(found: Sequence[Training]) -> str:
+    """The short answer: for each start whether any alignment is worth its bytes at the end."""
+    said = []
+    for init in INITS:
+        plain = {t.every: t for t in found if (t.init, t.align) == (init, "none")}
+        aligned = [t for t in found if t.init == init and t.align in ("weight", "activation") and t.every in plain]
+        if aligned:
+            helps = [t for t in aligned if t.final.minus(plain[t.every].final).low > 0]
+            said.append(
+                f"from {INITS[init][1]} alignment "
+                + ("does not help" if not helps else f"helps in {len(helps)} of {len(aligned)} cases")
+            )
+    if not said:
+        return "Nothing was aligned: what follows is about plain averages."
+    return f"{_list(said)[0].upper()}{_list(said)[1:]}, beyond the interval over images."
+
+
+def _when(t: Training) -> str:
+    return "once at the end" if t.whole else f"every {t.every:,} step{'s' * (t.every > 1)}"
 
 
 def _verdict(difference: Estimate, good: str = "which helps", bad: str = "which hurts") -> str:
