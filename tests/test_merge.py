@@ -80,7 +80,9 @@ def test_a_planted_permutation_is_found_and_its_barrier_goes(run, method, tmp_pa
         before, after = pair.aligned("none"), pair.aligned(method)
         assert before["plain"]["barrier"]["value"] > 0.1
         assert after["plain"]["barrier"]["value"] < 0.01
-        assert after["distance"] < 0.1 < before["distance"]
+        assert after["distance"] < before["distance"]
+        if method == "weights":  # which also finds the place of units that carry nothing
+            assert after["distance"] < 0.1
         assert after["plain"]["merged"]["accuracy"]["value"] > before["plain"]["merged"]["accuracy"]["value"]
 
 
