@@ -21,11 +21,12 @@ from convergence.data.images import ArrayImages
 from convergence.distributed import Ranks
 from convergence.errors import SharedError
 from convergence.experiment import TrainingConfig
+from convergence.functional.aligning import weight_orders
 from convergence.functional.averaged import references, trainings
 from convergence.functional.file import read_results
 from convergence.functional.local_sgd import Crew, Start
 from convergence.functional.spaces import permuted_state, unit_spaces
-from convergence.functional.worker_alignment import ActivationMatcher, match_weights, moved, random_orders
+from convergence.functional.worker_alignment import ActivationMatcher, moved, random_orders
 from convergence.functional.workers import (
     average,
     broadcast_bytes,
@@ -199,14 +200,13 @@ def test_permuted_copies_average_to_the_same_net_when_aligned(digits, trained):
     images = torch.from_numpy(digits.test.images)
     labels = torch.from_numpy(digits.test.labels)
     copies = [permuted_state(state, spaces, random_orders(spaces, generator)) for _ in range(3)]
-    names = [name for name, _ in net_with(state).named_parameters()]
     matcher = ActivationMatcher(net_with(state), spaces, [images[:200]])
 
     def by_activations(copy):
         return matcher.match(matcher.answers(state), matcher.answers(copy))
 
     def by_weights(copy):
-        return match_weights(state, copy, names, spaces)
+        return weight_orders(state, copy, spaces, 1, 0)
 
     def accuracy(net):
         return (net(images).argmax(1) == labels).float().mean()
@@ -224,9 +224,8 @@ def test_permuted_copies_average_to_the_same_net_when_aligned(digits, trained):
 
 def test_a_copy_that_is_aligned_already_stays(trained):
     state, spaces = trained
-    names = [name for name, _ in net_with(state).named_parameters()]
     noisy = {name: value + 0.01 * torch.randn(value.shape) for name, value in state.items()}
-    assert moved(match_weights(state, noisy, names, spaces)) == 0
+    assert moved(weight_orders(state, noisy, spaces, 1, 0)) == 0
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -280,7 +279,7 @@ def test_batch_statistics_taken_anew():
 
 def test_what_is_found_on_digits(averaged):
     """What holds for any seeds: one init averages well, different inits do not, and bytes follow the formula."""
-    results = read_results(averaged / "runs/averaged/functional/average.h5", "average")
+    results = read_results(averaged / "runs/averaged/functional/average.h5")
     found = {(t.init, t.align, "whole" if t.whole else t.every): t for t in trainings(results.tree)}
     other = references(results.tree)
     assert len(found) == 2 * 3 * 2
@@ -312,7 +311,7 @@ def test_what_is_found_on_digits(averaged):
 
 
 def test_the_chapter(averaged):
-    made = chapter(read_results(averaged / "runs/averaged/functional/average.h5", "average"))
+    made = chapter(read_results(averaged / "runs/averaged/functional/average.h5"))
     text = " ".join(made.sentences)
     assert "alignment moves no unit before any average, so it changes nothing and does not help" in text
     assert "in random order" in text
@@ -381,7 +380,7 @@ def test_nets_that_cannot_be_permuted_are_averaged_plainly(tmp_path, capsys):
     assert "the units of this net cannot be permuted" in capsys.readouterr().err
     more = ["functional.average.alignments=['none']", "functional.average.repeats=1", "functional.average.epochs=1"]
     assert main([*arguments, *(word for one in more for word in ("--set", one))]) == 0
-    made = chapter(read_results(tmp_path / "averaged/functional/average.h5", "average"))
+    made = chapter(read_results(tmp_path / "averaged/functional/average.h5"))
     assert "cannot be permuted" in made.about
     assert not any("nan" in cell for table in made.tables for row in table.rows for cell in row)
 

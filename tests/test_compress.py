@@ -233,7 +233,7 @@ def run(tmp_path_factory):
 
 
 def test_redundancy_beats_random_choice(run):
-    results = read_results(run[1] / "functional" / "compress.h5", "compress")
+    results = read_results(run[1] / "functional" / "compress.h5")
     tree = results.tree["net1"]
     assert tree["about"]["whole"]["units"] == 26
     assert tree["about"]["left_out"] == "classifier: the logits are its units"
@@ -272,7 +272,7 @@ def test_the_saved_net_scores_what_the_results_say(run):
     from convergence.functional.bench import Bench
     from convergence.runs import RunFolder
 
-    results = read_results(run[1] / "functional" / "compress.h5", "compress")
+    results = read_results(run[1] / "functional" / "compress.h5")
     with Bench(RunFolder(run[1], read_config(run[0])), run[1] / "functional" / "compress") as bench:
         scores = bench.score({"net": load_smaller(bench.out / "net1-50").to(bench.device)})["net"]
     said = results.tree["net1"]["all"]["01"]["methods"]["redundancy"]["scores"]
@@ -308,7 +308,7 @@ def test_a_killed_run_ends_with_the_same_bits(run, tmp_path):
 def test_the_chapter_says_what_came_out(run):
     from convergence.report.chapters.compress import chapter
 
-    found = chapter(read_results(run[1] / "functional" / "compress.h5", "compress"))
+    found = chapter(read_results(run[1] / "functional" / "compress.h5"))
     text = " ".join(found.sentences)
     assert found.title.endswith("?")
     assert "50 % of the units of every layer gone" in text

@@ -76,7 +76,7 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def results(place):
     assert main(["ensemble", str(place / "c.toml"), "--runs", str(place)]) == 0
-    return read_results(place / "together" / "functional" / "ensemble.h5", "ensemble")
+    return read_results(place / "together" / "functional" / "ensemble.h5")
 
 
 def test_twins_add_nothing_and_another_net_does_something(results, place, tmp_path):

@@ -196,7 +196,7 @@ def test_barrier_is_the_worst_point_above_the_line():
 
 def test_what_the_stage_leaves(run):
     root, _, folder = run
-    results = read_results(folder.functional_folder / "merge.h5", "merge")
+    results = read_results(folder.functional_folder / "merge.h5")
     assert list(results.tree["pairs"]) == ["net1 and net2", "net1 and net3"]
     for pair in results.tree["pairs"].values():
         best = pair["merged"]

@@ -100,7 +100,7 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def results(place):
     assert main(["stitch", str(place / "c.toml"), "--runs", str(place)]) == 0
-    return read_results(place / "stitched" / "functional" / "stitch.h5", "stitch")
+    return read_results(place / "stitched" / "functional" / "stitch.h5")
 
 
 @pytest.fixture

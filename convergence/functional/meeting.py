@@ -13,13 +13,13 @@ from torch import nn
 
 from convergence.data.images import batches_on_device
 from convergence.errors import UserError
+from convergence.functional.aligning import weight_orders
 from convergence.functional.bench import Bench
 from convergence.functional.spaces import Space, permuted_state, unit_spaces
 from convergence.functional.worker_alignment import (
     ActivationMatcher,
     Orders,
     free_spaces,
-    match_weights,
     moved,
     random_orders,
 )
@@ -191,7 +191,7 @@ class Aligned:
         if self.align == "weight":
             names = [name for name, _ in self.meeting.module.named_parameters()]
             sent = n_bytes({name: first[name] for name in names})
-            return [{}, *(match_weights(first, state, names, spaces) for state in others)], sent
+            return [{}, *(weight_orders(first, state, spaces, 1, 0) for state in others)], sent
         if self.align == "activation":
             matcher = self.meeting.matcher
             onto = matcher.answers(first)

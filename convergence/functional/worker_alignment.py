@@ -1,7 +1,8 @@
 """Permuting the units of workers onto those of the first one before their weights are averaged.
 
 The same function has many sets of weights, one for each order of its units. Workers that went to different orders meet
-badly in the middle; permuted onto the first one they may meet well (Ainsworth et al. 2023, arXiv 2209.04836).
+badly in the middle; permuted onto the first one they may meet well (Ainsworth et al. 2023, arXiv 2209.04836). By
+weights it is :func:`convergence.functional.aligning.weight_orders`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from convergence.activations import LayerReader, as_maps
-from convergence.functional.spaces import Space, permuted_state
+from convergence.functional.spaces import Space
 
 Orders = dict[str, npt.NDArray[np.intp]]
 State = Mapping[str, torch.Tensor]
-MOST_PASSES = 30
 
 
 def free_spaces(spaces: Sequence[Space]) -> list[Space]:
@@ -30,38 +30,6 @@ def free_spaces(spaces: Sequence[Space]) -> list[Space]:
 def random_orders(spaces: Sequence[Space], generator: np.random.Generator) -> Orders:
     """An order of the units of each space at random."""
     return {space.name: generator.permutation(space.n_units) for space in free_spaces(spaces)}
-
-
-def match_weights(onto: State, state: State, names: Sequence[str], spaces: Sequence[Space]) -> Orders:
-    """Orders that bring a net's weights close to another's: new unit k is the old unit ``order[k]``.
-
-    Coordinate descent on the inner product of all weights, one space after the other, until none changes (Ainsworth et
-    al. 2023, section 3.2). ``names`` are the arrays that count: parameters, not statistics of batches.
-    """
-    free, counted = free_spaces(spaces), set(names)
-    orders: Orders = {space.name: np.arange(space.n_units) for space in free}
-    for _ in range(MOST_PASSES):
-        changed = False
-        for space in free:
-            now = permuted_state(state, free, orders)
-            gain = np.zeros((space.n_units, space.n_units))
-            for slot in space.slots:
-                if slot.parameter in counted:
-                    entries = torch.from_numpy(slot.entries(np.arange(space.n_units)))
-                    x, y = (
-                        arrays[slot.parameter].double().index_select(slot.axis, entries).movedim(slot.axis, 0)
-                        .reshape(space.n_units, -1).numpy()
-                        for arrays in (onto, now)
-                    )  # fmt: skip
-                    gain += x @ y.T
-            better = linear_sum_assignment(gain, maximize=True)[1]
-            stays = np.trace(gain)
-            if gain[np.arange(space.n_units), better].sum() > stays + 1e-9 * abs(stays):
-                orders[space.name] = orders[space.name][better]
-                changed = True
-        if not changed:
-            break
-    return orders
 
 
 class ActivationMatcher:
