@@ -24,7 +24,7 @@ from convergence.distributed import Ranks
 from convergence.errors import FileError, SharedError
 from convergence.experiment import TrainingConfig
 from convergence.networks.spec import NetworkSpec
-from convergence.weights import initialise, save_weights
+from convergence.weights import initialise, load_arrays, save_weights
 
 logger = logging.getLogger(__name__)
 COLUMNS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
@@ -117,7 +117,7 @@ class Learner:
 
     def take(self, state: dict[str, Any]) -> None:
         """Be where another was when it gave its :meth:`state`."""
-        self.module.load_state_dict(state["module"])
+        load_arrays(self.module, state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self._scaler.load_state_dict(state["scaler"])
         self.rows = list(state["rows"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -31,6 +33,13 @@ def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> N
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_write(weights_path(folder, epoch)) as temporary:
         save_file(state, temporary)
+
+
+def load_arrays(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Plain arrays into a net, with the versions of its parts that some nets ask for; raises as load_state_dict."""
+    versioned = OrderedDict(state)
+    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(versioned)
 
 
 def load_net(
@@ -64,7 +73,7 @@ def load_net(
                 f"{path}: weights are stored as {', '.join(coarse)}, and nets are compared and taken apart in float32, "
                 "where they would have other bits than those that were trained. Train the net with this toolkit."
             )
-        module.load_state_dict(state)
+        load_arrays(module, state)
     except (SafetensorError, OSError) as error:
         raise FileError(
             f"{path}: the weights are damaged ({error}). Remove {folder} and train the net again."

@@ -9,6 +9,8 @@ from torch import nn
 from convergence.activations import LayerReader, as_maps
 from convergence.config import parse_config
 from convergence.errors import ConfigError
+from convergence.networks.external import TorchvisionNetwork
+from convergence.weights import initialise, load_net, save_weights
 
 TABLE = {  # PAPER: units, height, width of the maps
     "conv1": (96, 55, 55), "conv2": (256, 27, 27), "conv3": (384, 13, 13), "conv4": (384, 13, 13),
@@ -134,3 +136,13 @@ def test_shapes_that_can_be_compared():
     assert tokens[0, 1, 2] == x.reshape(2, 4, 3)[0, 2, 1]
     with pytest.raises(ConfigError, match="Choose another layer"):
         as_maps(x.reshape(2, 3, 2, 2, 1))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5"])  # the second asks for the version of its parts
+def test_weights_come_back_from_plain_arrays(name, tmp_path):
+    spec = TorchvisionNetwork(name=f"torchvision:{name}")
+    net = initialise(spec, 3, (3, 48, 48), 4).eval()
+    save_weights(net, tmp_path)
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(load_net(tmp_path, spec, (3, 48, 48), 4)(images), net(images), rtol=0, atol=0)

@@ -17,7 +17,7 @@ from convergence.experiment import NetGroup
 from convergence.files import atomic_write
 from convergence.functional.spaces import selected, unit_spaces
 from convergence.networks.spec import NetworkSpec
-from convergence.weights import initialise, save_weights, weights_path
+from convergence.weights import initialise, load_arrays, save_weights, weights_path
 
 FORMAT = 1
 DESCRIPTION = "smaller.json"
@@ -75,7 +75,7 @@ def load_smaller(folder: str | Path) -> nn.Module:
         shape = tuple(int(side) for side in description["image_shape"])
         whole = initialise(network, 0, (shape[0], shape[1], shape[2]), int(description["n_classes"]))
         module = selected(whole, unit_spaces(whole, (shape[0], shape[1], shape[2])), description["kept"])
-        module.load_state_dict(load_file(weights))
+        load_arrays(module, load_file(weights))
     except FileError:
         raise
     except (ValueError, KeyError, IndexError, TypeError, RuntimeError, SafetensorError, OSError, UserError) as error:
