@@ -27,12 +27,14 @@ def reader(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tiny_config, tiny_run, tmp_path_factory) -> Path:
-    """The report of the tiny run with pictures, a comparison with a run of fewer rotations, and all in one file."""
+    """The report of the tiny run with pictures, experiments, a comparison with another run, and all in one file."""
     runs = tmp_path_factory.mktemp("pictured")
     run = Path(shutil.copytree(tiny_run, runs / "tiny"))
     other = Path(shutil.copytree(tiny_run, runs / "other"))
     work = RunFolder(run, read_config(tiny_config)).pictures_work()
     write_pictures_file(run / "pictures.h5", NETS, LAYERS, digest=work.digest)
+    for experiment in ("stitch", "merge", "compress", "ensemble"):
+        assert main([experiment, str(tiny_config), "--runs", str(runs)]) == 0
     command = ["report", str(tiny_config), "--runs", str(runs), "--compare", str(other), "--single-file"]
     assert main(command) == 0
     return run / "report"
@@ -51,7 +53,7 @@ def check(reader: Reader, page: Path, folder: Path) -> None:
 def test_every_page_opens_offline(reader, folder, width):
     reader.screen(width)
     pages = [page for page in sorted(folder.glob("*.html")) if page.name != "single-file.html"]
-    assert len(pages) == 1 + 2 * 3 + 4
+    assert len(pages) == 1 + 2 * 3 + 5
     for page in pages:
         reader.open(page)
         check(reader, page, folder)

@@ -199,7 +199,9 @@ class FunctionalConfig(Section):
     seed: int = Field(0, ge=0, description="Seed of random permutations, rotations and other chance levels.")
     batch_size: int = Field(256, ge=1, description="Images a forward pass; part of the digest, it changes bits.")
     device: str = Field("auto", description="Device of the nets, as in [training].")
-    threads: int = Field(2, ge=1, description="CPU threads; part of the digest, it changes bits.")
+    threads: int = Field(
+        1, ge=1, description="CPU threads; part of the digest, it changes bits. Small nets wait for each other's."
+    )
     loader_workers: int = Field(2, ge=0, description="Threads that read images ahead.", json_schema_extra=SPEED_ONLY)
 
     def values_of(self, name: str) -> dict[str, Any]:
