@@ -73,8 +73,8 @@ def test_a_killed_and_a_requeued_job_change_no_number(cluster, limited, site, ti
     assert "nothing to submit" in capsys.readouterr().out
 
 
-def test_pictures_that_fail_do_not_keep_the_report_waiting(cluster, site, tiny_copy, capsys):
-    """The report is made without them, and again when there are any."""
+def test_optional_stages_that_fail_do_not_keep_the_report_waiting(cluster, site, tiny_copy, capsys):
+    """The report is made without pictures, and again when there are any, and experiments beside them."""
     here = site()
     shutil.move(tiny_copy, here.run)
     for name in ("pictures.json", "pictures.h5", "report.json"):
@@ -90,10 +90,15 @@ def test_pictures_that_fail_do_not_keep_the_report_waiting(cluster, site, tiny_c
     assert "runs what is missing" in says
     here.release("break-pictures")
     here.wait_for_the_queue()
-    assert here.submit(*filters) == 0
-    assert [job.name for job in here.records.latest().jobs] == ["pictures", "report"]
-    here.wait_for(pictures="done", report="done")
-    assert "pictures" in json.loads((here.run / "report.json").read_text(encoding="utf-8"))["inputs"]
+    few = ("average.epochs=1", "average.local_steps=[8]", "average.repeats=1")
+    more = ("ensemble.enabled=true", "average.enabled=true", *few)
+    experiments = [word for setting in more for word in ("--set", f"functional.{setting}")]
+    assert here.submit(*filters, *experiments) == 0
+    assert [job.name for job in here.records.latest().jobs] == ["pictures", "ensemble", "average", "report"]
+    here.wait_for(pictures="done", ensemble="done", average="done", report="done")
+    inputs = json.loads((here.run / "report.json").read_text(encoding="utf-8"))["inputs"]
+    assert {"pictures", "ensemble", "average"} <= set(inputs)
+    assert "Can workers that train apart be averaged?" in (here.run / "report" / "matters.html").read_text("utf-8")
 
 
 def test_what_befalls_members_of_an_array(cluster, site, tiny_config, tmp_path):

@@ -49,7 +49,6 @@ class _Study:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.config = bench, bench.config.average
-        torch.set_num_threads(self.config.threads)
         self.net = _chosen(bench)
         training = bench.experiment.training
         self.epochs = self.config.epochs or -(-training.epochs // 6)

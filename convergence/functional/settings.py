@@ -177,7 +177,6 @@ class AverageConfig(ExperimentSection):
     alignment_images: int = Field(
         512, ge=2, description="Training images of an alignment by activations, and of batch statistics taken anew."
     )
-    threads: int = Field(1, ge=1, description="CPU threads; part of the digest, it changes bits. Batches are small.")
 
     @model_validator(mode="after")
     def _distinct(self) -> AverageConfig:
