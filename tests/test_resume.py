@@ -230,7 +230,7 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write", full)
     kept = Checkpoints(tmp_path, "a")
     kept.save({})
-    with pytest.raises(FileError, match=r"No space left on device.*make room"):
+    with pytest.raises(FileError, match=r"its disk is full.*Make room there"):
         kept.close()
     assert not list(tmp_path.iterdir())
 
