@@ -85,7 +85,8 @@ def test_some_layers_are_cut_there(run, ssh, tmp_path):
 
 
 LINE = """
-import shlex, subprocess, sys
+import os, shlex, subprocess, sys
+os.set_blocking(1, True)  # rsync leaves it otherwise, as ssh can do with that
 counted, ssh = sys.argv[1:3]
 connection = subprocess.Popen([*shlex.split(ssh), *sys.argv[3:]], stdout=subprocess.PIPE)
 with open(counted, "ab", buffering=0) as count:
