@@ -25,7 +25,7 @@ def is_done(
             if file.attrs["digest"] == digest:
                 verify(file)
                 return True
-    except (FileError, OSError, KeyError):
-        pass
+    except (FileError, OSError, KeyError, AttributeError, ValueError, RuntimeError):
+        pass  # a damaged file may open, and have parts that are nothing
     path.unlink(missing_ok=True)
     return False

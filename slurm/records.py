@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from convergence.errors import FileError
 from convergence.files import atomic_write, is_full
+from convergence.functional import EXPERIMENTS
 
 BEAT_S = 15.0
 """A running job touches its marker so often."""
@@ -153,6 +154,7 @@ class Records:
         """Whether the record of a piece says that it was finished, for whatever settings."""
         stage, _, net = piece.partition(" ")
         name = {"train": f"nets/{net}/record.json", "analyze": "analysis.json"}.get(stage, f"{stage}.json")
+        name = f"functional/{name}" if stage in EXPERIMENTS else name
         path = self.path.parent / name
         try:
             return bool(json.loads(path.read_text(encoding="utf-8"))["finished"])

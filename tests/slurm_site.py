@@ -35,7 +35,7 @@ def holding(function):
         if "HOLD_FOLDER" not in os.environ:
             return function(*arguments)
         name = sys.argv[1]
-        if name == "train":
+        if name == "train" and "--averaging" not in sys.argv:
             name = sys.argv[sys.argv.index("--net") + 1]
             runs = Path(sys.argv[sys.argv.index("--runs") + 1])
             found = f"*/nets/{name}/checkpoint.pt"

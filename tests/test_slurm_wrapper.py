@@ -15,6 +15,7 @@ import pytest
 
 from convergence.config import read_config
 from convergence.errors import UserError
+from convergence.functional import EXPERIMENTS
 from convergence.runs import RunFolder
 from slurm import wrapper
 from slurm.records import Attempt, Records, Submission, SubmittedJob
@@ -74,7 +75,17 @@ def test_an_end_without_a_record_is_no_good_end(fake, tmp_path):
 
 def test_records_are_where_the_run_folder_has_them(tiny_config, tiny_copy):
     records = Records(tiny_copy / "jobs")
-    for work in RunFolder(tiny_copy, read_config(tiny_config)).works():
+    folder = RunFolder(tiny_copy, read_config(tiny_config))
+    for experiment in EXPERIMENTS:
+        work = folder.functional_work(experiment)
+        assert not records.is_finished(experiment)
+        work.record.parent.mkdir(exist_ok=True)
+        folder.begin(work)
+        for output in work.outputs:
+            output.mkdir()
+        folder.finish(work, 1.0)
+        assert records.is_finished(experiment)
+    for work in folder.works():
         assert records.is_finished(work.name)
         work.record.unlink()
         assert not records.is_finished(work.name)
