@@ -20,8 +20,9 @@ from convergence.functional.compression import learning_images
 from convergence.functional.costs import costs
 from convergence.functional.file import read_results
 from convergence.functional.redundancy import Reader, eliminate, eliminate_few, eliminate_plain, predicted
+from convergence.functional.repair import estimate_again
 from convergence.functional.settings import CompressConfig
-from convergence.functional.smaller import load_smaller, save_smaller, take_batch_statistics
+from convergence.functional.smaller import load_smaller, save_smaller
 from convergence.functional.spaces import unit_spaces
 from convergence.functional.subspaces import projected
 from convergence.networks.small import Small
@@ -195,7 +196,7 @@ def test_residual_nets_with_batch_norm_become_smaller():
     assert half(x).shape == (5, 10)
     assert half.layer1[0].bn1.num_features == 32
     assert half.conv1.out_channels == 32
-    take_batch_statistics(half, images(20, (3, 32, 32)).split(20))
+    estimate_again(half, images(20, (3, 32, 32)).split(20))
     assert not half.bn1.training
     own = half.conv1(images(20, (3, 32, 32))).mean((0, 2, 3))
     torch.testing.assert_close(half.bn1.running_mean, own.detach(), rtol=1e-4, atol=1e-5)

@@ -23,10 +23,11 @@ from convergence.functional.bench import Bench
 from convergence.functional.compressible import RULES, Compressible
 from convergence.functional.costs import Costs
 from convergence.functional.file import Tree
+from convergence.functional.repair import estimate_again
 from convergence.functional.run import Piece
 from convergence.functional.scoring import Scores, mean_scores
 from convergence.functional.settings import CompressConfig
-from convergence.functional.smaller import save_smaller, take_batch_statistics
+from convergence.functional.smaller import save_smaller
 from convergence.functional.subspaces import projected
 
 WHOLE = "whole"
@@ -153,7 +154,7 @@ class _Work:
                 made[key] = net.smaller(kept, rule)
                 cost[key] = net.costs(made[key], kept)
                 if self.config.batch_statistics:
-                    take_batch_statistics(made[key], self.batches())
+                    estimate_again(made[key], self.batches())
         return made, cost
 
     def _budget(self, net: Compressible, share: float, spaces: list[str]) -> int:
@@ -172,7 +173,7 @@ class _Work:
             return None
         module = projected(net.module, net.readings, net.readers, low / SEARCH)
         if self.config.batch_statistics:
-            take_batch_statistics(module, self.batches())
+            estimate_again(module, self.batches())
         return module, net.costs(module, {})
 
     def _tree(self, made: Mapping[Any, nn.Module], cost: Mapping[Any, Costs], share: float, compared: bool) -> Tree:

@@ -84,8 +84,10 @@ def repair(module: nn.Module, target: Statistics, batches: Iterable[torch.Tensor
 
 @torch.no_grad()
 def estimate_again(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Set the running statistics of all norms, in place, to the mean over some batches."""
+    """Set the running statistics of all norms, in place, to the mean over some batches; reads none without norms."""
     parts: list[Any] = [part for part in module.modules() if _runs(part)]
+    if not parts:
+        return
     momenta = [part.momentum for part in parts]
     for part in parts:
         part.reset_running_stats()

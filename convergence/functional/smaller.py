@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from convergence.errors import FileError, UserError
@@ -84,22 +83,3 @@ def load_smaller(folder: str | Path) -> nn.Module:
             "again."
         ) from error
     return module.eval()
-
-
-@torch.no_grad()
-def take_batch_statistics(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Running means and variances of batch norms anew, as means over batches; nothing for a net without any."""
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
-    if not norms:
-        return
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    for batch in batches:
-        module(batch)
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
-        norm.eval()
