@@ -12,7 +12,6 @@ from benchmarks import timing  # noqa: F401  before numpy
 
 # isort: split
 import multiprocessing
-import resource
 import sys
 import time
 
@@ -23,6 +22,7 @@ from convergence.analysis.live import live_units
 from convergence.analysis.pair import Pair
 from convergence.analysis.plan import pair_memory
 from convergence.analysis.section import PairShape, Parts, Step, Tree, levels
+from convergence.analysis.worker import peak_memory
 from convergence.experiment import AnalysisConfig
 
 N_GROUPS = 8
@@ -45,7 +45,7 @@ def measured(width: int) -> tuple[dict[str, tuple[float, float]], float]:
                 before = found.get(step.group, (0.0, 0.0))
                 found[step.group] = before[0] + step.seconds, before[1] + time.thread_time() - start
             pair.tree(parts)
-    return found, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found, peak_memory()
 
 
 def main(widths: list[int]) -> None:

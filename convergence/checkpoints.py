@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 import torch
 
+from convergence import claims
 from convergence.errors import FileError
 from convergence.files import CHECKPOINTS, atomic_write, full, is_full
 
@@ -63,7 +64,7 @@ class Checkpoints:
         """Copy a state to the host and write it in a thread; whether it was taken.
 
         While the last one is being written, a state is passed over, unless the caller waits: then it returns when the
-        state is on the disk.
+        state is on the disk. Nothing is taken when another attempt has claimed the work.
 
         Raises
         ------
@@ -73,6 +74,8 @@ class Checkpoints:
         if not self.keeper or (self._writing is not None and not self._writing.done() and not wait):
             return False
         self.wait()
+        if claims.is_lost(now=True):
+            return False
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing = self._pool.submit(self._write, to_host(state | {"key": self.key}))
         if wait:

@@ -159,19 +159,21 @@ def _refuse_file_options(options: argparse.Namespace) -> None:
 
 
 def _communicator(verb: str, experiment: Experiment) -> Any:
-    """Training speaks to its other processes through torch, everything else through MPI."""
+    """What runs nets on a device speaks to its other processes through torch, everything else through MPI."""
     from convergence.errors import UserError
+    from convergence.pipeline import SHARED
     from convergence.registry import load_object
 
     torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if verb == "train" and (torchrun or os.environ.get("SLURM_NTASKS", "1") != "1"):
+    if verb in SHARED and (torchrun or os.environ.get("SLURM_NTASKS", "1") != "1"):
         place = load_object("convergence.distributed:launched")()
         if place is not None:
-            return load_object("convergence.distributed:Ranks").of(place, experiment.training.device)
-    if torchrun and verb != "train":
+            settings = experiment.training if verb == "train" else experiment.functional
+            return load_object("convergence.distributed:Ranks").of(place, settings.device)
+    if torchrun and verb not in SHARED:
         raise UserError(
-            f"{os.environ['WORLD_SIZE']} processes were launched for torch, and only `convergence train` uses them: "
-            f"run `convergence {verb}` without torchrun."
+            f"{os.environ['WORLD_SIZE']} processes were launched for torch, and training and experiments on nets alone "
+            f"use them: run `convergence {verb}` without torchrun."
         )
     return load_object("hpc.comm:world")()
 

@@ -1,7 +1,8 @@
 """Walltime and pre-emption signals: finish the piece at hand, stop, and ask to be started again.
 
 Schedulers send SIGTERM or, where the user asked for a warning, SIGUSR2 before they kill. Long work calls :func:`check`
-between its pieces, each of which is on the disk when it is done. A second signal stops at once.
+between its pieces, each of which is on the disk when it is done. A second signal stops at once. So does, with nothing
+more written, that another attempt has taken the work over (:mod:`convergence.claims`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from convergence import claims
 
 logger = logging.getLogger(__name__)
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]  # Windows has no USR2
@@ -35,14 +38,21 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def is_stopping() -> bool:
-    """Whether a signal came."""
-    return bool(_received)
+    """Whether a signal came, or another attempt has taken the work over."""
+    return bool(_received) or claims.is_lost()
 
 
 def check() -> None:
-    """Raise :class:`Stopped` if a signal came."""
+    """Raise :class:`Stopped` if a signal came, or another attempt has taken the work over."""
+    check_claim(now=False)
     if _received:
         raise Stopped(f"stopped by {signal.Signals(_received[0]).name}")
+
+
+def check_claim(now: bool = True) -> None:
+    """Raise :class:`Stopped` if another attempt has taken the work over; before what must not be written twice."""
+    if claims.is_lost(now):
+        raise Stopped("stopped: a later attempt has taken this over, and this one writes no more")
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 STAGES = ("train", "statistics", "analyze", "pictures", *EXPERIMENTS, "report")
 OPTIONAL = ("pictures", *EXPERIMENTS)
 """Stages between the analysis and the report that the rest can do without: one that fails does not end a run."""
-TRAINING = ("train", "average")
-"""Stages that several of torch's processes can share."""
+SHARED = ("train", *EXPERIMENTS)
+"""Stages that several of torch's processes can share; MPI's ranks share the statistics."""
 
 
 def verb(stage: str) -> tuple[str, ...]:
@@ -51,11 +51,12 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
     UserError
         if a stage that is not among ``stages`` should have run before, or cannot run on several ranks.
     """
-    training = comm.size > 1 and hasattr(comm, "wrap")  # torch's processes, not MPI's ranks
-    if comm.size > 1 and (len(stages) > 1 or stages[0] not in (TRAINING if training else ("statistics",))):
+    of_torch = comm.size > 1 and hasattr(comm, "wrap")  # torch's processes, not MPI's ranks
+    if comm.size > 1 and (len(stages) > 1 or stages[0] not in (SHARED if of_torch else ("statistics",))):
         raise SharedError(
             f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks (and `convergence "
-            "train` over the processes of torchrun). Run the other stages without a launcher."
+            f"{' | '.join(dict.fromkeys(verb(stage)[0] for stage in SHARED))}` over the processes of torchrun). Run "
+            "the other stages without a launcher."
         )
     for stage in stages:
         if len(stages) > 1 and stage in EXPERIMENTS and not folder.has_experiment(stage):

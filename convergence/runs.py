@@ -26,6 +26,7 @@ from convergence.errors import FileError
 from convergence.experiment import Experiment, Net
 from convergence.files import CHECKPOINTS, atomic_write
 from convergence.functional import EXPERIMENTS
+from convergence.interruption import check_claim
 from convergence.provenance import provenance
 
 RECORD_FORMAT = 1
@@ -119,7 +120,14 @@ class WorkFolder:
         return Outcome(True, reason)
 
     def finish(self, work: Work, seconds: float) -> None:
-        """Record that the work is done, with the size of every file it left, and remove its scratch."""
+        """Record that the work is done, with the size of every file it left, and remove its scratch.
+
+        Raises
+        ------
+        Stopped
+            if a later attempt has taken the work over: it is for that one to finish.
+        """
+        check_claim()
         outputs = {
             file.relative_to(self.path).as_posix(): file.stat().st_size
             for output in work.outputs

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from convergence.config import validated
 from convergence.errors import ConfigError, nearest
-from convergence.pipeline import STAGES, TRAINING
+from convergence.pipeline import SHARED, STAGES
 from convergence.section import Section
 
 AVOIDABLE = (
@@ -41,7 +41,7 @@ class Resources(Section):
     reservation: Word | None = Field(None, description="Reservation to run in.")
     nodes: int = Field(1, ge=1, description="Nodes of a job.")
     tasks_per_node: int = Field(
-        1, ge=1, description="Processes a node: MPI ranks of the statistics, GPUs of a training."
+        1, ge=1, description="Processes a node: MPI ranks of the statistics, GPUs of a training or an experiment."
     )
     cpus_per_task: int | None = Field(None, ge=1, description="CPU cores a process.")
     gpus_per_node: int = Field(0, ge=0, description="GPUs a node.")
@@ -95,7 +95,17 @@ class Resources(Section):
         return self.nodes * self.gpus_per_node
 
 
-class TrainResources(Resources):
+class TorchResources(Resources):
+    """What a stage asks for whose processes speak through torch."""
+
+    @model_validator(mode="after")
+    def _found_by_torch(self) -> TorchResources:
+        if self.launcher == "mpiexec" and self.tasks > 1:
+            raise ValueError('launcher "mpiexec" tells torch nothing of its processes; several of them need "srun"')
+        return self
+
+
+class TrainResources(TorchResources):
     """What training asks for, each net a job of its own."""
 
     array: bool = Field(True, description="Whether the nets are one array job; false for sites without arrays.")
@@ -103,8 +113,6 @@ class TrainResources(Resources):
 
     @model_validator(mode="after")
     def _throttled(self) -> TrainResources:
-        if self.launcher == "mpiexec" and self.tasks > 1:
-            raise ValueError('launcher "mpiexec" tells torch nothing of its processes; several of them need "srun"')
         if self.parallel is not None and not self.array:
             raise ValueError("parallel is a setting of arrays; leave it out, or set array = true")
         return self
@@ -146,11 +154,11 @@ class ClusterProfile(Section):
     statistics: Resources = Field(Resources(), description="What differs for the statistics.")
     analyze: AnalyzeResources = Field(AnalyzeResources(), description="What differs for the analysis.")
     pictures: Resources = Field(Resources(), description="What differs for the pictures.")
-    stitch: Resources = Field(Resources(), description="What differs for stitching.")
-    merge: Resources = Field(Resources(), description="What differs for merging.")
-    compress: Resources = Field(Resources(), description="What differs for compression.")
-    ensemble: Resources = Field(Resources(), description="What differs for ensembles.")
-    average: Resources = Field(Resources(), description="What differs for training by averaging; may be several tasks.")
+    stitch: TorchResources = Field(TorchResources(), description="What differs for stitching.")
+    merge: TorchResources = Field(TorchResources(), description="What differs for merging.")
+    compress: TorchResources = Field(TorchResources(), description="What differs for compression.")
+    ensemble: TorchResources = Field(TorchResources(), description="What differs for ensembles.")
+    average: TorchResources = Field(TorchResources(), description="What differs for training by averaging.")
     report: Resources = Field(Resources(), description="What differs for the report.")
     requeue: Requeue = Field(Requeue(), description="What happens to jobs that are stopped.")
 
@@ -171,7 +179,7 @@ class ClusterProfile(Section):
                 inherited[stage] = {**values.get("defaults", {}), **own}
         return inherited
 
-    @field_validator(*(stage for stage in STAGES if stage not in (*TRAINING, "statistics")))
+    @field_validator(*(stage for stage in STAGES if stage not in (*SHARED, "statistics")))
     @classmethod
     def _one_process(cls, value: Resources) -> Resources:
         if value.tasks > 1:

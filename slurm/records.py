@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from convergence import claims
 from convergence.errors import FileError
 from convergence.files import atomic_write, is_full
 from convergence.functional import EXPERIMENTS
@@ -181,6 +182,13 @@ class Records:
         """All attempts at a piece, the latest last."""
         found = [_read(Attempt, path) for path in self._attempts(piece).glob("*.json")]
         return sorted(found, key=lambda attempt: (attempt.submission, attempt.started))
+
+    def claim(self, attempt: Attempt) -> dict[str, str]:
+        """Take a piece over for an attempt (:mod:`convergence.claims`); what the environment of its processes says."""
+        path, name = self._attempts(attempt.piece) / "claim", self.attempt_path(attempt).stem
+        with atomic_write(path) as temporary:
+            temporary.write_text(name, encoding="utf-8")
+        return claims.variable(path, name)
 
     def beat(self, attempt: Attempt) -> None:
         """Say that an attempt is alive."""

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from convergence import claims
 from convergence.errors import UserError
 from slurm import scheduler
 from slurm.reasons import TAIL_LINES, reason_of
@@ -70,11 +71,14 @@ class Wrapper:
             self.turns += turns_before(self.records, self.attempt)
         if self.turns > self.most:
             return self._fail(1, f"restarted {self.turns} times, and requeue.most of the profile is {self.most}")
+        claim = self.records.claim(self.attempt)
         self.records.write_attempt(self.attempt)
+        if any(a.state in ("running", "lost") for a in earlier):  # a process of it may live on: time to see the claim
+            time.sleep(3 * claims.EVERY_S)
         if self.signals:
             return self._stopped(EXIT_AGAIN)
         try:
-            process = subprocess.Popen(command)
+            process = subprocess.Popen(command, env=os.environ | claim)
         except OSError as error:
             return self._fail(127, f"{command[0]} could not be started: {error}")
         code = self._wait(process)

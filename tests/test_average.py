@@ -67,17 +67,15 @@ local_steps = [8, "whole"]
 repeats = 2
 """
 NOISY = TOML.replace('{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.test_resume:noisy" }')
-COMMAND = """
-import sys, time
+PLANTED = """
+import time
 import convergence.functional.local_sgd as local_sgd
-from convergence.cli import main
 local_sgd.SAVE_SECONDS = 0.0
-step, slow = local_sgd.Crew._step, float(sys.argv[1])
-def planting(self, *arguments):
-    time.sleep(slow)
+step = local_sgd.Crew._step
+def slow(self, *arguments):
+    time.sleep(%s)
     step(self, *arguments)
-local_sgd.Crew._step = planting
-sys.exit(main(sys.argv[2:]))
+local_sgd.Crew._step = slow
 """
 
 
@@ -388,27 +386,6 @@ def test_nets_that_cannot_be_permuted_are_averaged_plainly(tmp_path, capsys):
 # ---- processes and kills ----
 
 
-def start(size: int, arguments: list[str], slow: float = 0.0) -> list[subprocess.Popen]:
-    """As torchrun starts them; one process as it is."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if size > 1 else {}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", COMMAND, str(slow), *arguments], cwd=Path(__file__).parents[1], text=True,
-            env=os.environ | common | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {}),
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-
-
-def finish(processes: list[subprocess.Popen]) -> tuple[list[int], list[str]]:
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    return [process.returncode for process in processes], errors
-
-
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """Config of nets with dropout and batch norms, moments averaged; and what one process finds."""
@@ -425,7 +402,7 @@ def noisy(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 def test_processes_give_the_bits_of_one(noisy, tmp_path):
     """Three workers on two processes."""
     config, wanted = noisy
-    codes, errors = finish(start(2, ["train", str(config), "--averaging", "--runs", str(tmp_path)]))
+    codes, errors = finish(start(2, ["train", str(config), "--averaging", "--runs", str(tmp_path)], PLANTED % 0))
     assert codes == [0, 0], errors
     assert "average: done" in errors[0]
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted
@@ -435,7 +412,7 @@ def test_processes_give_the_bits_of_one(noisy, tmp_path):
 def test_a_kill_changes_no_bit(noisy, tmp_path, size, how):
     config, wanted = noisy
     arguments = ["train", str(config), "--averaging", "--runs", str(tmp_path)]
-    processes = start(size, arguments, slow=0.05)
+    processes = start(size, arguments, PLANTED % 0.05)
     partial = tmp_path / "averaged/functional/average.partial"
     deadline = time.monotonic() + 120
     while not list(partial.glob("training/*/checkpoint.pt")) and time.monotonic() < deadline:
@@ -444,7 +421,7 @@ def test_a_kill_changes_no_bit(noisy, tmp_path, size, how):
     codes, errors = finish(processes)
     assert codes == ([-9] if how == signal.SIGKILL else [75, 75]), errors
     assert list(partial.glob("training/*/checkpoint.pt"))
-    codes, errors = finish(start(1, arguments))  # on another number of processes
+    codes, errors = finish(start(1, arguments, PLANTED % 0))  # on another number of processes
     assert codes == [0], errors
     assert "a training goes on after step" in errors[0]
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted

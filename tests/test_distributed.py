@@ -42,44 +42,24 @@ learning_rate = 0.02
 [statistics]
 comparisons = ["conv1"]
 """
-COMMAND = """
-import os, sys, time
-from convergence.cli import main
+SLOW = """
+import time
 from convergence.learner import Learner
-learn, planted = Learner.learn, sys.argv[1]
-def planting(self, *arguments):
-    if planted == "slow":
-        time.sleep(0.05)
-    if planted == "failing" and self.ranks.rank == 1 and self.step == 3:
+learn = Learner.learn
+def slow(self, *arguments):
+    time.sleep(0.05)
+    learn(self, *arguments)
+Learner.learn = slow
+"""
+FAILING = """
+from convergence.learner import Learner
+learn = Learner.learn
+def failing(self, *arguments):
+    if self.ranks.rank == 1 and self.step == 3:
         raise ValueError("planted in one process")
     learn(self, *arguments)
-Learner.learn = planting
-code = main(sys.argv[2:])
-for thread in os.listdir("/proc/self/task") if os.path.isdir("/proc") else ():  # one that ends late aborts the process
-    with open(f"/proc/self/task/{thread}/comm") as name:
-        assert "gloo" not in name.read()
-sys.exit(code)
+Learner.learn = failing
 """
-
-
-def start(size: int, arguments: list[str], planted: str = "") -> list[subprocess.Popen]:
-    """As torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", COMMAND, planted, *arguments], cwd=Path(__file__).parents[1], text=True,
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE,
-        )
-        for rank in range(size)
-    ]  # fmt: skip
-
-
-def finish(processes: list[subprocess.Popen], timeout: float = 120) -> tuple[list[int], list[str]]:
-    errors = [process.communicate(timeout=timeout)[1] for process in processes]
-    return [process.returncode for process in processes], errors
 
 
 def curve(folder: Path) -> np.ndarray:
@@ -116,7 +96,7 @@ def test_a_signal_to_one_process_stops_all_and_changes_no_bit(tmp_path):
     codes, errors = finish(start(2, ["train", str(config), "--runs", str(tmp_path / "whole")]))
     assert codes == [0, 0], errors
     arguments = ["train", str(config), "--runs", str(tmp_path / "stopped")]
-    processes = start(2, arguments, "slow")
+    processes = start(2, arguments, SLOW)
     newest = tmp_path / "stopped/over/nets/net1" / CHECKPOINTS[0]
     while not newest.exists() and all(process.poll() is None for process in processes):
         time.sleep(0.01)
@@ -136,7 +116,7 @@ def test_a_failing_process_ends_all(tmp_path):
     config = tmp_path / "over.toml"
     config.write_text(TOML, encoding="utf-8")
     started = time.monotonic()
-    codes, errors = finish(start(2, ["train", str(config), "--runs", str(tmp_path)], "failing"), timeout=60)
+    codes, errors = finish(start(2, ["train", str(config), "--runs", str(tmp_path)], FAILING), timeout=60)
     assert 0 not in codes
     assert "planted in one process" in errors[1]
     assert time.monotonic() - started < 60
@@ -146,7 +126,7 @@ def test_a_failing_process_ends_all(tmp_path):
 def test_other_stages_refuse_processes(tiny_config, tiny_copy, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run", str(tiny_config), "--runs", str(tiny_copy.parent)]) == 2
-    assert "only `convergence train` uses them" in capsys.readouterr().err
+    assert "experiments on nets alone use them" in capsys.readouterr().err
 
 
 def test_the_parts_of_a_batch():

@@ -285,3 +285,62 @@ def test_damaged_records_are_named(tmp_path):
     records.attempt_path(ATTEMPT).write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         records.attempts("statistics")
+
+
+OUTLIVES = """
+import sys, time
+from pathlib import Path
+from convergence import interruption
+from convergence.checkpoints import Checkpoints
+from convergence.runs import Work, WorkFolder
+
+place = Path({place!r})
+work = Work("statistics", (place / "statistics.h5",), place / "statistics.json", {{}})
+checkpoints = Checkpoints(place, "key")
+checkpoints.save({{"step": 1}}, wait=True)
+print("at work", flush=True)
+while not (place / "go").exists():
+    time.sleep(0.05)
+says = [str(checkpoints.save({{"step": 2}}, wait=True))]
+for last in (interruption.check, lambda: WorkFolder(place).finish(work, 1.0)):
+    try:
+        last()
+    except interruption.Stopped as error:
+        says.append(str(error))
+says.append(str(checkpoints.load()["step"]))
+(place / "says").write_text("|".join(says))
+"""
+
+
+def test_a_task_that_outlives_its_attempt_writes_no_more(fake, tmp_path):
+    """Its node was down for the scheduler, which has begun the piece again elsewhere."""
+    place = tmp_path / "place"
+    place.mkdir()
+    first = start(tmp_path, OUTLIVES.format(place=str(place)), SLURM_JOB_ID="7")
+    stop_at_work(tmp_path, first, signal.SIGKILL)  # the wrapper; what it had started lives on
+    assert not (place / "says").exists()
+    finish(tmp_path)
+    assert start(tmp_path, "print('the second')", SLURM_JOB_ID="8").wait(timeout=60) == 0
+    assert [attempt.state for attempt in attempts(tmp_path)] == ["lost", "done"]
+    (place / "go").touch()
+    end = time.monotonic() + 30
+    while not (place / "says").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.1)
+    saved, checked, finished, step = (place / "says").read_text().split("|")
+    assert (saved, step) == ("False", "1")
+    assert "a later attempt has taken this over" in checked
+    assert "a later attempt has taken this over" in finished
+    assert not (place / "statistics.json").exists()
+
+
+def test_an_attempt_that_nobody_has_taken_over_writes(fake, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "go").touch()
+    finish(tmp_path)
+    (place / "statistics.h5").touch()
+    assert start(tmp_path, OUTLIVES.format(place=str(place))).wait(timeout=60) == 0
+    assert (place / "says").read_text() == "True|2"
+    assert (place / "statistics.json").exists()

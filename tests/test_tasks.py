@@ -24,7 +24,7 @@ from convergence.analysis.plan import Plan, Subject, Task
 from convergence.analysis.run import analyze, planned, run_tasks
 from convergence.analysis.section import PairShape, Step, levels, ranges
 from convergence.analysis.watch import Watch
-from convergence.analysis.worker import Done
+from convergence.analysis.worker import Done, peak_memory
 from convergence.cli import main
 from convergence.errors import TaskLost, UserError
 from convergence.experiment import AnalysisConfig
@@ -353,6 +353,21 @@ def test_time_left_by_method():
     assert watch.left(2) == "about 10 s left (m 2/4 10 s)"
     assert watch.peak_bytes == 5e8
     assert [readable_seconds(s) for s in (89, 100, 7200)] == ["89 s", "2 min", "2.0 h"]
+
+
+def test_memory_of_a_worker_is_its_own():
+    """It is copied from the process that starts it, whose memory has nothing to do with it."""
+    large = np.ones(120_000_000)
+    assert peak_memory() > large.nbytes
+    with on_this_machine(Workers(), 1, 1e8) as executor:
+        before = executor.submit(peak_memory).result()
+        assert 0 < before < large.nbytes / 2
+        assert executor.submit(_fill, 300_000_000).result() > before + 2e8
+
+
+def _fill(n_bytes: int) -> float:
+    np.ones(n_bytes // 8)
+    return peak_memory()
 
 
 def test_how_many_workers(monkeypatch):

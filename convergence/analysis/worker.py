@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -57,7 +58,7 @@ def compute(job: Job, task: Task) -> Done:
     """Do a task; what is on the disk already is not done again: a worker may end after its work and before its word."""
     start = time.monotonic()
     if is_done(part_path(job, task.subject), job.digest):
-        return Done(0.0, _peak(), os.getpid())
+        return Done(0.0, peak_memory(), os.getpid())
     _one_thread()
     subject = _opened(job, task.subject)
     if task.final:
@@ -67,7 +68,7 @@ def compute(job: Job, task: Task) -> Done:
         for step in task.steps:
             if not is_done(part_path(job, task.subject, step), job.digest):
                 leave(part_path(job, task.subject, step), job.digest, subject.compute(step, parts))
-    return Done(time.monotonic() - start, _peak(), os.getpid())
+    return Done(time.monotonic() - start, peak_memory(), os.getpid())
 
 
 def _finish(job: Job, task: Task, subject: Computable) -> None:
@@ -201,12 +202,20 @@ def restore_threads() -> None:
             _limits.pop().restore_original_limits()
 
 
-def _peak() -> float:
+def peak_memory() -> float:
+    """The most memory that this process has had, in bytes.
+
+    Linux's ``ru_maxrss`` counts that of the process which started this one, too: its memory was copied at the start.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024.0 * int(line.split()[1])
+    except OSError:
+        pass
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
-    import sys
-
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(most if sys.platform == "darwin" else 1024 * most)

@@ -33,6 +33,11 @@ class Answers:
         self.correct, self.loss = np.zeros((len(names), n_groups)), np.zeros((len(names), n_groups))
         self.bins = np.zeros((len(names), n_groups, n_bins, 2))
 
+    @property
+    def sums(self) -> tuple[Float64, ...]:
+        """All sums, as they are kept."""
+        return self.count, self.correct, self.loss, self.bins
+
     def add(self, group: int, log_p: torch.Tensor, labels: torch.Tensor) -> None:
         """Log-probabilities (n_names, n, n_classes), float64, of images of a group.
 

@@ -126,8 +126,6 @@ class _Study:
         together = {"synchronous": crew.gathered()[0][0]}
         members = self.apart(self.reference_init, repeat)[0]
         apart = {f"worker{k}": state for k, (state, _) in members.items()}
-        if self.bench.ranks.rank > 0:
-            return {}
         nets = self.meeting.nets(together | apart)
         alone = [net for name, net in nets.items() if name in apart]
 
@@ -146,8 +144,6 @@ class _Study:
     # ---- results ----
 
     def _tree(self, notes: Mapping[str, Any], steps: int, rounds: int) -> Tree:
-        if self.bench.ranks.rank > 0:
-            return {}
         tree: Tree = {
             "steps": steps,
             "rounds": rounds,

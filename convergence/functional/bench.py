@@ -2,6 +2,10 @@
 
 Alignments are fitted on one half of the image groups and what they do is scored on the other, then the other way round
 (:meth:`Bench.cross_fitted`), so that no score is of images that were used for a fit.
+
+Of several processes each reads image groups of its own (:meth:`Bench.read`), and sums by group are added up
+(:meth:`Bench.add_up`): what one process computes for a group is the whole of it, so a sum has the same bits for any
+number of processes. What is fitted, from sums or from a few training images, each process fits for itself.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ from convergence.devices import reproducible_arithmetic
 from convergence.distributed import Ranks
 from convergence.errors import FileError, UserError
 from convergence.experiment import Comparison, Net
-from convergence.functional.scoring import Scores
+from convergence.functional.scoring import Float64, Scores
 from convergence.runs import RunFolder
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import StatisticsFile, Sums, open_statistics
 from convergence.statistics.groups import ImageGroups
-from convergence.weights import load_net
+from convergence.weights import load_net, save_weights
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Images (n, channels, height, width) to logits (n, n_classes): a net, or anything that answers like one."""
@@ -45,7 +49,7 @@ class Bench:
     images : the split that the statistics are of; everything is scored on it
     train : images to train on, for experiments that train
     groups : how ``images`` are dealt to image groups, as in the statistics
-    ranks : the processes that were launched together for an experiment that trains; one for all others
+    ranks : the processes that were launched together
     """
 
     def __init__(self, folder: RunFolder, out: Path, ranks: Ranks | None = None) -> None:
@@ -85,16 +89,27 @@ class Bench:
         shape, n_classes = self.images.image_shape, self.images.n_classes
         return load_net(self.folder.net_folder(net), net.spec, shape, n_classes).to(self.device)
 
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """Leave a net's weights in a folder; the first process does."""
+        if self.ranks.rank == 0:
+            save_weights(module, folder)
+
     # ---- images ----
 
-    def batches(self, group: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Indices and images (on the device) of a group, in batches that are always cut alike."""
-        batches = self.groups.batches(group, self.config.batch_size)
-        yield from batches_on_device(self.images, batches, self.device, self.config.loader_workers)
+    def read(self, groups: Iterable[int] | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Group, images and classes, on the device, of this process's share of some groups (of all if None).
 
-    def labels(self, indices: np.ndarray) -> torch.Tensor:
-        """Classes of images, on the device."""
-        return torch.from_numpy(self.images.labels[indices]).to(self.device)
+        Batches are always cut alike. Who sums over them has to :meth:`add_up` afterwards.
+        """
+        for group in list(range(len(self.groups)) if groups is None else groups)[self.ranks.rank :: self.ranks.size]:
+            batches = self.groups.batches(int(group), self.config.batch_size)
+            for indices, images in batches_on_device(self.images, batches, self.device, self.config.loader_workers):
+                yield int(group), images, torch.from_numpy(self.images.labels[indices]).to(self.device)
+
+    def add_up(self, *sums: Float64) -> None:
+        """Bring sums over images, an entry for each group, together from all processes, in place."""
+        for values in sums:
+            values[...] = np.reshape(self.ranks.sum(values.ravel().tolist()), values.shape)
 
     @torch.no_grad()
     def score(self, nets: Mapping[Any, Forward], groups: Iterable[int] | None = None) -> dict[Any, Scores]:
@@ -106,17 +121,16 @@ class Bench:
             for a net whose loss is not finite.
         """
         scores = {name: Scores.zeros(len(self.groups)) for name in nets}
-        for group in range(len(self.groups)) if groups is None else groups:
-            for indices, batch in self.batches(int(group)):
-                labels = self.labels(indices)
-                for name, net in nets.items():
-                    logits = net(batch)
-                    loss = nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
-                    if not np.isfinite(loss):
-                        raise UserError(f"{name}: the loss on the images of group {group} is {loss}.")
-                    scores[name].count[group] += len(indices)
-                    scores[name].correct[group] += int((logits.argmax(1) == labels).sum())
-                    scores[name].loss[group] += loss
+        for group, images, labels in self.read(groups):
+            for name, net in nets.items():
+                logits = net(images)
+                loss = nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+                if not np.isfinite(loss):
+                    raise UserError(f"{name}: the loss on the images of group {group} is {loss}.")
+                scores[name].count[group] += len(labels)
+                scores[name].correct[group] += int((logits.argmax(1) == labels).sum())
+                scores[name].loss[group] += loss
+        self.add_up(*(sums for found in scores.values() for sums in found.as_dict().values()))
         return scores
 
     def half(self, which: int) -> np.ndarray:

@@ -78,13 +78,13 @@ def members_together(bench: Bench, names: list[str]) -> Tree:
         groups["untrained"] = tuple(range(n, len(everyone)))
     keys = [*groups, *(f"logits {key}" for key in groups if len(groups[key]) > 1)]
     answers = Answers(keys, len(bench.groups), config.bins)
-    for group in range(len(bench.groups)):
-        for indices, images in bench.batches(group):
-            with torch.no_grad():
-                log_p = torch.stack([log_probabilities(net(images)) for net in nets])
-            together = [mean_probability(log_p[list(groups[key])]) for key in groups]
-            together += [mean_logit(log_p[list(groups[key])]) for key in groups if len(groups[key]) > 1]
-            answers.add(group, torch.stack(together), bench.labels(indices))
+    for group, images, labels in bench.read():
+        with torch.no_grad():
+            log_p = torch.stack([log_probabilities(net(images)) for net in nets])
+        together = [mean_probability(log_p[list(groups[key])]) for key in groups]
+        together += [mean_logit(log_p[list(groups[key])]) for key in groups if len(groups[key]) > 1]
+        answers.add(group, torch.stack(together), labels)
+    bench.add_up(*answers.sums)
     singles = [answers.scores(name) for name in names]
     best = _best_of_other_half(bench, singles)
     tree: Tree = {

@@ -139,7 +139,7 @@ class Aligned:
         notes["moved"].append(float(np.mean([moved(orders) for orders in self.orders[1:]])))
         notes["sent_alignment"] += broadcast_bytes(sent, len(states))
         notes["sent"] += reduced_bytes(self._payload(gathered), len(states)) + broadcast_bytes(sent, len(states))
-        if scored and self.meeting.bench.ranks.rank == 0:
+        if scored:
             shown = {"average": mean}
             if edge:
                 shown |= {f"worker{k}": state for k, state in enumerate(states)}

@@ -44,7 +44,7 @@ from convergence.functional.repair import (
 )  # fmt: skip
 from convergence.functional.scoring import Scores, mean_scores
 from convergence.functional.spaces import Space, State, permuted_state, put_state, unit_spaces
-from convergence.weights import load_net, save_weights
+from convergence.weights import load_net
 
 if TYPE_CHECKING:
     from convergence.functional.run import Piece
@@ -221,7 +221,7 @@ class Pair(Fits):
         for kind in KINDS:
             tree[kind], middle = self.path(moved, kind)
             tree[kind]["merged_fit_loss"] = self.fit_loss(middle)
-            save_weights(middle, self.folder / f"{method}-{kind}")
+            self.bench.save(middle, self.folder / f"{method}-{kind}")
         return tree
 
     def shuffled(self) -> Tree:
@@ -263,7 +263,7 @@ class Pair(Fits):
                 estimate_again(module, self.batches())
             if depth == len(order):
                 one = self.net(mean_state([module.state_dict() for module in modules], (0.5, 0.5)))
-                save_weights(one, self.folder / "zip")
+                self.bench.save(one, self.folder / "zip")
                 answers[depth] = one
             else:
                 answers[depth] = _mean_of(modules)
@@ -285,7 +285,7 @@ class Pair(Fits):
         losses = {folder.name: self.fit_loss(self._saved(folder)) for folder in folders}
         best = min(losses, key=lambda name: losses[name])
         module = self._saved(self.folder / best)
-        save_weights(module, self.folder)
+        self.bench.save(module, self.folder)
         x, y = (self.bench.net(name) for name in self.names)
         scores = self.bench.score({"merged": module, "x": x, "y": y, "ensemble": _mean_of((x, y))})
         ends = [scores["x"], scores["y"]]
@@ -318,7 +318,7 @@ def together(bench: Bench, names: Sequence[str]) -> Tree:
         tree["ways"][way] = {}
         for kind in KINDS:
             (module,) = fits.averages(states, [mix], kind == "repaired")
-            save_weights(module, bench.out / "together" / f"{way}-{kind}")
+            bench.save(module, bench.out / "together" / f"{way}-{kind}")
             (score,) = fits.scores([module])
             tree["ways"][way][kind] = estimates(score)
     modules = [bench.net(name) for name in names]

@@ -14,7 +14,7 @@ from convergence.functional import EXPERIMENTS
 from convergence.functional.bench import Bench
 from convergence.functional.file import PARTIAL_SCHEMA, VERSION, Tree, made_by, write_results
 from convergence.hashing import text_sha256
-from convergence.interruption import check
+from convergence.interruption import Stopped, check, is_stopping
 from convergence.pieces import is_done
 from convergence.progress import Progress
 from convergence.runs import RunFolder
@@ -38,8 +38,8 @@ class Piece(NamedTuple):
 def functional(folder: RunFolder, experiment: str, ranks: Any = None) -> None:
     """Do an experiment and leave its file; pieces that a killed run finished are not done again.
 
-    Pieces are made in order. Of several processes (``ranks``) each makes all of them, with what it does within a piece
-    agreed among them, and the first one writes.
+    Pieces are made in order. Of several processes (``ranks``) each makes all of them, with its share of the images of
+    each, and the first one writes.
     """
     work = folder.functional_work(experiment)
     (partial,) = work.scratch
@@ -57,8 +57,9 @@ def functional(folder: RunFolder, experiment: str, ranks: Any = None) -> None:
             for piece, path, is_there in zip(pieces, paths, done, strict=True):
                 if is_there:
                     continue
-                if bench.ranks.size == 1:
+                if bench.ranks.any(is_stopping())[0]:
                     check()
+                    raise Stopped("stopped by a signal to another process")
                 tree = piece.make()
                 if first:
                     with hdf5.create(path, PARTIAL_SCHEMA, VERSION, {"digest": work.digest}) as file:

@@ -64,14 +64,14 @@ def shared_core(bench: Bench, comparison: Comparison, trunk: str, names: list[st
     for half in (0, 1):
         tails_of = [_Tails(cut, [system.mappings[k] for system in systems[half].values()], bench.device)
                     for k, cut in enumerate(cuts)]  # fmt: skip
-        for group in bench.half(1 - half):
-            for indices, images in bench.batches(int(group)):
-                fronted = [cut.front(images)[0] for cut in cuts]
-                own = [log_probabilities(cut.back(value)) for cut, value in zip(cuts, fronted, strict=True)]
-                found = [mean_probability(torch.stack(own)), own[at]]
-                tailed = torch.stack([t(fronted[at], own[at]) for t in tails_of])
-                found += list(mean_probability(tailed))
-                answers.add(int(group), torch.stack(found), bench.labels(indices))
+        for group, images, labels in bench.read(bench.half(1 - half)):
+            fronted = [cut.front(images)[0] for cut in cuts]
+            own = [log_probabilities(cut.back(value)) for cut, value in zip(cuts, fronted, strict=True)]
+            found = [mean_probability(torch.stack(own)), own[at]]
+            tailed = torch.stack([t(fronted[at], own[at]) for t in tails_of])
+            found += list(mean_probability(tailed))
+            answers.add(group, torch.stack(found), labels)
+    bench.add_up(*answers.sums)
     costs = {FULL: sum(fronts) + sum(tails), SINGLE: fronts[at] + tails[at]}
     for key in systems[0]:
         used = max(system[key].used for system in systems)

@@ -117,20 +117,18 @@ def cross_fitted(
     found: dict[Name | None, Scores] = {name: Scores.zeros(len(bench.groups)) for name in (None, *names)}
     for half in (0, 1):
         many = fitted(half)
-        for group in bench.half(1 - half):
-            for indices, images in bench.batches(int(group)):
-                labels = bench.labels(indices)
-                logits = many(images)
-                right, losses = answers(logits, labels)
-                if own is not None:
-                    more = answers(own(images)[None], labels)
-                    right, losses = np.append(right, more[0]), np.append(losses, more[1])
-                for at, name in enumerate((*names, None) if own is not None else names):
-                    if not np.isfinite(losses[at]):
-                        raise UserError(f"{name}: the loss on the images of group {group} is {losses[at]}.")
-                    found[name].count[group] += len(indices)
-                    found[name].correct[group] += right[at]
-                    found[name].loss[group] += losses[at]
+        for group, images, labels in bench.read(bench.half(1 - half)):
+            right, losses = answers(many(images), labels)
+            if own is not None:
+                more = answers(own(images)[None], labels)
+                right, losses = np.append(right, more[0]), np.append(losses, more[1])
+            for at, name in enumerate((*names, None) if own is not None else names):
+                if not np.isfinite(losses[at]):
+                    raise UserError(f"{name}: the loss on the images of group {group} is {losses[at]}.")
+                found[name].count[group] += len(labels)
+                found[name].correct[group] += right[at]
+                found[name].loss[group] += losses[at]
+    bench.add_up(*(sums for scores in found.values() for sums in scores.as_dict().values()))
     if own is None:
         del found[None]
     return found

@@ -58,18 +58,17 @@ def transplants(bench: Bench, comparison: Comparison, a: str, b: str) -> Tree:
     own = np.zeros((3, n_groups))
     for half in (0, 1):
         replacing = _Replacing(fits[half], matched[half], drawn[half], units)
-        for group in bench.half(1 - half):
-            for indices, images in bench.batches(int(group)):
-                labels = bench.labels(indices)
-                (value, *passing), given = stitcher.fronts(images)
-                plain = stitcher.cut_a.back(value, *passing)
-                own[:, group] += (len(indices), *(float(n[0]) for n in answers(plain[None], labels)))
-                for kind in KINDS:
-                    for some in slices(len(units), value.numel()):
-                        logits = stitcher.cut_a.back_of_many(replacing(kind, some, value, given), *passing)
-                        right, losses = answers(logits, labels)
-                        correct[kind][some, group] += right
-                        loss[kind][some, group] += losses
+        for group, images, labels in bench.read(bench.half(1 - half)):
+            (value, *passing), given = stitcher.fronts(images)
+            plain = stitcher.cut_a.back(value, *passing)
+            own[:, group] += (len(labels), *(float(n[0]) for n in answers(plain[None], labels)))
+            for kind in KINDS:
+                for some in slices(len(units), value.numel()):
+                    logits = stitcher.cut_a.back_of_many(replacing(kind, some, value, given), *passing)
+                    right, losses = answers(logits, labels)
+                    correct[kind][some, group] += right
+                    loss[kind][some, group] += losses
+    bench.add_up(own, *correct.values(), *loss.values())
     held = [fits[1 - half].correlation[units, matched[half].unit[units]] for half in (0, 1)]
     effects = Effects(fits[0].live_a[units], np.mean(held, axis=0), own[0], own[2], loss)
     return {"n_units": len(both), "correct": correct, "own_correct": own[1], **effects.tree(bench.config.seed)}
