@@ -23,7 +23,7 @@ from typing import Literal
 
 from convergence.errors import UserError
 from convergence.show import readable_bytes
-from hpc.comm import world
+from hpc.comm import Communicator, SerialCommunicator, world
 from slurm.scheduler import ask
 
 LITTLE_SPACE = 10e9
@@ -221,21 +221,40 @@ def check_clock(place: Path, now: Callable[[], float] = time.time) -> Finding:
     return Finding("clock", "ok", f"within {abs(skew):.1f} s of the file system")
 
 
-def check_ports(host: str | None = None) -> Finding:
-    """Whether processes can reach each other by the name of this machine, as training over nodes does."""
+def check_ports(comm: Communicator | None = None, host: str | None = None) -> Finding:
+    """Whether processes reach each other by the names of their machines, as training over nodes does.
+
+    Every process tries itself; of several ranks the first one tries all, each at a port that it has just opened.
+    """
+    if comm is None:
+        try:
+            comm = world()
+        except UserError:  # which is a finding on MPI
+            comm = SerialCommunicator()
     host = host or socket.gethostname()
-    try:
-        with socket.create_server(("", 0)) as server:
-            port = server.getsockname()[1]
-            with socket.create_connection((host, port), timeout=5):
-                pass
-    except OSError as error:
+    with socket.create_server(("", 0)) as server:
+        own = f"{host}:{server.getsockname()[1]}"
+        others = [address.decode() for address in comm.gather_bytes(own.encode())[1:]]
+        errors = {address: _unreached(address) for address in (own, *others)}
+        comm.barrier()
+    closed = [f"{address} ({error})" for address, error in errors.items() if error]
+    if closed:
         return Finding(
-            "ports", "fault", f"{host} cannot be reached at a port of its own: {error}",
-            "the name must resolve (getent hosts NAME) and high ports be open between nodes; else name the interface "
+            "ports", "fault", f"from {host} there is no reaching {', '.join(closed)}",
+            "names must resolve (getent hosts NAME) and high ports be open between nodes; else name the interface "
             "with GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in [defaults] environment of the profile",
         )  # fmt: skip
-    return Finding("ports", "ok", f"{host} is reached at port {port}")
+    return Finding("ports", "ok", f"{', '.join(errors)} reached")
+
+
+def _unreached(address: str) -> str:
+    """Why nobody answers at an address; "" if somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            return ""
+    except OSError as error:
+        return str(error)
 
 
 def examine(place: Path) -> list[Finding]:

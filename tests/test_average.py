@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -41,6 +37,7 @@ from convergence.report.chapters.average import chapter
 from convergence.report.tables import MISSING
 from convergence.training import train_together
 from tests.conftest import datasets
+from tests.torch_processes import finish, start
 
 CPU = torch.device("cpu")
 NETWORK = Small(name="small", channels=(8, 16), hidden=(32,))

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +17,7 @@ from convergence.errors import ConfigError, UserError
 from convergence.files import CHECKPOINTS
 from convergence.learner import own_part
 from tests.test_resume import metrics, results
+from tests.torch_processes import finish, start
 
 TOML = """
 name = "over"

@@ -111,12 +111,12 @@ def test_many_planted_nets_meet(run, tmp_path):
 class Residual(nn.Module):
     """A net whose second block adds to what the first made, with batch norm."""
 
-    def __init__(self, groups: int = 1):
+    def __init__(self, groups: int = 1, channels: int = 3, n_classes: int = 5):
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.stem, self.norm = nn.Conv2d(channels, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
         self.inner, self.inner_norm = nn.Conv2d(12, 20, 3, padding=1), nn.BatchNorm2d(20)
         self.outer, self.outer_norm = nn.Conv2d(20, 12, 3, padding=1, groups=groups), nn.BatchNorm2d(12)
-        self.head = nn.Linear(12, 5)
+        self.head = nn.Linear(12, n_classes)
 
     def forward(self, x):
         x = torch.relu(self.norm(self.stem(x)))
@@ -151,6 +151,43 @@ def test_a_residual_net_with_batch_norm_is_aligned_and_its_statistics_are_estima
     assert zipping.depths(unit_spaces(module, (3, 8, 8))) == [0, 2]  # the stem's units are added to later ones
     with pytest.raises(UserError, match="convolution of"):
         zipping.zippable(spaces)
+
+
+def residual(image_shape, n_classes):
+    return Residual(channels=image_shape[0], n_classes=n_classes)
+
+
+WITH_NORMS = """
+name = "norms"
+[data]
+name = "digits"
+[[nets]]
+seeds = [1, 2]
+network = { name = "tests.test_merge:residual" }
+[training]
+epochs = 10
+batch_size = 64
+optimizer = "adamw"
+learning_rate = 0.01
+threads = 1
+[statistics]
+comparisons = ["stem"]
+groups = 8
+threads = 1
+mutual_information.enabled = false
+[functional.merge]
+steps = 5
+permutations = 2
+"""
+
+
+def test_trained_nets_with_batch_norm_are_merged(tmp_path):
+    """From training to the saved net: estimating statistics again takes most of the barrier, alignment some of it."""
+    (tmp_path / "norms.toml").write_text(WITH_NORMS, encoding="utf-8")
+    for verb in ("train", "statistics", "merge"):
+        assert main([verb, str(tmp_path / "norms.toml"), "--runs", str(tmp_path)]) == 0
+    pair = read_results(tmp_path / "norms/functional/merge.h5").tree["pairs"]["net1|net2"]
+    print(pair)
 
 
 def test_repair_gives_units_the_statistics_asked_for():

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
 from torch import nn
 from torch.nn import functional
 
@@ -116,7 +117,6 @@ def test_by_hand(kind, method):
 
 @pytest.mark.parametrize("method", ["deconvolution", "guided"])
 def test_as_captum_where_activation_functions_are_modules(method):
-    captum = pytest.importorskip("captum.attr")
     net = made(lambda: nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(),
         nn.Conv2d(5, 4, 3), nn.ReLU(),
@@ -127,7 +127,7 @@ def test_as_captum_where_activation_functions_are_modules(method):
     positions = np.array([[0, 0], [3, 2], [5, 5], [1, 4]])
     units = np.array([0, 1, 2, 3])
     found = signals(layer, method, images, units, positions, batch=9)
-    peer = {"deconvolution": captum.NeuronDeconvolution, "guided": captum.NeuronGuidedBackprop}[method](net, net[7])
+    peer = {"deconvolution": NeuronDeconvolution, "guided": NeuronGuidedBackprop}[method](net, net[7])
     for k, box in enumerate(layer.view.boxes(positions)):
         image = torch.from_numpy(images[k : k + 1]).requires_grad_()
         with warnings.catch_warnings():

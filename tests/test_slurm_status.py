@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ from convergence.cli import main
 from convergence.command_line import CLUSTER_VERBS
 from convergence.config import read_config
 from convergence.runs import RunFolder
+from hpc.comm import SerialCommunicator
 from slurm import doctor, graph, scheduler
 from slurm.logs import follow
 from slurm.plan import plan, readable_time, stage_plans
@@ -25,7 +29,7 @@ from slurm.records import Records
 from slurm.scheduler import Queued, read_queue
 from slurm.status import Evidence, judge
 from slurm.verbs import VERBS
-from tests.fake_slurm import ATTEMPT, arguments
+from tests.fake_slurm import ATTEMPT, ROOT, arguments
 
 BY_TERM = {"state": "stopped", "reason": "by SIGTERM"}
 
@@ -208,6 +212,28 @@ def test_times_are_readable(seconds, says):
     assert readable_time(seconds) == says
 
 
+def test_doctor_finds_a_port_that_another_rank_cannot_be_reached_at():
+    class Two(SerialCommunicator):
+        def gather_bytes(self, value):
+            return [value, other]
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        other = f"127.0.0.1:{port}".encode()
+        assert doctor.check_ports(Two(), "localhost").word == "ok"
+    found = doctor.check_ports(Two(), "localhost")
+    assert found.word == "fault"
+    assert f"from localhost there is no reaching 127.0.0.1:{port} (" in found.says
+
+
+def test_doctor_tries_the_ports_of_all_ranks(tmp_path):
+    command = ["mpiexec", "-n", "3", sys.executable, "-m", "convergence", "doctor", "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    (line,) = [line for line in done.stdout.splitlines() if line.split()[1:2] == ["ports"]]
+    assert line.startswith("ok")
+    assert line.count(socket.gethostname() + ":") == 3
+
+
 def test_doctor_finds_planted_faults(tmp_path, fake, monkeypatch):
     assert doctor.check_python((3, 10, 4)).word == "fault"
     assert doctor.check_python().word == "ok"
@@ -218,8 +244,8 @@ def test_doctor_finds_planted_faults(tmp_path, fake, monkeypatch):
     assert doctor.check_locking(tmp_path).word == "ok"
     monkeypatch.setattr(doctor, "LOCKER", "import sys; sys.exit(0)")  # a file system that hands out locks twice
     assert "HDF5_USE_FILE_LOCKING" in doctor.check_locking(tmp_path).remedy
-    assert doctor.check_ports("localhost").word == "ok"
-    assert "getent" in doctor.check_ports("no-such-host.invalid").remedy
+    assert doctor.check_ports(host="localhost").word == "ok"
+    assert "getent" in doctor.check_ports(host="no-such-host.invalid").remedy
     singleton = doctor.check_mpi({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"})
     assert singleton.word == "fault"
     assert "--mpi=pmi2" in singleton.says

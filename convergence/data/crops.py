@@ -58,12 +58,12 @@ class Crops(DataSource):
 
     def normalise(self, pixels: Iterable[Pixels], out: Floats) -> None:
         """Images of (height, width, 3) bytes as (n, 3, height, width) of what the net sees."""
-        mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.deviation))
+        from convergence.data.tables import look_up
+
+        mean, deviation = (np.array(v, np.float32)[:, None] for v in (self.mean, self.deviation))
+        table = (np.arange(256, dtype=np.float32) * np.float32(self.scale) - mean) / deviation
         for image, scaled in zip(pixels, out, strict=True):
-            scaled[...] = image.transpose(2, 0, 1)
-            scaled *= np.float32(self.scale)
-            scaled -= mean
-            scaled /= deviation
+            look_up(image, table, scaled)
 
     def normalise_on_device(self, pixels: torch.Tensor) -> torch.Tensor:
         """:meth:`normalise` where the pixels are, with the same values."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +29,11 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Submit = Callable[..., Callable[[], Any]]
 """Begin a call; what is returned waits for its result."""
+KEPT_ARRAYS = 6
+"""Batches whose memory is used again: those that are read ahead, and one or two that are looked at."""
+_PROBE = [object()]
+ALONE = sys.getrefcount(_PROBE[0])
+"""References to something that nothing but a list holds, that of who counts included."""
 
 
 class ImageSet(ABC):
@@ -146,11 +153,13 @@ def read_batches(
 ) -> Iterator[tuple[Indices, Floats]]:
     """Yield ``(indices, images)`` for each batch of indices, in order, reading ahead with ``workers`` threads.
 
-    With threads, a batch is cut into pieces that are decoded side by side.
+    With threads, a batch is cut into pieces that are decoded side by side. Memory of a batch that nobody holds any more
+    is used again.
     """
+    memory = _Memory()
 
     def read(batch: Indices, submit: Submit) -> Floats:
-        out = np.empty((len(batch), *images.image_shape), np.float32)
+        out = memory.take((len(batch), *images.image_shape))
         pieces = _pieces(len(batch), workers)
         for done in [submit(images.read_into, out[piece], batch[piece], augment_seed) for piece in pieces]:
             done()
@@ -177,6 +186,27 @@ def batches_on_device(
 
     for indices, batch in _read_ahead(fetch, batches, workers):
         yield indices, images.finish(torch.from_numpy(batch).to(device), indices, augment_seed)
+
+
+class _Memory:
+    """Arrays that are handed out again when nobody else holds them, or a view or a tensor of them.
+
+    A new one has to be cleared by the system page by page, which takes as long as half of reading a packed image.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Floats] = []
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...]) -> Floats:
+        """An array of a shape, with anything in it."""
+        with self._lock:
+            for k in range(len(self._kept)):
+                if self._kept[k].shape == shape and sys.getrefcount(self._kept[k]) == ALONE:
+                    return self._kept[k]
+            self._kept = [array for array in self._kept if array.shape == shape][-KEPT_ARRAYS:]
+            self._kept.append(np.empty(shape, np.float32))
+            return self._kept[-1]
 
 
 def _read_ahead(
