@@ -85,7 +85,7 @@ def reference(root: Path, augmentation: str) -> Callable[[], None]:
     return run
 
 
-def main(n: int = 512, height: int = 375, width: int = 500) -> None:
+def main(n: int = 1024, height: int = 375, width: int = 500) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
