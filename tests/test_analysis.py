@@ -150,6 +150,32 @@ def test_units_that_carry_nothing_are_named_and_left_out():
     assert np.isfinite(describe_units(sums, live)["mean"]).all()
 
 
+@pytest.mark.parametrize("n_groups", [2, 3, 6, 7, 16, 17])
+def test_live_units_vary_whatever_blocks_are_left_out(n_groups):
+    """Units that fire in a few groups, as those do that see one kind of picture."""
+    rng = np.random.default_rng(n_groups)
+    x = rectified(60, 40 * n_groups)
+    fires = rng.random((60, n_groups)) < np.linspace(0.05, 0.95, 60)[:, None]
+    x *= np.tile(fires, 40)
+    x[0, :] = 0
+    x[0, :: n_groups if n_groups < 4 else 1] = 1
+    x[1] = 0
+    x[1, 0::n_groups], x[1, 2 % n_groups :: n_groups] = rng.random(40), rng.random(40)  # in the first block of a half
+    y = rectified(3, 40 * n_groups, seed=1)
+    sums = sums_of({"a": x, "b": y}, n_groups)
+    live = live_units(sums)
+    assert 0 < live.alive[:60].sum() < 60
+    assert n_groups < 6 or live.reason[1] == "varies in too few image groups"
+    pair = PairSums.of(sums, live, "a", "b")
+    for n_blocks in range(2, n_groups + 1):
+        for moments in pair.without_blocks(n_blocks):
+            assert np.isfinite(moments.corr_xy).all()
+        for half in (0, 1):
+            for moments in pair.half_without_blocks(half, n_blocks):
+                assert np.isfinite(moments.corr_xy).all()
+    assert all(np.isfinite(moments.corr_xy).all() for moments in pair.without())
+
+
 def test_a_dead_net_gives_a_reason_and_no_results():
     sums = sums_of({"a": rectified(4), "b": np.zeros((4, 3_000))})
     tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)

@@ -32,9 +32,10 @@ class LiveUnits:
 
 
 def live_units(sums: Sums) -> LiveUnits:
-    """Units with finite values that vary, also without any one image group and in either half of the groups.
+    """Units with finite values that vary, also without any one image group, and in either half of the groups.
 
-    A unit that does not would have no correlation in a jackknife replicate or a half; it is left out of everything.
+    In a half they have to vary without any run of half of its groups, too: as error bars leave blocks of groups out. A
+    unit that does not would have no correlation in a replicate; it is left out of everything.
     """
     count, total = sums.group_count.sum(), sums.group_sums.sum(axis=0)
     squares = group_squares(sums)
@@ -42,7 +43,7 @@ def live_units(sums: Sums) -> LiveUnits:
     with np.errstate(invalid="ignore"):
         variance = squares.sum(axis=0) / count - (total / count) ** 2
         floor = RELATIVE_VARIANCE * (mean**2 + variance)
-        parts = _without_each(sums.group_count[:, None], sums.group_sums, squares) + _halves_without_each(
+        parts = _without_each(sums.group_count[:, None], sums.group_sums, squares) + _halves_without_runs(
             sums.group_count[:, None], sums.group_sums, squares
         )
         least = np.min([s2 / n - (s1 / n) ** 2 for n, s1, s2 in parts], axis=0)
@@ -77,12 +78,18 @@ def _without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...
     return [tuple(t - a[g] for t, a in zip(totals, arrays, strict=True)) for g in range(len(arrays[0]))]
 
 
-def _halves_without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
-    """Sums over the even and over the odd groups, whole and without each of theirs (where that leaves any)."""
+def _halves_without_runs(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
+    """Sums over the even and over the odd groups, whole and without each run of half of theirs (if that leaves any).
+
+    Whatever block of groups is left out for an error bar, of a half or of all, takes no more from a half than such a run.
+    """
     found = []
     for half in (0, 1):
-        own = tuple(array[half::2] for array in arrays)
+        own = [array[half::2] for array in arrays]
         found.append(tuple(array.sum(axis=0) for array in own))
-        if len(own[0]) > 1:
-            found += _without_each(*own)
+        n = len(own[0])
+        run = -(-n // 2)
+        for start in range(n - run + 1) if n > 1 else ():
+            left_out = slice(start, start + run)
+            found.append(tuple(np.delete(array, left_out, axis=0).sum(axis=0) for array in own))
     return found
