@@ -81,7 +81,7 @@ def _without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...
 def _halves_without_runs(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
     """Sums over the even and over the odd groups, whole and without each run of half of theirs (if that leaves any).
 
-    Whatever block of groups is left out for an error bar, of a half or of all, takes no more from a half than such a run.
+    Whatever block of groups an error bar leaves out, of a half or of all, takes no more from a half than such a run.
     """
     found = []
     for half in (0, 1):
