@@ -1,6 +1,6 @@
 """The analysis on one and on two workers, beside scikit-learn through joblib on the same paths; and a plan for fc6.
 
-    python -m benchmarks.workers [--width 512] [--targets 128] [--memory 256 512 768]
+    python -m benchmarks.workers [--width 512] [--targets 512] [--memory 256 512 768]
 
 One pair of synthetic layers with the LASSO, clusters and all measures, 8 image groups. Bars: two workers at least 1.7 x
 one; what is not the tasks' own time at most 5 % of it; the paths at least 5 x as fast as scikit-learn's Gram coordinate
@@ -105,7 +105,7 @@ def _sklearn_path(r_xx: np.ndarray, r_xy: np.ndarray, alphas: np.ndarray) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--targets", type=int, default=128)
+    parser.add_argument("--targets", type=int, default=512)
     parser.add_argument("--memory", type=int, nargs="*", default=[256, 512, 768])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

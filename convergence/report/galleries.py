@@ -69,8 +69,8 @@ def matched(layer: Layer, pair: PairResult) -> Gallery:
     d = directions(pair)[0]
 
     def card(i: int) -> Card:
-        title = f"r = {d.matched_r[i]:.3f} ± {d.matched_error[i]:.3f}"
-        return _two(d, i, d.matched[i], title, f"held out {d.matched_held_out[i]:.3f}")
+        title = f"r = {d.matched_r[i]:z.3f} ± {d.matched_error[i]:z.3f}"
+        return _two(d, i, d.matched[i], title, f"held out {d.matched_held_out[i]:z.3f}")
 
     lists = _ends(np.flatnonzero(d.matched >= 0), d.matched_r, card)
     return Gallery(
@@ -95,7 +95,7 @@ def matched_by_information(layer: Layer, pair: PairResult) -> Gallery | None:
         same = "the same partner by correlation" if partner[i] == d.matched[i] else (
             f"by correlation unit {d.matched[i]}" if d.matched[i] >= 0 else "none by correlation"
         )  # fmt: skip
-        return _two(d, i, int(partner[i]), f"{nats[i]:.3f} ± {error[i]:.3f} nats", same)
+        return _two(d, i, int(partner[i]), f"{nats[i]:z.3f} ± {error[i]:z.3f} nats", same)
 
     return Gallery(
         "information",
@@ -113,7 +113,7 @@ def where_they_differ(layer: Layer, pair: PairResult) -> Gallery:
     order = [i for i in np.argsort(-loss, kind="stable") if loss[i] > 0 and d.best[i] != d.matched[i]][:EACH]
     cards = tuple(
         Card(
-            f"r = {d.best_r[i]:.3f}, then {d.matched_r[i]:.3f}",
+            f"r = {d.best_r[i]:z.3f}, then {d.matched_r[i]:z.3f}",
             (
                 Part(d.x, int(d.units[i]), d.x),
                 Part(d.y, int(d.best[i]), "best"),
@@ -153,7 +153,7 @@ def clusters(layer: Layer, pair: PairResult) -> Gallery | None:
             hidden += max(0, len(members) - MOST_MEMBERS // 2)
         more = f"; {hidden} more are not shown" if hidden else ""
         n_x, n_y = found["sizes"][k]
-        text = f"{n_x} units of {pair.x}, {n_y} of {pair.y}; mean |r| between the nets {between[k]:.3f}{more}"
+        text = f"{n_x} units of {pair.x}, {n_y} of {pair.y}; mean |r| between the nets {between[k]:z.3f}{more}"
         cards.append(Card(f"cluster {k}", tuple(parts), text))
     return Gallery(
         "clusters",
@@ -217,7 +217,7 @@ def consensus(layer: Layer) -> Gallery | None:
         order = np.lexsort((-tree["unit_correlation"], -everywhere))[:EACH]
         cards = tuple(
             Card(
-                f"r = {tree['unit_correlation'][k]:.3f} ± {tree['unit_correlation_error'][k]:.3f} between members",
+                f"r = {tree['unit_correlation'][k]:z.3f} ± {tree['unit_correlation_error'][k]:z.3f} between members",
                 tuple(Part(net, int(unit), net) for net, unit in zip(nets, tree["members"][k], strict=True)),
                 f"consensus unit {k}, present in {everywhere[k]} of {len(nets)} nets",
             )
@@ -255,7 +255,7 @@ def alone(layer: Layer) -> Gallery | None:
         r, partner = found[other]
         cards.append(
             Card(
-                f"r = {r:.3f} at best",
+                f"r = {r:z.3f} at best",
                 (Part(net, unit, net), Part(other, partner, f"{other}, nearest")),
                 f"unit {unit} of {net}, in any other trained net",
             )

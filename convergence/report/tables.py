@@ -50,10 +50,10 @@ def measures_table(layers: Sequence[Layer], with_layer: bool = True) -> Table:
                     MEASURES.load(name).title,
                     *(str(found[kind] or MISSING) for kind in kinds),
                     str(elsewhere or MISSING),
-                    f"{e.null:.3f} ± {e.null_sd:.3f}" if np.isfinite(e.null) else MISSING,
-                    f"{e.shifted:.3f}" if np.isfinite(e.shifted) else MISSING,
+                    f"{e.null:z.3f} ± {e.null_sd:z.3f}" if np.isfinite(e.null) else MISSING,
+                    f"{e.shifted:z.3f}" if np.isfinite(e.shifted) else MISSING,
                     str(Summary(calibrated, 0, 0, 0)) if calibrated else MISSING,
-                    f"{first.lowest:.3f} – {first.highest:.3f}",
+                    f"{first.lowest:z.3f} – {first.highest:z.3f}",
                 ]
             )
     first_kind = kinds[0] if kinds else "trained"
@@ -109,7 +109,7 @@ def nets_table(nets: Sequence[dict[str, object]]) -> Table:
 
 def interval(e: Estimate) -> str:
     """A value with its interval."""
-    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+    return f"{e.value:z.3f} [{e.low:z.3f}, {e.high:z.3f}]"
 
 
 def layer_sentence(layer: Layer) -> str:
@@ -122,7 +122,7 @@ def layer_sentence(layer: Layer) -> str:
     sentence = (
         f"Units of two trained nets correlate at {trained} with their {words} partner on average over "
         f"{trained.n_pairs} pair{'s' * (trained.n_pairs > 1)}; a random rotation of one net's basis leaves "
-        f"{trained.estimate.null:.3f}"
+        f"{trained.estimate.null:z.3f}"
     )
     untrained = measured(layer, name, "untrained")
     return sentence + (f", and untrained nets reach {untrained}." if untrained else ".")
