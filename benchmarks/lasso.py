@@ -64,15 +64,22 @@ def worst_gap(r_xx: np.ndarray, r_xy: np.ndarray, weights: np.ndarray, alphas: n
     return max(float(sparse.kkt_gap(r_xx, r_xy, w, a).max()) for w, a in zip(weights, alphas, strict=True))
 
 
+def loosest_tolerance(r_xx: np.ndarray, r_xy: np.ndarray, alphas: np.ndarray) -> tuple[float, float]:
+    """The loosest power of ten with which scikit-learn's gaps are at most ``BAR``, and its gap there."""
+    gap = np.inf
+    for exponent in range(5, 15):
+        weights = looped(r_xx, np.ascontiguousarray(r_xy.T), alphas, 10.0**-exponent)
+        gap = worst_gap(r_xx, r_xy, weights, alphas)
+        if gap <= BAR:
+            break
+    return 10.0**-exponent, gap
+
+
 def compare(r_xx: np.ndarray, r_xy: np.ndarray, alphas: np.ndarray) -> None:
     """Print one line for a layer and a path."""
     n, n_targets = r_xy.shape
     targets = np.ascontiguousarray(r_xy.T)
-    for exponent in range(5, 15):
-        tolerance = 10.0**-exponent
-        theirs = worst_gap(r_xx, r_xy, looped(r_xx, targets, alphas, tolerance), alphas)
-        if theirs <= BAR:
-            break
+    tolerance, theirs = loosest_tolerance(r_xx, r_xy, alphas)
     path = sparse.lasso_path(r_xx, r_xy, alphas)
     seconds = interleaved(
         {

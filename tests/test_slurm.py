@@ -90,12 +90,17 @@ def test_optional_stages_that_fail_do_not_keep_the_report_waiting(cluster, site,
     assert "runs what is missing" in says
     here.release("break-pictures")
     here.wait_for_the_queue()
+    with here.profile.open("a", encoding="utf-8") as file:  # each over two nodes
+        file.write("[ensemble]\nnodes = 2\n[average]\nnodes = 2\n")
     few = ("average.epochs=1", "average.local_steps=[8]", "average.repeats=1")
     more = ("ensemble.enabled=true", "average.enabled=true", *few)
     experiments = [word for setting in more for word in ("--set", f"functional.{setting}")]
     assert here.submit(*filters, *experiments) == 0
     assert [job.name for job in here.records.latest().jobs] == ["pictures", "ensemble", "average", "report"]
-    here.wait_for(pictures="done", ensemble="done", average="done", report="done")
+    here.wait_for(pictures="done", ensemble="done", average="done", report="done", seconds=240)
+    for experiment in ("ensemble", "average"):
+        (attempt,) = here.records.attempts(experiment)
+        assert "-" in attempt.node, "both nodes"
     inputs = json.loads((here.run / "report.json").read_text(encoding="utf-8"))["inputs"]
     assert {"pictures", "ensemble", "average"} <= set(inputs)
     assert "Can workers that train apart be averaged?" in (here.run / "report" / "matters.html").read_text("utf-8")
