@@ -209,7 +209,7 @@ def test_files_of_other_settings_are_left_out_of_the_report(tmp_path):
         read_results(tmp_path / "merge.h5")
 
 
-def test_one_process_of_several_is_refused_where_nothing_is_shared(folder):
+def test_several_processes_are_refused_where_nothing_is_shared(folder):
     class Two:
         size, rank = 2, 0
 
@@ -217,4 +217,4 @@ def test_one_process_of_several_is_refused_where_nothing_is_shared(folder):
             return module
 
     with pytest.raises(UserError, match="2 ranks were launched"):
-        run_stages(("merge",), folder, Options(), Two())
+        run_stages(("pictures",), folder, Options(), Two())
