@@ -26,8 +26,10 @@ FORWARD = ("stitch", "merge", "compress", "ensemble")
 
 def seconds(config: str, runs: str, experiment: str, size: int) -> float:
     """Of an experiment done anew, over so many processes."""
+    for left in Path(runs).glob(f"*/functional/{experiment}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(size), "--standalone"] if size > 1 else []
-    command = [*verb(experiment), config, "--runs", runs, "--overwrite"]
+    command = [*verb(experiment), config, "--runs", runs]
     start = time.perf_counter()
     subprocess.run([sys.executable, *launcher, "-m", "convergence", *command], check=True, capture_output=True)
     return time.perf_counter() - start
