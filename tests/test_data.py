@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from convergence.data import DATA_SETS
 from convergence.data.images import read_batches
@@ -150,3 +151,29 @@ def test_a_damaged_image_is_named(tmp_path, image_root):
 def test_unknown_data_sets_are_refused():
     with pytest.raises(ConfigError, match='did you mean "photos"'):
         DATA_SETS.load("fotos")
+
+
+def values_of(held):
+    return held.numpy() if isinstance(held, torch.Tensor) else np.asarray(held)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("held", [
+    lambda batch: batch, lambda batch: batch[1:, 0], torch.from_numpy, lambda batch: torch.from_numpy(batch)[1:, 0],
+    memoryview,
+])  # fmt: skip
+def test_memory_of_batches_that_are_held_is_left_alone(held, workers):
+    """Batches that nobody holds make room for later ones; a view or a tensor of one keeps it as it is."""
+    images = source("digits").load().train
+    order = np.arange(len(images))[: 16 * 60]
+    kept, wanted, addresses = [], [], set()
+    for indices, batch in read_batches(images, [order[k : k + 16] for k in range(0, len(order), 16)], workers):
+        np.testing.assert_array_equal(batch, images.images[indices])
+        addresses.add(batch.ctypes.data)
+        if indices[0] % 3 == 0:
+            kept.append(held(batch))
+            wanted.append(values_of(kept[-1]).copy())
+        del batch
+    for one, value in zip(kept, wanted, strict=True):
+        np.testing.assert_array_equal(values_of(one), value)
+    assert len(addresses) <= len(kept) + 6 < 60

@@ -288,7 +288,7 @@ def test_damaged_records_are_named(tmp_path):
 
 
 OUTLIVES = """
-import sys, time
+import time
 from pathlib import Path
 from convergence import interruption
 from convergence.checkpoints import Checkpoints

@@ -208,7 +208,7 @@ def peak_memory() -> float:
     Linux's ``ru_maxrss`` counts that of the process which started this one, too: its memory was copied at the start.
     """
     try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024.0 * int(line.split()[1])
     except OSError:

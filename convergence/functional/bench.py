@@ -107,9 +107,13 @@ class Bench:
                 yield int(group), images, torch.from_numpy(self.images.labels[indices]).to(self.device)
 
     def add_up(self, *sums: Float64) -> None:
-        """Bring sums over images, an entry for each group, together from all processes, in place."""
-        for values in sums:
-            values[...] = np.reshape(self.ranks.sum(values.ravel().tolist()), values.shape)
+        """Bring sums over images, an entry for each group, together from all processes, in place, in one exchange."""
+        if self.ranks.size == 1:
+            return
+        total = np.array(self.ranks.sum(np.concatenate([values.ravel() for values in sums]).tolist()))
+        ends = np.cumsum([values.size for values in sums])
+        for values, part in zip(sums, np.split(total, ends[:-1]), strict=True):
+            values[...] = part.reshape(values.shape)
 
     @torch.no_grad()
     def score(self, nets: Mapping[Any, Forward], groups: Iterable[int] | None = None) -> dict[Any, Scores]:
