@@ -19,11 +19,11 @@ from statistics import median
 import numpy as np
 import torch
 
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
-from convergence.devices import reproducible_arithmetic
-from convergence.experiment import TrainingConfig
-from convergence.learner import Candidate, Learner
+from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.external import TorchvisionNetwork
+from convergence.training.trainer import Candidate, Trainer
 
 THREADS = 1
 
@@ -36,7 +36,7 @@ def main(network: str = "torchvision:resnet18", batch: int = 32, steps: int = 20
     x, y = torch.from_numpy(images.images), torch.from_numpy(images.labels)
     with tempfile.TemporaryDirectory() as folder:
         net = Candidate(Path(folder), TorchvisionNetwork(name=network), 0)
-        learner = Learner(net, Splits(images, images), config, torch.device("cpu"))
+        learner = Trainer(net, Splits(images, images), config, torch.device("cpu"))
         learner.start_epoch()
 
         def learn(n: int) -> None:

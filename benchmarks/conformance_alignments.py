@@ -11,13 +11,13 @@ from scipy.sparse import csgraph, csr_array
 
 from benchmarks.conformance_layers import LAYERS, PLAIN, Float64, pair_of, scores
 from benchmarks.conformance_table import Cases, module, row
-from convergence.alignment.clustering import similarity_graph, spectral_clusters
-from convergence.alignment.eigenvectors import spectral_embedding
 from convergence.alignment.matching import matching
 from convergence.alignment.soft_matching import partial_soft_matching, soft_matching
 from convergence.alignment.sparse import lasso_path
-from convergence.alignment.sparse_clusters import agglomerative_clusters, joined_affinity, weight_affinity
-from convergence.alignment.subspaces import shared_subspace
+from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.sparse_clusters import agglomerative_clusters, joined_affinity, weight_affinity
+from convergence.clustering.spectral import similarity_graph, spectral_clusters
+from convergence.clustering.subspaces import shared_subspace
 
 
 def similarities(shape: tuple[int, int], seed: int = 0) -> Float64:

@@ -13,8 +13,8 @@ from sklearn.metrics import mutual_info_score
 
 from benchmarks.conformance_layers import Float32, Float64, Layers, pair_sums, scores, units
 from benchmarks.conformance_table import Outcome, hostile
-from convergence.alignment.clustering import similarity_graph
-from convergence.alignment.eigenvectors import spectral_embedding
+from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.spectral import similarity_graph
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
 from convergence.statistics.bin_edges import encode

@@ -18,8 +18,8 @@ from statistics import median
 
 import h5py
 
-from convergence.config import read_config
-from convergence.pipeline import verb
+from convergence.config.load import read_config
+from convergence.runs.stages import verb
 
 FORWARD = ("stitch", "merge", "compress", "ensemble")
 

@@ -26,10 +26,10 @@ import torch
 from PIL import Image
 from torchvision import datasets, transforms
 
+from convergence.config.schema import Experiment
 from convergence.data.image_folder import ImageFolder
 from convergence.data.images import ImageSet, batches_on_device
 from convergence.data.packed import Packed
-from convergence.experiment import Experiment
 from hpc.comm import SerialCommunicator
 from hpc.pack import pack
 

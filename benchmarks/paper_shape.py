@@ -27,15 +27,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from convergence.config import parse_config
+from convergence.config.load import parse_config
 from convergence.data.images import read_batches
-from convergence.devices import choose_device, reproducible_arithmetic
+from convergence.networks.devices import choose_device, reproducible_arithmetic
+from convergence.networks.weights import initialise
 from convergence.statistics.bin_edges import BinEdges
 from convergence.statistics.collect import Collector
 from convergence.statistics.file import block, blocks, prepare, seal
 from convergence.statistics.joint import JointCounts
 from convergence.statistics.net_joiner import NetJoiner
-from convergence.weights import initialise
 from hpc.comm import SerialCommunicator
 from hpc.writers import write_blocks
 

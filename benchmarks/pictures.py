@@ -23,13 +23,13 @@ from statistics import median
 
 import numpy as np
 
-from convergence.config import parse_config
-from convergence.devices import reproducible_arithmetic
+from convergence.config.load import parse_config
+from convergence.networks.devices import reproducible_arithmetic
 from convergence.pictures.file import open_pictures
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
 from convergence.statistics.collect import Collector
 from convergence.statistics.net_joiner import NetJoiner
-from convergence.training import make_net
+from convergence.training.loop import make_net
 
 CONFIGS = {
     "digits": """

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from convergence import hdf5
 from convergence.cli import main as convergence
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.figures.style import Drawing
+from convergence.io import hdf5
 from convergence.pictures.file import DATASETS, create_layer, create_pictures
 from convergence.report import report
 

@@ -24,9 +24,9 @@ import sklearn
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
-from convergence.alignment.clustering import similarity_graph, spectral_clusters
-from convergence.alignment.eigenvectors import spectral_embedding
-from convergence.alignment.graph import normalised_cut
+from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.graph import normalised_cut
+from convergence.clustering.spectral import similarity_graph, spectral_clusters
 
 
 def latent_graph(n: int, n_factors: int, threshold: float, samples: int = 4000) -> np.ndarray:

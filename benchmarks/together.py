@@ -19,14 +19,14 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.loading import make_photographs
+from convergence.config.schema import TrainingConfig
 from convergence.data.digits import Digits
 from convergence.data.image_folder import ImageFolder
 from convergence.data.images import Splits
-from convergence.experiment import TrainingConfig
-from convergence.files import CHECKPOINTS
-from convergence.learner import Candidate
+from convergence.io.files import CHECKPOINTS
 from convergence.networks.small import Small
-from convergence.training import train_together
+from convergence.training.loop import train_together
+from convergence.training.trainer import Candidate
 
 
 def compare(what: str, splits: Splits, config: TrainingConfig, network: Small, folder: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from mpi4py import MPI
 
 import hpc.writers
-from convergence import hdf5
+from convergence.io import hdf5
 from hpc.comm import MPICommunicator
 from hpc.writers import write_blocks
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from convergence.command_line import CLUSTER_VERBS, build_parser
 
 if TYPE_CHECKING:
-    from convergence.experiment import Experiment
+    from convergence.config.schema import Experiment
 
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = build_parser().parse_args(arguments)
     from convergence.errors import UserError
-    from convergence.interruption import Stopped
+    from convergence.runs.signals import Stopped
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("convergence: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        from convergence.files import full, is_full
+        from convergence.io.files import full, is_full
 
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pipe (| head) is not an error
@@ -78,12 +78,12 @@ def _dispatch(options: argparse.Namespace) -> int:
         command(options, _executors(options) if options.verb in ("run", "analyze") else None)
         return EXIT_DONE
     _refuse_file_options(options)
-    from convergence.config import read_config
+    from convergence.config.load import read_config
     from convergence.errors import UserError
-    from convergence.interruption import Stopped, stopping_on_signals
-    from convergence.pipeline import STAGES, Options, run_stages
     from convergence.registry import load_object
-    from convergence.runs import RunFolder
+    from convergence.runs.run_folder import RunFolder
+    from convergence.runs.signals import Stopped, stopping_on_signals
+    from convergence.runs.stages import STAGES, Options, run_stages
 
     overrides = [*options.overrides]
     if getattr(options, "compare", None):
@@ -161,15 +161,15 @@ def _refuse_file_options(options: argparse.Namespace) -> None:
 def _communicator(verb: str, experiment: Experiment) -> Any:
     """What runs nets on a device speaks to its other processes through torch, everything else through MPI."""
     from convergence.errors import UserError
-    from convergence.pipeline import SHARED
     from convergence.registry import load_object
+    from convergence.runs.stages import SHARED
 
     torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if verb in SHARED and (torchrun or os.environ.get("SLURM_NTASKS", "1") != "1"):
-        place = load_object("convergence.distributed:launched")()
+        place = load_object("convergence.training.process_group:launched")()
         if place is not None:
             settings = experiment.training if verb == "train" else experiment.functional
-            return load_object("convergence.distributed:Ranks").of(place, settings.device)
+            return load_object("convergence.training.process_group:Ranks").of(place, settings.device)
     if torchrun and verb not in SHARED:
         raise UserError(
             f"{os.environ['WORLD_SIZE']} processes were launched for torch, and training and experiments on nets alone "

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convergence import hdf5
-from convergence.config import apply_override, validated
-from convergence.diagnosis import is_hdf5
-from convergence.errors import ConfigError, FileError, UserError, nearest
-from convergence.experiment import AnalysisConfig, ReportConfig
-from convergence.files import check_writable, name_beside
+from convergence.config.load import apply_override, validated
+from convergence.config.schema import AnalysisConfig, ReportConfig
+from convergence.errors import ConfigError, FileError, UserError, did_you_mean
+from convergence.io import hdf5
+from convergence.io.file_errors import is_hdf5
+from convergence.io.files import check_writable, name_beside
 from convergence.registry import load_object
-from convergence.runs import Work, WorkFolder, read_record, shown_too
+from convergence.runs.run_folder import StageTask, WorkFolder, read_record, shown_too
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".h5", ".hdf5")
@@ -89,7 +89,7 @@ def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -
         if section not in values:
             raise ConfigError(
                 f"--set {override}: of a statistics file only analysis.* and report.* can be set; "
-                f"{nearest(section, values)}. Other settings are part of the sums."
+                f"{did_you_mean(section, values)}. Other settings are part of the sums."
             )
         apply_override(values, override)
     return Settings(
@@ -101,23 +101,23 @@ def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -
 
 def analyze_work(
     target: Path, statistics_digest: str, config: AnalysisConfig, comparisons: tuple[str, ...] = ()
-) -> Work:
+) -> StageTask:
     """The analysis of a file as a piece of work; in a run folder it is the run's own."""
     values: dict[str, Any] = {"analysis": config.digest_values()}
     if comparisons:
         values["comparisons"] = list(comparisons)
-    return Work(
+    return StageTask(
         "analyze", (target,), target.with_suffix(".json"), values, {"statistics": statistics_digest},
         (target.with_suffix(".partial"),), "" if target.name == "analysis.h5" else target.stem,
     )  # fmt: skip
 
 
-def report_work(target: Path, analysis_digest: str, settings: Settings, folder: Path) -> Work:
+def report_work(target: Path, analysis_digest: str, settings: Settings, folder: Path) -> StageTask:
     """The report on a file in a folder as a piece of work."""
     values = {"report": settings.report.digest_values(), "name": settings.name}
     record = target.with_name(f"{target.name}.json")
     inputs = {"analyze": analysis_digest} | shown_too(folder)
-    return Work("report", (target,), record, values, inputs, shelf=target.name)
+    return StageTask("report", (target,), record, values, inputs, shelf=target.name)
 
 
 def analyze_file(
@@ -156,7 +156,7 @@ def analyze_file(
         for name in comparisons:
             if name not in file.comparisons:
                 raise UserError(
-                    f"--comparison {name}: {statistics} has no such one; {nearest(name, file.comparisons)}."
+                    f"--comparison {name}: {statistics} has no such one; {did_you_mean(name, file.comparisons)}."
                 )
         chosen = tuple(name for name in file.comparisons if name in set(comparisons))
         chosen = chosen if len(chosen) < len(file.comparisons) else ()
@@ -217,7 +217,7 @@ def report_file(
     return target / "index.html"
 
 
-def _do(work: Work, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
+def _do(work: StageTask, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
     """A piece of work where it is needed, with its record; what lies in its place without one is looked at first."""
     (target,) = work.outputs
     folder = WorkFolder(target.parent)
@@ -266,7 +266,7 @@ def command(options: argparse.Namespace, executors: Any = None) -> None:
             f"{options.config}: `convergence {options.verb}` needs a config, a .toml file; a file of results can be "
             "shown, analysed and reported: show, analyze, report, run."
         )
-    from convergence.interruption import stopping_on_signals
+    from convergence.runs.signals import stopping_on_signals
 
     out = getattr(options, "out", None)
     with stopping_on_signals():

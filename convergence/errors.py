@@ -47,10 +47,10 @@ class TaskLost(Exception):
     """A task whose worker process ended, as often as one tries."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Ending of an error message: the nearest known name, then all of them.
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ending of an error message: the did_you_mean known name, then all of them.
 
-    >>> nearest("dijits", ["digits", "photos"])
+    >>> did_you_mean("dijits", ["digits", "photos"])
     'did you mean "digits"? Known: digits, photos'
     """
     options = sorted(known)

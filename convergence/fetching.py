@@ -16,17 +16,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from convergence import hdf5
 from convergence.analysis.file import open_analysis
 from convergence.downloaded import STATISTICS
 from convergence.errors import FileError, UserError
-from convergence.files import LONGEST, check_writable, put_in_place, safe_name
 from convergence.functional import EXPERIMENTS
 from convergence.functional.file import open_results
-from convergence.hashing import file_sha256
+from convergence.io import hdf5
+from convergence.io.files import LONGEST, check_writable, put_in_place, safe_name
+from convergence.io.hashing import file_sha256
 from convergence.pictures.file import open_pictures
 from convergence.remote import Place, parse
-from convergence.runs import Work, WorkFolder, read_record
+from convergence.runs.run_folder import StageTask, WorkFolder, read_record
 from convergence.statistics.file import open_statistics
 
 logger = logging.getLogger(__name__)
@@ -215,18 +215,18 @@ def _bring_nets(place: Place, folder: Path, staging: Path, entries: Sequence[str
                 f"{place}: the weights of {net} are not those that the statistics were made of: the net was trained "
                 "again, or the file is damaged. Run the statistics again there."
             )
-        work = Work(f"train {net}", (here,), here / "record.json", {})
+        work = StageTask(f"train {net}", (here,), here / "record.json", {})
         _put(WorkFolder(folder), work, there, here)
         logger.info("nets/%s: fetched, checksum holds", net)
 
 
-def _work(folder: Path, stage: str, output: str) -> Work:
+def _work(folder: Path, stage: str, output: str) -> StageTask:
     path = folder / output
     outputs = (path, path.with_suffix("")) if stage in EXPERIMENTS else (path,)
-    return Work(stage, outputs, folder / _record_of(output), {})
+    return StageTask(stage, outputs, folder / _record_of(output), {})
 
 
-def _put(works: WorkFolder, work: Work, arrived: Path, target: Path) -> None:
+def _put(works: WorkFolder, work: StageTask, arrived: Path, target: Path) -> None:
     """Move what arrived to its place; what is there goes to ``superseded/`` first."""
     if target.exists():
         record = read_record(work.record)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import h5py
 
-from convergence import hdf5
 from convergence.errors import FileError
+from convergence.io import hdf5
 
 
 def is_done(

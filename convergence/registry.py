@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from convergence.errors import ConfigError, nearest
+from convergence.errors import ConfigError, did_you_mean
 
 
 def load_object(path: str) -> Any:
@@ -49,7 +49,7 @@ class Registry:
         return name in self.entries
 
     def load(self, name: str) -> Any:
-        """The object registered as ``name``; :class:`ConfigError` names the nearest known one."""
+        """The object registered as ``name``; :class:`ConfigError` names the did_you_mean known one."""
         if name not in self.entries:
-            raise ConfigError(f'unknown {self.what} "{name}"; {nearest(name, self.entries)}')
+            raise ConfigError(f'unknown {self.what} "{name}"; {did_you_mean(name, self.entries)}')
         return load_object(self.entries[name])

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from convergence.config.schema import Experiment
 from convergence.errors import UserError
-from convergence.experiment import Experiment
 from convergence.progress import readable_seconds
-from convergence.runs import RunFolder, read_record
-from convergence.section import Section
+from convergence.runs.run_folder import RunFolder, read_record
+from convergence.settings import Section
 from convergence.statistics.group_sums import MATRIX_BYTES
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
 
@@ -173,7 +173,7 @@ def _stages(folder: RunFolder) -> Iterator[str]:
             size = sum(record["outputs"].values())
             about = f"{record['seconds']:.1f} s, {readable_bytes(size)}, finished {record['finished']}"
         elif state == "stale" and record is not None:
-            from convergence.runs import describe_changes
+            from convergence.runs.run_folder import describe_changes
 
             about = describe_changes(record, work)
         yield f"{work.name:<22} {state:<11} {about}".rstrip()

@@ -9,11 +9,11 @@ from typing import Any
 
 import h5py
 
-from convergence import hdf5
 from convergence.analysis.file import SCHEMA as ANALYSIS
 from convergence.analysis.file import open_analysis
 from convergence.downloaded import analysis_path, analyze_work, read_settings, statistics_path
-from convergence.runs import WorkFolder, describe_changes, read_record
+from convergence.io import hdf5
+from convergence.runs.run_folder import WorkFolder, describe_changes, read_record
 from convergence.show import readable_bytes
 from convergence.statistics.file import StatisticsFile, open_statistics
 

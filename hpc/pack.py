@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
+from convergence.config.schema import Experiment
 from convergence.data import packed
 from convergence.data.image_folder import FolderImages, ImageFolder
 from convergence.data.packed import MADE_BY, SCHEMA, VERSION
 from convergence.errors import ConfigError, FileError, SharedError, UserError
-from convergence.experiment import Experiment
-from convergence.files import put_in_place, remove_leftovers
-from convergence.hdf5 import open_checked
-from convergence.interruption import Stopped, is_stopping
+from convergence.io.files import put_in_place, remove_leftovers
+from convergence.io.hdf5 import open_checked
 from convergence.progress import Progress
+from convergence.runs.signals import Stopped, is_stopping
 from hpc.comm import Communicator
 from hpc.ownership import owned
 

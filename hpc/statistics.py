@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 from convergence.errors import SharedError, UserError
-from convergence.files import put_in_place, remove_leftovers
-from convergence.hashing import file_sha256
-from convergence.interruption import Stopped, is_stopping
+from convergence.io.files import put_in_place, remove_leftovers
+from convergence.io.hashing import file_sha256
 from convergence.progress import Progress
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.signals import Stopped, is_stopping
 from hpc.comm import Communicator
 from hpc.ownership import owned
 from hpc.writers import write_blocks
@@ -91,7 +91,7 @@ def _open_source(folder: RunFolder) -> tuple[Any, Any]:
 
         arrays = ArrayJoiner(experiment)
         return arrays.images, arrays
-    from convergence.devices import reproducible_arithmetic
+    from convergence.networks.devices import reproducible_arithmetic
     from convergence.statistics.net_joiner import NetJoiner
 
     reproducible_arithmetic(experiment.statistics.threads)

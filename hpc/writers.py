@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence.disk import open_hdf5
 from convergence.errors import UserError
-from convergence.hdf5 import Index, block_digest
+from convergence.io.disk import open_hdf5
+from convergence.io.hdf5 import Index, block_digest
 from hpc.comm import Communicator
 
 Block = tuple[str, Index]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convergence.pipeline import OPTIONAL, STAGES
-from convergence.runs import RunFolder, Work
+from convergence.runs.run_folder import RunFolder, StageTask
+from convergence.runs.stages import OPTIONAL, STAGES
 from slurm.profile import ClusterProfile
 
 
@@ -32,7 +32,7 @@ class Job:
     after_any: tuple[str, ...] = ()
 
 
-def missing(folder: RunFolder) -> list[Work]:
+def missing(folder: RunFolder) -> list[StageTask]:
     """Works that are not done for the present settings, in order.
 
     The report shows what optional stages left, so it is made again after them.
@@ -44,7 +44,7 @@ def missing(folder: RunFolder) -> list[Work]:
     return found
 
 
-def jobs(works: list[Work], profile: ClusterProfile) -> list[Job]:
+def jobs(works: list[StageTask], profile: ClusterProfile) -> list[Job]:
     """Jobs for works.
 
     A stage waits until the last one before it that is not optional and has jobs has ended well, and until optional ones

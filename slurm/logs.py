@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from convergence.errors import UserError, nearest
-from convergence.runs import RunFolder
+from convergence.errors import UserError, did_you_mean
+from convergence.runs.run_folder import RunFolder
 from slurm import scheduler
 from slurm.records import Records, Submission
 from slurm.status import open_run, survey, tail
@@ -90,7 +90,7 @@ def _chosen(submission: Submission, names: Sequence[str]) -> list[str]:
     for name in names:
         match = next((piece for piece in known if name in (piece, piece.removeprefix("train "))), None)
         if match is None and name != "train":
-            hint = nearest(name, {piece.removeprefix("train ") for piece in known})
+            hint = did_you_mean(name, {piece.removeprefix("train ") for piece in known})
             raise UserError(f'submission {submission.number} has no piece "{name}"; {hint}.')
         chosen += [piece for piece in known if piece.startswith("train ")] if match is None else [match]
     return list(dict.fromkeys(chosen))

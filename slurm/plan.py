@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from convergence.config import read_config
-from convergence.pipeline import OPTIONAL, STAGES
-from convergence.runs import RunFolder, Work, read_record
+from convergence.config.load import read_config
+from convergence.runs.run_folder import RunFolder, StageTask, read_record
+from convergence.runs.stages import OPTIONAL, STAGES
 from slurm import graph
 from slurm.profile import AnalyzeResources, ClusterProfile, Resources, TrainResources, read_profile
 from slurm.sizes import sizes
@@ -50,7 +50,7 @@ class StagePlan:
         return self.n_pieces * self.resources.tasks * (self.resources.cpus_per_task or 1) * self.limit_s / 3600
 
 
-def stage_plans(folder: RunFolder, works: Sequence[Work], profile: ClusterProfile) -> list[StagePlan]:
+def stage_plans(folder: RunFolder, works: Sequence[StageTask], profile: ClusterProfile) -> list[StagePlan]:
     """What each stage that has something missing takes."""
     plans = []
     for stage in STAGES:

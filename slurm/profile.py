@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from convergence.config import validated
-from convergence.errors import ConfigError, nearest
-from convergence.pipeline import SHARED, STAGES
-from convergence.section import Section
+from convergence.config.load import validated
+from convergence.errors import ConfigError, did_you_mean
+from convergence.runs.stages import SHARED, STAGES
+from convergence.settings import Section
 
 AVOIDABLE = (
     "job-name", "output", "open-mode", "chdir", "time", "nodes", "ntasks-per-node", "cpus-per-task", "gpus-per-node",
@@ -75,7 +75,7 @@ class Resources(Section):
             if bare in UNAVOIDABLE:
                 raise ValueError(f'"{name}" cannot be left out: {UNAVOIDABLE[bare]}')
             if bare not in AVOIDABLE:
-                raise ValueError(f'no script has an option "{name}"; {nearest(bare, AVOIDABLE)}')
+                raise ValueError(f'no script has an option "{name}"; {did_you_mean(bare, AVOIDABLE)}')
         return tuple(name.lstrip("-") for name in names)
 
     @model_validator(mode="after")

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from convergence import claims
 from convergence.errors import FileError
-from convergence.files import atomic_write, is_full
 from convergence.functional import EXPERIMENTS
+from convergence.io.files import atomic_write, is_full
+from convergence.runs import job_lease
 
 BEAT_S = 15.0
 """A running job touches its marker so often."""
@@ -184,11 +184,11 @@ class Records:
         return sorted(found, key=lambda attempt: (attempt.submission, attempt.started))
 
     def claim(self, attempt: Attempt) -> dict[str, str]:
-        """Take a piece over for an attempt (:mod:`convergence.claims`); what the environment of its processes says."""
+        """Take a piece over for an attempt (:mod:`convergence.runs.job_lease`); what the environment of its processes says."""
         path, name = self._attempts(attempt.piece) / "claim", self.attempt_path(attempt).stem
         with atomic_write(path) as temporary:
             temporary.write_text(name, encoding="utf-8")
-        return claims.variable(path, name)
+        return job_lease.variable(path, name)
 
     def beat(self, attempt: Attempt) -> None:
         """Say that an attempt is alive."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convergence.pipeline import verb
+from convergence.runs.stages import verb
 from slurm.graph import Job
 from slurm.profile import AnalyzeResources, ClusterProfile, Resources, TrainResources, quoted
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from convergence.errors import UserError
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
 from convergence.show import readable_bytes, shapes
 
 PAIR_BYTES = 150_000

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import UserError
-from convergence.pipeline import OPTIONAL
-from convergence.runs import RunFolder, read_record
+from convergence.runs.run_folder import RunFolder, read_record
+from convergence.runs.stages import OPTIONAL
 from slurm import scheduler
 from slurm.graph import stage_of
 from slurm.reasons import WORDS, reason_of

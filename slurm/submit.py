@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import UserError
-from convergence.files import atomic_write
-from convergence.runs import RunFolder
+from convergence.io.files import atomic_write
+from convergence.runs.run_folder import RunFolder
 from slurm import graph, scheduler, source
 from slurm.launcher import submit_text
 from slurm.lock import lock

@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from convergence import claims
 from convergence.errors import UserError
+from convergence.runs import job_lease
 from slurm import scheduler
 from slurm.reasons import TAIL_LINES, reason_of
 from slurm.records import BEAT_S, Attempt, Records
@@ -74,7 +74,7 @@ class Wrapper:
         claim = self.records.claim(self.attempt)
         self.records.write_attempt(self.attempt)
         if any(a.state in ("running", "lost") for a in earlier):  # a process of it may live on: time to see the claim
-            time.sleep(3 * claims.EVERY_S)
+            time.sleep(3 * job_lease.EVERY_S)
         if self.signals:
             return self._stopped(EXIT_AGAIN)
         try:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convergence import hdf5
+from convergence.io import hdf5
 from convergence.pictures.file import DATASETS, create_layer, create_pictures
 
 

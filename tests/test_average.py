@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import ArrayImages
-from convergence.distributed import Ranks
 from convergence.errors import SharedError
-from convergence.experiment import TrainingConfig
 from convergence.functional.aligning import weight_orders
 from convergence.functional.averaged import references, trainings
 from convergence.functional.file import read_results
@@ -31,11 +30,12 @@ from convergence.functional.workers import (
     reduced_bytes,
     reestimate,
 )
-from convergence.learner import Candidate, Learner
 from convergence.networks.small import Small
 from convergence.report.chapters.average import chapter
 from convergence.report.tables import MISSING
-from convergence.training import train_together
+from convergence.training.loop import train_together
+from convergence.training.process_group import Ranks
+from convergence.training.trainer import Candidate, Trainer
 from tests.conftest import datasets
 from tests.torch_processes import finish, start
 
@@ -161,7 +161,7 @@ def test_an_average_each_step_is_synchronous_training(digits, tmp_path):
 def test_one_worker_has_the_bits_of_the_training_stage(digits, tmp_path):
     config = TrainingConfig(epochs=1, batch_size=64, optimizer="adamw", learning_rate=0.003, threads=1)
     train_together([(tmp_path / "net", NETWORK, 5)], digits, config)
-    from convergence.weights import load_net
+    from convergence.networks.weights import load_net
 
     crew = crew_of(digits.train, [5], None, config, tmp_path)
     crew.run(None, lambda *_: None)
@@ -228,7 +228,7 @@ def test_moments_follow_their_weights(digits, trained, optimizer):
     """A permuted worker goes on as the worker would have gone on, permuted."""
     _, spaces = trained
     config = TrainingConfig(epochs=1, batch_size=32, optimizer=optimizer, learning_rate=0.01, threads=1)
-    one, other, forgetful = (Learner(Candidate(Path("net"), NETWORK, 4), digits, config, CPU) for _ in range(3))
+    one, other, forgetful = (Trainer(Candidate(Path("net"), NETWORK, 4), digits, config, CPU) for _ in range(3))
     batch, labels = torch.from_numpy(digits.train.images[:64]), torch.from_numpy(digits.train.labels[:64])
     orders = random_orders(spaces, np.random.default_rng(1))
     for learner in (one, other, forgetful):
@@ -425,7 +425,7 @@ def test_a_kill_changes_no_bit(noisy, tmp_path, size, how):
 
 
 def test_settings_have_their_place_in_the_digest(tmp_path):
-    from convergence.runs import RunFolder
+    from convergence.runs.run_folder import RunFolder
 
     (tmp_path / "c.toml").write_text(TOML, encoding="utf-8")
     digests = set()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.alignment.clustering import cluster_similarities, similarity_graph, spectral_clusters, sweep
-from convergence.alignment.graph import by_size, normalised_cut
+from convergence.clustering.graph import by_size, normalised_cut
+from convergence.clustering.spectral import cluster_similarities, similarity_graph, spectral_clusters, sweep
 from convergence.errors import UserError
 
 

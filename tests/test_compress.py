@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from convergence.cli import main
+from convergence.config.functional import CompressConfig
 from convergence.errors import FileError, UserError
 from convergence.functional.compressible import RULES, Compressible, magnitudes
 from convergence.functional.compression import learning_images
@@ -21,7 +22,6 @@ from convergence.functional.costs import costs
 from convergence.functional.file import read_results
 from convergence.functional.redundancy import Reader, eliminate, eliminate_few, eliminate_plain, predicted
 from convergence.functional.repair import estimate_again
-from convergence.functional.settings import CompressConfig
 from convergence.functional.smaller import load_smaller, save_smaller
 from convergence.functional.spaces import unit_spaces
 from convergence.functional.subspaces import projected
@@ -269,9 +269,9 @@ def test_saved_nets_are_loaded_again(run, tmp_path):
 
 
 def test_the_saved_net_scores_what_the_results_say(run):
-    from convergence.config import read_config
+    from convergence.config.load import read_config
     from convergence.functional.bench import Bench
-    from convergence.runs import RunFolder
+    from convergence.runs.run_folder import RunFolder
 
     results = read_results(run[1] / "functional" / "compress.h5")
     with Bench(RunFolder(run[1], read_config(run[0])), run[1] / "functional" / "compress") as bench:

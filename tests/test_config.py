@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from convergence.config import parse_config, read_config
+from convergence.config.load import parse_config, read_config
 from convergence.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from convergence import hdf5
 from convergence.cli import main
+from convergence.io import hdf5
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.device_sums import DeviceSums, encode_on_device
 from convergence.statistics.group_sums import GroupSums, shift_of

@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from convergence.cli import main
-from convergence.distributed import Place, Ranks, first_host, launched
 from convergence.errors import ConfigError, UserError
-from convergence.files import CHECKPOINTS
-from convergence.learner import own_part
+from convergence.io.files import CHECKPOINTS
+from convergence.training.process_group import Place, Ranks, first_host, launched
+from convergence.training.trainer import own_part
 from tests.test_resume import metrics, results
 from tests.torch_processes import finish, start
 
@@ -41,7 +41,7 @@ comparisons = ["conv1"]
 """
 SLOW = """
 import time
-from convergence.learner import Learner
+from convergence.training.trainer import Learner
 learn = Learner.learn
 def slow(self, *arguments):
     time.sleep(0.05)
@@ -49,7 +49,7 @@ def slow(self, *arguments):
 Learner.learn = slow
 """
 FAILING = """
-from convergence.learner import Learner
+from convergence.training.trainer import Learner
 learn = Learner.learn
 def failing(self, *arguments):
     if self.ranks.rank == 1 and self.step == 3:

@@ -18,8 +18,8 @@ from convergence.analysis import run as analysis_run
 from convergence.cli import main
 from convergence.downloaded import analysis_path, is_results_file, report_path
 from convergence.errors import FileError
-from convergence.files import name_beside, safe_name
-from convergence.interruption import Stopped
+from convergence.io.files import name_beside, safe_name
+from convergence.runs.signals import Stopped
 from convergence.statistics.file import open_statistics
 from tests.conftest import datasets
 
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_written(downloaded, capsys):
     code = (
         "import os, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from convergence.errors import FileError\nfrom convergence.files import check_writable\n"
+        "from convergence.errors import FileError\nfrom convergence.io.files import check_writable\n"
         "from pathlib import Path\n"
         "if os.getuid() == 0: os.setgroups([]); os.setuid(65534)\n"
         "try: check_writable(Path('.'), 'Choose another place with --out')\n"

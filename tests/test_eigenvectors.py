@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.alignment import eigenvectors
-from convergence.alignment.eigenvectors import smallest_eigenpairs_plain, spectral_embedding
-from convergence.alignment.graph import normalised_laplacian, similarity_graph
+from convergence.clustering import eigenvectors
+from convergence.clustering.eigenvectors import smallest_eigenpairs_plain, spectral_embedding
+from convergence.clustering.graph import normalised_laplacian, similarity_graph
 
 
 def latent(n: int, n_factors: int, threshold: float, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import ConfigError
 from convergence.functional import ensembles
 from convergence.functional.answering import Answers, log_probabilities, mean_logit, mean_probability
@@ -20,9 +20,9 @@ from convergence.functional.file import read_results
 from convergence.functional.run import functional
 from convergence.functional.shared_core import multiply_adds
 from convergence.networks import NETWORKS
+from convergence.networks.weights import initialise, save_weights
 from convergence.report.chapters.ensemble import chapter
-from convergence.runs import RunFolder
-from convergence.weights import initialise, save_weights
+from convergence.runs.run_folder import RunFolder
 from tests.conftest import datasets
 from tests.test_stitch import permuted
 

@@ -15,12 +15,12 @@ import h5py
 import pytest
 
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import FileError, UserError
 from convergence.fetching import fetch, slice_name
 from convergence.functional.file import write_results
 from convergence.remote import Here, There, parse
-from convergence.runs import RunFolder, read_record
+from convergence.runs.run_folder import RunFolder, read_record
 from convergence.statistics.file import open_statistics
 from convergence.statistics.slicing import Cut, slice_statistics
 from tests.conftest import datasets

@@ -11,10 +11,11 @@ import h5py
 import numpy as np
 import pytest
 
-from convergence import checkpoints, hdf5
 from convergence.cli import main
 from convergence.errors import DiskFullError, FileError
-from convergence.files import CHECKPOINTS, full, is_full, told_when_full
+from convergence.io import hdf5
+from convergence.io.files import CHECKPOINTS, disk_full_errors, full, is_full
+from convergence.training import checkpoints
 from tests.conftest import datasets, forget_statistics
 
 
@@ -115,7 +116,7 @@ def test_a_file_of_sums_that_finds_no_room_leaves_the_old_one(disk):
         hdf5.write_array(file, "x", np.arange(3))
     for left, size in ((0, 1), (4096, 1), (8192, 600), (500_000, 100_000)):
         disk.fill(left)
-        with pytest.raises(DiskFullError, match="bytes are free"), told_when_full(path.parent):
+        with pytest.raises(DiskFullError, match="bytes are free"), disk_full_errors(path.parent):
             write_new(path, size)
         with h5py.File(path) as file:
             assert file.attrs["which"] == "old"
@@ -131,5 +132,5 @@ def test_what_says_that_a_disk_is_full(tmp_path):
     assert is_full(of_a_library)
     assert not is_full(OSError(5, os.strerror(5)))
     assert "quota" in str(full(tmp_path / "not" / "there", OSError(122, os.strerror(122))))
-    with pytest.raises(FileError, match="another"), told_when_full(tmp_path):
+    with pytest.raises(FileError, match="another"), disk_full_errors(tmp_path):
         raise FileError("another")

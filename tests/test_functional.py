@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from convergence.config import parse_config, read_config
+from convergence.config.load import parse_config, read_config
 from convergence.errors import FileError, UserError
 from convergence.functional.bench import Bench
 from convergence.functional.file import read_results, write_results
 from convergence.functional.run import Piece
 from convergence.functional.scoring import Scores, mean_scores
-from convergence.interruption import Stopped
-from convergence.pipeline import Options, run_stages
 from convergence.report.matters import read_chapters
-from convergence.runs import RunFolder
-from convergence.training import evaluate
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.signals import Stopped
+from convergence.runs.stages import Options, run_stages
+from convergence.training.loop import evaluate
 from convergence.uncertainty import jackknife
 from hpc.comm import world
 from tests.conftest import TINY, datasets

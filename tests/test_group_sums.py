@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from convergence import hdf5
+from convergence.io import hdf5
 from convergence.statistics.group_sums import GroupSums, ShiftedProducts, norms, shift_of
 from convergence.statistics.moments import symmetric
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.alignment.clustering import similarity_graph, spectral_clusters
-from convergence.alignment.hierarchy import HierarchicalClusters, _parts, hierarchical_clusters
+from convergence.clustering.hierarchical import HierarchicalClusters, _parts, hierarchical_clusters
+from convergence.clustering.spectral import similarity_graph, spectral_clusters
 from convergence.errors import UserError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convergence.config import parse_config
+from convergence.config.load import parse_config
 from convergence.errors import ConfigError
 from convergence.statistics.groups import sample_positions
 from convergence.statistics.joining import grid_positions

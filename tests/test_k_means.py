@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from convergence.alignment.k_means import _lloyd, _starts, distinct, k_means, k_means_from
+from convergence.clustering.k_means import _lloyd, _starts, distinct, k_means, k_means_from
 
 
 def clouds(n: int, k: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

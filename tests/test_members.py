@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from convergence.cli import main
-from convergence.config import parse_config, read_config
+from convergence.config.load import parse_config, read_config
 from convergence.data.images import read_batches
 from convergence.errors import ConfigError, FileError
+from convergence.networks.weights import initialise, load_net
 from convergence.statistics.array_joiner import ArrayJoiner
 from convergence.statistics.file import open_statistics
 from convergence.statistics.groups import ImageGroups
 from convergence.statistics.pooling import mean_over_positions, mean_over_positions_plain
-from convergence.weights import initialise, load_net
 from tests.conftest import COMMAND, datasets, forget_statistics, run_ranks
 
 CONFIG = """

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from convergence import hdf5
+from convergence.io import hdf5
 
 WIDTH = 6_000
 LIMIT = "900000000"

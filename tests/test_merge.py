@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import ConfigError, UserError
 from convergence.functional import barriers, zipping
 from convergence.functional.aligning import (
@@ -25,9 +25,9 @@ from convergence.functional.repair import estimate_again, mean_statistics, repai
 from convergence.functional.scoring import Scores
 from convergence.functional.spaces import permuted, permuted_state, unit_spaces
 from convergence.networks.small import Small
+from convergence.networks.weights import load_net
 from convergence.report.chapters.merge import chapter
-from convergence.runs import RunFolder
-from convergence.weights import load_net
+from convergence.runs.run_folder import RunFolder
 from tests.conftest import TINY, datasets
 
 SMALLER = [

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from convergence.activations import LayerReader, as_maps
-from convergence.config import parse_config
+from convergence.config.load import parse_config
 from convergence.errors import ConfigError
 from convergence.networks.external import TorchvisionNetwork
-from convergence.weights import initialise, load_net, save_weights
+from convergence.networks.layer_reader import LayerReader, as_maps
+from convergence.networks.weights import initialise, load_net, save_weights
 
 TABLE = {  # PAPER: units, height, width of the maps
     "conv1": (96, 55, 55), "conv2": (256, 27, 27), "conv3": (384, 13, 13), "conv4": (384, 13, 13),

@@ -1,4 +1,4 @@
-"""Options of training: each does what it says, and results of older settings keep their digests."""
+"""Options of loop: each does what it says, and results of older settings keep their digests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from convergence import training
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
-from convergence.experiment import TrainingConfig
-from convergence.learner import Candidate, Learner
 from convergence.networks.external import FactoryNetwork
 from convergence.networks.small import Small
-from convergence.weights import load_net
+from convergence.networks.weights import load_net
+from convergence.training import loop
+from convergence.training.trainer import Candidate, Trainer
 
 NETWORK = Small(name="small", channels=(4, 6), hidden=(8,))
 CONFIG = TrainingConfig(epochs=3, batch_size=16, threads=1, loader_workers=0, device="cpu")
@@ -46,7 +46,7 @@ def splits() -> Splits:
 
 def trained(folder, splits, network=NETWORK, **settings):
     SEEN.clear()
-    return training.make_net(folder, network, 1, True, splits, CONFIG.model_copy(update=settings))
+    return loop.make_net(folder, network, 1, True, splits, CONFIG.model_copy(update=settings))
 
 
 def test_defaults_leave_older_digests_as_they_were():
@@ -77,7 +77,7 @@ def test_half_precision(splits, tmp_path, precision):
 
 def test_the_scale_of_float16_is_in_the_checkpoint(splits, tmp_path):
     config = CONFIG.model_copy(update={"precision": "float16"})
-    learner = Learner(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
+    learner = Trainer(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
     learner.start_epoch()
     images, labels = torch.from_numpy(splits.train.images[:8]), torch.from_numpy(splits.train.labels[:8])
     before = learner.module.classifier.weight.detach().clone()
@@ -85,7 +85,7 @@ def test_the_scale_of_float16_is_in_the_checkpoint(splits, tmp_path):
     learner.learn(images, labels, 0.1)
     assert torch.equal(learner.module.classifier.weight, before)
     learner.save(wait=True)
-    again = Learner(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
+    again = Trainer(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
     assert again.restore()
     assert again._scaler.get_scale() == learner._scaler.get_scale() == 2.0**39
     learner.checkpoints.close()
@@ -104,7 +104,7 @@ def test_channels_last(splits, tmp_path):
 def test_label_smoothing(splits, tmp_path):
     """The loss of a smoothed target is (1 - s) times that of the label plus s times the mean over the classes."""
     config = CONFIG.model_copy(update={"label_smoothing": 0.3})
-    learner = Learner(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
+    learner = Trainer(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
     images, labels = torch.from_numpy(splits.train.images), torch.from_numpy(splits.train.labels)
     with torch.no_grad():
         logs = learner.module(images).log_softmax(1)

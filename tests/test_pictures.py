@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from convergence import hdf5
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
+from convergence.config.schema import MaximizationConfig
 from convergence.data.digits import Digits
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import FileError
-from convergence.experiment import MaximizationConfig
-from convergence.interruption import Stopped
+from convergence.io import hdf5
+from convergence.networks.weights import save_weights
 from convergence.pictures import run as stage
 from convergence.pictures.colours import Colours
 from convergence.pictures.file import open_pictures
 from convergence.pictures.layer import PicturedLayer
 from convergence.pictures.maximization import frame_of, maximize, on_canvas
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.signals import Stopped
 from convergence.statistics.top_images import NONE
-from convergence.weights import save_weights
 from tests.conftest import datasets
 
 PATTERN = np.array([[1, -1, 1], [-1, 1, -1], [1, 1, -1]], np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convergence.config import parse_config
+from convergence.config.load import parse_config
 from convergence.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from convergence.activations import LayerReader
 from convergence.networks.alexnet import AlexNet
+from convergence.networks.layer_reader import LayerReader
 from convergence.pictures.receptive import ReceptiveField, receptive_fields
 
 

@@ -15,15 +15,15 @@ import h5py
 import numpy as np
 import pytest
 
-from convergence import hdf5
 from convergence.answers import answers
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import UserError
+from convergence.io import hdf5
 from convergence.report import report
 from convergence.report.results import read_results
 from convergence.report.slugs import slug
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
 from tests.pictures_file import Made, write_pictures_file
 
 NETS = ("net1", "net2")

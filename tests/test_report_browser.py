@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from convergence.cli import main
-from convergence.config import read_config
-from convergence.runs import RunFolder
+from convergence.config.load import read_config
+from convergence.runs.run_folder import RunFolder
 from tests.browser import Reader
 from tests.pictures_file import write_pictures_file
 from tests.test_report import LAYERS, NETS

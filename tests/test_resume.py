@@ -1,4 +1,4 @@
-"""Exact resume: a training stopped or killed at any step ends with the bits of an undisturbed one."""
+"""Exact resume: a loop stopped or killed at any step ends with the bits of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import pytest
 import torch
 from torch import nn
 
-from convergence import checkpoints
-from convergence.checkpoints import Checkpoints
 from convergence.cli import main
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import Splits
 from convergence.data.photos import MirroredImages
 from convergence.errors import FileError
-from convergence.experiment import TrainingConfig
-from convergence.files import CHECKPOINTS
-from convergence.interruption import Stopped, stopping_on_signals
-from convergence.learner import Learner
+from convergence.io.files import CHECKPOINTS
 from convergence.networks.external import FactoryNetwork
-from convergence.training import make_net
+from convergence.runs.signals import Stopped, stopping_on_signals
+from convergence.training import checkpoints
+from convergence.training.checkpoints import Checkpoints
+from convergence.training.loop import make_net
+from convergence.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="this system has no SIGUSR2")
 CONFIG = TrainingConfig(
@@ -54,7 +54,7 @@ name = "digits"
 [[nets]]
 seeds = [1, 2]
 network = { name = "tests.test_resume:noisy" }
-[training]
+[loop]
 epochs = 3
 batch_size = 32
 threads = 1
@@ -82,7 +82,7 @@ def whole(splits, tmp_path_factory) -> dict[str, bytes]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Every file that a training leaves for good, but the metrics, which have seconds in them."""
+    """Every file that a loop leaves for good, but the metrics, which have seconds in them."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*.safetensors")
@@ -95,7 +95,7 @@ def metrics(folder: Path) -> list[str]:
 
 def stop_after(monkeypatch, n: int, number: int = signal.SIGUSR2) -> list[int]:
     """Have this process sent a signal in the n-th step from now; the list that is returned counts steps."""
-    learn, steps = Learner.learn, []
+    learn, steps = Trainer.learn, []
 
     def learning(*arguments):
         learn(*arguments)
@@ -103,7 +103,7 @@ def stop_after(monkeypatch, n: int, number: int = signal.SIGUSR2) -> list[int]:
         if len(steps) == n:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Learner, "learn", learning)
+    monkeypatch.setattr(Trainer, "learn", learning)
     return steps
 
 
@@ -134,16 +134,16 @@ def test_stops_one_after_the_other(splits, whole, tmp_path, monkeypatch):
 
 
 def test_a_stop_while_held_out_images_are_read(splits, whole, tmp_path, monkeypatch):
-    from convergence import training
+    from convergence.training import loop
 
-    evaluate = training.evaluate
+    evaluate = loop.evaluate
 
     def evaluating(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch, stopping_on_signals():
-        patch.setattr(training, "evaluate", evaluating)
+        patch.setattr(loop, "evaluate", evaluating)
         with pytest.raises(Stopped):
             make_net(tmp_path, NOISY, 1, True, splits, CONFIG)
     steps = stop_after(monkeypatch, SLOW)
@@ -263,11 +263,11 @@ def undisturbed(tmp_path_factory) -> Path:
 KILLS = """
 import os, random, signal, sys, threading, time
 import torch, sklearn.datasets, safetensors.torch
-import convergence.pipeline, convergence.training, convergence.data.digits, tests.test_resume
+import convergence.runs.stages, convergence.training, convergence.data.digits, tests.test_resume
 from convergence.cli import main
 kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-from convergence.learner import Learner
-draw, killed, learn, steps = random.Random(seed), 0, Learner.learn, []
+from convergence.training.trainer import Trainer
+draw, killed, learn, steps = random.Random(seed), 0, Trainer.learn, []
 
 def end(delay):
     time.sleep(delay)
@@ -279,7 +279,7 @@ def learning(*given):
     if len(steps) == n:
         threading.Thread(target=end, args=(delay,), daemon=True).start()
 
-Learner.learn = learning
+Trainer.learn = learning
 while True:
     n, delay = draw.randrange(1, 30) if killed < kills else 0, draw.uniform(0, 0.01)
     child = os.fork()  # nothing has been computed here, so that a fork is sound
@@ -316,9 +316,9 @@ def test_kills_at_any_instant_change_no_bit(undisturbed, tmp_path, request):
 SLOWED = """
 import sys, time
 from convergence.cli import main
-from convergence.learner import Learner
-learn = Learner.learn
-Learner.learn = lambda *arguments: (time.sleep(0.02), learn(*arguments))
+from convergence.training.trainer import Trainer
+learn = Trainer.learn
+Trainer.learn = lambda *arguments: (time.sleep(0.02), learn(*arguments))
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
-from convergence import hdf5
 from convergence.analysis.file import open_analysis
 from convergence.analysis.run import analyze
 from convergence.cli import main
+from convergence.config.schema import AnalysisConfig, SparseConfig
 from convergence.errors import FileError, UserError
-from convergence.experiment import AnalysisConfig, SparseConfig
+from convergence.io import hdf5
 from convergence.statistics.file import open_statistics
 from convergence.statistics.slicing import Cut, parse_groups, slice_statistics
 from convergence.statistics.view import view_comparisons

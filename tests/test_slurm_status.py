@@ -17,8 +17,8 @@ import pytest
 
 from convergence.cli import main
 from convergence.command_line import CLUSTER_VERBS
-from convergence.config import read_config
-from convergence.runs import RunFolder
+from convergence.config.load import read_config
+from convergence.runs.run_folder import RunFolder
 from hpc.comm import SerialCommunicator
 from slurm import doctor, graph, scheduler
 from slurm.logs import follow

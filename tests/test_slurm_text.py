@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import ConfigError, UserError
 from convergence.provenance import COMMIT_FILE
-from convergence.runs import RunFolder, Work
+from convergence.runs.run_folder import RunFolder, StageTask
 from slurm import graph, lock, source
 from slurm.profile import AVOIDABLE, read_profile
 from slurm.records import Records
@@ -198,7 +198,7 @@ def test_chains_and_sites_without_arrays(tiny_config, tmp_path):
 
 def test_the_report_waits_for_optional_stages_and_does_without(tiny_config, tiny_copy, monkeypatch):
     """Each waits for the analysis alone; the report for all of them, however they end, and is made again after them."""
-    works = [Work(f"{name}", (), Path(f"{name}.json"), {}) for name in ("analyze", "one", "two", "report")]
+    works = [StageTask(f"{name}", (), Path(f"{name}.json"), {}) for name in ("analyze", "one", "two", "report")]
     monkeypatch.setattr(graph, "STAGES", tuple(work.name for work in works))
     monkeypatch.setattr(graph, "OPTIONAL", {"one", "two"})
     found = {job.name: (job.after, job.after_any) for job in graph.jobs(works, profile())}

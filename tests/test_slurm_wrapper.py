@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import UserError
 from convergence.functional import EXPERIMENTS
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
 from slurm import wrapper
 from slurm.records import Attempt, Records, Submission, SubmittedJob
 from slurm.successor import succeed
@@ -291,7 +291,7 @@ OUTLIVES = """
 import time
 from pathlib import Path
 from convergence import interruption
-from convergence.checkpoints import Checkpoints
+from convergence.training.checkpoints import Checkpoints
 from convergence.runs import Work, WorkFolder
 
 place = Path({place!r})

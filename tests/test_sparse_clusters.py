@@ -7,7 +7,7 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage
 
 from convergence.alignment.sparse import lasso_path
-from convergence.alignment.sparse_clusters import agglomerative_clusters, cut, joined_affinity, weight_affinity
+from convergence.clustering.sparse_clusters import agglomerative_clusters, cut, joined_affinity, weight_affinity
 from convergence.errors import UserError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.alignment.clustering import similarity_graph, spectral_clusters
-from convergence.alignment.stability import replicate_labels, stability
+from convergence.clustering.spectral import similarity_graph, spectral_clusters
+from convergence.clustering.stability import replicate_labels, stability
 from convergence.errors import UserError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.errors import ConfigError, UserError
 from convergence.functional import stitching
 from convergence.functional.bench import Bench
@@ -21,10 +21,10 @@ from convergence.functional.mappings import Fit
 from convergence.functional.run import functional
 from convergence.functional.stitcher import Stitcher, cross_fitted
 from convergence.networks import NETWORKS
+from convergence.networks.weights import initialise, save_weights
 from convergence.report.chapters.stitch import chapter
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
 from convergence.similarity.pair import PairMoments
-from convergence.weights import initialise, save_weights
 from tests.conftest import datasets
 
 CONFIG = """

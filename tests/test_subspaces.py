@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convergence.alignment.matching import matching
-from convergence.alignment.subspaces import NUMBERS, cluster_subspaces, rotated_matching, shared_subspace
+from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, rotated_matching, shared_subspace
 from convergence.errors import UserError
 from convergence.similarity.pair import PairMoments
 from convergence.uncertainty import random_rotation

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from torch import nn
 
-from convergence import training
 from convergence.cli import main
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import Splits
 from convergence.data.photos import MirroredImages
 from convergence.errors import UserError
-from convergence.experiment import TrainingConfig
-from convergence.interruption import Stopped, stopping_on_signals
-from convergence.learner import Candidate, Learner
 from convergence.networks.external import FactoryNetwork
 from convergence.networks.small import Small
+from convergence.runs.signals import Stopped, stopping_on_signals
+from convergence.training import loop
+from convergence.training.trainer import Candidate, Trainer
 from tests.test_resume import NOISY, metrics, results
 
 CONFIG = TrainingConfig(epochs=3, batch_size=16, threads=1, loader_workers=2, learning_rate=0.01, keep_epochs=(0, 2))
@@ -66,12 +66,12 @@ def nets(folder: Path) -> list[Candidate]:
 def alone(splits, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     for net in nets(folder):
-        training.make_net(*net, True, splits, CONFIG)
+        loop.make_net(*net, True, splits, CONFIG)
     return folder
 
 
 def test_nets_trained_together_have_the_bits_of_nets_trained_alone(splits, alone, tmp_path):
-    rows = training.train_together(nets(tmp_path), splits, CONFIG)
+    rows = loop.train_together(nets(tmp_path), splits, CONFIG)
     assert results(tmp_path) == results(alone)
     assert len(results(tmp_path)) == 3 * 3
     for net in "abc":
@@ -84,14 +84,14 @@ def test_each_batch_is_read_once(splits, tmp_path, monkeypatch):
     monkeypatch.setattr(
         MirroredImages, "read", lambda *arguments: (seen.append(len(arguments[1])), read(*arguments))[1]
     )
-    training.train_together(nets(tmp_path), splits, CONFIG)
+    loop.train_together(nets(tmp_path), splits, CONFIG)
     assert sum(seen) == 3 * 70 + 3 * 3 * 30  # held-out images are read for each net
 
 
 @pytest.mark.parametrize("n", [1, 8, 15, 29, 45])
 def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatch, n):
     """Within a step some nets have taken it and others have not; and one of them loses its checkpoints."""
-    learn, steps = Learner.learn, []
+    learn, steps = Trainer.learn, []
 
     def learning(*arguments):
         learn(*arguments)
@@ -99,12 +99,12 @@ def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatc
         if len(steps) == n:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Learner, "learn", learning)
+    monkeypatch.setattr(Trainer, "learn", learning)
     with stopping_on_signals(), pytest.raises(Stopped):
-        training.train_together(nets(tmp_path), splits, CONFIG)
+        loop.train_together(nets(tmp_path), splits, CONFIG)
     shutil.rmtree(tmp_path / "b")
     assert not (tmp_path / "a" / "weights.safetensors").exists()
-    training.train_together(nets(tmp_path), splits, CONFIG)
+    loop.train_together(nets(tmp_path), splits, CONFIG)
     taken = -(-n // 3)  # the group takes a step to its end
     assert len(steps) == 3 * 15 + taken
     assert results(tmp_path) == results(alone)
@@ -113,7 +113,7 @@ def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatc
 def test_a_net_that_fails_leaves_the_others_alone(splits, alone, tmp_path):
     candidates = nets(tmp_path)
     candidates.insert(1, Candidate(tmp_path / "x", EXPLODING, 1))
-    first, failed, *others = training.train_together(candidates, splits, CONFIG)
+    first, failed, *others = loop.train_together(candidates, splits, CONFIG)
     assert isinstance(failed, UserError)
     assert "the loss became" in str(failed)
     assert "in epoch 3, step 2" in str(failed)
@@ -121,7 +121,7 @@ def test_a_net_that_fails_leaves_the_others_alone(splits, alone, tmp_path):
     assert {name: value for name, value in results(tmp_path).items() if not name.startswith("x")} == results(alone)
     assert not (tmp_path / "x" / "weights.safetensors").exists()
     both = [Candidate(tmp_path / name, EXPLODING, 1) for name in "yz"]
-    assert all(isinstance(result, UserError) for result in training.train_together(both, splits, CONFIG))
+    assert all(isinstance(result, UserError) for result in loop.train_together(both, splits, CONFIG))
 
 
 TOML = """
@@ -140,7 +140,7 @@ label = "untrained"
 seeds = [1]
 network = { name = "small", channels = [6], hidden = [8] }
 trained = false
-[training]
+[loop]
 epochs = 1
 threads = 1
 [statistics]

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from convergence import devices, training
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import ConfigError, FileError, UserError
-from convergence.experiment import TrainingConfig
-from convergence.files import CHECKPOINTS
-from convergence.learner import Learner
+from convergence.io.files import CHECKPOINTS
+from convergence.networks import devices
 from convergence.networks.small import Small
-from convergence.weights import load_net
+from convergence.networks.weights import load_net
+from convergence.training import loop
+from convergence.training.trainer import Trainer
 
 NETWORK = Small(name="small", channels=(4, 6), hidden=(8,))
 CONFIG = TrainingConfig(epochs=4, batch_size=16, threads=1, loader_workers=0, learning_rate=0.05)
@@ -37,14 +38,14 @@ def weights(folder) -> bytes:
 
 
 def test_nets_learn_and_differ_by_seed_only(splits, tmp_path):
-    first = training.make_net(tmp_path / "a", NETWORK, 1, True, splits, CONFIG)
-    training.make_net(tmp_path / "b", NETWORK, 1, True, splits, CONFIG)
-    training.make_net(tmp_path / "c", NETWORK, 2, True, splits, CONFIG)
-    untrained = training.make_net(tmp_path / "d", NETWORK, 1, False, splits, CONFIG)
+    first = loop.make_net(tmp_path / "a", NETWORK, 1, True, splits, CONFIG)
+    loop.make_net(tmp_path / "b", NETWORK, 1, True, splits, CONFIG)
+    loop.make_net(tmp_path / "c", NETWORK, 2, True, splits, CONFIG)
+    untrained = loop.make_net(tmp_path / "d", NETWORK, 1, False, splits, CONFIG)
     assert first["test_accuracy"] > 0.8 > untrained["test_accuracy"]
     assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
     loaded = load_net(tmp_path / "a", NETWORK, (1, 8, 8), 3)
-    assert training.evaluate(loaded, splits.test, torch.device("cpu"))[1] == first["test_accuracy"]
+    assert loop.evaluate(loaded, splits.test, torch.device("cpu"))[1] == first["test_accuracy"]
 
 
 class Killed(BaseException):
@@ -55,7 +56,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_killed_training_ends_in_the_same_bits(splits, tmp_path, monkeypatch, after, optimizer):
     config = CONFIG.model_copy(update={"optimizer": optimizer, "learning_rate": 0.01})
-    training.make_net(tmp_path / "whole", NETWORK, 1, True, splits, config)
+    loop.make_net(tmp_path / "whole", NETWORK, 1, True, splits, config)
     calls = iter(range(100))
 
     def killing(*arguments):
@@ -63,13 +64,13 @@ def test_a_killed_training_ends_in_the_same_bits(splits, tmp_path, monkeypatch, 
             raise Killed
         return evaluate(*arguments)
 
-    evaluate = training.evaluate
-    monkeypatch.setattr(training, "evaluate", killing)
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", killing)
     with pytest.raises(Killed):
-        training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
-    monkeypatch.setattr(training, "evaluate", evaluate)
+        loop.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
-    row = training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
+    row = loop.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
     assert row["epoch"] == 4
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
@@ -78,20 +79,20 @@ def test_a_killed_training_ends_in_the_same_bits(splits, tmp_path, monkeypatch, 
 def test_a_killed_training_leaves_the_same_kept_epochs(splits, tmp_path, monkeypatch, after):
     """Killed between an epoch's weights and its checkpoint, and with a torn file left: the same files in the end."""
     config = CONFIG.model_copy(update={"keep_epochs": (0, 2, 3, 4)})
-    training.make_net(tmp_path / "whole", NETWORK, 1, True, splits, config)
-    calls, save = iter(range(100)), Learner.save
+    loop.make_net(tmp_path / "whole", NETWORK, 1, True, splits, config)
+    calls, save = iter(range(100)), Trainer.save
 
     def killing(*arguments):
         if next(calls) == after:
             raise Killed
         save(*arguments)
 
-    monkeypatch.setattr(Learner, "save", killing)
+    monkeypatch.setattr(Trainer, "save", killing)
     with pytest.raises(Killed):
-        training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
-    monkeypatch.setattr(Learner, "save", save)
+        loop.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
+    monkeypatch.setattr(Trainer, "save", save)
     (tmp_path / "killed" / "epochs" / ".00002.safetensors.x.partial").write_bytes(b"torn")
-    training.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
+    loop.make_net(tmp_path / "killed", NETWORK, 1, True, splits, config)
 
     def files(name):
         return {
@@ -104,30 +105,30 @@ def test_a_killed_training_leaves_the_same_kept_epochs(splits, tmp_path, monkeyp
     assert sorted(files("whole")) == [
         "epochs/00000.safetensors", "epochs/00002.safetensors", "epochs/00003.safetensors", "weights.safetensors"
     ]  # fmt: skip
-    plain = training.make_net(tmp_path / "plain", NETWORK, 1, True, splits, CONFIG)
+    plain = loop.make_net(tmp_path / "plain", NETWORK, 1, True, splits, CONFIG)
     assert plain["epoch"] == 4
     assert weights(tmp_path / "plain") == weights(tmp_path / "whole")
 
 
 def test_a_damaged_checkpoint_is_reported_and_not_trusted(splits, tmp_path, caplog):
-    training.make_net(tmp_path / "whole", NETWORK, 1, True, splits, CONFIG)
+    loop.make_net(tmp_path / "whole", NETWORK, 1, True, splits, CONFIG)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "checkpoint.pt").write_bytes(b"PK\x03\x04 torn")
-    training.make_net(tmp_path / "torn", NETWORK, 1, True, splits, CONFIG)
+    loop.make_net(tmp_path / "torn", NETWORK, 1, True, splits, CONFIG)
     assert "is damaged" in caplog.text
     assert weights(tmp_path / "torn") == weights(tmp_path / "whole")
 
 
 def test_all_nets_see_the_same_order():
-    first = list(training.epoch_batches(100, CONFIG, 3))
+    first = list(loop.epoch_batches(100, CONFIG, 3))
     assert sorted(np.concatenate(first)) == list(range(100))
-    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(training.epoch_batches(100, CONFIG, 3))))
-    assert (np.concatenate(first) != np.concatenate(list(training.epoch_batches(100, CONFIG, 4)))).any()
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(loop.epoch_batches(100, CONFIG, 3))))
+    assert (np.concatenate(first) != np.concatenate(list(loop.epoch_batches(100, CONFIG, 4)))).any()
 
 
 def test_schedules():
     def rate(epoch, **settings):
-        return training.learning_rate(TrainingConfig(epochs=90, learning_rate=0.01, **settings), epoch)
+        return loop.learning_rate(TrainingConfig(epochs=90, learning_rate=0.01, **settings), epoch)
 
     assert rate(0, schedule="cosine") == pytest.approx(0.01)
     assert rate(45, schedule="cosine") == pytest.approx(0.005)
@@ -138,14 +139,14 @@ def test_schedules():
 
 def test_a_diverging_net_says_what_to_do(splits, tmp_path):
     config = CONFIG.model_copy(update={"learning_rate": 1e12})
-    with pytest.raises(UserError, match=r"loss became (nan|inf).*Lower training.learning_rate"):
-        training.make_net(tmp_path / "net", NETWORK, 1, True, splits, config)
+    with pytest.raises(UserError, match=r"loss became (nan|inf).*Lower loop.learning_rate"):
+        loop.make_net(tmp_path / "net", NETWORK, 1, True, splits, config)
 
 
 def test_weights_that_cannot_be_loaded(splits, tmp_path):
     with pytest.raises(FileError, match="Run `convergence train` first"):
         load_net(tmp_path, NETWORK, (1, 8, 8), 3)
-    training.make_net(tmp_path, NETWORK, 1, False, splits, CONFIG)
+    loop.make_net(tmp_path, NETWORK, 1, False, splits, CONFIG)
     with pytest.raises(FileError, match="those of another network"):
         load_net(tmp_path, Small(name="small", channels=(5,)), (1, 8, 8), 3)
     (tmp_path / "weights.safetensors").write_bytes(weights(tmp_path)[:50])
@@ -155,9 +156,9 @@ def test_weights_that_cannot_be_loaded(splits, tmp_path):
 
 def test_initial_weights_leave_the_random_state_alone():
     state = torch.random.get_rng_state()
-    first = training.initialise(NETWORK, 3, (1, 8, 8), 3)
+    first = loop.initialise(NETWORK, 3, (1, 8, 8), 3)
     assert torch.equal(state, torch.random.get_rng_state())
-    again = training.initialise(NETWORK, 3, (1, 8, 8), 3)
+    again = loop.initialise(NETWORK, 3, (1, 8, 8), 3)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
@@ -171,7 +172,7 @@ def test_devices():
 
 
 def test_he_initialisation():
-    net = training.initialise(Small(name="small", channels=(64, 64)), 0, (3, 16, 16), 10)
+    net = loop.initialise(Small(name="small", channels=(64, 64)), 0, (3, 16, 16), 10)
     assert net.conv2.weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
 
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convergence.activations import LayerReader
 from convergence.data.images import ArrayImages
 from convergence.errors import FileError
+from convergence.networks.layer_reader import LayerReader
 from convergence.pictures.colours import Colours, reduced, signal_to_bytes
 from convergence.pictures.receptive import ReceptiveField, receptive_fields
 from convergence.pictures.view import View

@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from convergence import hdf5
-from convergence.errors import FileError, nearest
+from convergence.errors import FileError, did_you_mean
+from convergence.io import hdf5
 
 SCHEMA = "convergence-analysis"
 PARTIAL_SCHEMA = "convergence-analysis-part"
@@ -55,7 +55,7 @@ class AnalysisFile:
         """Per member: name, net and epoch, whether it was trained, the layer asked for and the graph node read."""
         if comparison not in self.comparisons:
             raise FileError(
-                f'{self._file.filename} has no comparison "{comparison}"; {nearest(comparison, self.comparisons)}.'
+                f'{self._file.filename} has no comparison "{comparison}"; {did_you_mean(comparison, self.comparisons)}.'
             )
         attributes = self._file["comparisons"][comparison].attrs
         return {

@@ -7,17 +7,17 @@ from functools import cached_property
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
-from convergence.alignment.clustering import cluster_similarities, similarity_graph, spectral_clusters, sweep
-from convergence.alignment.graph import Labels
-from convergence.alignment.hierarchy import hierarchical_clusters
-from convergence.alignment.sparse_clusters import agglomerative_clusters
-from convergence.alignment.stability import replicate_labels, stability
-from convergence.alignment.subspaces import NUMBERS, cluster_subspaces, shared_subspace
 from convergence.analysis import cost
 from convergence.analysis.few_to_one import FewToOne
 from convergence.analysis.section import Float64, Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.analysis.units import PairSums
-from convergence.experiment import AnalysisConfig
+from convergence.clustering.graph import Labels
+from convergence.clustering.hierarchical import hierarchical_clusters
+from convergence.clustering.sparse_clusters import agglomerative_clusters
+from convergence.clustering.spectral import cluster_similarities, similarity_graph, spectral_clusters, sweep
+from convergence.clustering.stability import replicate_labels, stability
+from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, shared_subspace
+from convergence.config.schema import AnalysisConfig
 from convergence.similarity.pair import PairMoments
 
 SWEEP = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)

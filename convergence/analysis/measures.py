@@ -10,8 +10,8 @@ import numpy as np
 from convergence.analysis import cost
 from convergence.analysis.section import Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.analysis.units import PairSums
+from convergence.config.schema import AnalysisConfig
 from convergence.errors import UserError
-from convergence.experiment import AnalysisConfig
 from convergence.similarity import MEASURES
 from convergence.similarity.measure import Measure
 from convergence.similarity.pair import PairMoments

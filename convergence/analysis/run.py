@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from convergence import hdf5
 from convergence.analysis.file import SCHEMA, VERSION, write_tree
 from convergence.analysis.layer import describe_units, pooled_correlation
 from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.plan import Plan, Subject, Task, plan
 from convergence.analysis.watch import Watch
 from convergence.analysis.worker import Job, close_all, compute, is_done, part_path, read_part, restore_threads
+from convergence.config.schema import AnalysisConfig
 from convergence.errors import TaskLost, UserError
-from convergence.experiment import AnalysisConfig
-from convergence.interruption import check
+from convergence.io import hdf5
 from convergence.provenance import provenance
+from convergence.runs.signals import check
 from convergence.statistics.file import Sums, open_statistics
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from convergence import hdf5, pieces
+from convergence import pieces
 from convergence.analysis.file import MADE_BY, PARTIAL_SCHEMA, VERSION, read_tree, write_tree
 from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.nets import Nets
@@ -26,7 +26,8 @@ from convergence.analysis.pair import Pair
 from convergence.analysis.plan import Subject, Task
 from convergence.analysis.section import Parts, Step, Tree
 from convergence.analysis.section import Subject as Computable
-from convergence.experiment import AnalysisConfig
+from convergence.config.schema import AnalysisConfig
+from convergence.io import hdf5
 from convergence.statistics.file import Sums, open_statistics
 
 MAP_MEASURE = "shape_distance"

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import FileError
-from convergence.section import Section
+from convergence.settings import Section
 
 if TYPE_CHECKING:
     import torch

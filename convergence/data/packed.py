@@ -22,10 +22,10 @@ from pydantic import Field
 from convergence.data.crops import Crop, Crops, PixelImages, Pixels
 from convergence.data.image_folder import FolderImages
 from convergence.data.images import Indices, Splits
-from convergence.disk import open_hdf5
 from convergence.errors import ConfigError, FileError
-from convergence.files import atomic_write
-from convergence.hdf5 import open_checked, read_array, write_array
+from convergence.io.disk import open_hdf5
+from convergence.io.files import atomic_write
+from convergence.io.hdf5 import open_checked, read_array, write_array
 
 if TYPE_CHECKING:
     import torch

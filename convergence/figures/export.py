@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convergence.analysis.file import open_analysis
-from convergence.errors import FileError, UserError, nearest
+from convergence.errors import FileError, UserError, did_you_mean
 from convergence.figures import FIGURES, JOINT_FIGURES
 from convergence.figures.overview import overview
 from convergence.figures.style import Drawing, Format, drawing_for, finish_for_print
@@ -106,7 +106,7 @@ def _drawings(layers: Sequence[Layer], figures: Sequence[str], pair: tuple[str, 
 def _check(option: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise UserError(f"{option} {name}: there is none of that name; {nearest(name, known)}.")
+            raise UserError(f"{option} {name}: there is none of that name; {did_you_mean(name, known)}.")
 
 
 def inches(text: str) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from convergence.files import atomic_write, safe_name
+from convergence.io.files import atomic_write, safe_name
 
 # Okabe & Ito's palette: told apart with any colour vision.
 TRAINED, UNTRAINED, NULL, ACCENT, SECOND = "#0072B2", "#D55E00", "#7A7A7A", "#009E73", "#CC79A7"

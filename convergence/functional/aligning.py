@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from convergence.activations import LayerReader, as_maps
 from convergence.alignment.matching import matching
 from convergence.data.images import batches_on_device
 from convergence.functional.bench import Bench
 from convergence.functional.spaces import Indices, Slot, Space, State, permuted_state
+from convergence.networks.layer_reader import LayerReader, as_maps
 from convergence.statistics.moments import Moments
 from convergence.uncertainty import generator_of
 

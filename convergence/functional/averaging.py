@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from convergence.errors import ConfigError, nearest
-from convergence.experiment import Net, TrainingConfig
+from convergence.config.schema import Net, TrainingConfig
+from convergence.errors import ConfigError, did_you_mean
 from convergence.functional.bench import Bench
 from convergence.functional.file import Tree
 from convergence.functional.local_sgd import Crew, Start, forget_others
@@ -23,7 +23,7 @@ from convergence.functional.meeting import Meeting
 from convergence.functional.run import Piece
 from convergence.functional.scoring import Scores, mean_scores
 from convergence.functional.workers import n_bytes, reduced_bytes
-from convergence.hashing import text_sha256
+from convergence.io.hashing import text_sha256
 from convergence.uncertainty import Estimate
 
 
@@ -201,7 +201,7 @@ def _chosen(bench: Bench) -> Net:
         if net.name == wanted:
             return net
     raise ConfigError(
-        f'functional.average.net: there is no trained net "{wanted}"; {nearest(wanted, [net.name for net in trained])}'
+        f'functional.average.net: there is no trained net "{wanted}"; {did_you_mean(wanted, [net.name for net in trained])}'
     )
 
 

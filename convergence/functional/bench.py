@@ -22,17 +22,17 @@ from torch import nn
 
 from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.units import PairSums
+from convergence.config.schema import Comparison, Net
 from convergence.data.images import ImageSet, Splits, batches_on_device
-from convergence.devices import reproducible_arithmetic
-from convergence.distributed import Ranks
 from convergence.errors import FileError, UserError
-from convergence.experiment import Comparison, Net
 from convergence.functional.scoring import Float64, Scores
-from convergence.runs import RunFolder
+from convergence.networks.devices import reproducible_arithmetic
+from convergence.networks.weights import load_net, save_weights
+from convergence.runs.run_folder import RunFolder
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import StatisticsFile, Sums, open_statistics
 from convergence.statistics.groups import ImageGroups
-from convergence.weights import load_net, save_weights
+from convergence.training.process_group import Ranks
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Images (n, channels, height, width) to logits (n, n_classes): a net, or anything that answers like one."""

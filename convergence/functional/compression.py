@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from convergence.config.functional import CompressConfig
 from convergence.data.images import batches_on_device
-from convergence.errors import ConfigError, UserError, nearest
+from convergence.errors import ConfigError, UserError, did_you_mean
 from convergence.functional.bench import Bench
 from convergence.functional.compressible import RULES, Compressible
 from convergence.functional.costs import Costs
@@ -26,7 +27,6 @@ from convergence.functional.file import Tree
 from convergence.functional.repair import estimate_again
 from convergence.functional.run import Piece
 from convergence.functional.scoring import Scores, mean_scores
-from convergence.functional.settings import CompressConfig
 from convergence.functional.smaller import save_smaller
 from convergence.functional.subspaces import projected
 
@@ -62,7 +62,7 @@ def chosen_nets(bench: Bench) -> list[str]:
     for name in wanted:
         if name not in known:
             raise ConfigError(
-                f'functional.compress.nets has "{name}", and there is no such net; {nearest(name, known)}'
+                f'functional.compress.nets has "{name}", and there is no such net; {did_you_mean(name, known)}'
             )
     if len(set(wanted)) < len(wanted):
         raise ConfigError(f"functional.compress.nets names a net twice: {', '.join(wanted)}. Name each once.")

@@ -1,6 +1,6 @@
 """A net cut in two at a layer: what comes before the layer's output, and what becomes of it.
 
-The net is traced to a graph (:mod:`convergence.activations`). The *front* is everything up to the node that the
+The net is traced to a graph (:mod:`convergence.networks.layer_reader`). The *front* is everything up to the node that the
 statistics read for the layer; the *back* is everything that depends on it. Where paths lead past the node, as inside a
 residual block, their values come from the front too and reach the back as they are.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from convergence.activations import LayerReader, answer_node
 from convergence.errors import ConfigError
+from convergence.networks.layer_reader import LayerReader, answer_node
 
 Mapped = Callable[[torch.Tensor], torch.Tensor]
 

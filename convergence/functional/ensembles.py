@@ -14,7 +14,7 @@ from math import comb
 import numpy as np
 import torch
 
-from convergence.errors import ConfigError, nearest
+from convergence.errors import ConfigError, did_you_mean
 from convergence.functional.answering import Answers, log_probabilities, mean_logit, mean_probability
 from convergence.functional.bench import Bench
 from convergence.functional.file import Tree
@@ -40,7 +40,7 @@ def pieces(bench: Bench) -> list[Piece]:
     trunks = config.trunks or names[:2]
     for name in trunks:
         if name not in names:
-            raise ConfigError(f'functional.ensemble.trunks: "{name}" is no member; {nearest(name, names)}.')
+            raise ConfigError(f'functional.ensemble.trunks: "{name}" is no member; {did_you_mean(name, names)}.')
     comparisons = chosen_comparisons(bench, config.comparisons)
     found = [Piece("members", functools.partial(members_together, bench, names))]
     for comparison in comparisons:
@@ -56,7 +56,7 @@ def members(bench: Bench) -> list[str]:
     known = [net.name for net in bench.experiment.all_nets()]
     for name in bench.config.ensemble.members:
         if name not in known:
-            raise ConfigError(f'functional.ensemble.members: there is no net "{name}"; {nearest(name, known)}.')
+            raise ConfigError(f'functional.ensemble.members: there is no net "{name}"; {did_you_mean(name, known)}.')
     names = list(dict.fromkeys(bench.config.ensemble.members)) or [net.name for net in bench.trained]
     if len(names) < 2:
         raise ConfigError("functional.ensemble: an ensemble needs two trained nets; add seeds, or name members.")

@@ -11,8 +11,8 @@ from typing import Any
 
 import h5py
 
-from convergence import hdf5
 from convergence.analysis.file import read_tree, write_tree
+from convergence.io import hdf5
 from convergence.provenance import provenance
 
 SCHEMA = "convergence-functional"

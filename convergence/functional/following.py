@@ -21,8 +21,8 @@ from torch import fx, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth, stochastic_depth
 
-from convergence.activations import RECTIFIERS, RECTIFYING_FUNCTIONS, trace
 from convergence.errors import UserError
+from convergence.networks.layer_reader import RECTIFIERS, RECTIFYING_FUNCTIONS, trace
 
 Labels = npt.NDArray[np.int64]
 IMAGES, LOGITS = "the images run over it", "the logits are its units"

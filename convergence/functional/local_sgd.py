@@ -20,17 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convergence.checkpoints import Checkpoints, to_host
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
-from convergence.distributed import Ranks
 from convergence.errors import FileError, SharedError, UserError
-from convergence.experiment import TrainingConfig
 from convergence.functional.workers import State, moments
-from convergence.interruption import Stopped, check, is_stopping
-from convergence.learner import Candidate, Learner, own_part
 from convergence.networks.spec import NetworkSpec
-from convergence.training import epoch_batches, learning_rate
-from convergence.weights import initialise
+from convergence.networks.weights import initialise
+from convergence.runs.signals import Stopped, check, is_stopping
+from convergence.training.checkpoints import Checkpoints, to_host
+from convergence.training.loop import epoch_batches, learning_rate
+from convergence.training.process_group import Ranks
+from convergence.training.trainer import Candidate, Trainer, own_part
 
 logger = logging.getLogger(__name__)
 SAVE_SECONDS = 10.0
@@ -92,10 +92,10 @@ class Crew:
         self.loader_workers = loader_workers
         self.size = len(start.seeds)
         splits = Splits(images, images)  # a learner takes the shape and the number of classes from them
-        self.own: dict[int, Learner] = {}
+        self.own: dict[int, Trainer] = {}
         for k in range(ranks.rank, self.size, ranks.size):
             candidate = Candidate(place / f"worker{k + 1}", start.network, start.seeds[k])
-            self.own[k] = Learner(candidate, splits, config, device)
+            self.own[k] = Trainer(candidate, splits, config, device)
             if start.common is not None:
                 common = initialise(start.network, start.common, images.image_shape, images.n_classes)
                 self.own[k].module.load_state_dict(common.state_dict())

@@ -34,9 +34,9 @@ from convergence.functional.workers import (
     reduced_bytes,
     reestimate,
 )
-from convergence.learner import Learner
 from convergence.networks.spec import NetworkSpec
-from convergence.weights import initialise
+from convergence.networks.weights import initialise
+from convergence.training.trainer import Trainer
 
 
 class Meeting:
@@ -155,7 +155,7 @@ class Aligned:
             notes["records"].append(record)
         return mean
 
-    def settle_moments(self, own: Mapping[int, Learner], gathered: Mapping[int, Any]) -> None:
+    def settle_moments(self, own: Mapping[int, Trainer], gathered: Mapping[int, Any]) -> None:
         """Bring the optimisers' moments to the order of units that the weights have now; average them if wanted."""
         if self.meeting.config.optimizer_state == "average":
             kinds = {kind for _, found in gathered.values() for kind in found}

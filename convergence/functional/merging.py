@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from convergence.errors import ConfigError, UserError, nearest
-from convergence.experiment import Net
+from convergence.config.schema import Net
+from convergence.errors import ConfigError, UserError, did_you_mean
 from convergence.functional import zipping
 from convergence.functional.aligning import (
     Orders,
@@ -44,7 +44,7 @@ from convergence.functional.repair import (
 )  # fmt: skip
 from convergence.functional.scoring import Scores, mean_scores
 from convergence.functional.spaces import Space, State, permuted_state, put_state, unit_spaces
-from convergence.weights import load_net
+from convergence.networks.weights import load_net
 
 if TYPE_CHECKING:
     from convergence.functional.run import Piece
@@ -94,7 +94,9 @@ def chosen_nets(bench: Bench) -> list[Net]:
     if names := bench.config.merge.nets:
         for name in names:
             if name not in trained:
-                raise ConfigError(f'functional.merge.nets: no trained net is called "{name}"; {nearest(name, trained)}')
+                raise ConfigError(
+                    f'functional.merge.nets: no trained net is called "{name}"; {did_you_mean(name, trained)}'
+                )
         nets = [trained[name] for name in dict.fromkeys(names)]
         for net in nets[1:]:
             if net.spec != nets[0].spec:

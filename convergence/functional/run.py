@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from convergence import hdf5
 from convergence.analysis.file import read_tree, write_tree
-from convergence.files import remove_leftovers
 from convergence.functional import EXPERIMENTS
 from convergence.functional.bench import Bench
 from convergence.functional.file import PARTIAL_SCHEMA, VERSION, Tree, made_by, write_results
-from convergence.hashing import text_sha256
-from convergence.interruption import Stopped, check, is_stopping
+from convergence.io import hdf5
+from convergence.io.files import remove_leftovers
+from convergence.io.hashing import text_sha256
 from convergence.pieces import is_done
 from convergence.progress import Progress
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.signals import Stopped, check, is_stopping
 
 logger = logging.getLogger(__name__)
 

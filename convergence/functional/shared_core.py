@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from convergence.alignment.sparse import dense_fit
+from convergence.config.schema import Comparison
 from convergence.errors import ConfigError
-from convergence.experiment import Comparison
 from convergence.functional.answering import Answers, log_probabilities, mean_probability
 from convergence.functional.bench import Bench
 from convergence.functional.cutting import Cut

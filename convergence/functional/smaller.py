@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from convergence.config.schema import NetGroup
 from convergence.errors import FileError, UserError
-from convergence.experiment import NetGroup
-from convergence.files import atomic_write
 from convergence.functional.spaces import selected, unit_spaces
+from convergence.io.files import atomic_write
 from convergence.networks.spec import NetworkSpec
-from convergence.weights import initialise, load_arrays, save_weights, weights_path
+from convergence.networks.weights import initialise, load_arrays, save_weights, weights_path
 
 FORMAT = 1
 DESCRIPTION = "smaller.json"

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from convergence.errors import UserError, nearest
+from convergence.errors import UserError, did_you_mean
 from convergence.functional.following import Follower
 
 Indices = npt.NDArray[np.intp]
@@ -136,7 +136,7 @@ def space_of(spaces: Sequence[Space], layer: str) -> Space:
         if layer in space.layers:
             return space
     known = [name for space in spaces for name in space.layers]
-    raise UserError(f'no unit space is that of a layer "{layer}"; {nearest(layer, known)}')
+    raise UserError(f'no unit space is that of a layer "{layer}"; {did_you_mean(layer, known)}')
 
 
 def permuted(module: nn.Module, spaces: Sequence[Space], orders: Mapping[str, npt.ArrayLike]) -> nn.Module:
@@ -248,7 +248,7 @@ def _known(spaces: Sequence[Space], names: Mapping[str, npt.ArrayLike]) -> dict[
     known = {space.name: space for space in spaces}
     for name in names:
         if name not in known:
-            raise UserError(f'there is no unit space "{name}"; {nearest(name, known)}')
+            raise UserError(f'there is no unit space "{name}"; {did_you_mean(name, known)}')
     return known
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from convergence.config.schema import Comparison
 from convergence.errors import ConfigError, UserError
-from convergence.experiment import Comparison
 from convergence.functional.bench import Bench, Forward
 from convergence.functional.cutting import Cut
 from convergence.functional.mappings import Mapping

@@ -15,14 +15,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from convergence.errors import ConfigError, nearest
-from convergence.experiment import Comparison
+from convergence.config.functional import StitchConfig
+from convergence.config.schema import Comparison
+from convergence.errors import ConfigError, did_you_mean
 from convergence.functional.bench import Bench
 from convergence.functional.file import Tree
 from convergence.functional.mappings import Fit, Float64
 from convergence.functional.run import Piece
 from convergence.functional.scoring import Scores, mean_scores
-from convergence.functional.settings import StitchConfig
 from convergence.functional.stitcher import Stitcher, cross_fitted
 from convergence.functional.transplants import cumulative, transplants
 from convergence.uncertainty import generator_of
@@ -66,7 +66,7 @@ def chosen_comparisons(bench: Bench, names: Iterable[str]) -> list[Comparison]:
     everything = [comparison.name for comparison in bench.experiment.statistics.comparisons]
     for name in names:
         if name not in everything:
-            raise ConfigError(f'there is no comparison "{name}"; {nearest(name, everything)}.')
+            raise ConfigError(f'there is no comparison "{name}"; {did_you_mean(name, everything)}.')
         if name not in fit:
             raise ConfigError(
                 f'the comparison "{name}" has several layers or epochs a net, or means over positions, and no such '
@@ -81,7 +81,7 @@ def chosen_pairs(bench: Bench) -> list[tuple[str, str]]:
     known = [net.name for net in bench.experiment.all_nets()]
     for name in (name for pair in given for name in pair):
         if name not in known:
-            raise ConfigError(f'functional.stitch.pairs: there is no net "{name}"; {nearest(name, known)}.')
+            raise ConfigError(f'functional.stitch.pairs: there is no net "{name}"; {did_you_mean(name, known)}.')
     if given:
         return list(dict.fromkeys(given))
     trained = [net.name for net in bench.trained[:2]]

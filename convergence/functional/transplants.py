@@ -25,8 +25,8 @@ import logging
 import numpy as np
 import torch
 
+from convergence.config.schema import Comparison
 from convergence.errors import ConfigError
-from convergence.experiment import Comparison
 from convergence.functional.bench import Bench
 from convergence.functional.effects import Effects
 from convergence.functional.file import Tree

@@ -15,8 +15,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from convergence.activations import LayerReader, as_maps
 from convergence.functional.spaces import Space
+from convergence.networks.layer_reader import LayerReader, as_maps
 
 Orders = dict[str, npt.NDArray[np.intp]]
 State = Mapping[str, torch.Tensor]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from convergence.learner import Learner
+from convergence.training.trainer import Trainer
 
 State = dict[str, torch.Tensor]
 
@@ -44,7 +44,7 @@ def average(states: Sequence[Mapping[str, torch.Tensor]], weights: Sequence[floa
     return mean
 
 
-def moments(learner: Learner) -> dict[str, State]:
+def moments(learner: Trainer) -> dict[str, State]:
     """The optimiser's arrays that have an entry for each of a weight, by kind and then by the weight's name."""
     found: dict[str, State] = {}
     for name, parameter in learner.module.named_parameters():
@@ -55,7 +55,7 @@ def moments(learner: Learner) -> dict[str, State]:
 
 
 @torch.no_grad()
-def put_moments(learner: Learner, given: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+def put_moments(learner: Trainer, given: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
     """Give the optimiser other values for what :func:`moments` names."""
     for kind, arrays in moments(learner).items():
         for name, value in arrays.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from convergence.errors import ConfigError, nearest
+from convergence.errors import ConfigError, did_you_mean
 from convergence.networks.spec import NetworkSpec
 from convergence.registry import load_object
 
@@ -27,7 +27,7 @@ class TorchvisionNetwork(NetworkSpec):
         model = self.name.removeprefix("torchvision:")
         known = models.list_models(module=models)
         if model not in known:
-            raise ConfigError(f'torchvision has no classifier "{model}"; {nearest(model, known)}')
+            raise ConfigError(f'torchvision has no classifier "{model}"; {did_you_mean(model, known)}')
         try:
             module: torch.nn.Module = models.get_model(model, weights=None, num_classes=n_classes, **self.options)
         except (TypeError, ValueError) as error:

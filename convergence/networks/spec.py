@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convergence.section import Section
+from convergence.settings import Section
 
 if TYPE_CHECKING:
     import torch

@@ -9,11 +9,11 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from convergence import hdf5
 from convergence.analysis.file import MADE_BY, SCHEMA, VERSION, open_analysis
-from convergence.config import read_config
-from convergence.errors import FileError, StaleOutputError, UserError, nearest
-from convergence.files import atomic_write
+from convergence.config.load import read_config
+from convergence.errors import FileError, StaleOutputError, UserError, did_you_mean
+from convergence.io import hdf5
+from convergence.io.files import atomic_write
 from convergence.paper.corrections import corrections
 from convergence.paper.figures import drawings
 from convergence.paper.mapping_sgd import BATCH, LEARNING_RATE, SHORT_STEPS
@@ -27,7 +27,7 @@ from convergence.paper.tables import (
     prediction_table,
     published_activations,
 )
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
 from convergence.statistics.file import open_statistics
 from convergence.summary import Layer, PairResult, read_layers
 
@@ -98,7 +98,7 @@ def find_run(run: str, runs: str) -> Path:
         raise FileError(
             f"{run}: there is no such run folder or config. "
             + (
-                f"Below {runs}/: {nearest(path.name, known)}."
+                f"Below {runs}/: {did_you_mean(path.name, known)}."
                 if known
                 else "Give the folder of a run, or a .toml file."
             )
@@ -193,9 +193,9 @@ def _check_pair(pair: tuple[str, str], layers: Sequence[Layer]) -> None:
     known = {net for layer in layers for net in layer.nets}
     for name in pair:
         if name not in known:
-            raise UserError(f"--pair {' '.join(pair)}: the run has no net {name}; {nearest(name, known)}.")
+            raise UserError(f"--pair {' '.join(pair)}: the run has no net {name}; {did_you_mean(name, known)}.")
     if pair[0] == pair[1]:
-        raise UserError(f"--pair {' '.join(pair)}: give two different nets; {nearest(pair[0], known)}.")
+        raise UserError(f"--pair {' '.join(pair)}: give two different nets; {did_you_mean(pair[0], known)}.")
 
 
 def _why_left_out(layer: Layer, pair: tuple[str, str] | None) -> str:

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5
-from convergence.errors import FileError, nearest
+from convergence.errors import FileError, did_you_mean
+from convergence.io import hdf5
 from convergence.provenance import provenance
 
 SCHEMA = "convergence-pictures"
@@ -162,14 +162,14 @@ class PicturesFile:
     def layers(self, net: str) -> tuple[str, ...]:
         """Layers of a net of which there are pictures; FileError for a net that is not in the file."""
         if net not in self.nets:
-            raise FileError(f'{self.path} has no pictures of the net "{net}"; {nearest(net, self.nets)}.')
+            raise FileError(f'{self.path} has no pictures of the net "{net}"; {did_you_mean(net, self.nets)}.')
         return tuple(self._file["nets"][net])
 
     def of(self, net: str, layer: str) -> UnitPictures:
         """The pictures of a layer; FileError for one that is not in the file."""
         layers = self.layers(net)
         if layer not in layers:
-            raise FileError(f'{self.path} has no pictures of "{layer}" of {net}; {nearest(layer, layers)}.')
+            raise FileError(f'{self.path} has no pictures of "{layer}" of {net}; {did_you_mean(layer, layers)}.')
         return UnitPictures(self._file["nets"][net][layer], net, layer)
 
     def verify(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convergence.activations import LayerReader, is_rectifier
+from convergence.networks.layer_reader import LayerReader, is_rectifier
 from convergence.pictures.receptive import Pair, receptive_fields
 from convergence.pictures.view import View
 

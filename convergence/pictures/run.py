@@ -17,14 +17,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5, pieces
+from convergence import pieces
+from convergence.config.schema import Experiment, Net
 from convergence.data.images import ImageSet, read_batches
-from convergence.devices import choose_device, reproducible_arithmetic
 from convergence.errors import FileError, UserError
-from convergence.experiment import Experiment, Net
-from convergence.files import remove_leftovers
-from convergence.hashing import file_sha256
-from convergence.interruption import check
+from convergence.io import hdf5
+from convergence.io.files import remove_leftovers
+from convergence.io.hashing import file_sha256
+from convergence.networks.devices import choose_device, reproducible_arithmetic
+from convergence.networks.weights import load_net, weights_path
 from convergence.pictures.colours import Colours, reduced, reduced_size, signal_to_bytes
 from convergence.pictures.file import DATASETS, create_layer, create_pictures
 from convergence.pictures.layer import PicturedLayer
@@ -32,10 +33,10 @@ from convergence.pictures.maximization import frame_of, maximize
 from convergence.pictures.signals import place, signals
 from convergence.pictures.tops import exciting, find_top_images, images_of, kept_top_images
 from convergence.progress import Progress
-from convergence.runs import RunFolder
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.signals import check
 from convergence.statistics.file import open_statistics
 from convergence.statistics.top_images import TopImages
-from convergence.weights import load_net, weights_path
 
 logger = logging.getLogger(__name__)
 SCHEMA = "convergence-pictures-partial"

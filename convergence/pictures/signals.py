@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from convergence.activations import is_rectifier
+from convergence.networks.layer_reader import is_rectifier
 from convergence.pictures.layer import PicturedLayer, as_image_maps
 
 Method = Literal["deconvolution", "guided"]

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from convergence.activations import LayerReader, as_maps
+from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet, read_batches
-from convergence.experiment import Experiment
-from convergence.interruption import check
+from convergence.networks.layer_reader import LayerReader, as_maps
+from convergence.runs.signals import check
 from convergence.statistics.file import StatisticsFile
 from convergence.statistics.groups import ImageGroups, Indices
 from convergence.statistics.top_images import NONE, TopImages

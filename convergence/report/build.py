@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from markupsafe import Markup
 
 from convergence.answers import answers
+from convergence.config.schema import ReportConfig
 from convergence.errors import UserError
-from convergence.experiment import ReportConfig
 from convergence.figures.overview import overview
 from convergence.figures.two_runs import two_runs
 from convergence.report.compare import Compared, compare, comparison_rows

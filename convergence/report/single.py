@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from convergence.errors import FileError
-from convergence.files import atomic_write
+from convergence.io.files import atomic_write
 
 logger = logging.getLogger(__name__)
 NAME = "single-file.html"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.errors import UserError, nearest
+from convergence.errors import UserError, did_you_mean
 
 Array = npt.NDArray[Any]
 SHOWN = 12
@@ -95,7 +95,7 @@ class Table:
 
     def __getitem__(self, name: str) -> Array:
         if name not in self.columns:
-            raise UserError(f'the table has no column "{name}"; {nearest(name, self.columns)}.')
+            raise UserError(f'the table has no column "{name}"; {did_you_mean(name, self.columns)}.')
         return self.columns[name]
 
     def __len__(self) -> int:

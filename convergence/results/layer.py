@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convergence import hdf5
 from convergence.alignment.matching import matching, semi_matching
 from convergence.analysis.file import AnalysisFile, open_analysis
 from convergence.analysis.layer import describe_units
 from convergence.analysis.live import LiveUnits, live_units
-from convergence.errors import UserError, nearest
+from convergence.errors import UserError, did_you_mean
+from convergence.io import hdf5
 from convergence.results.labelled import Labelled, Table
 from convergence.results.moments import pair_correlation
 from convergence.results.pairs import Recipe, UnitClusters, UnitMatching, partners, row_of
@@ -172,16 +172,16 @@ class Layer:
         known = pair.tree["measures"]
         if measure not in known:
             why = pair.tree["unavailable"].get(measure)
-            raise UserError(f"{measure}: {why}." if why else f'no measure "{measure}"; {nearest(measure, known)}.')
+            raise UserError(f"{measure}: {why}." if why else f'no measure "{measure}"; {did_you_mean(measure, known)}.')
         return Estimate(**known[measure].get("yx" if turned else "xy", known[measure]["xy"]))
 
     def summary(self, measure: str, kind: Kind = "trained") -> Summary:
         """A measure over all pairs of nets of a kind ("trained", "untrained", "mixed"); its text has the interval."""
         if kind not in KINDS:
-            raise UserError(f'no kind "{kind}" of pairs; {nearest(kind, KINDS)}.')
+            raise UserError(f'no kind "{kind}" of pairs; {did_you_mean(kind, KINDS)}.')
         known = self._results.measures()
         if measure not in known:
-            raise UserError(f'no measure "{measure}"; {nearest(measure, known)}.')
+            raise UserError(f'no measure "{measure}"; {did_you_mean(measure, known)}.')
         found = measured(self._results, measure, kind)
         if found is None:
             raise UserError(f"{self.name}: there is no pair of {kind} nets.")
@@ -240,7 +240,7 @@ class Layer:
         from convergence.results.pictures import shown
 
         if name not in FIGURES:
-            raise UserError(f'no figure "{name}"; {nearest(name, FIGURES)}.')
+            raise UserError(f'no figure "{name}"; {did_you_mean(name, FIGURES)}.')
         drawing = FIGURES.load(name)(self._results, self._pair(x, y)[0])
         if drawing is None:
             raise UserError(f"{self.name}: the analysis has nothing to show in the figure {name}.")
@@ -304,12 +304,12 @@ class Layer:
         self._index(x), self._index(y)
         if x == y:
             raise UserError(
-                f"{x} beside itself: every unit is its own partner. Give two nets; {nearest(x, self.nets)}."
+                f"{x} beside itself: every unit is its own partner. Give two nets; {did_you_mean(x, self.nets)}."
             )
 
     def _index(self, net: str) -> int:
         if net not in self.nets:
-            raise UserError(f'{self.name} has no net "{net}"; {nearest(net, self.nets)}.')
+            raise UserError(f'{self.name} has no net "{net}"; {did_you_mean(net, self.nets)}.')
         return self.nets.index(net)
 
     def _live_of(self, x: str, y: str) -> list[Any]:

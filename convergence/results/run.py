@@ -10,11 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from convergence import hdf5
 from convergence.analysis.file import SCHEMA as ANALYSIS
 from convergence.analysis.file import open_analysis
 from convergence.downloaded import STATISTICS, analysis_path, analyze_file, statistics_path
-from convergence.errors import FileError, UserError, nearest
+from convergence.errors import FileError, UserError, did_you_mean
+from convergence.io import hdf5
 from convergence.registry import load_object
 from convergence.results.labelled import Table
 from convergence.results.layer import Layer
@@ -83,7 +83,7 @@ class Run:
 
     def __getitem__(self, name: str) -> Layer:
         if name not in self.comparisons:
-            raise UserError(f'the run has no comparison "{name}"; {nearest(name, self.comparisons)}.')
+            raise UserError(f'the run has no comparison "{name}"; {did_you_mean(name, self.comparisons)}.')
         if name not in self._layers:
             self._layers[name] = Layer(self, name)
         return self._layers[name]

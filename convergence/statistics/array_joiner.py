@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from convergence.config.schema import ActivationsConfig, Experiment
 from convergence.data.images import ImageSet
-from convergence.errors import FileError, nearest
-from convergence.experiment import ActivationsConfig, Experiment
+from convergence.errors import FileError, did_you_mean
 from convergence.statistics.groups import Indices
 from convergence.statistics.joining import Joiner, Layer, Samples
 
@@ -107,7 +107,7 @@ def open_array(root: Path, source: str) -> Any:
 
 def _member(archive: Any, path: Path, name: str) -> Any:
     if name not in archive or not hasattr(archive[name], "shape"):
-        raise FileError(f'{path} has no array "{name}"; {nearest(name, archive)}. Write it as {path.name}:name.')
+        raise FileError(f'{path} has no array "{name}"; {did_you_mean(name, archive)}. Write it as {path.name}:name.')
     return archive[name]
 
 

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5, pieces
+from convergence import pieces
+from convergence.config.schema import StatisticsConfig
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError
-from convergence.experiment import StatisticsConfig
+from convergence.io import hdf5
 from convergence.statistics.bin_edges import BinEdges, encode
 from convergence.statistics.group_sums import GroupSums, shift_of
 from convergence.statistics.groups import ImageGroups, Indices

@@ -2,7 +2,7 @@
 
 The same sums as :mod:`convergence.statistics.group_sums` keeps on the host, by the same rules: centres, products of
 float32 or float64 of a bounded number of samples, everything else in float64, integers for histograms. Products of
-float32 are IEEE products (TF32 is off, see :mod:`convergence.devices`). Only the finished sums go to the host.
+float32 are IEEE products (TF32 is off, see :mod:`convergence.networks.devices`). Only the finished sums go to the host.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5
-from convergence.disk import open_hdf5
-from convergence.errors import FileError, nearest
+from convergence.errors import FileError, did_you_mean
+from convergence.io import hdf5
+from convergence.io.disk import open_hdf5
 from convergence.provenance import provenance
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.norms import NormSums
@@ -346,7 +346,7 @@ class StatisticsFile:
 
     def _comparison(self, name: str) -> Any:
         if name not in self.comparisons:
-            raise FileError(f'{self.path} has no comparison "{name}"; {nearest(name, self.comparisons)}.')
+            raise FileError(f'{self.path} has no comparison "{name}"; {did_you_mean(name, self.comparisons)}.')
         return self._file["comparisons"][name]
 
 

@@ -18,7 +18,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5
+from convergence.io import hdf5
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.moments import BAND, Moments
 

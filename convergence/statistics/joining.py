@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from convergence.config.layer_refs import LayerRef
+from convergence.config.schema import Experiment
 from convergence.errors import ConfigError
-from convergence.experiment import Experiment
-from convergence.members import Member
 from convergence.statistics.groups import Indices, sample_positions
 from convergence.statistics.pooling import mean_over_positions
 
@@ -100,7 +100,7 @@ class Joiner(ABC):
         for weights, layer in dict.fromkeys((member.weights, member.layer) for member in experiment.all_members()):
             self.layers.setdefault(weights, []).append(layer)
 
-    def members(self, name: str) -> Sequence[Member]:
+    def members(self, name: str) -> Sequence[LayerRef]:
         """What a comparison joins, in order."""
         return self._members[name]
 
@@ -182,7 +182,7 @@ class Joiner(ABC):
         return mean_over_positions(maps)
 
     def _parts(
-        self, outputs: Mapping[str, Mapping[str, Any]], members: Sequence[Member], rows: Any, pooled: bool
+        self, outputs: Mapping[str, Mapping[str, Any]], members: Sequence[LayerRef], rows: Any, pooled: bool
     ) -> list[Any]:
         """Activations of members for some images of a batch, pooled or as they are."""
         parts = [outputs[member.weights][member.layer][rows] for member in members]

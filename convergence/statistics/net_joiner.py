@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convergence.activations import LayerReader, as_maps
+from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet
-from convergence.devices import choose_device
-from convergence.experiment import Experiment
+from convergence.networks.devices import choose_device
+from convergence.networks.layer_reader import LayerReader, as_maps
+from convergence.networks.weights import load_net
 from convergence.statistics.groups import Indices
 from convergence.statistics.joining import Joiner, Layer
-from convergence.weights import load_net
 
 
 class NetJoiner(Joiner):
     """The nets that take part in an experiment's comparisons, ready to read images.
 
-    ``modules`` holds the nets by the name of their weights (:attr:`convergence.members.Member.weights`: the net's name
+    ``modules`` holds the nets by the name of their weights (:attr:`convergence.config.layer_refs.Member.weights`: the net's name
     for the final ones); ``device`` is as in the config, or "meta" to know shapes and compute nothing.
     """
 

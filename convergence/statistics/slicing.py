@@ -21,9 +21,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence import hdf5
-from convergence.errors import FileError, UserError, nearest
-from convergence.files import check_writable
+from convergence.errors import FileError, UserError, did_you_mean
+from convergence.io import hdf5
+from convergence.io.files import check_writable
 from convergence.statistics.file import MADE_BY, SCHEMA, VERSION, StatisticsFile, open_statistics
 
 Indices = npt.NDArray[np.int64]
@@ -121,12 +121,14 @@ def slice_digest(about: dict[str, Any]) -> str:
 def _resolve(file: StatisticsFile, cut: Cut) -> _Kept:
     for name in cut.comparisons:
         if name not in file.comparisons:
-            raise UserError(f"--comparison {name}: {file.path} has no such one; {nearest(name, file.comparisons)}.")
+            raise UserError(
+                f"--comparison {name}: {file.path} has no such one; {did_you_mean(name, file.comparisons)}."
+            )
     chosen = [name for name in file.comparisons if not cut.comparisons or name in cut.comparisons]
     known = {net for name in chosen for net in (*file.members(name), *file.nets_of_members(name))}
     for net in cut.nets:
         if net not in known:
-            raise UserError(f"--net {net}: {file.path} has no such net; {nearest(net, known)}.")
+            raise UserError(f"--net {net}: {file.path} has no such net; {did_you_mean(net, known)}.")
     members: dict[str, Indices] = {}
     for name in chosen:
         both = zip(file.members(name), file.nets_of_members(name), strict=True)

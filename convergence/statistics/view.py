@@ -8,8 +8,8 @@ from pathlib import Path
 
 import h5py
 
-from convergence import hdf5
-from convergence.errors import FileError, nearest
+from convergence.errors import FileError, did_you_mean
+from convergence.io import hdf5
 from convergence.statistics.file import SCHEMA, VERSION, open_statistics
 
 
@@ -27,7 +27,9 @@ def view_comparisons(source: Path, target: Path, comparisons: Sequence[str]) -> 
     with open_statistics(source) as file:
         for name in comparisons:
             if name not in file.comparisons:
-                raise FileError(f"--comparison {name}: {source} has no such one; {nearest(name, file.comparisons)}.")
+                raise FileError(
+                    f"--comparison {name}: {source} has no such one; {did_you_mean(name, file.comparisons)}."
+                )
         chosen = [name for name in file.comparisons if name in comparisons]
         for name in chosen:
             file.verify(name)

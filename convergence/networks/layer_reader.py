@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from convergence.errors import ConfigError, nearest
+from convergence.errors import ConfigError, did_you_mean
 
 RECTIFIERS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
@@ -43,7 +43,7 @@ class LayerReader:
     Raises
     ------
     ConfigError
-        for an unknown layer (with the nearest names) or a net that cannot be traced.
+        for an unknown layer (with the did_you_mean names) or a net that cannot be traced.
     """
 
     def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
@@ -147,7 +147,7 @@ def _find(layer: str, nodes: dict[str, fx.Node]) -> fx.Node:
     if inside:
         return inside[-1]
     known = [name for name, node in nodes.items() if node.op not in ("placeholder", "output")]
-    raise ConfigError(f'the net has no layer "{layer}"; {nearest(layer, known)}')
+    raise ConfigError(f'the net has no layer "{layer}"; {did_you_mean(layer, known)}')
 
 
 def _after_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:

@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from convergence.alignment.clustering import UnitClusters, spectral_clusters
-from convergence.alignment.eigenvectors import spectral_embedding
-from convergence.alignment.graph import Labels, Matrix, by_size
-from convergence.alignment.k_means import k_means
-from convergence.alignment.partition import to_units, unit_rows
+from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.graph import Labels, Matrix, by_size
+from convergence.clustering.k_means import k_means
+from convergence.clustering.partition import to_units, unit_rows
+from convergence.clustering.spectral import UnitClusters, spectral_clusters
 from convergence.errors import UserError
 
 ALPHA = 0.025
@@ -64,11 +64,11 @@ def hierarchical_clusters(
     Parameters
     ----------
     similarity : (n, n)
-        A graph of joined units as :func:`~convergence.alignment.graph.similarity_graph` makes it.
+        A graph of joined units as :func:`~convergence.clustering.graph.similarity_graph` makes it.
     alpha : float
         Positive.
     n_clusters, max_clusters
-        Of the first split, as in :func:`~convergence.alignment.clustering.spectral_clusters`.
+        Of the first split, as in :func:`~convergence.clustering.spectral.spectral_clusters`.
     n_units : int, optional
         C, the units of one net; n / 2 if not given.
     seed : int

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
-from convergence.alignment.eigenvectors import spectral_embedding
-from convergence.alignment.graph import Labels, Matrix
-from convergence.alignment.k_means import k_means, k_means_from
-from convergence.alignment.partition import to_units, unit_rows
+from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.graph import Labels, Matrix
+from convergence.clustering.k_means import k_means, k_means_from
+from convergence.clustering.partition import to_units, unit_rows
 from convergence.errors import UserError
 
 
@@ -86,7 +86,7 @@ def replicate_labels(similarity: Matrix, labels: Labels, seed: int = 0, n_init: 
     Raises
     ------
     UserError
-        when the graph is none, see :func:`~convergence.alignment.clustering.spectral_clusters`, or has another
+        when the graph is none, see :func:`~convergence.clustering.spectral.spectral_clusters`, or has another
         number of units.
     """
     if np.shape(labels) != (len(similarity),):

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from convergence.devices import choose_device
 from convergence.errors import ConfigError, UserError
+from convergence.networks.devices import choose_device
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: for the first one while it reads held-out images."""

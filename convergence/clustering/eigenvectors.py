@@ -19,7 +19,7 @@ from scipy.linalg.blas import dsymv
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from convergence.alignment.graph import Labels, Matrix, checked_graph, normalised_laplacian
+from convergence.clustering.graph import Labels, Matrix, checked_graph, normalised_laplacian
 
 RESIDUAL = 1e-8
 """Largest ||L v - λ v|| of a unit vector that is accepted from ARPACK; λ is then right to it at least."""
@@ -54,7 +54,7 @@ def spectral_embedding(similarity: Matrix, n_vectors: int, seed: int = 0) -> Spe
 
     Of a graph with components, eigenvectors are those of the components, the largest component's first among equal
     eigenvalues: as many eigenvalues are 0 as there are components. Raises as
-    :func:`~convergence.alignment.graph.checked_graph`.
+    :func:`~convergence.clustering.graph.checked_graph`.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from convergence.errors import FileError
-from convergence.files import atomic_write
+from convergence.io.files import atomic_write
 from convergence.networks.spec import NetworkSpec
 
 

@@ -1,7 +1,7 @@
 """The experiment: what a config file may hold, as frozen, typed sections with a sentence a field.
 
 Each stage depends on some sections only; ``digest_values`` of those (and of what the stage reads) make its digest, so
-that a changed key re-runs exactly the stages that it touches (:mod:`convergence.runs`).
+that a changed key re-runs exactly the stages that it touches (:mod:`convergence.runs.run_folder`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from convergence.config.functional import FunctionalConfig
+from convergence.config.layer_refs import LayerRef, layer_refs_of_net
 from convergence.data import DATA_SETS
 from convergence.data.images import DataSource
-from convergence.errors import ConfigError, nearest
-from convergence.files import safe_name
-from convergence.functional.settings import FunctionalConfig
-from convergence.members import Member, members_of_net
+from convergence.errors import ConfigError, did_you_mean
+from convergence.io.files import safe_name
 from convergence.networks import NETWORKS
 from convergence.networks.spec import NetworkSpec
-from convergence.section import Section
+from convergence.settings import Section
 from convergence.similarity import MEASURES
 
 SPEED_ONLY: dict[str, Any] = {"digest": False}
@@ -310,7 +310,7 @@ class AnalysisConfig(Section):
     def _known(self) -> AnalysisConfig:
         for name in self.measures:
             if name not in MEASURES:
-                raise ValueError(f'unknown measure "{name}"; {nearest(name, MEASURES)}')
+                raise ValueError(f'unknown measure "{name}"; {did_you_mean(name, MEASURES)}')
         return self
 
 
@@ -327,7 +327,7 @@ class ActivationsConfig(Section):
     def _known(self) -> ActivationsConfig:
         for name in self.untrained:
             if name not in self.nets:
-                raise ValueError(f'untrained: unknown net "{name}"; {nearest(name, self.nets)}')
+                raise ValueError(f'untrained: unknown net "{name}"; {did_you_mean(name, self.nets)}')
         return self
 
     def files(self) -> list[tuple[str, int, int]]:
@@ -440,7 +440,7 @@ class Experiment(Section):
                     if label not in labels:
                         raise ValueError(
                             f'statistics.comparisons: "{comparison.name}" names the group "{label}"; '
-                            f"{nearest(label, labels)}"
+                            f"{did_you_mean(label, labels)}"
                         )
             if self.activations is not None:
                 if self.statistics.sums == "device":
@@ -449,7 +449,7 @@ class Experiment(Section):
                     if layer not in self.activations.nets[net.name]:
                         raise ValueError(
                             f'activations.nets.{net.name} has no layer "{layer}" for the comparison '
-                            f'"{comparison.name}"; {nearest(layer, self.activations.nets[net.name])}'
+                            f'"{comparison.name}"; {did_you_mean(layer, self.activations.nets[net.name])}'
                         )
             self._check_epochs(comparison)
             if len(self.members_of(comparison)) < 2:
@@ -459,10 +459,10 @@ class Experiment(Section):
         if self.report.pair is not None:
             for name in self.report.pair:
                 if name not in names:
-                    raise ValueError(f'report.pair: unknown net "{name}"; {nearest(name, names)}')
+                    raise ValueError(f'report.pair: unknown net "{name}"; {did_you_mean(name, names)}')
         for name in self.pictures.nets:
             if name not in names:
-                raise ValueError(f'pictures.nets: unknown net "{name}"; {nearest(name, names)}')
+                raise ValueError(f'pictures.nets: unknown net "{name}"; {did_you_mean(name, names)}')
         return self
 
     def all_nets(self) -> list[Net]:
@@ -486,12 +486,12 @@ class Experiment(Section):
         """The nets that a comparison joins, each with its layer, once for each of several."""
         return [(net, layer) for net in self.all_nets() for layer in comparison.layers_of(net.label)]
 
-    def members_of(self, comparison: Comparison) -> list[Member]:
+    def members_of(self, comparison: Comparison) -> list[LayerRef]:
         """What a comparison joins, in order along its unit axis."""
         return [
             member
             for net in self.all_nets()
-            for member in members_of_net(
+            for member in layer_refs_of_net(
                 net.name,
                 comparison.layers_of(net.label),
                 comparison.epochs or () if net.trained else (),
@@ -499,7 +499,7 @@ class Experiment(Section):
             )
         ]
 
-    def all_members(self) -> list[Member]:
+    def all_members(self) -> list[LayerRef]:
         """The members of all comparisons, one after the other."""
         return [member for comparison in self.statistics.comparisons for member in self.members_of(comparison)]
 

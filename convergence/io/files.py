@@ -115,7 +115,7 @@ def full(folder: Path, error: BaseException) -> DiskFullError:
 
 
 @contextmanager
-def told_when_full(folder: Path) -> Iterator[None]:
+def disk_full_errors(folder: Path) -> Iterator[None]:
     """Turn what a full disk raises in the block into a :class:`~convergence.errors.DiskFullError` on this folder."""
     try:
         yield

@@ -15,7 +15,7 @@ from typing import Any
 
 import h5py
 
-from convergence.files import FULL
+from convergence.io.files import FULL
 
 
 class Disk(io.RawIOBase):

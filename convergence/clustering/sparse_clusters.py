@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from convergence.alignment.graph import Labels, Matrix, by_size
+from convergence.clustering.graph import Labels, Matrix, by_size
 from convergence.errors import UserError
 
 

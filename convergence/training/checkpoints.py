@@ -17,9 +17,9 @@ from typing import IO, Any, cast
 
 import torch
 
-from convergence import claims
 from convergence.errors import FileError
-from convergence.files import CHECKPOINTS, atomic_write, full, is_full
+from convergence.io.files import CHECKPOINTS, atomic_write, full, is_full
+from convergence.runs import job_lease
 
 logger = logging.getLogger(__name__)
 TITLE = b"convergence checkpoint 1\n"
@@ -74,7 +74,7 @@ class Checkpoints:
         if not self.keeper or (self._writing is not None and not self._writing.done() and not wait):
             return False
         self.wait()
-        if claims.is_lost(now=True):
+        if job_lease.is_lost(now=True):
             return False
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing = self._pool.submit(self._write, to_host(state | {"key": self.key}))

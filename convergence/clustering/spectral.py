@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from convergence.alignment.eigenvectors import spectral_embedding
-from convergence.alignment.graph import (
+from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.graph import (
     Labels,
     Matrix,
     check_square,
@@ -18,8 +18,8 @@ from convergence.alignment.graph import (
     normalised_laplacian,
     similarity_graph,
 )
-from convergence.alignment.k_means import k_means
-from convergence.alignment.partition import to_units, unit_rows
+from convergence.clustering.k_means import k_means
+from convergence.clustering.partition import to_units, unit_rows
 from convergence.errors import UserError
 
 __all__ = [

@@ -22,19 +22,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from convergence.config.schema import Experiment, Net
 from convergence.errors import FileError
-from convergence.experiment import Experiment, Net
-from convergence.files import CHECKPOINTS, atomic_write
 from convergence.functional import EXPERIMENTS
-from convergence.interruption import check_claim
+from convergence.io.files import CHECKPOINTS, atomic_write
 from convergence.provenance import provenance
+from convergence.runs.signals import check_claim
 
 RECORD_FORMAT = 1
 State = Literal["missing", "unfinished", "damaged", "stale", "done"]
 
 
 @dataclass(frozen=True)
-class Work:
+class StageTask:
     """A piece of work that leaves files: one net's training, or one of the later stages.
 
     Attributes
@@ -64,7 +64,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskStatus:
     """What :meth:`WorkFolder.begin` found: whether there is work to do, and a sentence on why."""
 
     needed: bool
@@ -77,7 +77,7 @@ class WorkFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def state(self, work: Work) -> State:
+    def state(self, work: StageTask) -> State:
         """Where a piece of work stands for the present settings; reads its record, computes nothing."""
         record = read_record(work.record)
         if record is None:
@@ -88,7 +88,7 @@ class WorkFolder:
             return "unfinished"
         return "damaged" if self.damage(work) else "done"
 
-    def damage(self, work: Work) -> str:
+    def damage(self, work: StageTask) -> str:
         """Files of finished work that are missing or of another size than it left them, as one phrase; "" if none."""
         record = read_record(work.record)
         outputs = record["outputs"] if record else {}
@@ -99,27 +99,27 @@ class WorkFolder:
             if size != outputs[name]
         )
 
-    def begin(self, work: Work, overwrite: bool = False) -> Outcome:
+    def begin(self, work: StageTask, overwrite: bool = False) -> TaskStatus:
         """Decide whether work is needed and clear its place; leaves an unfinished record if it is."""
         state = self.state(work)
         if state == "done":
             for scratch in work.scratch:  # left by a kill between the record and the clearing up
                 _remove(scratch)
-            return Outcome(False, "done already, for the same settings")
+            return TaskStatus(False, "done already, for the same settings")
         reason = {"missing": "", "unfinished": "goes on where it stopped"}.get(state, "")
         record = read_record(work.record)
         if state == "stale" and record is not None:
             reason = describe_changes(record, work)
             self.set_aside(work, record["digest"], overwrite)
             if self._bring_back(work):
-                return Outcome(False, f"{reason}; found again among superseded results")
+                return TaskStatus(False, f"{reason}; found again among superseded results")
         elif state == "damaged" and record is not None:
             reason = f"{self.damage(work)}; done again"
             self.set_aside(work, record["digest"], overwrite)
         self._write(work, finished=None, seconds=None, outputs={})
-        return Outcome(True, reason)
+        return TaskStatus(True, reason)
 
-    def finish(self, work: Work, seconds: float) -> None:
+    def finish(self, work: StageTask, seconds: float) -> None:
         """Record that the work is done, with the size of every file it left, and remove its scratch.
 
         Raises
@@ -138,7 +138,7 @@ class WorkFolder:
         for scratch in work.scratch:
             _remove(scratch)
 
-    def adopt(self, work: Work, digest: str) -> None:
+    def adopt(self, work: StageTask, digest: str) -> None:
         """Record an output that came without its record: it is that of ``digest``, whatever the settings were."""
         paths = [file for output in work.outputs for file in _files(output)]
         sizes = {file.relative_to(self.path).as_posix(): file.stat().st_size for file in paths}
@@ -148,7 +148,7 @@ class WorkFolder:
         with atomic_write(work.record) as temporary:
             temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
-    def set_aside(self, work: Work, digest: str, overwrite: bool = False) -> None:
+    def set_aside(self, work: StageTask, digest: str, overwrite: bool = False) -> None:
         """Move what a work left, and its record, to ``superseded/``; ``overwrite`` deletes it instead."""
         for here, there in self._places(work, digest):
             if not overwrite and here.exists():
@@ -157,7 +157,7 @@ class WorkFolder:
                 os.replace(here, there)
             _remove(here)
 
-    def _write(self, work: Work, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
+    def _write(self, work: StageTask, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
         record = {
             "work": work.name,
             "digest": work.digest,
@@ -171,7 +171,7 @@ class WorkFolder:
         with atomic_write(work.record) as temporary:
             temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
-    def _places(self, work: Work, digest: str) -> list[tuple[Path, Path]]:
+    def _places(self, work: StageTask, digest: str) -> list[tuple[Path, Path]]:
         """Each file or folder of the work and its place among superseded results."""
         shelf = self.path / "superseded" / f"{work.shelf or work.name.replace(' ', '-')}-{digest[:12]}"
         paths = [*work.outputs, *work.scratch]
@@ -179,7 +179,7 @@ class WorkFolder:
             paths.append(work.record)
         return [(path, shelf / path.name) for path in paths]
 
-    def _bring_back(self, work: Work) -> bool:
+    def _bring_back(self, work: StageTask) -> bool:
         places = self._places(work, work.digest)
         shelved = [there for _, there in places if there.exists()]
         if not shelved:
@@ -236,7 +236,7 @@ class RunFolder(WorkFolder):
         """The page that people open."""
         return self.path / "report" / "index.html"
 
-    def train_work(self, net: Net) -> Work:
+    def train_work(self, net: Net) -> StageTask:
         """Training (or initialising) one net."""
         folder = self.net_folder(net)
         values: dict[str, Any] = {
@@ -248,15 +248,15 @@ class RunFolder(WorkFolder):
         if net.trained:
             values["training"] = self.experiment.training.digest_values()
         scratch = tuple(folder / name for name in CHECKPOINTS)
-        return Work(f"train {net.name}", (folder,), folder / "record.json", values, scratch=scratch)
+        return StageTask(f"train {net.name}", (folder,), folder / "record.json", values, scratch=scratch)
 
-    def train_works(self) -> list[Work]:
+    def train_works(self) -> list[StageTask]:
         """Training of all nets; none where there are activations already."""
         if self.experiment.activations is not None:
             return []
         return [self.train_work(net) for net in self.experiment.all_nets()]
 
-    def statistics_work(self) -> Work:
+    def statistics_work(self) -> StageTask:
         """Both passes over the evaluation images."""
         nets = {net.name: net for net in self.experiment.all_nets()}
         joined = {member.net: nets[member.net] for member in self.experiment.all_members()}
@@ -272,11 +272,11 @@ class RunFolder(WorkFolder):
         else:
             values["files"] = [list(file) for file in given.files()]
         scratch = (self.path / "statistics.partial",)
-        return Work("statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch)
+        return StageTask("statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch)
 
-    def analyze_work(self) -> Work:
+    def analyze_work(self) -> StageTask:
         """Everything computed from the sums."""
-        return Work(
+        return StageTask(
             "analyze",
             (self.analysis_file,),
             self.path / "analysis.json",
@@ -285,12 +285,12 @@ class RunFolder(WorkFolder):
             (self.path / "analysis.partial",),
         )
 
-    def pictures_work(self) -> Work:
+    def pictures_work(self) -> StageTask:
         """Pictures of units; inputs are the nets of which there are pictures, and the statistics."""
         values = {"pictures": self.experiment.pictures.digest_values()}
         inputs = {net.name: self.train_work(net).digest for net, _ in self.experiment.pictured()}
         inputs["statistics"] = self.statistics_work().digest
-        return Work(
+        return StageTask(
             "pictures",
             (self.pictures_file,),
             self.path / "pictures.json",
@@ -303,7 +303,7 @@ class RunFolder(WorkFolder):
         """Whether pictures belong to the run: they are enabled, and there are nets and layers to make them of."""
         return self.experiment.pictures.enabled and bool(self.experiment.pictured())
 
-    def functional_work(self, experiment: str) -> Work:
+    def functional_work(self, experiment: str) -> StageTask:
         """A functional experiment: reads nets and statistics, but where it trains nets of its own."""
         values: dict[str, Any] = {"functional": self.experiment.functional.values_of(experiment)}
         if experiment == "average":
@@ -319,20 +319,20 @@ class RunFolder(WorkFolder):
         place = self.functional_folder
         outputs = (place / f"{experiment}.h5", place / experiment)
         record, scratch = place / f"{experiment}.json", (place / f"{experiment}.partial",)
-        return Work(experiment, outputs, record, values, inputs, scratch)
+        return StageTask(experiment, outputs, record, values, inputs, scratch)
 
     def has_experiment(self, experiment: str) -> bool:
         """Whether a functional experiment belongs to the run: it is enabled, and there are nets and images."""
         return self.experiment.activations is None and getattr(self.experiment.functional, experiment).enabled
 
-    def report_work(self) -> Work:
+    def report_work(self) -> StageTask:
         """Figures, tables and the page."""
         values = {"report": self.experiment.report.digest_values(), "name": self.experiment.name}
         inputs = {"analyze": self.analyze_work().digest}
         inputs |= shown_too(self.path)
         if self.experiment.report.compare is not None:
             inputs["the run to compare with"] = _mark(Path(self.experiment.report.compare), "analysis")
-        return Work("report", (self.path / "report",), self.path / "report.json", values, inputs)
+        return StageTask("report", (self.path / "report",), self.path / "report.json", values, inputs)
 
     def held_out_accuracy(self, net: Net) -> float:
         """A net's accuracy on the held-out images, from its metrics; FileError if they are not there."""
@@ -346,7 +346,7 @@ class RunFolder(WorkFolder):
                 f"{path}: the metrics of {net.name} cannot be read ({error!r}). Train the net again."
             ) from error
 
-    def works(self) -> list[Work]:
+    def works(self) -> list[StageTask]:
         """All work of the experiment, in order."""
         return [
             *self.train_works(),
@@ -374,7 +374,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def describe_changes(record: dict[str, Any], work: Work) -> str:
+def describe_changes(record: dict[str, Any], work: StageTask) -> str:
     """Which settings differ between a record and the work that is wanted, as one phrase."""
     if not record["values"]:
         return "of other settings, which are not known"

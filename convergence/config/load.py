@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from convergence.errors import ConfigError, nearest
-from convergence.experiment import Experiment
+from convergence.config.schema import Experiment
+from convergence.errors import ConfigError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -91,7 +91,7 @@ def _explain(where: str, item: Any, root: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in location) or "the config"
     if item["type"] == "extra_forbidden":
         known = _fields_at(location[:-1], root)
-        hint = nearest(str(location[-1]), known) if known else "remove it"
+        hint = did_you_mean(str(location[-1]), known) if known else "remove it"
         return f'{where}: unknown key "{path}"; {hint}.'
     if item["type"] == "missing":
         return f'{where}: "{path}" is missing.'

@@ -13,7 +13,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from convergence.alignment.graph import Labels, Matrix
+from convergence.clustering.graph import Labels, Matrix
 
 N_INIT = 10
 MAX_ITERATIONS = 300

@@ -17,10 +17,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence.diagnosis import another_schema, unfinished, unreadable
-from convergence.disk import open_hdf5
 from convergence.errors import FileError
-from convergence.files import atomic_write
+from convergence.io.disk import open_hdf5
+from convergence.io.file_errors import another_schema, unfinished, unreadable
+from convergence.io.files import atomic_write
 
 BLOCK_ROWS = 1024
 """Rows of a block: what of a large matrix is in memory at a time."""

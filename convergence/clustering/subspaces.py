@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convergence.alignment.graph import Labels, Matrix, check_square
 from convergence.alignment.matching import matching
+from convergence.clustering.graph import Labels, Matrix, check_square
 from convergence.errors import UserError
 from convergence.similarity.pair import directions
 from convergence.uncertainty import random_rotation

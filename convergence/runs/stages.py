@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from convergence.errors import SharedError, StaleOutputError, UserError, nearest
-from convergence.experiment import Net
-from convergence.files import told_when_full
+from convergence.config.schema import Net
+from convergence.errors import SharedError, StaleOutputError, UserError, did_you_mean
 from convergence.functional import EXPERIMENTS
+from convergence.io.files import disk_full_errors
 from convergence.registry import load_object
-from convergence.runs import RunFolder, Work
+from convergence.runs.run_folder import RunFolder, StageTask
 
 logger = logging.getLogger(__name__)
 STAGES = ("train", "statistics", "analyze", "pictures", *EXPERIMENTS, "report")
@@ -62,7 +62,7 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
         if len(stages) > 1 and stage in EXPERIMENTS and not folder.has_experiment(stage):
             continue
         try:
-            with told_when_full(folder.path):
+            with disk_full_errors(folder.path):
                 _RUNNERS[stage](folder, options, comm)
         except UserError as error:
             if stage not in OPTIONAL or len(stages) == 1:
@@ -97,7 +97,7 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
 
 
 def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any], comm: Any) -> None:
-    training = load_object("convergence.training:make_net")
+    training = load_object("convergence.training.loop:make_net")
     place = folder.net_folder(net)
     ranks = comm if comm.size > 1 else None
     result = training(place, net.spec, net.seed, net.trained, splits(), folder.experiment.training, ranks)
@@ -110,7 +110,7 @@ def _train_group(folder: RunFolder, nets: list[Net], splits: Callable[[], Any], 
     start = time.monotonic()
     candidates = [(folder.net_folder(net), net.spec, net.seed) for net in nets]
     ranks = comm if comm.size > 1 else None
-    training = load_object("convergence.training:train_together")
+    training = load_object("convergence.training.loop:train_together")
     results = training(candidates, splits(), folder.experiment.training, ranks)
     seconds = time.monotonic() - start
     for net, result in zip(nets, results, strict=True):
@@ -131,7 +131,7 @@ def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
     names = [net.name for net in nets]
     for name in options.nets:
         if name not in names:
-            raise UserError(f"--net {name}: the config has no such net; {nearest(name, names)}.")
+            raise UserError(f"--net {name}: the config has no such net; {did_you_mean(name, names)}.")
     return [net for net in nets if not options.nets or net.name in options.nets]
 
 
@@ -212,7 +212,7 @@ _RUNNERS: dict[str, Callable[[RunFolder, Options, Any], None]] = {
 }
 
 
-def _need(folder: RunFolder, works: list[Work]) -> None:
+def _need(folder: RunFolder, works: list[StageTask]) -> None:
     """All of ``works`` must be done for the present settings."""
     for work in works:
         state = folder.state(work)
@@ -230,7 +230,7 @@ def _need(folder: RunFolder, works: list[Work]) -> None:
             )
 
 
-def _do(folder: RunFolder, work: Work, options: Options, action: Callable[[], None], comm: Any = None) -> None:
+def _do(folder: RunFolder, work: StageTask, options: Options, action: Callable[[], None], comm: Any = None) -> None:
     """Run one piece of work if it is needed."""
     if not _begin(folder, work, options, comm):
         return
@@ -240,7 +240,7 @@ def _do(folder: RunFolder, work: Work, options: Options, action: Callable[[], No
         _finish(folder, work, time.monotonic() - start)
 
 
-def _begin(folder: RunFolder, work: Work, options: Options, comm: Any) -> bool:
+def _begin(folder: RunFolder, work: StageTask, options: Options, comm: Any) -> bool:
     """Clear the place of a piece of work, and say whether it is needed; with ranks, the first one decides for all."""
     needed = None
     if comm is None or comm.rank == 0:
@@ -251,6 +251,6 @@ def _begin(folder: RunFolder, work: Work, options: Options, comm: Any) -> bool:
     return bool(needed) if comm is None else bool(comm.share(needed))
 
 
-def _finish(folder: RunFolder, work: Work, seconds: float) -> None:
+def _finish(folder: RunFolder, work: StageTask, seconds: float) -> None:
     folder.finish(work, seconds)
     logger.info("%s: done in %.1f s", work.name, seconds)

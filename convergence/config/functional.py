@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from convergence.section import Section
+from convergence.settings import Section
 
 SPEED_ONLY: dict[str, Any] = {"digest": False}
 

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
-from convergence.devices import choose_device, reproducible_arithmetic
-from convergence.distributed import Ranks
 from convergence.errors import UserError
-from convergence.experiment import TrainingConfig
-from convergence.files import atomic_write, remove_leftovers
-from convergence.interruption import Stopped, check, is_stopping
-from convergence.learner import COLUMNS, Candidate, Learner, Row, own_part
+from convergence.io.files import atomic_write, remove_leftovers
+from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.spec import NetworkSpec
-from convergence.weights import initialise, save_weights, weights_path
+from convergence.networks.weights import initialise, save_weights, weights_path
+from convergence.runs.signals import Stopped, check, is_stopping
+from convergence.training.process_group import Ranks
+from convergence.training.trainer import COLUMNS, Candidate, Row, Trainer, own_part
 
 EVALUATION_BATCH = 256
 
@@ -45,8 +45,8 @@ def make_net(
 ) -> Row:
     """Leave a net's ``weights.safetensors`` and ``metrics.csv`` in ``folder``; returns the last row of metrics.
 
-    Weights of ``config.keep_epochs`` go to ``epochs/``, see :func:`~convergence.weights.weights_path`; nets that are
-    not trained have none. Checkpoints stay in the folder (:data:`~convergence.files.CHECKPOINTS`): who notes
+    Weights of ``config.keep_epochs`` go to ``epochs/``, see :func:`~convergence.networks.weights.weights_path`; nets that are
+    not trained have none. Checkpoints stay in the folder (:data:`~convergence.io.files.CHECKPOINTS`): who notes
     that the net is done removes them after that.
     """
     if trained:
@@ -97,7 +97,7 @@ def train_together(
     device = ranks.device(config.device)
     failed: dict[int, UserError] = {}
     with ExitStack() as stack:
-        learners = [Learner(net, splits, config, device, ranks) for net in candidates]
+        learners = [Trainer(net, splits, config, device, ranks) for net in candidates]
         for learner in learners:
             stack.callback(learner.checkpoints.close)
             if not learner.restore() and 0 in config.keep_epochs and first:
@@ -117,7 +117,7 @@ class _Group:
 
     def __init__(
         self,
-        learners: list[Learner],
+        learners: list[Trainer],
         splits: Splits,
         config: TrainingConfig,
         device: torch.device,
@@ -154,7 +154,7 @@ class _Group:
                 learner.end_epoch(len(self.splits.train), rate, *self._evaluate(learner))
         self._between()
 
-    def _evaluate(self, learner: Learner) -> list[float]:
+    def _evaluate(self, learner: Trainer) -> list[float]:
         """Held-out loss and accuracy, which the first process takes for all."""
         if self.ranks.rank > 0:
             return self.ranks.first([0.0, 0.0])
@@ -162,7 +162,7 @@ class _Group:
         result = evaluate(learner.module, self.splits.test, self.device, self.config.loader_workers, between)
         return self.ranks.first(result)
 
-    def _active(self) -> list[tuple[int, Learner]]:
+    def _active(self) -> list[tuple[int, Trainer]]:
         return [(k, learner) for k, learner in enumerate(self.learners) if k not in self.failed]
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:

@@ -9,7 +9,7 @@ FINAL = -1
 """Epoch of a member for which no epoch was asked: its net's final (or only) weights."""
 
 
-class Member(NamedTuple):
+class LayerRef(NamedTuple):
     """A layer of a net with the weights of an epoch.
 
     Attributes
@@ -33,13 +33,13 @@ class Member(NamedTuple):
         return self.net if self.kept is None else f"{self.net}@{self.kept}"
 
 
-def members_of_net(net: str, layers: Sequence[str], epochs: Sequence[int], last: int) -> list[Member]:
+def layer_refs_of_net(net: str, layers: Sequence[str], epochs: Sequence[int], last: int) -> list[LayerRef]:
     """The members that one net contributes, layer by layer, and by epoch within each.
 
     ``epochs`` is empty for the final weights alone; ``last`` is the epoch that ends with them.
     """
     return [
-        Member(
+        LayerRef(
             name=net + (f":{layer}" if len(layers) > 1 else "") + (f"@{epoch}" if epochs else ""),
             net=net,
             layer=layer,

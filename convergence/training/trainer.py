@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from convergence.checkpoints import Checkpoints
+from convergence.config.schema import TrainingConfig
 from convergence.data.images import Indices, Splits
-from convergence.distributed import Ranks
 from convergence.errors import FileError, SharedError
-from convergence.experiment import TrainingConfig
 from convergence.networks.spec import NetworkSpec
-from convergence.weights import initialise, load_arrays, save_weights
+from convergence.networks.weights import initialise, load_arrays, save_weights
+from convergence.training.checkpoints import Checkpoints
+from convergence.training.process_group import Ranks
 
 logger = logging.getLogger(__name__)
 COLUMNS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
     seed: int
 
 
-class Learner:
+class Trainer:
     """A net between two steps of its training.
 
     Attributes

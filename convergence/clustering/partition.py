@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from convergence.alignment.eigenvectors import SpectralEmbedding
-from convergence.alignment.graph import Labels, Matrix, by_size
+from convergence.clustering.eigenvectors import SpectralEmbedding
+from convergence.clustering.graph import Labels, Matrix, by_size
 
 # Shorter rows are of units whose component has none of these eigenvectors: rounding, which has no direction.
 _NO_ROW = 1e-12

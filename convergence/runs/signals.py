@@ -2,7 +2,7 @@
 
 Schedulers send SIGTERM or, where the user asked for a warning, SIGUSR2 before they kill. Long work calls :func:`check`
 between its pieces, each of which is on the disk when it is done. A second signal stops at once. So does, with nothing
-more written, that another attempt has taken the work over (:mod:`convergence.claims`).
+more written, that another attempt has taken the work over (:mod:`convergence.runs.job_lease`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from convergence import claims
+from convergence.runs import job_lease
 
 logger = logging.getLogger(__name__)
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]  # Windows has no USR2
@@ -39,7 +39,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 def is_stopping() -> bool:
     """Whether a signal came, or another attempt has taken the work over."""
-    return bool(_received) or claims.is_lost()
+    return bool(_received) or job_lease.is_lost()
 
 
 def check() -> None:
@@ -51,7 +51,7 @@ def check() -> None:
 
 def check_claim(now: bool = True) -> None:
     """Raise :class:`Stopped` if another attempt has taken the work over; before what must not be written twice."""
-    if claims.is_lost(now):
+    if job_lease.is_lost(now):
         raise Stopped("stopped: a later attempt has taken this over, and this one writes no more")
 
 
