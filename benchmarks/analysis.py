@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.units import rectified
 from convergence.analysis.live import live_units
 from convergence.analysis.pair import analyze_pair
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import Sums
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.norms import NormSums

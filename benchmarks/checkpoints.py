@@ -19,7 +19,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
 from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.external import TorchvisionNetwork
@@ -36,32 +36,32 @@ def main(network: str = "torchvision:resnet18", batch: int = 32, steps: int = 20
     x, y = torch.from_numpy(images.images), torch.from_numpy(images.labels)
     with tempfile.TemporaryDirectory() as folder:
         net = Candidate(Path(folder), TorchvisionNetwork(name=network), 0)
-        learner = Trainer(net, Splits(images, images), config, torch.device("cpu"))
-        learner.start_epoch()
+        trainer = Trainer(net, Splits(images, images), config, torch.device("cpu"))
+        trainer.start_epoch()
 
         def learn(n: int) -> None:
             for _ in range(n):
-                learner.learn(x, y, 1e-3)
+                trainer.step(x, y, 1e-3)
 
         def with_one() -> None:
             learn(steps // 4)
-            learner.save()
+            trainer.save()
             learn(steps - steps // 4)
-            learner.checkpoints.wait()
+            trainer.checkpoints.wait()
 
         stalls = []
 
         def stall() -> None:
             start = time.perf_counter()
-            learner.save()
+            trainer.save()
             stalls.append(time.perf_counter() - start)
-            learner.checkpoints.wait()
+            trainer.checkpoints.wait()
 
         seconds = interleaved(
             {"without": lambda: learn(steps), "with": with_one, "stall": stall}, rounds=7, clock=time.perf_counter
         )
         size = (Path(folder) / "checkpoint.pt").stat().st_size / 1e6
-        learner.checkpoints.close()
+        trainer.checkpoints.close()
     added = [a - b for a, b in zip(seconds["with"], seconds["without"], strict=True)]
     print(
         f"{network}, batch {batch}: {steps} steps in {median(seconds['without']):.1f} s, a checkpoint of {size:.0f} MB"

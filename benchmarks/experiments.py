@@ -19,7 +19,6 @@ from statistics import median
 import h5py
 
 from convergence.config.load import read_config
-from convergence.runs.stages import verb
 
 FORWARD = ("stitch", "merge", "compress", "ensemble")
 
@@ -29,7 +28,7 @@ def seconds(config: str, runs: str, experiment: str, size: int) -> float:
     for left in Path(runs).glob(f"*/functional/{experiment}*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(size), "--standalone"] if size > 1 else []
-    command = [*verb(experiment), config, "--runs", runs]
+    command = [experiment, config, "--runs", runs]
     start = time.perf_counter()
     subprocess.run([sys.executable, *launcher, "-m", "convergence", *command], check=True, capture_output=True)
     return time.perf_counter() - start

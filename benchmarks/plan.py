@@ -23,7 +23,7 @@ from convergence.analysis.pair import Pair
 from convergence.analysis.plan import pair_memory
 from convergence.analysis.section import PairShape, Parts, Step, Tree, levels
 from convergence.analysis.worker import peak_memory
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 
 N_GROUPS = 8
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.loading import make_photographs
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.digits import Digits
 from convergence.data.image_folder import ImageFolder
 from convergence.data.images import Splits
 from convergence.io.files import CHECKPOINTS
 from convergence.networks.small import Small
-from convergence.training.loop import train_together
+from convergence.training.loop import train_jointly
 from convergence.training.trainer import Candidate
 
 
@@ -40,11 +40,11 @@ def compare(what: str, splits: Splits, config: TrainingConfig, network: Small, f
     def one_by_one() -> None:
         clear()
         for net in nets:
-            train_together([net], splits, config)
+            train_jointly([net], splits, config)
 
     def together() -> None:
         clear()
-        train_together(nets, splits, config)
+        train_jointly(nets, splits, config)
 
     seconds = interleaved({"one": one_by_one, "together": together}, rounds=3, clock=time.perf_counter)
     images = 4 * config.epochs * len(splits.train)

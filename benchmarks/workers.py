@@ -32,7 +32,7 @@ from convergence.analysis.run import compute, found_done, planned, run_tasks
 from convergence.analysis.section import PairShape
 from convergence.analysis.worker import Job
 from convergence.cli import main as command
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from hpc.tasks import Workers, on_this_machine
 
 N_SAMPLES, N_GROUPS = 20_000, 8

@@ -12,7 +12,7 @@ In a notebook::
 
 from typing import TYPE_CHECKING, Any
 
-from convergence.version import __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from convergence.errors import UserError

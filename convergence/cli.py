@@ -169,7 +169,7 @@ def _communicator(verb: str, experiment: Experiment) -> Any:
         place = load_object("convergence.training.process_group:launched")()
         if place is not None:
             settings = experiment.training if verb == "train" else experiment.functional
-            return load_object("convergence.training.process_group:Ranks").of(place, settings.device)
+            return load_object("convergence.training.process_group:ProcessGroup").of(place, settings.device)
     if torchrun and verb not in SHARED:
         raise UserError(
             f"{os.environ['WORLD_SIZE']} processes were launched for torch, and training and experiments on nets alone "

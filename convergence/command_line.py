@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from convergence.version import __version__
+from convergence import __version__
 
 EPILOG = """\
 stages, in order:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from convergence.config.load import apply_override, validated
-from convergence.config.schema import AnalysisConfig, ReportConfig
+from convergence.config.stages import AnalysisConfig, ReportConfig
 from convergence.errors import ConfigError, FileError, UserError, did_you_mean
 from convergence.io import hdf5
 from convergence.io.file_errors import is_hdf5
 from convergence.io.files import check_writable, name_beside
 from convergence.registry import load_object
-from convergence.runs.run_folder import StageTask, WorkFolder, read_record, shown_too
+from convergence.runs.run_folder import shown_files
+from convergence.runs.tasks import StageTask, TaskFolder, read_record
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".h5", ".hdf5")
@@ -99,7 +100,7 @@ def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -
     )
 
 
-def analyze_work(
+def analyze_task(
     target: Path, statistics_digest: str, config: AnalysisConfig, comparisons: tuple[str, ...] = ()
 ) -> StageTask:
     """The analysis of a file as a piece of work; in a run folder it is the run's own."""
@@ -112,11 +113,11 @@ def analyze_work(
     )  # fmt: skip
 
 
-def report_work(target: Path, analysis_digest: str, settings: Settings, folder: Path) -> StageTask:
+def report_task(target: Path, analysis_digest: str, settings: Settings, folder: Path) -> StageTask:
     """The report on a file in a folder as a piece of work."""
     values = {"report": settings.report.digest_values(), "name": settings.name}
     record = target.with_name(f"{target.name}.json")
-    inputs = {"analyze": analysis_digest} | shown_too(folder)
+    inputs = {"analyze": analysis_digest} | shown_files(folder)
     return StageTask("report", (target,), record, values, inputs, shelf=target.name)
 
 
@@ -163,7 +164,7 @@ def analyze_file(
         settings, digest = read_settings(file.config_text, str(statistics), overrides), file.digest
     if target.exists() and target.samefile(statistics):
         raise UserError(f"--out {target}: this is the statistics file itself. Give another path.")
-    work = analyze_work(target, digest, settings.analysis, chosen)
+    work = analyze_task(target, digest, settings.analysis, chosen)
     (partial,) = work.scratch
 
     def act() -> None:
@@ -207,7 +208,7 @@ def report_file(
                 f"{results}: this is the analysis of other statistics than {statistics}. Run `convergence analyze "
                 f"{statistics}`, or name the right one with --analysis."
             )
-        work = report_work(target, file.digest, settings, statistics.parent)
+        work = report_task(target, file.digest, settings, statistics.parent)
 
     def act() -> None:
         pictures, functional = statistics.with_name("pictures.h5"), statistics.with_name("functional")
@@ -220,7 +221,7 @@ def report_file(
 def _do(work: StageTask, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
     """A piece of work where it is needed, with its record; what lies in its place without one is looked at first."""
     (target,) = work.outputs
-    folder = WorkFolder(target.parent)
+    folder = TaskFolder(target.parent)
     check_writable(target.parent, "Choose another place with --out")
     if read_record(work.record) is None and target.exists():
         folder.adopt(work, digest_of(target))

@@ -48,7 +48,7 @@ class TaskLost(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ending of an error message: the did_you_mean known name, then all of them.
+    """Ending of an error message: the nearest known name, then all of them.
 
     >>> did_you_mean("dijits", ["digits", "photos"])
     'did you mean "digits"? Known: digits, photos'

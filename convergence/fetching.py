@@ -22,11 +22,10 @@ from convergence.errors import FileError, UserError
 from convergence.functional import EXPERIMENTS
 from convergence.functional.file import open_results
 from convergence.io import hdf5
-from convergence.io.files import LONGEST, check_writable, put_in_place, safe_name
-from convergence.io.hashing import file_sha256
+from convergence.io.files import LONGEST, check_writable, file_sha256, put_in_place, safe_name
 from convergence.pictures.file import open_pictures
 from convergence.remote import Place, parse
-from convergence.runs.run_folder import StageTask, WorkFolder, read_record
+from convergence.runs.tasks import StageTask, TaskFolder, read_record
 from convergence.statistics.file import open_statistics
 
 logger = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ def _bring_stage(place: Place, folder: Path, staging: Path, stage: str, output: 
     """One finished stage, with its record."""
     work = _work(folder, stage, output)
     there = staging / "records" / _record_of(output)
-    known, works = read_record(work.record), WorkFolder(folder)
+    known, works = read_record(work.record), TaskFolder(folder)
     same = known is not None and known["digest"] == record["digest"] and known["finished"] is not None
     if same and not works.damage(work):
         logger.info("%s: there already", output)
@@ -163,7 +162,7 @@ def _bring_without_record(place: Place, folder: Path, staging: Path, stage: str,
     if (folder / output).exists() and file_sha256(folder / output) == file_sha256(staging / output):
         logger.info("%s: there already", output)
         return
-    _put(WorkFolder(folder), _work(folder, stage, output), staging / output, folder / output)
+    _put(TaskFolder(folder), _work(folder, stage, output), staging / output, folder / output)
     logger.info("%s: fetched, checksums hold (digest %s, no record)", output, digest[:12])
 
 
@@ -179,7 +178,7 @@ def _fetch_slice(place: Place, entries: Sequence[str], folder: Path, staging: Pa
     if target.exists() and _digest(target) == digest:
         logger.info("%s: there already", name)
     else:
-        _put(WorkFolder(folder), _work(folder, f"slice-{target.stem}", name), arrived, target)
+        _put(TaskFolder(folder), _work(folder, f"slice-{target.stem}", name), arrived, target)
         logger.info("%s: fetched, checksums hold", name)
     place.discard(name)
     shutil.rmtree(staging, ignore_errors=True)
@@ -216,7 +215,7 @@ def _bring_nets(place: Place, folder: Path, staging: Path, entries: Sequence[str
                 "again, or the file is damaged. Run the statistics again there."
             )
         work = StageTask(f"train {net}", (here,), here / "record.json", {})
-        _put(WorkFolder(folder), work, there, here)
+        _put(TaskFolder(folder), work, there, here)
         logger.info("nets/%s: fetched, checksum holds", net)
 
 
@@ -226,7 +225,7 @@ def _work(folder: Path, stage: str, output: str) -> StageTask:
     return StageTask(stage, outputs, folder / _record_of(output), {})
 
 
-def _put(works: WorkFolder, work: StageTask, arrived: Path, target: Path) -> None:
+def _put(works: TaskFolder, work: StageTask, arrived: Path, target: Path) -> None:
     """Move what arrived to its place; what is there goes to ``superseded/`` first."""
     if target.exists():
         record = read_record(work.record)

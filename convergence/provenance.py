@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from convergence.version import __version__
+from convergence import __version__
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvision", "mpi4py", "dask")
 COMMIT_FILE = "git_commit.txt"

@@ -49,7 +49,7 @@ class Registry:
         return name in self.entries
 
     def load(self, name: str) -> Any:
-        """The object registered as ``name``; :class:`ConfigError` names the did_you_mean known one."""
+        """The object registered as ``name``; :class:`ConfigError` names the nearest known name."""
         if name not in self.entries:
             raise ConfigError(f'unknown {self.what} "{name}"; {did_you_mean(name, self.entries)}')
         return load_object(self.entries[name])

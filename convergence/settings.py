@@ -1,4 +1,4 @@
-"""The base of every configuration section: frozen, no unknown keys, one sentence a field."""
+"""The base class of every section of a config: frozen, without unknown keys, with one sentence a field."""
 
 from __future__ import annotations
 
@@ -6,31 +6,27 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+SPEED_ONLY: dict[str, Any] = {"digest": False}
+"""Mark of a field that changes the speed and never the result: ``json_schema_extra=SPEED_ONLY``."""
 
-class Section(BaseModel):
-    """A frozen group of settings.
 
-    Fields marked ``json_schema_extra={"digest": False}`` change speed, never results. Those marked ``"unless default"``
-    came later than results that are still good: they enter digests only when they are set.
-    """
+class Settings(BaseModel):
+    """A frozen group of settings. Fields marked :data:`SPEED_ONLY` do not enter digests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     def digest_values(self) -> dict[str, Any]:
-        """The settings on which results depend, as plain values (nested sections included)."""
+        """Return the settings on which results depend, as plain values; nested sections become dicts."""
         values: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             extra = field.json_schema_extra
-            role = extra.get("digest") if isinstance(extra, dict) else None
-            value = getattr(self, name)
-            if role is False or (role == "unless default" and value == field.default):
-                continue
-            values[name] = _plain(value)
+            if not (isinstance(extra, dict) and extra.get("digest") is False):
+                values[name] = _plain(getattr(self, name))
         return values
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Section):
+    if isinstance(value, Settings):
         return value.digest_values()
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]

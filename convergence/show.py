@@ -9,8 +9,9 @@ from typing import Any
 from convergence.config.schema import Experiment
 from convergence.errors import UserError
 from convergence.progress import readable_seconds
-from convergence.runs.run_folder import RunFolder, read_record
-from convergence.settings import Section
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.tasks import read_record
+from convergence.settings import Settings
 from convergence.statistics.group_sums import MATRIX_BYTES
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
 
@@ -28,14 +29,14 @@ def describe(folder: RunFolder) -> str:
     return "\n".join(lines)
 
 
-def _settings(section: Section, prefix: str = "") -> Iterator[str]:
+def _settings(section: Settings, prefix: str = "") -> Iterator[str]:
     """One ``key = value`` line a setting, defaults included, in TOML's spelling."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         path = f"{prefix}{name}"
-        if isinstance(value, Section):
+        if isinstance(value, Settings):
             yield from _settings(value, f"{path}.")
-        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+        elif isinstance(value, tuple) and value and isinstance(value[0], Settings):
             for k, item in enumerate(value):
                 yield from _settings(item, f"{path}.{k}.")
         elif value is not None:
@@ -115,7 +116,7 @@ def _analysis(folder: RunFolder) -> list[str]:
     """Tasks, time and memory of the analysis, as far as they are known."""
     from convergence.analysis.run import planned
 
-    if folder.state(folder.statistics_work()) != "done":
+    if folder.state(folder.statistics_task()) != "done":
         return ["analyze: tasks and memory are known when the statistics are done"]
     whole = planned(folder.statistics_file, folder.experiment.analysis)
     return [
@@ -141,7 +142,7 @@ def shapes(experiment: Experiment) -> tuple[int, Any]:
     with torch.device("meta"):
         modules = {
             weights: specs[net].build(images.image_shape, images.n_classes)
-            for weights, net in dict.fromkeys((member.weights, member.net) for member in experiment.all_members())
+            for weights, net in dict.fromkeys((member.weights, member.net) for member in experiment.all_layer_refs())
         }
     return len(images), NetJoiner(experiment, modules, images.image_shape, "meta")
 
@@ -165,7 +166,7 @@ def readable_bytes(n: float) -> str:
 
 
 def _stages(folder: RunFolder) -> Iterator[str]:
-    for work in folder.works():
+    for work in folder.tasks():
         state = folder.state(work)
         record = read_record(work.record)
         about = ""
@@ -173,7 +174,7 @@ def _stages(folder: RunFolder) -> Iterator[str]:
             size = sum(record["outputs"].values())
             about = f"{record['seconds']:.1f} s, {readable_bytes(size)}, finished {record['finished']}"
         elif state == "stale" and record is not None:
-            from convergence.runs.run_folder import describe_changes
+            from convergence.runs.tasks import describe_changes
 
             about = describe_changes(record, work)
         yield f"{work.name:<22} {state:<11} {about}".rstrip()

@@ -11,9 +11,9 @@ import h5py
 
 from convergence.analysis.file import SCHEMA as ANALYSIS
 from convergence.analysis.file import open_analysis
-from convergence.downloaded import analysis_path, analyze_work, read_settings, statistics_path
+from convergence.downloaded import analysis_path, analyze_task, read_settings, statistics_path
 from convergence.io import hdf5
-from convergence.runs.run_folder import WorkFolder, describe_changes, read_record
+from convergence.runs.tasks import TaskFolder, describe_changes, read_record
 from convergence.show import readable_bytes
 from convergence.statistics.file import StatisticsFile, open_statistics
 
@@ -67,7 +67,7 @@ def _statistics(path: Path, overrides: Iterable[str]) -> list[str]:
             "",
             *_provenance(file.provenance),
         ]
-        work = analyze_work(analysis_path(path), file.digest, settings.analysis)
+        work = analyze_task(analysis_path(path), file.digest, settings.analysis)
     return [*lines, "", f"analysis: {_state(work)}"]
 
 
@@ -79,7 +79,7 @@ def _state(work: Any) -> str:
         return (
             f"{target.name}, without a record" if target.exists() else f"none; convergence analyze makes {target.name}"
         )
-    state = WorkFolder(target.parent).state(work)
+    state = TaskFolder(target.parent).state(work)
     return {
         "done": f"{target.name}, done",
         "stale": f"{target.name}, {describe_changes(record, work)}",

@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 from threadpoolctl import threadpool_limits
 
 from convergence.errors import SharedError, UserError
-from convergence.io.files import put_in_place, remove_leftovers
-from convergence.io.hashing import file_sha256
+from convergence.io.files import file_sha256, put_in_place, remove_leftovers
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped, is_stopping
@@ -45,7 +44,7 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
     config = experiment.statistics
     with threadpool_limits(config.threads):
         images, joiner = _open_source(folder)
-        work = folder.statistics_work()
+        work = folder.statistics_task()
         (partial,) = work.scratch
         if comm.rank == 0:
             partial.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import UserError
-from convergence.io.disk import open_hdf5
-from convergence.io.hdf5 import Index, block_digest
+from convergence.io.hdf5 import Index, block_digest, open_hdf5
 from hpc.comm import Communicator
 
 Block = tuple[str, Index]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convergence.runs.run_folder import RunFolder, StageTask
+from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import OPTIONAL, STAGES
+from convergence.runs.tasks import StageTask
 from slurm.profile import ClusterProfile
 
 
@@ -37,8 +38,8 @@ def missing(folder: RunFolder) -> list[StageTask]:
 
     The report shows what optional stages left, so it is made again after them.
     """
-    found = [work for work in folder.works() if folder.state(work) != "done"]
-    report = folder.report_work()
+    found = [work for work in folder.tasks() if folder.state(work) != "done"]
+    report = folder.report_task()
     if any(stage_of(work.name) in OPTIONAL for work in found) and all(work.name != report.name for work in found):
         found.append(report)
     return found

@@ -10,8 +10,9 @@ from statistics import median
 from typing import Any
 
 from convergence.config.load import read_config
-from convergence.runs.run_folder import RunFolder, StageTask, read_record
+from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import OPTIONAL, STAGES
+from convergence.runs.tasks import StageTask, read_record
 from slurm import graph
 from slurm.profile import AnalyzeResources, ClusterProfile, Resources, TrainResources, read_profile
 from slurm.sizes import sizes
@@ -92,7 +93,7 @@ def plan(config: str, overrides: Sequence[str], runs: str, cluster: str) -> str:
         return DONE
     plans = stage_plans(folder, works, profile)
     n_sbatch = len(graph.jobs(works, profile))
-    done = len(folder.works()) - len(works)
+    done = len(folder.tasks()) - len(works)
     lines = [f"{experiment.name}: {len(works)} pieces are missing, {done} are done; {n_sbatch} sbatch jobs"]
     rows = [("stage", "pieces", "at a time", "tasks", "cores", "GPUs", "memory", "time limit", "took before")]
     for item in plans:

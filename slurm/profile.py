@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from convergence.config.load import validated
 from convergence.errors import ConfigError, did_you_mean
 from convergence.runs.stages import SHARED, STAGES
-from convergence.settings import Section
+from convergence.settings import Settings
 
 AVOIDABLE = (
     "job-name", "output", "open-mode", "chdir", "time", "nodes", "ntasks-per-node", "cpus-per-task", "gpus-per-node",
@@ -31,7 +31,7 @@ Line = Annotated[str, Field(pattern=r"^[^\n\r]+$")]
 Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 
 
-class Resources(Section):
+class Resources(Settings):
     """What the jobs of one stage ask for."""
 
     partition: Word | None = Field(None, description="Partition; the site's default if not given.")
@@ -132,7 +132,7 @@ class AnalyzeResources(Resources):
     )
 
 
-class Requeue(Section):
+class Requeue(Settings):
     """What happens to jobs that are stopped before they are done."""
 
     by: Literal["scontrol", "chain", "none"] = Field(
@@ -146,7 +146,7 @@ class Requeue(Section):
     signal_s: int = Field(120, ge=1, description="Seconds before the time limit at which it is sent.")
 
 
-class ClusterProfile(Section):
+class ClusterProfile(Settings):
     """A whole profile."""
 
     defaults: Resources = Field(Resources(), description="What all stages ask for.")

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convergence.runs.stages import verb
 from slurm.graph import Job
 from slurm.profile import AnalyzeResources, ClusterProfile, Resources, TrainResources, quoted
 
@@ -130,7 +129,7 @@ def _body(profile: ClusterProfile, job: Job, setting: Setting, resources: Resour
         lines += [f"nets=({nets})", "net=${nets[$SLURM_ARRAY_TASK_ID]}"]
     wrapper = [setting.python, "-P", "-m", "slurm.wrapper", "--jobs", setting.run / "jobs"]
     wrapper += ["--submission", setting.number, "--requeue", profile.requeue.by, "--most", profile.requeue.most]
-    command = [setting.python, "-P", "-m", "convergence", *verb(job.stage), setting.config]
+    command = [setting.python, "-P", "-m", "convergence", job.stage, setting.config]
     command += ["--runs", setting.run.parent]
     for override in setting.overrides:
         command += ["--set", override]

@@ -15,8 +15,9 @@ from typing import Literal
 
 from convergence.config.load import read_config
 from convergence.errors import UserError
-from convergence.runs.run_folder import RunFolder, read_record
+from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import OPTIONAL
+from convergence.runs.tasks import read_record
 from slurm import scheduler
 from slurm.graph import stage_of
 from slurm.reasons import WORDS, reason_of
@@ -158,7 +159,7 @@ def survey(folder: RunFolder, submission: Submission | None) -> list[PieceStatus
     """Where every piece of a run stands."""
     records = Records(folder.path.resolve() / "jobs")
     queued = scheduler.queue() if submission is not None else {}
-    works = folder.works()
+    works = folder.tasks()
     jobs = {
         work.name: [job.member(work.name) for job in submission.jobs_of(work.name)] if submission is not None else []
         for work in works

@@ -10,7 +10,7 @@ from convergence.analysis.layer import describe_units, unit_means
 from convergence.analysis.live import live_units
 from convergence.analysis.pair import analyze_pair
 from convergence.analysis.units import PairSums
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.file import Sums
 from convergence.statistics.group_sums import norms

@@ -13,7 +13,7 @@ from torch import nn
 
 from convergence.cli import main
 from convergence.config.load import read_config
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.images import ArrayImages
 from convergence.errors import SharedError
 from convergence.functional.aligning import weight_orders
@@ -33,8 +33,8 @@ from convergence.functional.workers import (
 from convergence.networks.small import Small
 from convergence.report.chapters.average import chapter
 from convergence.report.tables import MISSING
-from convergence.training.loop import train_together
-from convergence.training.process_group import Ranks
+from convergence.training.loop import train_jointly
+from convergence.training.process_group import ProcessGroup
 from convergence.training.trainer import Candidate, Trainer
 from tests.conftest import datasets
 from tests.torch_processes import finish, start
@@ -101,7 +101,9 @@ def averaged(tmp_path_factory) -> Path:
 
 
 def crew_of(images, seeds, common, config, tmp_path, ranks=None, network=NETWORK) -> Crew:
-    return Crew(Start(network, tuple(seeds), common), images, config, ranks or Ranks(), CPU, tmp_path / "crew", "key")
+    return Crew(
+        Start(network, tuple(seeds), common), images, config, ranks or ProcessGroup(), CPU, tmp_path / "crew", "key"
+    )
 
 
 def net_with(state) -> nn.Module:
@@ -160,7 +162,7 @@ def test_an_average_each_step_is_synchronous_training(digits, tmp_path):
 
 def test_one_worker_has_the_bits_of_the_training_stage(digits, tmp_path):
     config = TrainingConfig(epochs=1, batch_size=64, optimizer="adamw", learning_rate=0.003, threads=1)
-    train_together([(tmp_path / "net", NETWORK, 5)], digits, config)
+    train_jointly([(tmp_path / "net", NETWORK, 5)], digits, config)
     from convergence.networks.weights import load_net
 
     crew = crew_of(digits.train, [5], None, config, tmp_path)
@@ -231,13 +233,13 @@ def test_moments_follow_their_weights(digits, trained, optimizer):
     one, other, forgetful = (Trainer(Candidate(Path("net"), NETWORK, 4), digits, config, CPU) for _ in range(3))
     batch, labels = torch.from_numpy(digits.train.images[:64]), torch.from_numpy(digits.train.labels[:64])
     orders = random_orders(spaces, np.random.default_rng(1))
-    for learner in (one, other, forgetful):
-        learner.start_epoch()
+    for trainer in (one, other, forgetful):
+        trainer.start_epoch()
         for _ in range(5):
-            learner.learn(batch, labels, 0.01)
+            trainer.step(batch, labels, 0.01)
     assert set(moments(one)) == ({"momentum_buffer"} if optimizer == "sgd" else {"exp_avg", "exp_avg_sq"})
-    for learner in (other, forgetful):
-        learner.module.load_state_dict(permuted_state(learner.module.state_dict(), spaces, orders))
+    for trainer in (other, forgetful):
+        trainer.module.load_state_dict(permuted_state(trainer.module.state_dict(), spaces, orders))
     state = other.module.state_dict()
     put_moments(
         other,
@@ -246,9 +248,9 @@ def test_moments_follow_their_weights(digits, trained, optimizer):
             for kind, arrays in moments(other).items()
         },
     )
-    for learner in (one, other, forgetful):
+    for trainer in (one, other, forgetful):
         for _ in range(3):
-            learner.learn(batch, labels, 0.01)
+            trainer.step(batch, labels, 0.01)
     wanted = permuted_state(one.module.state_dict(), spaces, orders)
     for name, value in other.module.state_dict().items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=1e-5)
@@ -431,7 +433,7 @@ def test_settings_have_their_place_in_the_digest(tmp_path):
     digests = set()
     for change in ([], ["functional.average.workers=2"], ["statistics.groups=7"], ["training.learning_rate=0.5"]):
         experiment = read_config(tmp_path / "c.toml", change)
-        digests.add(RunFolder(tmp_path, experiment).functional_work("average").digest)
+        digests.add(RunFolder(tmp_path, experiment).functional_task("average").digest)
     assert len(digests) == 4
 
 
@@ -443,7 +445,7 @@ def test_images_of_a_step_are_dealt_once(tmp_path):
     seen = []
     for rank in range(2):
         network = Small(name="small", channels=(1,), hidden=())
-        crew = Crew(Start(network, (0, 1, 2), 0), images, config, Ranks(rank, 2), CPU, tmp_path, "key")
+        crew = Crew(Start(network, (0, 1, 2), 0), images, config, ProcessGroup(rank, 2), CPU, tmp_path, "key")
         for _, parts in crew._batches(0, 0):
             assert sum(part if isinstance(part, int) else len(part[1]) for part in parts) in (5, 3)
             seen += [int(label) for part in parts if not isinstance(part, int) for label in part[1]]

@@ -117,7 +117,7 @@ def test_one_net_is_enough_where_it_takes_part_more_than_once():
     for layers in ('"conv1", epochs = [3, 0]', '["conv1", "conv2"]'):
         text = TEXT.replace('["conv1"]', f'[{{ name = "own", layers = {layers} }}]')
         experiment = parse_config(text, ["nets.0.seeds=[4]", "training.epochs=3", "training.keep_epochs=[0, 1]"])
-        first, second = experiment.members_of(experiment.statistics.comparisons[0])
+        first, second = experiment.layer_refs_of(experiment.statistics.comparisons[0])
         assert first.net == second.net == "net1"
         assert {first.name, second.name} in ({"net1@3", "net1@0"}, {"net1:conv1", "net1:conv2"})
         assert first.kept is None

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from convergence.cli import main
 from convergence.errors import ConfigError, UserError
 from convergence.io.files import CHECKPOINTS
-from convergence.training.process_group import Place, Ranks, first_host, launched
+from convergence.training.process_group import ProcessGroup, ProcessRank, first_host, launched
 from convergence.training.trainer import own_part
 from tests.test_resume import metrics, results
 from tests.torch_processes import finish, start
@@ -128,14 +128,14 @@ def test_other_stages_refuse_processes(tiny_config, tiny_copy, monkeypatch, caps
 
 def test_the_parts_of_a_batch():
     batch = np.arange(10, 17)
-    parts = [list(own_part(batch, Ranks(rank, 3))) for rank in range(3)]
+    parts = [list(own_part(batch, ProcessGroup(rank, 3))) for rank in range(3)]
     assert parts == [[10, 11, 12], [13, 14], [15, 16]]
-    assert len(own_part(batch[:1], Ranks(1, 2))) == 0
+    assert len(own_part(batch[:1], ProcessGroup(1, 2))) == 0
 
 
 def test_what_launchers_say():
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "5"}
-    assert launched(torchrun) == Place(3, 4, 1, "a", 5)
+    assert launched(torchrun) == ProcessRank(3, 4, 1, "a", 5)
     assert launched({}) is None
     assert launched({"WORLD_SIZE": "1", "RANK": "0"}) is None
     with pytest.raises(UserError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set"):
@@ -150,4 +150,4 @@ def test_what_launchers_say():
     with pytest.raises(UserError, match="set MASTER_ADDR"):
         first_host("")
     with pytest.raises(ConfigError, match='would be the GPU of all 2 processes: use "auto"'):
-        Ranks(0, 2).device("cuda:1")
+        ProcessGroup(0, 2).device("cuda:1")

@@ -20,7 +20,8 @@ from convergence.errors import FileError, UserError
 from convergence.fetching import fetch, slice_name
 from convergence.functional.file import write_results
 from convergence.remote import Here, There, parse
-from convergence.runs.run_folder import RunFolder, read_record
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.tasks import read_record
 from convergence.statistics.file import open_statistics
 from convergence.statistics.slicing import Cut, slice_statistics
 from tests.conftest import datasets
@@ -233,7 +234,7 @@ def test_pictures_and_experiments_come_when_asked_for(tiny_copy, tiny_config, ss
     assert "there are no functional experiments" in caplog.text
     assert not (plain / "pictures.h5").exists()
     folder = RunFolder(tiny_copy, read_config(tiny_config))
-    work = folder.functional_work("merge")
+    work = folder.functional_task("merge")
     left = work.outputs[1] / "net1 & net2" / "weights.safetensors"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"a net")

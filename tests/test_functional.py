@@ -144,7 +144,7 @@ def test_pieces_survive_a_kill_and_damage(folder, registered):
     with pytest.raises(Stopped):
         run_stages(("merge",), folder, Options(), world())
     assert MADE == ["a/one", "a/two"]
-    assert folder.state(folder.functional_work("merge")) == "unfinished"
+    assert folder.state(folder.functional_task("merge")) == "unfinished"
     damaged = sorted((folder.functional_folder / "merge.partial").glob("*.h5"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-50])
     STOP_AT.clear()
@@ -171,10 +171,10 @@ def test_run_does_what_is_enabled(folder, registered, caplog):
     assert [work.name for work in enabled.works()].count("merge") == 1
     run_stages(("statistics", "merge"), enabled, Options(), world())
     assert len(MADE) == 3
-    assert folder.state(folder.functional_work("merge")) == "done", "enabled or not, it is the same work"
+    assert folder.state(folder.functional_task("merge")) == "done", "enabled or not, it is the same work"
     other = RunFolder(folder.path, parse_config(TINY, ["functional.seed=3"]))
-    assert other.state(other.functional_work("merge")) == "stale"
-    assert other.state(other.analyze_work()) == "done", "settings of experiments touch nothing else"
+    assert other.state(other.functional_task("merge")) == "stale"
+    assert other.state(other.analyze_task()) == "done", "settings of experiments touch nothing else"
 
 
 def test_nets_and_statistics_are_needed(folder, registered):

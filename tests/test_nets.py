@@ -14,7 +14,7 @@ from convergence.analysis.live import live_units
 from convergence.analysis.nets import analyze_nets, kinds_of_nets
 from convergence.analysis.over_time import trajectories
 from convergence.analysis.units import PairSums
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from tests.test_analysis import sums_of
 
 CONFIG = AnalysisConfig(rotations=3)

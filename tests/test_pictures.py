@@ -12,7 +12,7 @@ from torch import nn
 
 from convergence.cli import main
 from convergence.config.load import read_config
-from convergence.config.schema import MaximizationConfig
+from convergence.config.stages import MaximizationConfig
 from convergence.data.digits import Digits
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import FileError
@@ -200,7 +200,7 @@ def test_skipped_superseded_and_brought_back(planted, caplog):
     assert make(config, run, 'pictures.methods=["patches"]') == 0
     with open_pictures(run / "pictures.h5") as file:
         assert (
-            file.digest == RunFolder(run, read_config(config, ['pictures.methods=["patches"]'])).pictures_work().digest
+            file.digest == RunFolder(run, read_config(config, ['pictures.methods=["patches"]'])).pictures_task().digest
         )
         assert file.of("net1", "0").guided is None
         assert file.of("net1", "0").patches is not None

@@ -170,10 +170,10 @@ def test_pictures_come_with_the_next_report(tiny_config, tiny_copy):
         present.unlink(missing_ok=True)
     assert main(command) == 0
     assert not list((tiny_copy / "report" / "pictures").iterdir())
-    write_pictures_file(folder.pictures_file, NETS, LAYERS, digest=folder.pictures_work().digest)
-    assert folder.state(folder.report_work()) == "stale"
+    write_pictures_file(folder.pictures_file, NETS, LAYERS, digest=folder.pictures_task().digest)
+    assert folder.state(folder.report_task()) == "stale"
     assert main(command) == 0
-    assert folder.state(folder.report_work()) == "done"
+    assert folder.state(folder.report_task()) == "done"
     sheets = {path.name for path in (tiny_copy / "report" / "pictures").iterdir()}
     assert {"conv1--net1--patches-0.webp", "conv1--net2--filters-0.webp", "fc1--gallery-maximization.webp"} <= sheets
     assert not any("conv2" in name and "filters" in name for name in sheets)

@@ -31,7 +31,7 @@ def folder(tiny_config, tiny_run, tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("pictured")
     run = Path(shutil.copytree(tiny_run, runs / "tiny"))
     other = Path(shutil.copytree(tiny_run, runs / "other"))
-    work = RunFolder(run, read_config(tiny_config)).pictures_work()
+    work = RunFolder(run, read_config(tiny_config)).pictures_task()
     write_pictures_file(run / "pictures.h5", NETS, LAYERS, digest=work.digest)
     for experiment in ("stitch", "merge", "compress", "ensemble"):
         assert main([experiment, str(tiny_config), "--runs", str(runs)]) == 0

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from convergence.cli import main
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.images import Splits
 from convergence.data.photos import MirroredImages
 from convergence.errors import FileError
@@ -95,7 +95,7 @@ def metrics(folder: Path) -> list[str]:
 
 def stop_after(monkeypatch, n: int, number: int = signal.SIGUSR2) -> list[int]:
     """Have this process sent a signal in the n-th step from now; the list that is returned counts steps."""
-    learn, steps = Trainer.learn, []
+    learn, steps = Trainer.step, []
 
     def learning(*arguments):
         learn(*arguments)
@@ -103,7 +103,7 @@ def stop_after(monkeypatch, n: int, number: int = signal.SIGUSR2) -> list[int]:
         if len(steps) == n:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Trainer, "learn", learning)
+    monkeypatch.setattr(Trainer, "step", learning)
     return steps
 
 
@@ -267,7 +267,7 @@ import convergence.runs.stages, convergence.training, convergence.data.digits, t
 from convergence.cli import main
 kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 from convergence.training.trainer import Trainer
-draw, killed, learn, steps = random.Random(seed), 0, Trainer.learn, []
+draw, killed, learn, steps = random.Random(seed), 0, Trainer.step, []
 
 def end(delay):
     time.sleep(delay)
@@ -279,7 +279,7 @@ def learning(*given):
     if len(steps) == n:
         threading.Thread(target=end, args=(delay,), daemon=True).start()
 
-Trainer.learn = learning
+Trainer.step = learning
 while True:
     n, delay = draw.randrange(1, 30) if killed < kills else 0, draw.uniform(0, 0.01)
     child = os.fork()  # nothing has been computed here, so that a fork is sound
@@ -317,8 +317,8 @@ SLOWED = """
 import sys, time
 from convergence.cli import main
 from convergence.training.trainer import Trainer
-learn = Trainer.learn
-Trainer.learn = lambda *arguments: (time.sleep(0.02), learn(*arguments))
+learn = Trainer.step
+Trainer.step = lambda *arguments: (time.sleep(0.02), learn(*arguments))
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -11,7 +11,7 @@ import pytest
 from convergence.analysis.file import open_analysis
 from convergence.analysis.run import analyze
 from convergence.cli import main
-from convergence.config.schema import AnalysisConfig, SparseConfig
+from convergence.config.stages import AnalysisConfig, SparseConfig
 from convergence.errors import FileError, UserError
 from convergence.io import hdf5
 from convergence.statistics.file import open_statistics

@@ -19,7 +19,8 @@ from convergence.cli import main
 from convergence.config.load import read_config
 from convergence.errors import ConfigError, UserError
 from convergence.provenance import COMMIT_FILE
-from convergence.runs.run_folder import RunFolder, StageTask
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.tasks import StageTask
 from slurm import graph, lock, source
 from slurm.profile import AVOIDABLE, read_profile
 from slurm.records import Records

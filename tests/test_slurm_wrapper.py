@@ -77,7 +77,7 @@ def test_records_are_where_the_run_folder_has_them(tiny_config, tiny_copy):
     records = Records(tiny_copy / "jobs")
     folder = RunFolder(tiny_copy, read_config(tiny_config))
     for experiment in EXPERIMENTS:
-        work = folder.functional_work(experiment)
+        work = folder.functional_task(experiment)
         assert not records.is_finished(experiment)
         work.record.parent.mkdir(exist_ok=True)
         folder.begin(work)
@@ -85,7 +85,7 @@ def test_records_are_where_the_run_folder_has_them(tiny_config, tiny_copy):
             output.mkdir()
         folder.finish(work, 1.0)
         assert records.is_finished(experiment)
-    for work in folder.works():
+    for work in folder.tasks():
         assert records.is_finished(work.name)
         work.record.unlink()
         assert not records.is_finished(work.name)
@@ -292,7 +292,7 @@ import time
 from pathlib import Path
 from convergence import interruption
 from convergence.training.checkpoints import Checkpoints
-from convergence.runs import Work, WorkFolder
+from convergence.runs import Work, TaskFolder
 
 place = Path({place!r})
 work = Work("statistics", (place / "statistics.h5",), place / "statistics.json", {{}})
@@ -302,7 +302,7 @@ print("at work", flush=True)
 while not (place / "go").exists():
     time.sleep(0.05)
 says = [str(checkpoints.save({{"step": 2}}, wait=True))]
-for last in (interruption.check, lambda: WorkFolder(place).finish(work, 1.0)):
+for last in (interruption.check, lambda: TaskFolder(place).finish(work, 1.0)):
     try:
         last()
     except interruption.Stopped as error:

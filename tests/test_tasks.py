@@ -26,7 +26,7 @@ from convergence.analysis.section import PairShape, Step, levels, ranges
 from convergence.analysis.watch import Watch
 from convergence.analysis.worker import Done, peak_memory
 from convergence.cli import main
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.errors import TaskLost, UserError
 from convergence.progress import readable_seconds
 from hpc.tasks import InProcess, Workers, executors, in_process, number_of_workers, on_this_machine

@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from convergence.cli import main
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.images import Splits
 from convergence.data.photos import MirroredImages
 from convergence.errors import UserError
@@ -71,7 +71,7 @@ def alone(splits, tmp_path_factory) -> Path:
 
 
 def test_nets_trained_together_have_the_bits_of_nets_trained_alone(splits, alone, tmp_path):
-    rows = loop.train_together(nets(tmp_path), splits, CONFIG)
+    rows = loop.train_jointly(nets(tmp_path), splits, CONFIG)
     assert results(tmp_path) == results(alone)
     assert len(results(tmp_path)) == 3 * 3
     for net in "abc":
@@ -84,14 +84,14 @@ def test_each_batch_is_read_once(splits, tmp_path, monkeypatch):
     monkeypatch.setattr(
         MirroredImages, "read", lambda *arguments: (seen.append(len(arguments[1])), read(*arguments))[1]
     )
-    loop.train_together(nets(tmp_path), splits, CONFIG)
+    loop.train_jointly(nets(tmp_path), splits, CONFIG)
     assert sum(seen) == 3 * 70 + 3 * 3 * 30  # held-out images are read for each net
 
 
 @pytest.mark.parametrize("n", [1, 8, 15, 29, 45])
 def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatch, n):
     """Within a step some nets have taken it and others have not; and one of them loses its checkpoints."""
-    learn, steps = Trainer.learn, []
+    learn, steps = Trainer.step, []
 
     def learning(*arguments):
         learn(*arguments)
@@ -99,12 +99,12 @@ def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatc
         if len(steps) == n:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "learn", learning)
+    monkeypatch.setattr(Trainer, "step", learning)
     with stopping_on_signals(), pytest.raises(Stopped):
-        loop.train_together(nets(tmp_path), splits, CONFIG)
+        loop.train_jointly(nets(tmp_path), splits, CONFIG)
     shutil.rmtree(tmp_path / "b")
     assert not (tmp_path / "a" / "weights.safetensors").exists()
-    loop.train_together(nets(tmp_path), splits, CONFIG)
+    loop.train_jointly(nets(tmp_path), splits, CONFIG)
     taken = -(-n // 3)  # the group takes a step to its end
     assert len(steps) == 3 * 15 + taken
     assert results(tmp_path) == results(alone)
@@ -113,7 +113,7 @@ def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatc
 def test_a_net_that_fails_leaves_the_others_alone(splits, alone, tmp_path):
     candidates = nets(tmp_path)
     candidates.insert(1, Candidate(tmp_path / "x", EXPLODING, 1))
-    first, failed, *others = loop.train_together(candidates, splits, CONFIG)
+    first, failed, *others = loop.train_jointly(candidates, splits, CONFIG)
     assert isinstance(failed, UserError)
     assert "the loss became" in str(failed)
     assert "in epoch 3, step 2" in str(failed)
@@ -121,7 +121,7 @@ def test_a_net_that_fails_leaves_the_others_alone(splits, alone, tmp_path):
     assert {name: value for name, value in results(tmp_path).items() if not name.startswith("x")} == results(alone)
     assert not (tmp_path / "x" / "weights.safetensors").exists()
     both = [Candidate(tmp_path / name, EXPLODING, 1) for name in "yz"]
-    assert all(isinstance(result, UserError) for result in loop.train_together(both, splits, CONFIG))
+    assert all(isinstance(result, UserError) for result in loop.train_jointly(both, splits, CONFIG))
 
 
 TOML = """
@@ -158,7 +158,7 @@ def one_by_one(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("together", ["true", "2", "3"])
 def test_the_command_trains_groups(one_by_one, tmp_path, caplog, together):
-    arguments = ["train", str(one_by_one), "--runs", str(tmp_path), "--set", f"training.together={together}"]
+    arguments = ["train", str(one_by_one), "--runs", str(tmp_path), "--set", f"training.train_jointly={together}"]
     with caplog.at_level("INFO"):
         assert main([*arguments, "--net", "net2"]) == 0
         assert main(arguments) == 0
@@ -178,7 +178,7 @@ def test_the_command_keeps_what_was_done_beside_a_failing_net(one_by_one, tmp_pa
         ),
         encoding="utf-8",
     )
-    arguments = ["train", str(config), "--runs", str(tmp_path), "--set", "training.together=true"]
+    arguments = ["train", str(config), "--runs", str(tmp_path), "--set", "training.train_jointly=true"]
     assert main(arguments) == 2
     assert "other1: the loss became" in capsys.readouterr().err
     for name in ("net1", "net2", "net3"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import ConfigError, FileError, UserError
 from convergence.io.files import CHECKPOINTS
@@ -139,7 +139,7 @@ def test_schedules():
 
 def test_a_diverging_net_says_what_to_do(splits, tmp_path):
     config = CONFIG.model_copy(update={"learning_rate": 1e12})
-    with pytest.raises(UserError, match=r"loss became (nan|inf).*Lower loop.learning_rate"):
+    with pytest.raises(UserError, match=r"loss became (nan|inf).*Lower training.learning_rate"):
         loop.make_net(tmp_path / "net", NETWORK, 1, True, splits, config)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convergence.alignment import homotopy_kernels, sparse_kernels
 from convergence.errors import UserError
-from convergence.similarity.regression import RANK_TOLERANCE, least_squares
+from convergence.linalg import RANK_TOLERANCE, least_squares
 
 Matrix = NDArray[np.float64]
 

@@ -37,7 +37,7 @@ from convergence.analysis.section import (
     to_units,
 )
 from convergence.analysis.units import PairSums
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.similarity.pair import PairMoments
 from convergence.uncertainty import jackknife, jackknife_error, null_level, random_rotation
 

@@ -17,7 +17,7 @@ from convergence.clustering.sparse_clusters import agglomerative_clusters
 from convergence.clustering.spectral import cluster_similarities, similarity_graph, spectral_clusters, sweep
 from convergence.clustering.stability import replicate_labels, stability
 from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, shared_subspace
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.similarity.pair import PairMoments
 
 SWEEP = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)

@@ -10,7 +10,7 @@ import numpy as np
 from convergence.analysis import cost
 from convergence.analysis.section import Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.analysis.units import PairSums
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
 from convergence.similarity.measure import Measure

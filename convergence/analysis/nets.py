@@ -21,7 +21,7 @@ from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.live import LiveUnits
 from convergence.analysis.over_time import trajectories
 from convergence.analysis.section import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import Sums
 from convergence.uncertainty import generator_of, random_rotation
 

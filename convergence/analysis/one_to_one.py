@@ -22,7 +22,7 @@ from convergence.analysis.section import (
     to_units,
 )
 from convergence.analysis.units import PairSums
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.similarity.pair import PairMoments
 from convergence.uncertainty import false_discovery_rates, generator_of, random_rotation, unit_p_values
 

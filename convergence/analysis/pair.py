@@ -17,7 +17,7 @@ from convergence.analysis.measures import Measures
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.section import Method, PairShape, Parts, Step, Tree, computed
 from convergence.analysis.units import PairSums
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import Sums
 
 DIRECTIONS = ("xy", "yx")

@@ -18,7 +18,7 @@ from convergence.analysis.nets import nets_steps
 from convergence.analysis.pair import pair_steps, shape_of
 from convergence.analysis.section import PairShape, Step, levels
 from convergence.analysis.units import KEPT_BYTES
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import Sums
 
 BASE_BYTES = 400e6

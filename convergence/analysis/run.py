@@ -20,7 +20,7 @@ from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.plan import Plan, Subject, Task, plan
 from convergence.analysis.watch import Watch
 from convergence.analysis.worker import Job, close_all, compute, is_done, part_path, read_part, restore_threads
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.errors import TaskLost, UserError
 from convergence.io import hdf5
 from convergence.provenance import provenance

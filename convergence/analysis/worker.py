@@ -26,7 +26,7 @@ from convergence.analysis.pair import Pair
 from convergence.analysis.plan import Subject, Task
 from convergence.analysis.section import Parts, Step, Tree
 from convergence.analysis.section import Subject as Computable
-from convergence.config.schema import AnalysisConfig
+from convergence.config.stages import AnalysisConfig
 from convergence.io import hdf5
 from convergence.statistics.file import Sums, open_statistics
 

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import scipy.sparse
+from numpy.typing import NDArray
 from scipy.linalg.blas import dsymv
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from convergence.clustering.graph import Labels, Matrix, checked_graph, normalised_laplacian
+from convergence.clustering.graph import Labels, Matrix, by_size, checked_graph, normalised_laplacian
 
 RESIDUAL = 1e-8
 """Largest ||L v - λ v|| of a unit vector that is accepted from ARPACK; λ is then right to it at least."""
@@ -200,3 +201,21 @@ def _largest(
         return None
     order = np.argsort(-values, kind="stable")
     return values[order], np.ascontiguousarray(vectors[:, order])
+
+
+# Shorter rows are of units whose component has none of these eigenvectors: rounding, which has no direction.
+_NO_ROW = 1e-12
+
+
+def unit_rows(embedding: SpectralEmbedding, k: int) -> Matrix:
+    """(n_linked, k): rows of the first k eigenvectors at length 1 (Ng, Jordan and Weiss 2001), or 0."""
+    rows = embedding.vectors[:, :k]
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > _NO_ROW)
+
+
+def to_units(found: NDArray[np.integer], embedding: SpectralEmbedding) -> Labels:
+    """Labels of all units, numbered by falling size, from those of linked ones; -1 for isolated units."""
+    labels = np.full(len(embedding.linked) + len(embedding.isolated), -1, dtype=np.int64)
+    labels[embedding.linked] = found
+    return by_size(labels)

@@ -7,10 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.eigenvectors import spectral_embedding, to_units, unit_rows
 from convergence.clustering.graph import Labels, Matrix, by_size
 from convergence.clustering.k_means import k_means
-from convergence.clustering.partition import to_units, unit_rows
 from convergence.clustering.spectral import UnitClusters, spectral_clusters
 from convergence.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.eigenvectors import spectral_embedding, to_units, unit_rows
 from convergence.clustering.graph import (
     Labels,
     Matrix,
@@ -19,7 +19,6 @@ from convergence.clustering.graph import (
     similarity_graph,
 )
 from convergence.clustering.k_means import k_means
-from convergence.clustering.partition import to_units, unit_rows
 from convergence.errors import UserError
 
 __all__ = [

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
-from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.eigenvectors import spectral_embedding, to_units, unit_rows
 from convergence.clustering.graph import Labels, Matrix
 from convergence.clustering.k_means import k_means, k_means_from
-from convergence.clustering.partition import to_units, unit_rows
 from convergence.errors import UserError
 
 

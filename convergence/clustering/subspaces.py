@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from convergence.alignment.matching import matching
 from convergence.clustering.graph import Labels, Matrix, check_square
 from convergence.errors import UserError
-from convergence.similarity.pair import directions
+from convergence.linalg import principal_directions
 from convergence.uncertainty import random_rotation
 
 NUMBERS = ("mean_correlation", "explained_x", "explained_y", "matched")
@@ -169,7 +169,7 @@ def rotated_matching(r_xy: Matrix, r_yy: Matrix, q: Matrix) -> float:
 
 
 def _compare(r_xx: Matrix, r_xy: Matrix, r_yy: Matrix) -> SharedSubspace:
-    (values_x, basis_x), (values_y, basis_y) = directions(r_xx), directions(r_yy)
+    (values_x, basis_x), (values_y, basis_y) = principal_directions(r_xx), principal_directions(r_yy)
     from_x = (basis_x / np.sqrt(values_x)).T @ r_xy  # covariances of y's units with an orthonormal basis of x's span
     from_y = r_xy @ (basis_y / np.sqrt(values_y))
     cosines = np.linalg.svd(from_x @ (basis_y / np.sqrt(values_y)), compute_uv=False)

@@ -7,12 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from convergence.settings import Section
-
-SPEED_ONLY: dict[str, Any] = {"digest": False}
+from convergence.settings import SPEED_ONLY, Settings
 
 
-class ExperimentSection(Section):
+class ExperimentSection(Settings):
     """What the tables of all functional experiments have."""
 
     enabled: bool = Field(
@@ -187,7 +185,7 @@ class AverageConfig(ExperimentSection):
         return self
 
 
-class FunctionalConfig(Section):
+class FunctionalConfig(Settings):
     """Does a match mean anything? Experiments on what nets do, with what all of them share."""
 
     stitch: StitchConfig = StitchConfig()
@@ -208,3 +206,9 @@ class FunctionalConfig(Section):
         values = self.digest_values()
         shared = {key: value for key, value in values.items() if not isinstance(value, dict)}
         return shared | {name: values[name]}
+
+
+EXPERIMENT_NAMES: tuple[str, ...] = tuple(
+    name for name, field in FunctionalConfig.model_fields.items() if isinstance(field.default, ExperimentSection)
+)
+"""Names of the functional experiments, in the order in which a run makes them."""

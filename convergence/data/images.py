@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import FileError
-from convergence.settings import Section
+from convergence.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ class Splits(NamedTuple):
     test: ImageSet
 
 
-class DataSource(Section):
+class DataSource(Settings):
     """The ``[data]`` section of a config; each data set adds its own settings."""
 
     name: str

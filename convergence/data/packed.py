@@ -23,9 +23,8 @@ from convergence.data.crops import Crop, Crops, PixelImages, Pixels
 from convergence.data.image_folder import FolderImages
 from convergence.data.images import Indices, Splits
 from convergence.errors import ConfigError, FileError
-from convergence.io.disk import open_hdf5
 from convergence.io.files import atomic_write
-from convergence.io.hdf5 import open_checked, read_array, write_array
+from convergence.io.hdf5 import open_checked, open_hdf5, read_array, write_array
 
 if TYPE_CHECKING:
     import torch

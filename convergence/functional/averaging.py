@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from convergence.config.schema import Net, TrainingConfig
+from convergence.config.schema import Net
+from convergence.config.stages import TrainingConfig
 from convergence.errors import ConfigError, did_you_mean
 from convergence.functional.bench import Bench
 from convergence.functional.file import Tree
@@ -23,7 +24,7 @@ from convergence.functional.meeting import Meeting
 from convergence.functional.run import Piece
 from convergence.functional.scoring import Scores, mean_scores
 from convergence.functional.workers import n_bytes, reduced_bytes
-from convergence.io.hashing import text_sha256
+from convergence.io.files import text_sha256
 from convergence.uncertainty import Estimate
 
 
@@ -61,7 +62,7 @@ class _Study:
         self.meeting = Meeting(bench, self.net.spec)
         self.reference_init = "different" if "different" in self.config.inits else "same"
         self._apart: dict[tuple[str, int], tuple[dict[int, Any], list[int]]] = {}
-        work = bench.folder.functional_work("average")
+        work = bench.folder.functional_task("average")
         self._digest, (self._partial,) = work.digest, work.scratch
 
     def about(self) -> Tree:

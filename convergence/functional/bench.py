@@ -22,7 +22,8 @@ from torch import nn
 
 from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.units import PairSums
-from convergence.config.schema import Comparison, Net
+from convergence.config.schema import Net
+from convergence.config.stages import Comparison
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import FileError, UserError
 from convergence.functional.scoring import Float64, Scores
@@ -32,7 +33,7 @@ from convergence.runs.run_folder import RunFolder
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import StatisticsFile, Sums, open_statistics
 from convergence.statistics.groups import ImageGroups
-from convergence.training.process_group import Ranks
+from convergence.training.process_group import ProcessGroup
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Images (n, channels, height, width) to logits (n, n_classes): a net, or anything that answers like one."""
@@ -52,10 +53,10 @@ class Bench:
     ranks : the processes that were launched together
     """
 
-    def __init__(self, folder: RunFolder, out: Path, ranks: Ranks | None = None) -> None:
+    def __init__(self, folder: RunFolder, out: Path, ranks: ProcessGroup | None = None) -> None:
         self.folder, self.experiment, self.out = folder, folder.experiment, out
         self.config = self.experiment.functional
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or ProcessGroup()
         reproducible_arithmetic(self.config.threads)
         self.device = self.ranks.device(self.config.device)
         splits = self._splits()

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import FileError, SharedError, UserError
 from convergence.functional.workers import State, moments
@@ -29,7 +29,7 @@ from convergence.networks.weights import initialise
 from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.checkpoints import Checkpoints, to_host
 from convergence.training.loop import epoch_batches, learning_rate
-from convergence.training.process_group import Ranks
+from convergence.training.process_group import ProcessGroup
 from convergence.training.trainer import Candidate, Trainer, own_part
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Crew:
         start: Start,
         images: ImageSet,
         config: TrainingConfig,
-        ranks: Ranks,
+        ranks: ProcessGroup,
         device: torch.device,
         place: Path,
         digest: str,
@@ -91,7 +91,7 @@ class Crew:
         self.images, self.config, self.ranks, self.device = images, config, ranks, device
         self.loader_workers = loader_workers
         self.size = len(start.seeds)
-        splits = Splits(images, images)  # a learner takes the shape and the number of classes from them
+        splits = Splits(images, images)  # a trainer takes the shape and the number of classes from them
         self.own: dict[int, Trainer] = {}
         for k in range(ranks.rank, self.size, ranks.size):
             candidate = Candidate(place / f"worker{k + 1}", start.network, start.seeds[k])
@@ -131,31 +131,31 @@ class Crew:
     def gathered(self, with_moments: bool = False) -> dict[int, Any]:
         """State of each worker, with its optimiser's moments if wanted, in the order of the workers, on the CPU."""
         mine = {
-            k: to_host((learner.module.state_dict(), moments(learner) if with_moments else {}))
-            for k, learner in self.own.items()
+            k: to_host((trainer.module.state_dict(), moments(trainer) if with_moments else {}))
+            for k, trainer in self.own.items()
         }
         return self._merged(mine)
 
     def take(self, state: State) -> None:
         """Give all workers the same weights."""
-        for learner in self.own.values():
-            learner.module.load_state_dict(state)
+        for trainer in self.own.values():
+            trainer.module.load_state_dict(state)
         self.seen = [0] * self.size
 
     # ---- steps ----
 
     def _run_epoch(self, every: int | None, meet: Callable[[dict[int, Any], bool], None]) -> None:
         epoch, first = divmod(self.done, self.steps_per_epoch)
-        for learner in self.own.values():
-            learner.start_epoch()
+        for trainer in self.own.values():
+            trainer.start_epoch()
         for step, parts in self._batches(epoch, first):
             rate = learning_rate(self.config, epoch + step / self.steps_per_epoch)
             self._step(parts, rate)
             self.done += 1
             ends = step + 1 == self.steps_per_epoch
             if ends:
-                for learner in self.own.values():
-                    learner.epoch, learner.step = epoch + 1, 0
+                for trainer in self.own.values():
+                    trainer.epoch, trainer.next_step = epoch + 1, 0
             meets = every is not None and (self.done % every == 0 or self.done == self.total)
             if meets or ends:
                 stopping, due = self._agree()
@@ -177,14 +177,14 @@ class Crew:
             self.seen[k] += len(labels)
             if len(labels) and self._failed is None:
                 try:
-                    self.own[k].learn(images, labels, rate)
+                    self.own[k].step(images, labels, rate)
                 except UserError as error:
                     self._failed = error
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, list[Part]]]:
         """Steps of an epoch from ``first`` on, with each worker's part of the batch; images of own workers are read."""
         whole = list(itertools.islice(epoch_batches(len(self.images), self.config, epoch), first, None))
-        cut = [[own_part(batch, Ranks(k, self.size)) for k in range(self.size)] for batch in whole]
+        cut = [[own_part(batch, ProcessGroup(k, self.size)) for k in range(self.size)] for batch in whole]
         wanted = [np.concatenate([parts[k] for k in self.own] or [parts[0][:0]]) for parts in cut]
         augment_seed = int(np.random.SeedSequence([self.config.data_seed, epoch]).generate_state(1)[0])
         read = iter(
@@ -221,7 +221,7 @@ class Crew:
         return {k: everyone[k] for k in sorted(everyone)}
 
     def _save(self, wait: bool) -> None:
-        workers = self._merged({k: to_host(learner.state()) for k, learner in self.own.items()})
+        workers = self._merged({k: to_host(trainer.state()) for k, trainer in self.own.items()})
         if self.ranks.rank == 0:
             self._place.mkdir(parents=True, exist_ok=True)
         state = {"workers": workers, "done": self.done, "seen": self.seen, "notes": self.notes}
@@ -238,8 +238,8 @@ class Crew:
             )
         if state is None:
             return
-        for k, learner in self.own.items():
-            learner.take(state["workers"][k])
+        for k, trainer in self.own.items():
+            trainer.load_state(state["workers"][k])
         self.done, self.seen, self.notes = state["done"], list(state["seen"]), state["notes"]
         logger.info("  a training goes on after step %d of %d", self.done, self.total)
 

@@ -164,14 +164,14 @@ class Aligned:
                 some = {k: found[kind] for k, (_, found) in gathered.items() if kind in found}
                 aligned = [self._arrays(arrays, gathered[k][0], self.orders[k]) for k, arrays in some.items()]
                 mean[kind] = average(aligned, [1] * len(aligned))
-            for learner in own.values():
-                put_moments(learner, mean)
+            for trainer in own.values():
+                put_moments(trainer, mean)
             return
-        for k, learner in own.items():
+        for k, trainer in own.items():
             if self.orders[k]:
-                found = moments(learner)
-                state = learner.module.state_dict()
-                put_moments(learner, {kind: self._arrays(a, state, self.orders[k]) for kind, a in found.items()})
+                found = moments(trainer)
+                state = trainer.module.state_dict()
+                put_moments(trainer, {kind: self._arrays(a, state, self.orders[k]) for kind, a in found.items()})
 
     def _arrays(self, arrays: State, state: State, orders: Orders) -> State:
         """Arrays that have an entry for each of a weight, permuted as the weights are."""

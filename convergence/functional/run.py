@@ -12,8 +12,7 @@ from convergence.functional import EXPERIMENTS
 from convergence.functional.bench import Bench
 from convergence.functional.file import PARTIAL_SCHEMA, VERSION, Tree, made_by, write_results
 from convergence.io import hdf5
-from convergence.io.files import remove_leftovers
-from convergence.io.hashing import text_sha256
+from convergence.io.files import remove_leftovers, text_sha256
 from convergence.pieces import is_done
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
@@ -41,7 +40,7 @@ def functional(folder: RunFolder, experiment: str, ranks: Any = None) -> None:
     Pieces are made in order. Of several processes (``ranks``) each makes all of them, with its share of the images of
     each, and the first one writes.
     """
-    work = folder.functional_work(experiment)
+    work = folder.functional_task(experiment)
     (partial,) = work.scratch
     with Bench(folder, folder.functional_folder / experiment, ranks) as bench:
         first = bench.ranks.rank == 0
@@ -85,5 +84,5 @@ def _assemble(bench: Bench, folder: RunFolder, experiment: str, pieces: list[Pie
         "images_manifest_sha256": bench.images.manifest_hash(),
     }
     config = folder.experiment.model_dump_json(indent=1)
-    work = folder.functional_work(experiment)
+    work = folder.functional_task(experiment)
     write_results(work.outputs[0], experiment, work.digest, config, tree, about)

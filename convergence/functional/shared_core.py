@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from convergence.alignment.sparse import dense_fit
-from convergence.config.schema import Comparison
+from convergence.config.stages import Comparison
 from convergence.errors import ConfigError
 from convergence.functional.answering import Answers, log_probabilities, mean_probability
 from convergence.functional.bench import Bench

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from convergence.config.schema import Comparison
+from convergence.config.stages import Comparison
 from convergence.errors import ConfigError, UserError
 from convergence.functional.bench import Bench, Forward
 from convergence.functional.cutting import Cut

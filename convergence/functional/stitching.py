@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from convergence.config.functional import StitchConfig
-from convergence.config.schema import Comparison
+from convergence.config.stages import Comparison
 from convergence.errors import ConfigError, did_you_mean
 from convergence.functional.bench import Bench
 from convergence.functional.file import Tree

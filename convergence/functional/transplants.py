@@ -25,7 +25,7 @@ import logging
 import numpy as np
 import torch
 
-from convergence.config.schema import Comparison
+from convergence.config.stages import Comparison
 from convergence.errors import ConfigError
 from convergence.functional.bench import Bench
 from convergence.functional.effects import Effects

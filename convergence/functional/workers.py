@@ -44,20 +44,20 @@ def average(states: Sequence[Mapping[str, torch.Tensor]], weights: Sequence[floa
     return mean
 
 
-def moments(learner: Trainer) -> dict[str, State]:
+def moments(trainer: Trainer) -> dict[str, State]:
     """The optimiser's arrays that have an entry for each of a weight, by kind and then by the weight's name."""
     found: dict[str, State] = {}
-    for name, parameter in learner.module.named_parameters():
-        for kind, value in learner.optimiser.state.get(parameter, {}).items():
+    for name, parameter in trainer.module.named_parameters():
+        for kind, value in trainer.optimiser.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.ndim:
                 found.setdefault(kind, {})[name] = value
     return found
 
 
 @torch.no_grad()
-def put_moments(learner: Trainer, given: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+def put_moments(trainer: Trainer, given: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
     """Give the optimiser other values for what :func:`moments` names."""
-    for kind, arrays in moments(learner).items():
+    for kind, arrays in moments(trainer).items():
         for name, value in arrays.items():
             if name in given.get(kind, {}):
                 value.copy_(given[kind][name])

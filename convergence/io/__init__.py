@@ -1,0 +1,6 @@
+"""Files that are complete or absent.
+
+files.py        atomic writes, names that every file system accepts, full disks, checksums of files
+hdf5.py         HDF5 with schema versions, a checksum per dataset and labelled axes
+file_errors.py  the reason why a file cannot be read, with the remedy
+"""

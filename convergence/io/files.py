@@ -127,6 +127,17 @@ def disk_full_errors(folder: Path) -> Iterator[None]:
         raise full(folder, error) from error
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    """SHA-256 (hex) of a text: a file name for names that may hold characters that file names may not."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes were writing aside."""
     for leftover in folder.glob(".*.partial"):

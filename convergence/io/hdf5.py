@@ -8,6 +8,7 @@ large for the memory are written, and summed up, in blocks of rows.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import FileError
-from convergence.io.disk import open_hdf5
 from convergence.io.file_errors import another_schema, unfinished, unreadable
-from convergence.io.files import atomic_write
+from convergence.io.files import FULL, atomic_write
 
 BLOCK_ROWS = 1024
 """Rows of a block: what of a large matrix is in memory at a time."""
@@ -236,3 +236,92 @@ def _describe(dataset: h5py.Dataset, axes: tuple[str, ...], unit: str, about: st
         dataset.attrs["unit"] = unit
     if about:
         dataset.attrs["about"] = about
+
+
+@contextmanager
+def open_hdf5(path: Path, mode: str) -> Iterator[h5py.File]:
+    """Open an HDF5 file for writing: a new one ("w") or an existing one ("r+").
+
+    Raises
+    ------
+    OSError
+        at the end of the block, if the disk is full; the file is then unusable.
+    """
+    with _FullDiskTolerantFile(path, "w+" if mode == "w" else "r+") as disk:
+        try:
+            with h5py.File(disk, mode) as file:
+                yield file
+        except Exception as error:
+            if disk.error is not None:
+                raise disk.error from error
+            raise
+        if disk.error is not None:
+            raise disk.error
+
+
+class _FullDiskTolerantFile(io.RawIOBase):
+    """A file object for HDF5 that discards the bytes a full disk refuses, and keeps the error.
+
+    HDF5 cannot close a file whose last bytes could not be written: the library ends the process at exit. With this
+    file object HDF5 never sees the error, and :func:`open_hdf5` raises it after HDF5 has closed the file.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._file = io.FileIO(path, mode)
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of the bytes, or note why that was not possible."""
+        view = memoryview(data).cast("B")
+        size = len(view)
+        try:
+            while self.error is None and len(view):
+                view = view[self._file.write(view) or 0 :]
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self.error = error
+        if len(view):
+            self._file.seek(len(view), io.SEEK_CUR)
+        return size
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as many bytes as there are, and zeros for what was dropped."""
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            n = self._file.readinto(view[done:]) or 0
+            if not n:
+                break
+            done += n
+        view[done:] = bytes(len(view) - done)
+        return len(view)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        """As of any file; a sparse one needs no room."""
+        return self._file.truncate(size)
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+        super().close()

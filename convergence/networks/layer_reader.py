@@ -43,7 +43,7 @@ class LayerReader:
     Raises
     ------
     ConfigError
-        for an unknown layer (with the did_you_mean names) or a net that cannot be traced.
+        for an unknown layer (with the nearest names) or a net that cannot be traced.
     """
 
     def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convergence.settings import Section
+from convergence.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
 
-class NetworkSpec(Section):
+class NetworkSpec(Settings):
     """The ``network`` table of a group of nets; each network adds its own settings."""
 
     name: str

@@ -105,7 +105,7 @@ def find_run(run: str, runs: str) -> Path:
         )
     experiment = read_config(path)
     folder = RunFolder(Path(runs) / experiment.name, experiment)
-    for work in (folder.statistics_work(), folder.analyze_work()):
+    for work in (folder.statistics_task(), folder.analyze_task()):
         state = folder.state(work)
         if state != "done":
             raise StaleOutputError(

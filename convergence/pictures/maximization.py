@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convergence.config.schema import MaximizationConfig
+from convergence.config.stages import MaximizationConfig
 from convergence.pictures.colours import Bytes, Colours
 from convergence.pictures.layer import PicturedLayer, as_image_maps
 from convergence.pictures.parametrisation import Parametrisation

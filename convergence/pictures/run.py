@@ -22,8 +22,7 @@ from convergence.config.schema import Experiment, Net
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError, UserError
 from convergence.io import hdf5
-from convergence.io.files import remove_leftovers
-from convergence.io.hashing import file_sha256
+from convergence.io.files import file_sha256, remove_leftovers
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.weights import load_net, weights_path
 from convergence.pictures.colours import Colours, reduced, reduced_size, signal_to_bytes
@@ -76,8 +75,8 @@ class PictureMaker:
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.experiment = folder, folder.experiment
         self.config = self.experiment.pictures
-        self.digest = folder.pictures_work().digest
-        (self.partial,) = folder.pictures_work().scratch
+        self.digest = folder.pictures_task().digest
+        (self.partial,) = folder.pictures_task().scratch
         reproducible_arithmetic(self.config.threads)
         self.device = choose_device(self.config.device)
         self.images = images_at_hand(self.experiment)

@@ -23,7 +23,7 @@ def kept_top_images(
 ) -> TopImages | None:
     """Those of the statistics, for a net's final weights; None if they kept none or fewer."""
     for comparison in experiment.statistics.comparisons:
-        members = experiment.members_of(comparison)
+        members = experiment.layer_refs_of(comparison)
         for k, member in enumerate(members):
             if (member.net, member.layer, member.kept) != (net, layer, None):
                 continue

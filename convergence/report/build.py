@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from markupsafe import Markup
 
 from convergence.answers import answers
-from convergence.config.schema import ReportConfig
+from convergence.config.stages import ReportConfig
 from convergence.errors import UserError
 from convergence.figures.overview import overview
 from convergence.figures.two_runs import two_runs

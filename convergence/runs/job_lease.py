@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-VARIABLE = "CONVERGENCE_CLAIM"
+VARIABLE = "CONVERGENCE_LEASE"
 """Name of the attempt, a colon, and the path of the claim file; not set where nothing can begin work again."""
 EVERY_S = 1.0
 """A process looks so often."""

@@ -44,12 +44,12 @@ def is_stopping() -> bool:
 
 def check() -> None:
     """Raise :class:`Stopped` if a signal came, or another attempt has taken the work over."""
-    check_claim(now=False)
+    check_lease(now=False)
     if _received:
         raise Stopped(f"stopped by {signal.Signals(_received[0]).name}")
 
 
-def check_claim(now: bool = True) -> None:
+def check_lease(now: bool = True) -> None:
     """Raise :class:`Stopped` if another attempt has taken the work over; before what must not be written twice."""
     if job_lease.is_lost(now):
         raise Stopped("stopped: a later attempt has taken this over, and this one writes no more")

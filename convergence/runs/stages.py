@@ -1,7 +1,7 @@
-"""The stages in order: what each needs, whether it has to run, and the record of what it did.
+"""Run the stages of an experiment in order, skip finished ones, and record what each one did.
 
-Stages are named by strings and imported when they run, so that the command answers at once, the laptop install needs
-neither torch nor MPI, and the science never imports what launches it.
+A :class:`Stage` declares its tasks, the tasks that it reads, and a function that does the work. The functions load
+their rooms when they are called: the command starts at once, and an analysis needs neither torch nor MPI.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from convergence.config.functional import EXPERIMENT_NAMES
 from convergence.config.schema import Net
 from convergence.errors import SharedError, StaleOutputError, UserError, did_you_mean
-from convergence.functional import EXPERIMENTS
 from convergence.io.files import disk_full_errors
 from convergence.registry import load_object
-from convergence.runs.run_folder import RunFolder, StageTask
+from convergence.runs.run_folder import RunFolder
+from convergence.runs.tasks import StageTask
 
 logger = logging.getLogger(__name__)
-STAGES = ("train", "statistics", "analyze", "pictures", *EXPERIMENTS, "report")
-OPTIONAL = ("pictures", *EXPERIMENTS)
-"""Stages between the analysis and the report that the rest can do without: one that fails does not end a run."""
-SHARED = ("train", *EXPERIMENTS)
-"""Stages that several of torch's processes can share; MPI's ranks share the statistics."""
-
-
-def verb(stage: str) -> tuple[str, ...]:
-    """What a stage is called on the command line."""
-    return ("train", "--averaging") if stage == "average" else (stage,)
+Tasks = Callable[[RunFolder], list[StageTask]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beyond the config; ``executors`` starts what runs the analysis (:mod:`hpc.tasks`)."""
+    """Options of the command line beyond the config.
+
+    Attributes
+    ----------
+    overwrite : delete superseded output instead of moving it away
+    executors : context manager that starts the workers of the analysis (:mod:`hpc.dask_executor`)
+    nets : names of the nets to train; all if empty
+    single_file : also write the report as one HTML file
+    """
 
     overwrite: bool = False
     executors: Any = None
@@ -43,53 +43,121 @@ class Options:
     single_file: bool = False
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One stage of an experiment.
+
+    Attributes
+    ----------
+    name : as in configs, records and messages
+    run : does the work; called with (folder, options, comm)
+    tasks : the tasks that the stage finishes
+    reads : the tasks that have to be finished before
+    skip_reason : why there is nothing to do for an experiment; "" if there is
+    optional : a failure does not end a run of all stages
+    ranks : kind of parallel processes that may share the stage; None for a single process
+    """
+
+    name: str
+    run: Callable[[RunFolder, Options, Any], None]
+    tasks: Tasks
+    reads: Tasks
+    skip_reason: Callable[[RunFolder], str] = lambda folder: ""
+    optional: bool = False
+    ranks: Literal["mpi", "torch"] | None = None
+
+
 def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> None:
     """Run stages in the given order.
 
     Raises
     ------
-    UserError
-        if a stage that is not among ``stages`` should have run before, or cannot run on several ranks.
+    StaleOutputError
+        if a task that a stage reads is not finished for the present settings.
+    SharedError
+        if a stage that needs a single process was launched on several ranks.
     """
-    of_torch = comm.size > 1 and hasattr(comm, "wrap")  # torch's processes, not MPI's ranks
-    if comm.size > 1 and (len(stages) > 1 or stages[0] not in (SHARED if of_torch else ("statistics",))):
+    kind = "torch" if hasattr(comm, "wrap") else "mpi"  # processes of torch.distributed, or ranks of MPI
+    if comm.size > 1 and (len(stages) > 1 or STAGE_TABLE[stages[0]].ranks != kind):
         raise SharedError(
-            f"{comm.size} ranks were launched, and only `convergence statistics` spreads over ranks (and `convergence "
-            f"{' | '.join(dict.fromkeys(verb(stage)[0] for stage in SHARED))}` over the processes of torchrun). Run "
-            "the other stages without a launcher."
+            f"{comm.size} ranks were launched. Only `convergence statistics` runs on several MPI ranks, and "
+            f"`convergence {' | '.join(SHARED)}` on several processes of torchrun. Run the other stages without a "
+            "launcher."
         )
-    for stage in stages:
-        if len(stages) > 1 and stage in EXPERIMENTS and not folder.has_experiment(stage):
+    for name in stages:
+        stage = STAGE_TABLE[name]
+        if len(stages) > 1 and name in EXPERIMENT_NAMES and not folder.has_experiment(name):
+            continue
+        reason = stage.skip_reason(folder)
+        if reason:
+            logger.info("%s: nothing to do: %s", name, reason)
             continue
         try:
             with disk_full_errors(folder.path):
-                _RUNNERS[stage](folder, options, comm)
+                _require(folder, stage.reads(folder))
+                stage.run(folder, options, comm)
         except UserError as error:
-            if stage not in OPTIONAL or len(stages) == 1:
+            if not stage.optional or len(stages) == 1:
                 raise
-            logger.warning("%s: none, the rest goes on without: %s", stage, error)
+            logger.warning("%s: failed; continuing without it: %s", name, error)
+
+
+def _require(folder: RunFolder, tasks: list[StageTask]) -> None:
+    """Check that tasks are finished for the present settings."""
+    for task in tasks:
+        state = folder.state(task)
+        if state != "done":
+            found = {
+                "missing": "has not run",
+                "unfinished": "has not finished",
+                "damaged": f"is damaged ({folder.damage(task)})",
+                "stale": "was made with other settings",
+            }[state]
+            raise StaleOutputError(
+                f'{folder.path}: "{task.name}" {found}. First run `convergence {task.name.split()[0]}` (or `convergence '
+                "run`) with the same config and --set options."
+            )
+
+
+def _run_task(folder: RunFolder, task: StageTask, options: Options, action: Callable[[], None], comm: Any) -> None:
+    """Run one task unless it is finished, and record it."""
+    if _begin(folder, task, options, comm):
+        start = time.monotonic()
+        action()
+        if comm.rank == 0:
+            _finish(folder, task, time.monotonic() - start)
+
+
+def _begin(folder: RunFolder, task: StageTask, options: Options, comm: Any) -> bool:
+    """Prepare the place of a task; whether it has to run. Rank 0 decides for all ranks."""
+    needed = None
+    if comm.rank == 0:
+        folder.create()
+        status = folder.begin(task, options.overwrite)
+        logger.info("%s%s", task.name, f": {status.reason}" if status.reason else "")
+        needed = status.needed
+    return bool(comm.share(needed))
+
+
+def _finish(folder: RunFolder, task: StageTask, seconds: float) -> None:
+    folder.finish(task, seconds)
+    logger.info("%s: done in %.1f s", task.name, seconds)
+
+
+# ---- the stages ----
 
 
 def _train(folder: RunFolder, options: Options, comm: Any) -> None:
-    if folder.experiment.activations is not None:
-        logger.info("train: nothing to do, the config gives activations")
-        return
-    nets = _chosen_nets(folder, options)
-    loaded: list[Any] = []
-
-    def splits() -> Any:
-        if not loaded:
-            loaded.append(folder.experiment.images.load())
-        return loaded[0]
-
-    together = folder.experiment.training.together
+    splits = functools.cache(folder.experiment.images.load)
+    jointly = folder.experiment.training.train_jointly
     group: list[Net] = []
-    for net in nets:
-        if together is False or not net.trained:
-            _do(folder, folder.train_work(net), options, functools.partial(_train_one, folder, net, splits, comm), comm)
-        elif _begin(folder, folder.train_work(net), options, comm):
+    for net in _chosen_nets(folder, options):
+        task = folder.train_task(net)
+        if jointly is False or not net.trained:
+            _run_task(folder, task, options, functools.partial(_train_one, folder, net, splits, comm), comm)
+        elif _begin(folder, task, options, comm):
             group.append(net)
-            if together is not True and len(group) == together:
+            if jointly is not True and len(group) == jointly:
                 _train_group(folder, group, splits, comm)
                 group = []
     if group:
@@ -97,32 +165,32 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
 
 
 def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any], comm: Any) -> None:
-    training = load_object("convergence.training.loop:make_net")
-    place = folder.net_folder(net)
+    make_net = load_object("convergence.training.loop:make_net")
     ranks = comm if comm.size > 1 else None
-    result = training(place, net.spec, net.seed, net.trained, splits(), folder.experiment.training, ranks)
+    result = make_net(
+        folder.net_folder(net), net.spec, net.seed, net.trained, splits(), folder.experiment.training, ranks
+    )
     if comm.rank == 0:
-        _say(net, result)
+        _log_accuracy(net, result)
 
 
 def _train_group(folder: RunFolder, nets: list[Net], splits: Callable[[], Any], comm: Any) -> None:
-    """Train nets together and record each; then the error of those that failed, which leaves the others done."""
+    """Train nets jointly and record each one; raises the errors of failed nets after all others have finished."""
     start = time.monotonic()
     candidates = [(folder.net_folder(net), net.spec, net.seed) for net in nets]
-    ranks = comm if comm.size > 1 else None
-    training = load_object("convergence.training.loop:train_together")
-    results = training(candidates, splits(), folder.experiment.training, ranks)
+    train_jointly = load_object("convergence.training.loop:train_jointly")
+    results = train_jointly(candidates, splits(), folder.experiment.training, comm if comm.size > 1 else None)
     seconds = time.monotonic() - start
     for net, result in zip(nets, results, strict=True):
         if not isinstance(result, UserError) and comm.rank == 0:
-            _say(net, result)
-            _finish(folder, folder.train_work(net), seconds)
+            _log_accuracy(net, result)
+            _finish(folder, folder.train_task(net), seconds)
     failed = [str(result) for result in results if isinstance(result, UserError)]
     if failed:
         raise SharedError("\n".join(failed))
 
 
-def _say(net: Net, result: dict[str, Any]) -> None:
+def _log_accuracy(net: Net, result: dict[str, Any]) -> None:
     logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 
@@ -131,126 +199,112 @@ def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
     names = [net.name for net in nets]
     for name in options.nets:
         if name not in names:
-            raise UserError(f"--net {name}: the config has no such net; {did_you_mean(name, names)}.")
+            raise UserError(f"--net {name}: the config has no net of this name; {did_you_mean(name, names)}.")
     return [net for net in nets if not options.nets or net.name in options.nets]
 
 
 def _statistics(folder: RunFolder, options: Options, comm: Any) -> None:
-    _need(folder, folder.train_works())
-    stage = load_object("hpc.statistics:statistics")
-    _do(folder, folder.statistics_work(), options, lambda: stage(folder, comm), comm)
+    statistics = load_object("hpc.statistics:statistics")
+    _run_task(folder, folder.statistics_task(), options, lambda: statistics(folder, comm), comm)
 
 
 def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
-    _need(folder, [folder.statistics_work()])
-    work = folder.analyze_work()
+    task = folder.analyze_task()
 
     def analyze() -> None:
         executors = options.executors or load_object("hpc.tasks:executors")(load_object("hpc.tasks:Workers")())
         load_object("convergence.analysis.run:analyze")(
-            folder.statistics_file, folder.analysis_file, folder.experiment.analysis, work.digest, work.scratch[0],
+            folder.statistics_file, folder.analysis_file, folder.experiment.analysis, task.digest, task.scratch[0],
             executors,
         )  # fmt: skip
 
-    _do(folder, work, options, analyze)
+    _run_task(folder, task, options, analyze, comm)
 
 
 def _pictures(folder: RunFolder, options: Options, comm: Any) -> None:
-    if not folder.has_pictures():
-        experiment = folder.experiment
-        reason = (
-            "the config gives activations, and pictures need nets and images" if experiment.activations is not None
-            else "pictures.enabled is false" if not experiment.pictures.enabled
-            else "no net is trained, or no comparison has its positions: see pictures.nets and pictures.layers"
-        )  # fmt: skip
-        logger.info("pictures: nothing to do, %s", reason)
-        return
-    _need(folder, [*(folder.train_work(net) for net, _ in folder.experiment.pictured()), folder.statistics_work()])
-    _do(folder, folder.pictures_work(), options, lambda: load_object("convergence.pictures.run:pictures")(folder))
+    pictures = load_object("convergence.pictures.run:pictures")
+    _run_task(folder, folder.pictures_task(), options, lambda: pictures(folder), comm)
+
+
+def _pictures_skip_reason(folder: RunFolder) -> str:
+    if folder.has_pictures():
+        return ""
+    experiment = folder.experiment
+    if experiment.activations is not None:
+        return "the config gives activations, and pictures need nets and images"
+    if not experiment.pictures.enabled:
+        return "pictures.enabled is false"
+    return "no trained net has a comparison with positions; see pictures.nets and pictures.layers"
 
 
 def _functional(experiment: str, folder: RunFolder, options: Options, comm: Any) -> None:
-    if folder.experiment.activations is not None:
-        raise UserError(f"{experiment}: the config gives activations, and experiments on nets need nets and images.")
-    if experiment != "average":
-        _need(folder, [*folder.train_works(), folder.statistics_work()])
+    functional = load_object("convergence.functional.run:functional")
     ranks = comm if comm.size > 1 else None
-    action = functools.partial(load_object("convergence.functional.run:functional"), folder, experiment, ranks)
-    _do(folder, folder.functional_work(experiment), options, action, ranks)
+    action = functools.partial(functional, folder, experiment, ranks)
+    _run_task(folder, folder.functional_task(experiment), options, action, comm)
+
+
+def _functional_reads(experiment: str, folder: RunFolder) -> list[StageTask]:
+    if folder.experiment.activations is not None:
+        raise UserError(f"{experiment}: the config gives activations; this experiment needs nets and images.")
+    return [] if experiment == "average" else [*folder.train_tasks(), folder.statistics_task()]
 
 
 def _report(folder: RunFolder, options: Options, comm: Any) -> None:
-    _need(folder, [folder.statistics_work(), folder.analyze_work()])
     given = folder.experiment.activations is not None
-    _do(
-        folder,
-        folder.report_work(),
-        options,
-        lambda: load_object("convergence.report:report")(
-            folder.statistics_file,
-            folder.analysis_file,
-            folder.report_page.parent,
-            folder.experiment,
-            folder.pictures_file,
-            folder.analyze_work().digest,
-            folder.pictures_work().digest,
-            folder.functional_folder,
-            {} if given else {name: folder.functional_work(name).digest for name in EXPERIMENTS},
-        ),
+    report = load_object("convergence.report:report")
+    action = functools.partial(
+        report,
+        folder.statistics_file,
+        folder.analysis_file,
+        folder.report_page.parent,
+        folder.experiment,
+        folder.pictures_file,
+        folder.analyze_task().digest,
+        folder.pictures_task().digest,
+        folder.functional_folder,
+        {} if given else {name: folder.functional_task(name).digest for name in EXPERIMENT_NAMES},
     )
+    _run_task(folder, folder.report_task(), options, action, comm)
     if options.single_file:
         load_object("convergence.report.single:single_file")(folder.report_page.parent)
 
 
-_RUNNERS: dict[str, Callable[[RunFolder, Options, Any], None]] = {
-    "train": _train,
-    "statistics": _statistics,
-    "analyze": _analyze,
-    "pictures": _pictures,
-    **{name: functools.partial(_functional, name) for name in EXPERIMENTS},
-    "report": _report,
-}
-
-
-def _need(folder: RunFolder, works: list[StageTask]) -> None:
-    """All of ``works`` must be done for the present settings."""
-    for work in works:
-        state = folder.state(work)
-        if state != "done":
-            says = {
-                "missing": "has not been done",
-                "unfinished": "was not finished",
-                "damaged": f"is damaged ({folder.damage(work)})",
-                "stale": "was done for other settings",
-            }[state]
-            stage = work.name.split()[0]
-            raise StaleOutputError(
-                f'{folder.path}: "{work.name}" {says}. Run `convergence {stage}` (or `convergence run`) with the same '
-                "config and --set options first."
+STAGE_TABLE: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "train", _train, RunFolder.train_tasks, lambda folder: [], ranks="torch",
+            skip_reason=lambda folder: "the config gives activations" if folder.experiment.activations else "",
+        ),
+        Stage(
+            "statistics", _statistics, lambda folder: [folder.statistics_task()], RunFolder.train_tasks, ranks="mpi"
+        ),
+        Stage(
+            "analyze", _analyze, lambda folder: [folder.analyze_task()], lambda folder: [folder.statistics_task()]
+        ),
+        Stage(
+            "pictures", _pictures, lambda folder: [folder.pictures_task()],
+            lambda folder: [
+                *(folder.train_task(net) for net, _ in folder.experiment.pictured()), folder.statistics_task()
+            ],
+            skip_reason=_pictures_skip_reason, optional=True,
+        ),
+        *(
+            Stage(
+                name, functools.partial(_functional, name),
+                functools.partial(lambda name, folder: [folder.functional_task(name)], name),
+                functools.partial(_functional_reads, name), optional=True, ranks="torch",
             )
-
-
-def _do(folder: RunFolder, work: StageTask, options: Options, action: Callable[[], None], comm: Any = None) -> None:
-    """Run one piece of work if it is needed."""
-    if not _begin(folder, work, options, comm):
-        return
-    start = time.monotonic()
-    action()
-    if comm is None or comm.rank == 0:
-        _finish(folder, work, time.monotonic() - start)
-
-
-def _begin(folder: RunFolder, work: StageTask, options: Options, comm: Any) -> bool:
-    """Clear the place of a piece of work, and say whether it is needed; with ranks, the first one decides for all."""
-    needed = None
-    if comm is None or comm.rank == 0:
-        folder.create()
-        outcome = folder.begin(work, options.overwrite)
-        logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
-        needed = outcome.needed
-    return bool(needed) if comm is None else bool(comm.share(needed))
-
-
-def _finish(folder: RunFolder, work: StageTask, seconds: float) -> None:
-    folder.finish(work, seconds)
-    logger.info("%s: done in %.1f s", work.name, seconds)
+            for name in EXPERIMENT_NAMES
+        ),
+        Stage(
+            "report", _report, lambda folder: [folder.report_task()],
+            lambda folder: [folder.statistics_task(), folder.analyze_task()],
+        ),
+    )
+}  # fmt: skip
+"""Every stage by name, in the order in which a run makes them."""
+STAGES = tuple(STAGE_TABLE)
+OPTIONAL = tuple(name for name, stage in STAGE_TABLE.items() if stage.optional)
+SHARED = tuple(name for name, stage in STAGE_TABLE.items() if stage.ranks == "torch")

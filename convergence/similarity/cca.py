@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convergence.linalg import Matrix
 from convergence.similarity.measure import aligned_measure
-from convergence.similarity.pair import Matrix, PairMoments
+from convergence.similarity.pair import PairMoments
 
 KEPT_VARIANCE = 0.99
 

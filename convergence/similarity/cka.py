@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from convergence.errors import UserError
+from convergence.linalg import Matrix
 from convergence.similarity.measure import measure
-from convergence.similarity.pair import Matrix, PairMoments
+from convergence.similarity.pair import PairMoments
 
 
 @measure(

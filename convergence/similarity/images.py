@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from convergence.linalg import Matrix
 from convergence.similarity.measure import measure
-from convergence.similarity.pair import Matrix, PairMoments
+from convergence.similarity.pair import PairMoments
 
 NEIGHBOURS = 10
 

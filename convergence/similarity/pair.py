@@ -6,15 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
-from numpy.typing import NDArray
 
 from convergence.errors import UserError
-
-Matrix = NDArray[np.float64]
-
-RANK_TOLERANCE = 1e-7
-"""Directions whose variance is below this share of the largest hold no more than the rounding of float32 sums."""
+from convergence.linalg import Matrix, principal_directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +103,13 @@ class PairMoments:
 
     @cached_property
     def directions_x(self) -> tuple[Matrix, Matrix]:
-        """Variances (rank,) falling and directions (n_x, rank) of x's standardised units: see :func:`directions`."""
-        return directions(self.std_xx)
+        """Variances (rank,) falling and directions (n_x, rank) of x's standardised units: see :func:`~convergence.linalg.principal_directions`."""
+        return principal_directions(self.std_xx)
 
     @cached_property
     def directions_y(self) -> tuple[Matrix, Matrix]:
         """Variances (rank,) falling and directions (n_y, rank) of y's standardised units."""
-        return directions(self.std_yy)
+        return principal_directions(self.std_yy)
 
     def swapped(self) -> PairMoments:
         """The same pair with x and y exchanged."""
@@ -170,17 +164,6 @@ class PairMoments:
             self.samples_x,
             self.kept,
         )
-
-
-def directions(covariance: Matrix, tolerance: float = RANK_TOLERANCE) -> tuple[Matrix, Matrix]:
-    """Eigenvalues (rank,), falling, and eigenvectors (n, rank) of a covariance matrix (n, n).
-
-    Eigenvalues below ``tolerance`` times the largest count as zero and are left out: duplicated units, or more units
-    than samples.
-    """
-    values, vectors = scipy.linalg.eigh(covariance)
-    kept = values > tolerance * values[-1]
-    return values[kept][::-1], vectors[:, kept][:, ::-1]
 
 
 def standard_scores(samples: Matrix) -> Matrix:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from convergence.linalg import Matrix
 from convergence.similarity.measure import aligned_measure, measure
-from convergence.similarity.pair import Matrix, PairMoments
+from convergence.similarity.pair import PairMoments
 
 
 def _best_rotation(pair: PairMoments) -> Matrix:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from convergence.linalg import Matrix, principal_directions
 from convergence.similarity.measure import measure
-from convergence.similarity.pair import Matrix, PairMoments, directions
+from convergence.similarity.pair import PairMoments
 
 EPSILON = 0.5
 
@@ -55,5 +56,5 @@ def unexplained(r: Matrix, targets: Matrix) -> Matrix:
     """
     if not len(r) or not len(targets):
         return np.ones(len(targets))
-    values, basis = directions(r)
+    values, basis = principal_directions(r)
     return np.clip(1.0 - ((targets @ basis) ** 2 / values).sum(axis=1), 0.0, 1.0)

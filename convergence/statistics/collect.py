@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence import pieces
-from convergence.config.schema import StatisticsConfig
+from convergence.config.stages import StatisticsConfig
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError
 from convergence.io import hdf5

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from convergence.errors import FileError, did_you_mean
 from convergence.io import hdf5
-from convergence.io.disk import open_hdf5
+from convergence.io.hdf5 import open_hdf5
 from convergence.provenance import provenance
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.norms import NormSums

@@ -93,11 +93,11 @@ class Joiner(ABC):
 
     def __init__(self, experiment: Experiment) -> None:
         comparisons = experiment.statistics.comparisons
-        self._members = {comparison.name: experiment.members_of(comparison) for comparison in comparisons}
+        self._members = {comparison.name: experiment.layer_refs_of(comparison) for comparison in comparisons}
         self._pooled = {comparison.name for comparison in comparisons if comparison.pool}
-        self.nets = tuple(dict.fromkeys(member.net for member in experiment.all_members()))
+        self.nets = tuple(dict.fromkeys(member.net for member in experiment.all_layer_refs()))
         self.layers: dict[str, list[str]] = {}
-        for weights, layer in dict.fromkeys((member.weights, member.layer) for member in experiment.all_members()):
+        for weights, layer in dict.fromkeys((member.weights, member.layer) for member in experiment.all_layer_refs()):
             self.layers.setdefault(weights, []).append(layer)
 
     def members(self, name: str) -> Sequence[LayerRef]:

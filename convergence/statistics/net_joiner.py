@@ -52,7 +52,7 @@ class NetJoiner(Joiner):
         specs = {net.name: net.spec for net in experiment.all_nets()}
         modules = {
             weights: load_net(folders[net], specs[net], images.image_shape, images.n_classes, kept)
-            for weights, net, kept in dict.fromkeys((m.weights, m.net, m.kept) for m in experiment.all_members())
+            for weights, net, kept in dict.fromkeys((m.weights, m.net, m.kept) for m in experiment.all_layer_refs())
         }
         return cls(experiment, modules, images.image_shape, experiment.statistics.device)
 

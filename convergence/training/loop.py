@@ -1,9 +1,9 @@
-"""Training nets, one or several together on one device, so that a kill at any step changes no bit of the result.
+"""The training loop: one net, or several nets jointly on one device, with bit-exact resume from any step.
 
-What a step does depends on (seed of the net, seed of the data, epoch, step) alone: the images' order and augmentation
-on the data's seed and the epoch, dropout on the net's seed and the epoch. Nets that are trained together share each
-batch that is read, and nothing else: each has its own weights, optimiser, random stream and checkpoints, and ends with
-the bits that it has when it is trained alone.
+A step depends only on (seed of the net, seed of the data, epoch, step): image order and augmentation depend on the seed
+of the data and the epoch, dropout on the seed of the net and the epoch. Jointly trained nets share the batches that are
+read. Each net has its own weights, optimiser, random state and checkpoints, and ends with the same bits as a net that is
+trained alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from convergence.config.schema import TrainingConfig
+from convergence.config.stages import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import UserError
 from convergence.io.files import atomic_write, remove_leftovers
@@ -28,7 +28,7 @@ from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.spec import NetworkSpec
 from convergence.networks.weights import initialise, save_weights, weights_path
 from convergence.runs.signals import Stopped, check, is_stopping
-from convergence.training.process_group import Ranks
+from convergence.training.process_group import ProcessGroup
 from convergence.training.trainer import COLUMNS, Candidate, Row, Trainer, own_part
 
 EVALUATION_BATCH = 256
@@ -41,16 +41,19 @@ def make_net(
     trained: bool,
     splits: Splits,
     config: TrainingConfig,
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
 ) -> Row:
-    """Leave a net's ``weights.safetensors`` and ``metrics.csv`` in ``folder``; returns the last row of metrics.
+    """Train or initialise a net: write ``weights.safetensors`` and ``metrics.csv`` to ``folder``.
 
-    Weights of ``config.keep_epochs`` go to ``epochs/``, see :func:`~convergence.networks.weights.weights_path`; nets that are
-    not trained have none. Checkpoints stay in the folder (:data:`~convergence.io.files.CHECKPOINTS`): who notes
-    that the net is done removes them after that.
+    Weights of ``config.keep_epochs`` go to ``epochs/`` (:func:`~convergence.networks.weights.weights_path`). The
+    checkpoints stay in the folder; :meth:`~convergence.runs.tasks.TaskFolder.finish` removes them.
+
+    Returns
+    -------
+    The last row of metrics.
     """
     if trained:
-        (result,) = train_together([Candidate(folder, network, seed)], splits, config, ranks)
+        (result,) = train_jointly([Candidate(folder, network, seed)], splits, config, ranks)
         if isinstance(result, UserError):
             raise result
         return result
@@ -67,109 +70,109 @@ def make_net(
     return row
 
 
-def train_together(
+def train_jointly(
     nets: Sequence[Candidate | tuple[Path, NetworkSpec, int]],
     splits: Splits,
     config: TrainingConfig,
-    ranks: Ranks | None = None,
+    ranks: ProcessGroup | None = None,
 ) -> list[Row | UserError]:
-    """Train nets together, each from its checkpoint if it has one.
+    """Train nets jointly; each net resumes from its checkpoint if it has one.
 
-    Every batch is read once and each net takes its step on it. A net that is ahead of the others waits for them.
-    Several processes (``ranks``) share the images of each batch; the first one evaluates and writes.
+    Each batch is read once, and every net takes one step on it. Nets that are ahead wait. Several processes (``ranks``)
+    share the images of each batch; the first process evaluates and writes.
 
     Returns
     -------
-    For each net its last row of metrics, or the error for which it left: the others are trained to the end.
+    For each net its last row of metrics, or the error that ended its training; the other nets continue.
 
     Raises
     ------
     Stopped
-        after a signal; each net has a checkpoint of the step that it had taken.
+        after a signal; each net has a checkpoint of its last step.
     """
     reproducible_arithmetic(config.threads)
     candidates = [Candidate(*net) for net in nets]
-    ranks = ranks or Ranks()
+    ranks = ranks or ProcessGroup()
     first = ranks.rank == 0
     for net in candidates if first else ():
         for place in (net.folder, weights_path(net.folder, 0).parent):
-            remove_leftovers(place)  # or they would be recorded as results
+            remove_leftovers(place)  # they would be recorded as results
     device = ranks.device(config.device)
     failed: dict[int, UserError] = {}
     with ExitStack() as stack:
-        learners = [Trainer(net, splits, config, device, ranks) for net in candidates]
-        for learner in learners:
-            stack.callback(learner.checkpoints.close)
-            if not learner.restore() and 0 in config.keep_epochs and first:
-                save_weights(learner.module, learner.folder, epoch=0)
-        group = _Group(learners, splits, config, device, failed, ranks)
-        for epoch in range(min(learner.epoch for learner in learners), config.epochs):
+        trainers = [Trainer(net, splits, config, device, ranks) for net in candidates]
+        for trainer in trainers:
+            stack.callback(trainer.checkpoints.close)
+            if not trainer.restore() and 0 in config.keep_epochs and first:
+                save_weights(trainer.module, trainer.folder, epoch=0)
+        group = _Group(trainers, splits, config, device, failed, ranks)
+        for epoch in range(min(trainer.epoch for trainer in trainers), config.epochs):
             group.run_epoch(epoch)
-    for k, learner in enumerate(learners):
+    for k, trainer in enumerate(trainers):
         if k not in failed and first:
-            save_weights(learner.module, learner.folder)
-            _write_metrics(learner.folder, learner.rows)
-    return [failed[k] if k in failed else learner.rows[-1] for k, learner in enumerate(learners)]
+            save_weights(trainer.module, trainer.folder)
+            _write_metrics(trainer.folder, trainer.rows)
+    return [failed[k] if k in failed else trainer.rows[-1] for k, trainer in enumerate(trainers)]
 
 
 class _Group:
-    """Nets that take their steps on the same batches."""
+    """Nets that train on the same batches."""
 
     def __init__(
         self,
-        learners: list[Trainer],
+        trainers: list[Trainer],
         splits: Splits,
         config: TrainingConfig,
         device: torch.device,
         failed: dict[int, UserError],
-        ranks: Ranks,
+        ranks: ProcessGroup,
     ) -> None:
         self.ranks = ranks
-        self.learners, self.splits, self.config, self.device, self.failed = learners, splits, config, device, failed
+        self.trainers, self.splits, self.config, self.device, self.failed = trainers, splits, config, device, failed
         self.steps = math.ceil(len(splits.train) / config.batch_size)
         self._saved = time.monotonic()
 
     def run_epoch(self, epoch: int) -> None:
-        """Everything that is left of an epoch, for the nets that have not done it yet."""
+        """Run the remaining steps of an epoch for the nets that have not finished it."""
         present = [(k, net) for k, net in self._active() if net.epoch == epoch]
         if not present:
             return
-        for _, learner in present:
-            learner.start_epoch()
-        first = min(learner.step for _, learner in present)
+        for _, trainer in present:
+            trainer.start_epoch()
+        first = min(trainer.next_step for _, trainer in present)
         for step, images, labels, n in self._batches(epoch, first):
             rate = learning_rate(self.config, epoch + step / self.steps)
-            for k, learner in present:
-                if learner.step == step and k not in self.failed:
+            for k, trainer in present:
+                if trainer.next_step == step and k not in self.failed:
                     try:
-                        learner.learn(images, labels, rate, n)
+                        trainer.step(images, labels, rate, n)
                     except UserError as error:
                         self.failed[k] = error
-            if len(self.failed) == len(self.learners):
+            if len(self.failed) == len(self.trainers):
                 return
             self._between()
         rate = learning_rate(self.config, epoch + (self.steps - 1) / self.steps)
-        for k, learner in present:
+        for k, trainer in present:
             if k not in self.failed:
-                learner.end_epoch(len(self.splits.train), rate, *self._evaluate(learner))
+                trainer.end_epoch(len(self.splits.train), rate, *self._evaluate(trainer))
         self._between()
 
-    def _evaluate(self, learner: Trainer) -> list[float]:
-        """Held-out loss and accuracy, which the first process takes for all."""
+    def _evaluate(self, trainer: Trainer) -> list[float]:
+        """Held-out loss and accuracy, computed by the first process."""
         if self.ranks.rank > 0:
             return self.ranks.first([0.0, 0.0])
-        between = self._between if self.ranks.size == 1 else None  # the others would not be there to agree
-        result = evaluate(learner.module, self.splits.test, self.device, self.config.loader_workers, between)
+        between = self._between if self.ranks.size == 1 else None  # the other processes are not here to agree
+        result = evaluate(trainer.module, self.splits.test, self.device, self.config.loader_workers, between)
         return self.ranks.first(result)
 
     def _active(self) -> list[tuple[int, Trainer]]:
-        return [(k, learner) for k, learner in enumerate(self.learners) if k not in self.failed]
+        return [(k, trainer) for k, trainer in enumerate(self.trainers) if k not in self.failed]
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, int]]:
-        """Steps of an epoch from ``first`` on; earlier ones are not read.
+        """Yield the steps of an epoch from ``first`` on: step, images, labels, number of images over all processes.
 
-        With each the images and labels of this process, on the device, and of how many images the step is. A process
-        without any has the first one, which gets no weight.
+        Images and labels are those of this process, on the device. A process without images gets the first image of the
+        batch, with weight 0.
         """
         images, config = self.splits.train, self.config
         whole = list(itertools.islice(epoch_batches(len(images), config, epoch), first, None))
@@ -182,17 +185,17 @@ class _Group:
             yield step, batch, torch.from_numpy(images.labels[indices]).to(self.device), len(whole[step - first])
 
     def _between(self) -> None:
-        """Between two steps: checkpoints when it is time, or when a signal came, and then no further."""
+        """Save checkpoints when they are due; after a signal, save them and stop."""
         due = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
         stopping, due = self.ranks.any(is_stopping(), due and self.ranks.rank == 0)
         if stopping:
-            for _, learner in self._active():
-                learner.save(wait=True)
+            for _, trainer in self._active():
+                trainer.save(wait=True)
             check()
             raise Stopped("stopped by a signal to another process")
         if due:
-            for _, learner in self._active():
-                learner.save()
+            for _, trainer in self._active():
+                trainer.save()
             self._saved = time.monotonic()
 
 
@@ -211,7 +214,7 @@ def learning_rate(config: TrainingConfig, epoch: float) -> float:
         done = (epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
         return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     if config.schedule == "step":
-        return config.learning_rate * config.step_factor ** int(epoch // config.step_epochs)
+        return config.learning_rate * config.gamma ** int(epoch // config.step_epochs)
     return config.learning_rate
 
 

@@ -1,7 +1,7 @@
 """Several processes that train a net together: who they are, and the few things that they tell each other.
 
 torchrun, submitit and srun start the processes and say so in the environment. Everything that trains takes a
-:class:`Ranks`, and one process is a world of one: it opens no connection and computes what it always did.
+:class:`ProcessGroup`, and one process is a world of one: it opens no connection and computes what it always did.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: for the first one while it reads held-out images."""
 
 
-class Place(NamedTuple):
+class ProcessRank(NamedTuple):
     """What a launcher says of a process, and where rank 0 is."""
 
     rank: int
@@ -37,7 +37,7 @@ class Place(NamedTuple):
     port: int
 
 
-def launched(environ: Mapping[str, str] = os.environ) -> Place | None:
+def launched(environ: Mapping[str, str] = os.environ) -> ProcessRank | None:
     """Where this process stands among those that were started together; None for one that stands alone.
 
     ``RANK`` and ``WORLD_SIZE`` (torchrun, submitit) go before Slurm's own variables.
@@ -55,13 +55,13 @@ def launched(environ: Mapping[str, str] = os.environ) -> Place | None:
                 f"WORLD_SIZE = {environ['WORLD_SIZE']}, but {', '.join(missing)} are not set: use torchrun."
             )
         rank, size, local_rank = (int(environ[name]) for name in names[:3])
-        return Place(rank, size, local_rank, environ["MASTER_ADDR"], int(environ["MASTER_PORT"]))
+        return ProcessRank(rank, size, local_rank, environ["MASTER_ADDR"], int(environ["MASTER_PORT"]))
     step, tasks = environ.get("SLURM_STEP_ID", ""), environ.get("SLURM_NTASKS", "1")
     if not step.isdigit() or int(step) >= 4294967290 or tasks == "1":  # batch and interactive steps have high numbers
         return None
     address = environ.get("MASTER_ADDR") or first_host(environ.get("SLURM_STEP_NODELIST", ""))
     port = int(environ.get("MASTER_PORT") or 20000 + (int(environ["SLURM_JOB_ID"]) * 31 + int(step)) % 20000)
-    return Place(int(environ["SLURM_PROCID"]), int(tasks), int(environ["SLURM_LOCALID"]), address, port)
+    return ProcessRank(int(environ["SLURM_PROCID"]), int(tasks), int(environ["SLURM_LOCALID"]), address, port)
 
 
 def first_host(nodes: str) -> str:
@@ -72,7 +72,7 @@ def first_host(nodes: str) -> str:
     return found[1] + (found[2] or "")
 
 
-class Ranks:
+class ProcessGroup:
     """The processes that train together; one, unless :meth:`of` finds that several were launched."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
@@ -80,7 +80,7 @@ class Ranks:
         self._device = torch.device("cpu")
 
     @classmethod
-    def of(cls, place: Place, device: str) -> Ranks:
+    def of(cls, place: ProcessRank, device: str) -> ProcessGroup:
         """Join the others: through NCCL where the device is a GPU, else through gloo."""
         # Functions below this module take the group of all processes as a default when they are defined. Wrapping a net
         # imports it, and had it been imported with the group there, close() could not end the group's threads.
