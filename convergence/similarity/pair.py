@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convergence.errors import UserError
 from convergence.linalg import Matrix, principal_directions
