@@ -41,21 +41,21 @@ comparisons = ["conv1"]
 """
 SLOW = """
 import time
-from convergence.training.trainer import Learner
-learn = Learner.learn
+from convergence.training.trainer import Trainer
+learn = Trainer.step
 def slow(self, *arguments):
     time.sleep(0.05)
     learn(self, *arguments)
-Learner.learn = slow
+Trainer.step = slow
 """
 FAILING = """
-from convergence.training.trainer import Learner
-learn = Learner.learn
+from convergence.training.trainer import Trainer
+learn = Trainer.step
 def failing(self, *arguments):
     if self.ranks.rank == 1 and self.step == 3:
         raise ValueError("planted in one process")
     learn(self, *arguments)
-Learner.learn = failing
+Trainer.step = failing
 """
 
 
@@ -102,7 +102,7 @@ def test_a_signal_to_one_process_stops_all_and_changes_no_bit(tmp_path):
     assert codes == [75, 75], errors
     codes, errors = finish(start(2, arguments))
     assert codes == [0, 0], errors
-    assert "net1: goes on after epoch 1, step" in errors[0]
+    assert "net1: resuming after epoch 1, step" in errors[0]
     whole, stopped = (tmp_path / name for name in ("whole", "stopped"))
     assert results(stopped) == results(whole)
     assert len(results(whole)) == 4

@@ -65,7 +65,7 @@ def test_a_run_comes_over_ssh_and_is_analysed_already(run, ssh, tmp_path, caplog
     assert not (dest / ".fetching").exists()
     caplog.clear()
     assert main(["analyze", str(dest)]) == 0
-    assert "done already" in caplog.text
+    assert "already done" in caplog.text
     caplog.clear()
     fetch(f"127.0.0.1:{run}", dest, ssh=ssh)
     assert caplog.text.count("there already") == 3

@@ -179,7 +179,7 @@ def test_run_does_what_is_enabled(folder, registered, caplog):
 
 def test_nets_and_statistics_are_needed(folder, registered):
     (folder.path / "statistics.json").unlink()
-    with pytest.raises(UserError, match='"statistics" has not been done'):
+    with pytest.raises(UserError, match='"statistics" has not run'):
         run_stages(("merge",), folder, Options(), world())
 
 

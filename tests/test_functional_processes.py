@@ -101,7 +101,7 @@ def test_a_kill_changes_no_bit(alone, tiny_config, tiny_run, tmp_path, experimen
     assert list(partial.glob("*.h5"))
     codes, errors = finish(start(3 - size, arguments(experiment, tiny_config, runs)))  # on another number of them
     assert set(codes) == {0}, errors
-    assert "goes on where it stopped" in errors[0]
+    assert "resuming" in errors[0]
     assert found(runs, experiment) == found(alone, experiment)
 
 

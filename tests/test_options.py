@@ -1,4 +1,4 @@
-"""Options of loop: each does what it says, and results of older settings keep their digests."""
+"""Options of the training: each has the stated effect."""
 
 from __future__ import annotations
 

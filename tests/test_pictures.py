@@ -206,12 +206,12 @@ def test_skipped_superseded_and_brought_back(planted, caplog):
         assert file.of("net1", "0").patches is not None
     with caplog.at_level("INFO"):
         assert make(config, run, 'pictures.methods=["patches"]') == 0
-        assert "done already" in caplog.text
+        assert "already done" in caplog.text
         assert make(config, run, 'pictures.methods=["guided"]') == 0
         assert "pictures.methods" in caplog.text
         caplog.clear()
         assert make(config, run, 'pictures.methods=["patches"]') == 0
-        assert "found again among superseded results" in caplog.text
+        assert "restored from superseded results" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_photographs_and_images_that_are_gone(image_root, tmp_path, capsys, capl
     assert "pictures are made of the evaluation images" in errors
     assert "there is no such folder" in errors
     assert make(config, run, verb="run") == 0
-    assert "pictures: none, the rest goes on without" in caplog.text
+    assert "pictures: failed; continuing without it" in caplog.text
     assert (run / "report" / "index.html").exists()
 
 

@@ -179,7 +179,7 @@ def test_a_damaged_piece_is_made_again(tiny_config, tiny_copy, tiny_run):
         file["conv2/products"][0, 3] *= 1 + 1e-12
     done = subprocess.run(statistics(tiny_config, tiny_copy), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "goes on where it stopped" in done.stderr
+    assert "resuming" in done.stderr
     assert datasets(tiny_copy / "statistics.h5") == datasets(tiny_run / "statistics.h5")
 
 

@@ -1,4 +1,4 @@
-"""Exact resume: a loop stopped or killed at any step ends with the bits of an undisturbed one."""
+"""Exact resume: training stopped or killed at any step ends with the bits of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ name = "digits"
 [[nets]]
 seeds = [1, 2]
 network = { name = "tests.test_resume:noisy" }
-[loop]
+[training]
 epochs = 3
 batch_size = 32
 threads = 1
@@ -82,7 +82,7 @@ def whole(splits, tmp_path_factory) -> dict[str, bytes]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Every file that a loop leaves for good, but the metrics, which have seconds in them."""
+    """Every file that training leaves, except the metrics, which hold times."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*.safetensors")
@@ -263,7 +263,7 @@ def undisturbed(tmp_path_factory) -> Path:
 KILLS = """
 import os, random, signal, sys, threading, time
 import torch, sklearn.datasets, safetensors.torch
-import convergence.runs.stages, convergence.training, convergence.data.digits, tests.test_resume
+import convergence.runs.stages, convergence.training.loop, convergence.data.digits, tests.test_resume
 from convergence.cli import main
 kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 from convergence.training.trainer import Trainer
@@ -302,7 +302,7 @@ def test_kills_at_any_instant_change_no_bit(undisturbed, tmp_path, request):
     assert done.returncode == 0, done.stderr
     # A run that has little left may end before its kill comes.
     assert int(re.search(r"killed (\d+)", done.stdout)[1]) >= kills // 2
-    assert "goes on after epoch" in done.stderr
+    assert "resuming after epoch" in done.stderr
     assert results(tmp_path) == results(undisturbed.parent)
     assert len(results(tmp_path)) == 2 * 3
     for net in ("net1", "net2"):
@@ -338,5 +338,5 @@ def test_signals_end_with_code_75_and_the_same_command_goes_on(undisturbed, tmp_
     assert "the same command goes on where this one stopped" in errors
     with caplog.at_level(logging.INFO):
         assert main(command(undisturbed, tmp_path)) == 0
-    assert "net1: goes on after epoch 0, step" in caplog.text
+    assert "net1: resuming after epoch 0, step" in caplog.text
     assert results(tmp_path) == results(undisturbed.parent)

@@ -41,7 +41,7 @@ def test_a_finished_run_is_skipped_and_says_so(tiny_config, tiny_copy, caplog):
     before = {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*.h5")}
     code, log = run(["run", tiny_config, "--runs", tiny_copy.parent], caplog)
     assert code == 0
-    assert log.count("done already, for the same settings") == 4 + 4
+    assert log.count("already done with the same settings") == 4 + 4
     assert before == {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*.h5")}
 
 
@@ -50,7 +50,7 @@ def test_scratch_left_by_a_late_kill_is_cleared_up(tiny_config, tiny_copy, caplo
     (tiny_copy / "statistics.partial" / "moments-00000.h5").write_bytes(b"left over")
     code, log = run(["statistics", tiny_config, "--runs", tiny_copy.parent], caplog)
     assert code == 0
-    assert "done already" in log
+    assert "already done" in log
     assert not (tiny_copy / "statistics.partial").exists()
 
 
@@ -59,11 +59,11 @@ def test_a_changed_key_reruns_only_what_it_touches(tiny_config, tiny_copy, caplo
     code, log = run(arguments, caplog)
     assert code == 0
     assert "analyze: analysis.rotations: 3 → 4" in log
-    assert log.count("done already") == 4 + 2  # the nets, the statistics and the pictures
+    assert log.count("already done") == 4 + 2  # the nets, the statistics and the pictures
     assert "report: analyze changed" in log
     assert list((tiny_copy / "superseded").glob("analyze-*/analysis.h5"))
     code, log = run(arguments[:-2], caplog)
-    assert "found again among superseded results" in log
+    assert "restored from superseded results" in log
     assert code == 0
 
 
@@ -76,22 +76,22 @@ def test_overwrite_keeps_nothing(tiny_config, tiny_copy, caplog):
 def test_adding_a_net_trains_that_net_only(tiny_config, tiny_copy, caplog):
     code, log = run(["train", tiny_config, "--runs", tiny_copy.parent, "--set", "nets.0.seeds=[1, 2, 3]"], caplog)
     assert code == 0
-    assert log.count("done already") == 4
+    assert log.count("already done") == 4
     assert "train net3: done" in log
 
 
 def test_a_stage_before_its_input_is_refused(tiny_config, tmp_path, capsys):
     assert main(["analyze", str(tiny_config), "--runs", str(tmp_path)]) == 2
-    assert 'statistics" has not been done. Run `convergence statistics`' in capsys.readouterr().err
+    assert 'statistics" has not run. First run `convergence statistics`' in capsys.readouterr().err
     assert main(["report", str(tiny_config), "--runs", str(tmp_path)]) == 2
-    assert 'statistics" has not been done. Run `convergence statistics`' in capsys.readouterr().err
+    assert 'statistics" has not run. First run `convergence statistics`' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_stale_input_is_refused(tiny_config, tiny_copy, capsys):
     arguments = ["analyze", str(tiny_config), "--runs", str(tiny_copy.parent), "--set", "statistics.groups=4"]
     assert main(arguments) == 2
-    assert "was done for other settings" in capsys.readouterr().err
+    assert "was made with other settings" in capsys.readouterr().err
 
 
 def test_loader_workers_and_group_order_change_no_bit(tiny_config, tiny_copy, tiny_run, caplog):

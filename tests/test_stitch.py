@@ -302,7 +302,7 @@ def test_names_that_are_not_there(place):
 def test_sums_of_other_images_are_refused(place, results, capsys):
     before = datasets(place / "stitched" / "functional" / "stitch.h5")
     assert main(["stitch", str(place / "c.toml"), "--runs", str(place), "--set", "statistics.max_images=200"]) == 2
-    assert '"statistics" was done for other settings' in capsys.readouterr().err
+    assert '"statistics" was made with other settings' in capsys.readouterr().err
     assert datasets(place / "stitched" / "functional" / "stitch.h5") == before
 
 

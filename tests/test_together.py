@@ -140,7 +140,7 @@ label = "untrained"
 seeds = [1]
 network = { name = "small", channels = [6], hidden = [8] }
 trained = false
-[loop]
+[training]
 epochs = 1
 threads = 1
 [statistics]
@@ -163,11 +163,11 @@ def test_the_command_trains_groups(one_by_one, tmp_path, caplog, together):
         assert main([*arguments, "--net", "net2"]) == 0
         assert main(arguments) == 0
     assert results(tmp_path) == results(one_by_one.parent)
-    assert caplog.text.count("done already") == 1
+    assert caplog.text.count("already done") == 1
     caplog.clear()
     with caplog.at_level("INFO"):
         assert main(arguments[:-2]) == 0  # one by one or together is no other result
-    assert caplog.text.count("done already") == 5
+    assert caplog.text.count("already done") == 5
 
 
 def test_the_command_keeps_what_was_done_beside_a_failing_net(one_by_one, tmp_path, capsys, caplog):
@@ -187,5 +187,5 @@ def test_the_command_keeps_what_was_done_beside_a_failing_net(one_by_one, tmp_pa
         assert len(mine) == 1
     with caplog.at_level("INFO"):
         assert main(arguments) == 2
-    assert caplog.text.count("done already") == 3 + 1  # and the untrained one
-    assert "train other1: goes on where it stopped" in caplog.text
+    assert caplog.text.count("already done") == 3 + 1  # and the untrained one
+    assert "train other1: resuming" in caplog.text
