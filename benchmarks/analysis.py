@@ -21,23 +21,23 @@ from benchmarks.units import rectified
 from convergence.analysis.live import live_units
 from convergence.analysis.pair import analyze_pair
 from convergence.config.stages import AnalysisConfig
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.norms import NormSums
+from convergence.statistics.hsic import NormSums
 
 WIDTHS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
 N_PAIRS = 6
 N_SAMPLES, KEPT = 20_000, 256
 
 
-def sums_of_two_nets(width: int, n_groups: int) -> Sums:
+def sums_of_two_nets(width: int, n_groups: int) -> ComparisonSums:
     """Sums of two layers of this width that share causes, without mutual information."""
     samples = rectified(2 * width, N_SAMPLES)
     histograms = UnitHistograms.zeros(2 * width)
     histograms.update(samples)
     parts = [samples[:, g::n_groups].astype(np.float64) for g in range(n_groups)]
     norms = [np.stack([(part[:width] ** 2).sum(axis=0), (part[width:] ** 2).sum(axis=0)]) for part in parts]
-    return Sums(
+    return ComparisonSums(
         name="layer",
         nets=("a", "b"),
         trained=(True, True),

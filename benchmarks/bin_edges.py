@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.units import rectified
+from convergence.statistics.bin_edges import equal_mass_bins
 from convergence.statistics.histograms import UnitHistograms
 
 try:
@@ -44,7 +45,7 @@ def our_edges(samples: npt.NDArray[np.float32]) -> Edges:
     """(n_units, BINS − 1) edges between the bins of the positive values."""
     histograms = UnitHistograms.zeros(len(samples))
     histograms.update(samples)
-    return histograms.edges(BINS + 1).edges[:, 1:]
+    return equal_mass_bins(histograms, BINS + 1).edges[:, 1:]
 
 
 def sketch_edges(samples: npt.NDArray[np.float32], k: int) -> Edges:

@@ -17,10 +17,10 @@ from convergence.clustering.eigenvectors import spectral_embedding
 from convergence.clustering.spectral import similarity_graph
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
-from convergence.statistics.bin_edges import encode
+from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import mutual_information
-from convergence.statistics.joint import joint_counts_plain
+from convergence.statistics.joint_counts import joint_counts_plain
 from convergence.statistics.moments import Moments, correlation_plain
 
 
@@ -251,7 +251,7 @@ def rare() -> Outcome:
     unit[0, rng.choice(20_000, 10, replace=False)] = rng.random(10) + 0.1
     histograms = UnitHistograms.zeros(1)
     histograms.update(unit)
-    codes = encode(unit, histograms.edges(10).edges)[0]
+    codes = encode(unit, equal_mass_bins(histograms, 10).edges)[0]
     here = float(mutual_information(joint_counts_plain(codes, codes, 10)))
     p = np.bincount(codes) / len(codes)
     bias = (len(p) - 1) ** 2 / (2 * len(codes))

@@ -8,11 +8,11 @@ import numpy.typing as npt
 from convergence.analysis.live import live_units
 from convergence.analysis.units import PairSums
 from convergence.similarity.pair import PairMoments
-from convergence.statistics.file import Sums
-from convergence.statistics.group_sums import norms, shift_of
+from convergence.statistics.file import ComparisonSums
+from convergence.statistics.group_sums import shift_of
 from convergence.statistics.histograms import UnitHistograms
+from convergence.statistics.hsic import NormSums, squared_norms
 from convergence.statistics.moments import Moments
-from convergence.statistics.norms import NormSums
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -76,7 +76,7 @@ LAYERS: dict[str, Layers] = {
 }
 
 
-def sums_of(x: Float32, y: Float32, precision: str = "float64", n_groups: int = 4) -> Sums:
+def sums_of(x: Float32, y: Float32, precision: str = "float64", n_groups: int = 4) -> ComparisonSums:
     """Sums of two layers in image groups; sample s in group s mod ``n_groups``."""
     samples, widths = np.concatenate([x, y]), (len(x), len(y))
     n_units = len(samples)
@@ -84,12 +84,12 @@ def sums_of(x: Float32, y: Float32, precision: str = "float64", n_groups: int = 
     parts = [Moments(shift, precision) for _ in range(n_groups)]
     for g, part in enumerate(parts):
         group = np.ascontiguousarray(samples[:, g::n_groups])
-        part.update(group, norms(group, widths, shift[:n_units]))
+        part.update(group, squared_norms(group, widths, shift[:n_units]))
     histograms = UnitHistograms.zeros(n_units)
     histograms.update(samples)
     sums, products = np.stack([part.sums for part in parts]), np.stack([part.products for part in parts])
     nets = ("x", "y")
-    return Sums(
+    return ComparisonSums(
         name="layer", nets=nets, trained=(True, True), layers=nets, sources=nets, map_shape=(),
         unit_net=np.repeat([0, 1], widths), shift=shift[:n_units],
         group_count=np.array([part.count for part in parts]),

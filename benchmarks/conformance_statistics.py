@@ -8,10 +8,10 @@ from scipy.stats import wasserstein_distance
 from benchmarks.conformance_layers import Float32, Float64
 from benchmarks.conformance_table import DEFINITION, Cases, module, row
 from convergence.analysis.distributions import shape_distances
-from convergence.statistics.bin_edges import encode
+from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import mutual_information
-from convergence.statistics.joint import JointCounts
+from convergence.statistics.joint_counts import JointCounts
 from convergence.statistics.moments import Moments
 from convergence.uncertainty import false_discovery_rates, jackknife
 
@@ -86,7 +86,7 @@ def joint_counts(samples: Float32) -> tuple[Float32, np.ndarray, np.ndarray]:
     """Edges (n_units, K − 1), bin numbers (n_units, n), and counts of all pairs (n_units, n_units, K, K)."""
     histograms = UnitHistograms.zeros(len(samples))
     histograms.update(samples)
-    edges = histograms.edges(BINS).edges
+    edges = equal_mass_bins(histograms, BINS).edges
     codes = encode(samples, edges)
     joint = JointCounts(len(samples), len(samples), BINS)
     joint.update(codes, codes)

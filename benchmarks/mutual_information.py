@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.units import rectified
-from convergence.statistics.bin_edges import encode
+from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.joint import JointCounts, joint_counts_plain
+from convergence.statistics.joint_counts import JointCounts, joint_counts_plain
 
 try:
     import torch
@@ -53,7 +53,7 @@ def given_edges(samples: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float6
     """Edges with both ends (n_units, BINS + 1), and bin numbers, of all units."""
     histograms = UnitHistograms.zeros(len(samples))
     histograms.update(samples)
-    edges = histograms.edges(BINS).edges
+    edges = equal_mass_bins(histograms, BINS).edges
     return np.pad(edges, ((0, 0), (1, 1)), constant_values=(-np.inf, np.inf)).astype(np.float64), encode(samples, edges)
 
 

@@ -31,13 +31,13 @@ from convergence.config.load import parse_config
 from convergence.data.images import read_batches
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.weights import initialise
-from convergence.statistics.bin_edges import BinEdges
-from convergence.statistics.collect import Collector
-from convergence.statistics.file import block, blocks, prepare, seal
-from convergence.statistics.joint import JointCounts
-from convergence.statistics.net_joiner import NetJoiner
+from convergence.statistics.joint_counts import JointCounts
+from convergence.statistics.partial_results import PartialResults
+from convergence.statistics.passes import Pass, StatisticsPasses
+from convergence.statistics.torch_source import NetSource
+from convergence.statistics.writer import StatisticsWriter
 from hpc.comm import SerialCommunicator
-from hpc.writers import write_blocks
+from hpc.hdf5_writers import write_blocks
 
 PAPER_IMAGES = 50_000
 FORWARD_FLOPS = 2 * 0.72e9
@@ -159,26 +159,34 @@ def measure(folder: Path, n_images: int, threads: int) -> dict[str, Step]:
     config = parse_config(text, [f"statistics.max_images={n_images}"])
     images = config.images.load().test
     modules = {net.name: initialise(net.spec, net.seed, images.image_shape, 2).eval() for net in config.all_nets()}
-    joiner = NetJoiner(config, modules, images.image_shape, "auto")
-    partial = folder / f"partial{n_images}"
-    partial.mkdir()
-    collector = Collector(config.statistics, images, joiner, partial, "benchmark")
-    groups = range(len(collector.groups))
-    indices = [batch for g in groups for batch in collector.groups.batches(g, config.statistics.batch_size)]
-    samples = {name: joined.n_positions * n_images for name, joined in joiner.joined.items()}
-    widths = {name: joined.n_units for name, joined in joiner.joined.items()}
-    shift = collector.shift()
+    source = NetSource(config, modules, images, "auto")
+    partial = PartialResults(folder / f"partial{n_images}", "benchmark")
+    partial.prepare()
+    passes = StatisticsPasses(source, config.statistics, partial)
+    sums = passes.assembly
+    groups = range(len(passes.groups))
+    indices = [batch for g in groups for batch in passes.groups.batches(g, config.statistics.batch_size)]
+    samples = {name: joined.n_positions * n_images for name, joined in source.joined.items()}
+    widths = {name: joined.n_units for name, joined in source.joined.items()}
     batches = [images.read(batch) for batch in indices]
-    joiner.outputs(batches[0], indices[0])
-    collector.moments(0, shift)  # compiled and warm
-    edges: dict[str, BinEdges] = {}
+    source.maps(batches[0], indices[0])
+    ahead = iter(passes)
+    moments = next(ahead)
+    partial.write(moments.name(0), lambda new_matrix: moments.compute(0, new_matrix))  # compiled and warm
     path, comm = folder / f"statistics{n_images}.h5", SerialCommunicator()
+    found: dict[str, Pass] = {}
     known = {"trained": False, "held_out_accuracy": 0.0, "weights_sha256": ""}
     nets = [{"name": net.name, "label": net.label, "seed": net.seed} | known for net in config.all_nets()]
 
+    def run(each: Pass) -> None:
+        for item in each.items:
+            partial.write(each.name(item), lambda new_matrix, item=item: each.compute(item, new_matrix))
+
     def assemble() -> None:
-        prepare(collector, path, nets, "{}")
-        seal(path, write_blocks(path, blocks(collector), lambda name, index: block(collector, name, index), comm))
+        writer = StatisticsWriter(path, {name: sums.matrices(name) for name in sums.joined})
+        header = sums.header("benchmark", "{}", images.manifest_hash(), nets)
+        writer.create(header, (sums.sums(name).record() for name in sums.joined))
+        writer.seal(write_blocks(path, writer.blocks(), writer.block, comm))
 
     gram = sum(widths[name] ** 2 * n for name, n in samples.items())
     pairs = sum(widths[name] * (widths[name] + 1) / 2 * n for name, n in samples.items())
@@ -187,16 +195,16 @@ def measure(folder: Path, n_images: int, threads: int) -> dict[str, Step]:
         "forward passes": (
             4 * n_images * FORWARD_FLOPS,
             "flop",
-            lambda: [joiner.outputs(b, i) for b, i in zip(batches, indices, strict=True)],
+            lambda: [source.maps(b, i) for b, i in zip(batches, indices, strict=True)],
         ),
-        "pass 1, with both": (gram, "flop", lambda: [collector.moments(g, shift) for g in groups]),
-        "bin edges": (0, "", lambda: edges.update(collector.edges())),
-        "bin numbers, with both": (0, "", lambda: [collector.codes(g, edges) for g in groups]),
-        "mutual information": (pairs, "pair-samples", lambda: [collector.information(*t) for t in collector.tiles()]),
+        "pass 1, with both": (gram, "flop", lambda: run(moments)),
+        "bin edges": (0, "", lambda: found.update(codes=next(ahead))),
+        "bin numbers, with both": (0, "", lambda: run(found["codes"])),
+        "mutual information": (pairs, "pair-samples", lambda: run(next(ahead))),
         "the file": (0, "bytes", assemble),
     }
-    found = {name: (work, unit, seconds(run)) for name, (work, unit, run) in steps.items()}
-    return found | {"the file": (float(path.stat().st_size), "bytes", found["the file"][2])}
+    taken = {name: (work, unit, seconds(step)) for name, (work, unit, step) in steps.items()}
+    return taken | {"the file": (float(path.stat().st_size), "bytes", taken["the file"][2])}
 
 
 if __name__ == "__main__":

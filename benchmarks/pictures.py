@@ -3,7 +3,7 @@
     python -m benchmarks.pictures             # the cost
     python -m benchmarks.pictures runs/digits # and the share of units whose maximised image beats every real one
 
-The cost is that of the first pass over images (:meth:`~convergence.statistics.collect.Collector.moments`) with
+The cost is that of the first pass over images (:meth:`~convergence.statistics.passes.StatisticsPasses.moments`) with
 ``statistics.top_images`` 9 and 0, in turn, on the same nets and images: four small nets on the digits, and four on
 photographs of 64 pixels; two threads, time on the wall. Bar: 15 %. Of maximised images, live convolutional units of
 trained nets count; bar: 95 %.
@@ -24,11 +24,11 @@ from statistics import median
 import numpy as np
 
 from convergence.config.load import parse_config
-from convergence.networks.devices import reproducible_arithmetic
 from convergence.pictures.file import open_pictures
 from convergence.runs.run_folder import RunFolder
-from convergence.statistics.collect import Collector
-from convergence.statistics.net_joiner import NetJoiner
+from convergence.statistics.partial_results import PartialResults
+from convergence.statistics.passes import StatisticsPasses, moments_name
+from convergence.statistics.torch_source import NetSource
 from convergence.training.loop import make_net
 
 CONFIGS = {
@@ -66,23 +66,22 @@ def seconds_of_passes(text: str, folder: Path, rounds: int) -> dict[str, list[fl
     experiment = experiments[0]
     run = RunFolder(folder, experiment)
     splits = experiment.images.load()
-    reproducible_arithmetic(experiment.statistics.threads)
     for net in experiment.all_nets():
         run.net_folder(net).mkdir(parents=True)
         make_net(run.net_folder(net), net.spec, net.seed, False, splits, experiment.training)
     folders = {net.name: run.net_folder(net) for net in experiment.all_nets()}
-    collectors = {}
+    passes = {}
     for n, one in experiments.items():
-        joiner = NetJoiner.from_folders(one, folders, splits.test)
-        partial = folder / f"partial-{n}"
-        partial.mkdir()
-        collectors[n] = Collector(one.statistics, splits.test, joiner, partial, "benchmark")
-    shift = collectors[0].shift()
+        partial = PartialResults(folder / f"partial-{n}", "benchmark")
+        partial.prepare()
+        passes[n] = (StatisticsPasses(NetSource.load(one, folders), one.statistics, partial), partial)
+
+    def moments(n: int) -> None:
+        one, partial = passes[n]
+        partial.write(moments_name(1), lambda new_matrix: one.moments(1, new_matrix))
+
     return interleaved(
-        {
-            "without": lambda: collectors[0].moments(1, shift),
-            "with": lambda: collectors[9].moments(1, shift),
-        },
+        {"without": lambda: moments(0), "with": lambda: moments(9)},
         rounds,
         time.perf_counter,
     )

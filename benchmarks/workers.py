@@ -33,7 +33,7 @@ from convergence.analysis.section import PairShape
 from convergence.analysis.worker import Job
 from convergence.cli import main as command
 from convergence.config.stages import AnalysisConfig
-from hpc.tasks import Workers, on_this_machine
+from hpc.dask_executor import Workers, on_this_machine
 
 N_SAMPLES, N_GROUPS = 20_000, 8
 TRIED = 16

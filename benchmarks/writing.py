@@ -24,10 +24,10 @@ import h5py
 import numpy as np
 from mpi4py import MPI
 
-import hpc.writers
+import hpc.hdf5_writers
 from convergence.io import hdf5
 from hpc.comm import MPICommunicator
-from hpc.writers import write_blocks
+from hpc.hdf5_writers import write_blocks
 
 
 def write_raw(path: Path, blocks: list[np.ndarray], checksums: bool) -> None:
@@ -66,7 +66,7 @@ def main() -> None:
     n_units = 4_096
     shape = (max(1, round(arguments.megabytes * 1e6 / (8 * n_units**2))), n_units, n_units)
     values = np.random.default_rng(0).standard_normal((hdf5.BLOCK_ROWS, n_units))
-    ways = ["raw", "raw, SHA-256", "one writer"]
+    ways = ["raw", "raw, SHA-256", "gathered"]
     if h5py.get_config().mpi:
         ways += ["MPI-IO", "MPI-IO, no checksums"]
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -76,7 +76,7 @@ def main() -> None:
             path = Path(folder) / "file"
             comm.barrier()
             start = time.perf_counter()
-            hpc.writers.block_digest = hdf5.block_digest if "no" not in way else lambda _: bytes(32)
+            hpc.hdf5_writers.block_digest = hdf5.block_digest if "no" not in way else lambda _: bytes(32)
             if way.startswith("raw"):
                 if comm.rank == 0:
                     write_raw(path, [values] * len(hdf5.blocks(shape)), "SHA" in way)

@@ -137,12 +137,12 @@ def _executors(options: argparse.Namespace) -> Any:
     """What starts the workers of the analysis."""
     from convergence.registry import load_object
 
-    workers = load_object("hpc.tasks:Workers")(
+    workers = load_object("hpc.dask_executor:Workers")(
         options.workers, options.threads, options.memory, options.lifetime, options.dashboard
     )
     if options.cluster:
         return load_object("slurm.workers:executors")(workers, options.cluster, options.runs)
-    return load_object("hpc.tasks:executors")(workers)
+    return load_object("hpc.dask_executor:executors")(workers)
 
 
 def _refuse_file_options(options: argparse.Namespace) -> None:

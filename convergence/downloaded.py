@@ -142,7 +142,7 @@ def analyze_file(
     out
         Where the analysis goes; beside the statistics if not given.
     executors
-        What starts the workers, from :mod:`hpc.tasks`; as many as make sense if not given. Results do not depend on it.
+        What starts the workers, from :mod:`hpc.dask_executor`; as many as make sense if not given.
     overwrite
         Delete an analysis of other settings instead of moving it to ``superseded/``.
 
@@ -172,8 +172,8 @@ def analyze_file(
         if chosen:
             source = partial / "chosen.h5"
             partial.mkdir(exist_ok=True)
-            load_object("convergence.statistics.view:view_comparisons")(statistics, source, chosen)
-        start = executors or load_object("hpc.tasks:executors")(load_object("hpc.tasks:Workers")())
+            load_object("convergence.statistics.subset:view_comparisons")(statistics, source, chosen)
+        start = executors or load_object("hpc.dask_executor:executors")(load_object("hpc.dask_executor:Workers")())
         load_object("convergence.analysis.run:analyze")(source, target, settings.analysis, work.digest, partial, start)
 
     _do(work, _analysis_digest, overwrite, act)

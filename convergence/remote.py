@@ -104,9 +104,9 @@ class Here:
                     raise UserError(f"{source}: could not be copied: {error}.") from error
 
     def cut(self, comparisons: Sequence[str], name: str, target: Path) -> Path:
-        from convergence.statistics.slicing import Cut, slice_statistics
+        from convergence.statistics.subset import Selection, subset_statistics
 
-        slice_statistics(self.path / "statistics.h5", target / name, Cut(tuple(comparisons)), overwrite=True)
+        subset_statistics(self.path / "statistics.h5", target / name, Selection(tuple(comparisons)), overwrite=True)
         return target / name
 
     def discard(self, name: str) -> None:

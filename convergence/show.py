@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +11,8 @@ from convergence.progress import readable_seconds
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import read_record
 from convergence.settings import Settings
-from convergence.statistics.group_sums import MATRIX_BYTES
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
+from convergence.statistics.partial_results import MATRIX_BYTES
 
 
 def describe(folder: RunFolder) -> str:
@@ -56,8 +55,9 @@ def _toml(value: Any) -> str:
 def _comparisons(folder: RunFolder) -> list[str]:
     """Units, samples and bytes of every comparison, from the shapes alone; a sentence where they cannot be known."""
     experiment = folder.experiment
-    from convergence.statistics.collect import TILE, information_tiles, matrices
-    from convergence.statistics.groups import ImageGroups
+    from convergence.statistics.assembly import TILE, information_tiles
+    from convergence.statistics.sampling import ImageGroups
+    from convergence.statistics.schema import stored_bytes
 
     config = experiment.statistics
     try:
@@ -77,8 +77,7 @@ def _comparisons(folder: RunFolder) -> list[str]:
         coded = information.enabled * joined.n_sampled(information.positions)
         tiles = len(information_tiles(joined.name, joined.n_units)) if information.enabled else 0
         n_tiles += tiles
-        stored = sum(8 * math.prod(shape) for shape in matrices(joined, config).values())
-        stored += 4 * len(groups.subset(config.subset)) * joined.n_units
+        stored = stored_bytes(joined, config, len(groups.subset(config.subset)))
         rows.append(
             (
                 joined.name,
@@ -126,15 +125,15 @@ def _analysis(folder: RunFolder) -> list[str]:
 
 
 def shapes(experiment: Experiment) -> tuple[int, Any]:
-    """Number of images there are, and a joiner that knows the shapes of all layers without computing any."""
+    """Number of images there are, and a source that knows the shapes of all layers without computing any."""
     if experiment.activations is not None:
-        from convergence.statistics.array_joiner import ArrayJoiner
+        from convergence.statistics.activation_source import ArraySource
 
-        arrays = ArrayJoiner(experiment)
+        arrays = ArraySource(experiment)
         return len(arrays.images), arrays
     import torch
 
-    from convergence.statistics.net_joiner import NetJoiner
+    from convergence.statistics.torch_source import NetSource
 
     splits = experiment.images.load()
     images = splits.test if experiment.statistics.split == "test" else splits.train
@@ -144,7 +143,7 @@ def shapes(experiment: Experiment) -> tuple[int, Any]:
             weights: specs[net].build(images.image_shape, images.n_classes)
             for weights, net in dict.fromkeys((member.weights, member.net) for member in experiment.all_layer_refs())
         }
-    return len(images), NetJoiner(experiment, modules, images.image_shape, "meta")
+    return len(images), NetSource(experiment, modules, images, "meta")
 
 
 def _listed(names: tuple[str, ...], most: int = 12) -> str:

@@ -88,14 +88,13 @@ def _state(work: Any) -> str:
 
 
 def _slice(file: StatisticsFile) -> list[str]:
-    if not file.slice:
+    if not file.selection:
         return []
-    groups = file.slice["groups"]
+    groups = file.selection["groups"]
     said = "all image groups" if groups == "all" else f"image groups {', '.join(map(str, groups))}"
-    left = (
-        f"; without {', '.join(file.slice['left_out'])}, known over all groups only" if file.slice["left_out"] else ""
-    )
-    return [f"slice of {file.slice['of'][:12]}: {said}{left}"]
+    omitted = ", ".join(file.selection["omitted"])
+    left = f"; without {omitted}, defined over all groups only" if omitted else ""
+    return [f"subset of {file.selection['of'][:12]}: {said}{left}"]
 
 
 def _net(net: dict[str, Any]) -> tuple[str, ...]:

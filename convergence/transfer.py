@@ -10,14 +10,14 @@ logger = logging.getLogger(__name__)
 
 
 def slice(options: argparse.Namespace) -> str:
-    """Cut a statistics file."""
+    """Selection a statistics file."""
     from convergence.downloaded import statistics_path
-    from convergence.statistics.slicing import Cut, parse_groups, slice_statistics
+    from convergence.statistics.subset import Selection, parse_groups, subset_statistics
 
     groups = parse_groups(options.groups) if options.groups is not None else ()
-    cut = Cut(tuple(options.comparisons), tuple(options.nets), groups)
+    cut = Selection(tuple(options.comparisons), tuple(options.nets), groups)
     target = Path(options.target)
-    if not slice_statistics(statistics_path(options.source), target, cut, options.overwrite):
+    if not subset_statistics(statistics_path(options.source), target, cut, options.overwrite):
         logger.info("slice: there already")
     return str(target.resolve())
 

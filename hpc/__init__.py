@@ -1,1 +1,1 @@
-"""Ranks and blocks: the one door to MPI, ownership of groups, and the statistics stage spread over ranks."""
+"""Stages over many processes: ranks of MPI, and tasks on Dask workers."""

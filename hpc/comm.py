@@ -1,7 +1,7 @@
-"""The one door to MPI: a communicator with the few methods that the toolkit needs, serial unless ranks were launched.
+"""The only module that uses MPI: it decides which rank this process is, and communicates with the others.
 
-Code takes a communicator as an argument and never asks whether there is MPI: ``mpiexec`` only changes which object is
-passed. mpi4py is imported when a launcher started several ranks, so that a login node never initialises MPI.
+Code takes a communicator as an argument; :func:`world` returns a serial one unless a launcher started several ranks.
+mpi4py is imported only in the latter case, so a login node never initialises MPI.
 """
 
 from __future__ import annotations
@@ -10,32 +10,33 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from convergence.errors import UserError
+from convergence.errors import SharedError, UserError
 
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS")
 
 
 class Communicator(Protocol):
-    """What the toolkit asks of a communicator."""
+    """Operations over the ranks of a job."""
 
     rank: int
     size: int
 
     def barrier(self) -> None:
-        """Return when every rank has called it."""
+        """Wait until every rank has called this method."""
         ...
 
     def gather_errors(self, message: str | None) -> list[str]:
-        """Every rank's error message, in rank order, ranks without one left out; the same list on all ranks."""
+        """Error messages of all ranks that have one, in rank order; the same list on all ranks."""
         ...
 
     def share(self, value: bool | None) -> bool:
-        """The first rank's value, on all ranks."""
+        """The value of rank 0, on all ranks."""
         ...
 
     def any(self, value: bool) -> bool:
@@ -43,28 +44,28 @@ class Communicator(Protocol):
         ...
 
     def send(self, values: npt.NDArray[Any], rank: int) -> None:
-        """Send an array's buffer to a rank that receives it; contiguous, at most 1 GiB."""
+        """Send a contiguous array of at most 1 GiB to ``rank``, which must call :meth:`receive`."""
         ...
 
     def receive(self, values: npt.NDArray[Any], rank: int) -> None:
-        """Fill an array with what a rank sends."""
+        """Fill an array with the values that ``rank`` sends."""
         ...
 
     def gather_bytes(self, value: bytes) -> list[bytes]:
-        """On rank 0 every rank's bytes, in rank order; [] on the others."""
+        """The bytes of every rank, in rank order, on rank 0; [] on other ranks."""
         ...
 
     @property
     def handle(self) -> Any:
-        """The communicator as mpi4py and h5py know it."""
+        """The mpi4py communicator, for h5py."""
         ...
 
     def io_hints(self) -> Any:
-        """Hints for MPI-IO: large contiguous blocks go to the disk from the rank that has them, not through others."""
+        """Hints for MPI-IO: each rank writes its large contiguous blocks itself, without collective buffering."""
         ...
 
     def abort(self, error: BaseException, code: int) -> None:
-        """End the job on all ranks at once, after saying what went wrong on this one."""
+        """Print the error of this rank, and end the job on all ranks immediately."""
         ...
 
 
@@ -75,7 +76,7 @@ class SerialCommunicator:
     size = 1
 
     def barrier(self) -> None:
-        """Nobody to wait for."""
+        """Return at once."""
 
     def gather_errors(self, message: str | None) -> list[str]:
         return [] if message is None else [message]
@@ -87,27 +88,27 @@ class SerialCommunicator:
         return value
 
     def send(self, values: npt.NDArray[Any], rank: int) -> None:
-        raise ValueError("one process has nobody to send to")
+        raise ValueError("a serial communicator cannot send")
 
     def receive(self, values: npt.NDArray[Any], rank: int) -> None:
-        raise ValueError("one process has nobody to receive from")
+        raise ValueError("a serial communicator cannot receive")
 
     def gather_bytes(self, value: bytes) -> list[bytes]:
         return [value]
 
     @property
     def handle(self) -> Any:
-        raise ValueError("one process has no MPI communicator")
+        raise ValueError("a serial communicator has no MPI handle")
 
     def io_hints(self) -> Any:
-        raise ValueError("one process has no MPI-IO")
+        raise ValueError("a serial communicator has no MPI-IO")
 
     def abort(self, error: BaseException, code: int) -> None:
         raise error
 
 
 class MPICommunicator:
-    """The world of an MPI launcher."""
+    """All ranks that an MPI launcher started."""
 
     def __init__(self, world: Any) -> None:
         self._world = world
@@ -152,18 +153,44 @@ class MPICommunicator:
         else:
             traceback.print_exception(error)
         print(f"rank {self.rank} of {self.size} failed; ending the job on all ranks", file=sys.stderr, flush=True)
-        time.sleep(0.5)  # launchers drop what a rank said last when it ends too soon
+        time.sleep(0.5)  # launchers may drop the last output of a rank that ends at once
         self._world.Abort(code)
 
 
+def owned(n_items: int, rank: int, size: int) -> range:
+    """Indices of the items of a rank, round robin: shares differ by at most one item.
+
+    Raises
+    ------
+    ValueError
+        for a rank outside ``0 … size − 1``.
+    """
+    if not 0 <= rank < size:
+        raise ValueError(f"rank {rank} is not within 0 … {size - 1}")
+    return range(rank, n_items, size)
+
+
+@contextmanager
+def errors_shared(comm: Communicator) -> Iterator[None]:
+    """Run a block on all ranks; if it raises UserError on any of them, raise SharedError with all messages on all."""
+    message = None
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+    errors = comm.gather_errors(message)
+    if errors:
+        raise SharedError("\n".join(errors))
+
+
 def launched_ranks(environ: Mapping[str, str] = os.environ) -> int:
-    """How many ranks an MPI launcher says it started; 1 without a launcher."""
+    """Number of ranks according to the variables of MPI launchers; 1 without a launcher."""
     sizes = [int(environ[name]) for name in _SIZE_VARIABLES if environ.get(name, "").isdigit()]
     return max(sizes, default=1)
 
 
 def _slurm_step_tasks(environ: Mapping[str, str]) -> int:
-    """Tasks of the srun step that this process is in; 1 outside of one (batch and interactive steps have high ids)."""
+    """Tasks of the srun step of this process; 1 outside of a step (batch and interactive steps have high ids)."""
     step, tasks = environ.get("SLURM_STEP_ID", ""), environ.get("SLURM_NTASKS", "")
     if step.isdigit() and int(step) < 4294967290 and tasks.isdigit():
         return int(tasks)
@@ -176,8 +203,8 @@ def world(environ: Mapping[str, str] = os.environ) -> Communicator:
     Raises
     ------
     UserError
-        if a launcher started ranks but mpi4py is missing, or MPI's world is smaller than what was launched (a
-        ``srun`` without PMI makes as many worlds of one rank: each would do all the work and write the same files).
+        if a launcher started several ranks and mpi4py is missing, or MPI sees another number of ranks. (Without PMI,
+        ``srun`` starts independent worlds of one rank, each of which would do all the work and write the same files.)
     """
     expected = max(launched_ranks(environ), _slurm_step_tasks(environ))
     if expected == 1:
@@ -192,8 +219,8 @@ def world(environ: Mapping[str, str] = os.environ) -> Communicator:
     comm = MPICommunicator(MPI.COMM_WORLD)
     if comm.size != expected:
         raise UserError(
-            f"{expected} ranks were launched, but MPI sees a world of {comm.size}. The launcher and MPI do not speak "
-            "the same protocol: under Slurm try srun --mpi=pmi2 (or --mpi=pmix), otherwise the mpiexec of the MPI "
-            "that mpi4py uses."
+            f"{expected} ranks were launched, but MPI sees a world of {comm.size}. The launcher and MPI use different "
+            "protocols. Under Slurm use srun --mpi=pmi2 (or --mpi=pmix), otherwise the mpiexec of the MPI library "
+            "that mpi4py was built with."
         )
     return comm

@@ -1,8 +1,8 @@
-"""Packing an image folder over ranks: each decodes its blocks and writes them at their place in the one file.
+"""Pack an image folder over ranks: each rank decodes its blocks and writes them at their offsets in one file.
 
-The file grows beside its final name. Every rank notes the blocks that it has written, each with its checksum, in a
-journal of its own, after they are on the disk; whoever comes after a kill, with any number of ranks, reads all journals
-and makes again what is missing or does not match. A finished file is held against its checksums instead.
+The file grows beside its final name. After a block is on the disk, its rank records it with its checksum in the rank's
+journal. A later run, with any number of ranks, reads all journals and repeats blocks that are missing or do not match.
+A finished file is verified instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,8 +28,7 @@ from convergence.io.files import put_in_place, remove_leftovers
 from convergence.io.hdf5 import open_checked
 from convergence.progress import Progress
 from convergence.runs.signals import Stopped, is_stopping
-from hpc.comm import Communicator
-from hpc.ownership import owned
+from hpc.comm import Communicator, errors_shared, owned
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ def pack(experiment: Experiment, folder: Path, comm: Communicator) -> list[Path]
 
 
 class _Packing:
-    """One split on its way into a file."""
+    """One split and the file it is packed to."""
 
     def __init__(self, images: FolderImages, path: Path, workers: int, comm: Communicator) -> None:
         self.images, self.path, self.workers, self.comm = images, path, max(workers, 1), comm
@@ -76,34 +74,26 @@ class _Packing:
     def run(self) -> None:
         finished = self.comm.share(self.path.exists())
         if finished:
-            self._together(self._verify)
+            with errors_shared(self.comm):
+                self._verify()
             return
-        self._together(self._prepare)
-        digests: dict[int, bytes] = {}
-        self._together(lambda: digests.update(self._write()))
+        with errors_shared(self.comm):
+            self._prepare()
+        with errors_shared(self.comm):
+            digests = self._write()
         if self.comm.any(is_stopping()):
             raise Stopped("stopped by a signal")
         gathered = self.comm.gather_bytes(b"".join(digests[k] for k in sorted(digests)))
-        self._together(lambda: self._seal(gathered))
-
-    def _together(self, action: Callable[[], None]) -> None:
-        """Do something on all ranks; they leave together, or fail together."""
-        message = None
-        try:
-            action()
-        except UserError as error:
-            message = str(error)
-        errors = self.comm.gather_errors(message)
-        if errors:
-            raise SharedError("\n".join(errors))
+        with errors_shared(self.comm):
+            self._seal(gathered)
 
     def _prepare(self) -> None:
-        """The first rank makes the file, unless one for the same images and settings is there to go on with."""
+        """Create the file on rank 0, unless an unfinished one of the same images and settings can be resumed."""
         if self.comm.rank > 0:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path.parent)
-        with contextlib.suppress(OSError, KeyError):  # whatever is there is no file to go on with
+        with contextlib.suppress(OSError, KeyError):  # an unreadable file is replaced
             import h5py
 
             with h5py.File(self.partial, "r") as file:
@@ -121,7 +111,7 @@ class _Packing:
         self.journals.mkdir()
 
     def _write(self) -> dict[int, bytes]:
-        """The digests of this rank's blocks, each of which is on the disk; fewer after a signal."""
+        """Write this rank's missing blocks; return the digests of all of its blocks, or of fewer after a signal."""
         mine = owned(self.plan.n_blocks, self.comm.rank, self.comm.size)
         noted = self._noted()
         offset = packed.offset(self.partial, "images")
@@ -147,7 +137,7 @@ class _Packing:
         return digests
 
     def _noted(self) -> dict[int, bytes]:
-        """Blocks that any rank of any earlier run has noted, with their digests; torn lines are none."""
+        """Blocks in the journals of all earlier runs, with their digests; incomplete lines are skipped."""
         noted = {}
         for journal in sorted(self.journals.iterdir()):
             for line in journal.read_text(encoding="ascii", errors="replace").splitlines():
@@ -182,9 +172,9 @@ class _Packing:
         shutil.rmtree(self.journals)
 
     def _verify(self) -> None:
-        """Hold the blocks of this rank against the checksums of a finished file."""
+        """Verify the checksums of this rank's blocks of a finished file."""
         if self.comm.rank == 0:
-            shutil.rmtree(self.journals, ignore_errors=True)  # left by a kill right at the end
+            shutil.rmtree(self.journals, ignore_errors=True)  # present if a run was killed before removing it
         with open_checked(self.path, SCHEMA, VERSION, MADE_BY) as opened:
             if opened.attrs["digest"] != self.plan.digest:
                 raise FileError(
@@ -205,7 +195,7 @@ class _Packing:
                     )
         finally:
             os.close(file)
-        logger.info("%s: packed already, and every checksum holds", self.path)
+        logger.info("%s: already packed, checksums verified", self.path)
 
 
 def _write_at(file: io.FileIO, content: memoryview, start: int) -> None:
@@ -215,5 +205,5 @@ def _write_at(file: io.FileIO, content: memoryview, start: int) -> None:
 
 
 def _shared(error: UserError) -> SharedError:
-    """An error that every rank meets alike."""
+    """An error that occurs on every rank alike."""
     return SharedError(str(error))

@@ -50,19 +50,15 @@ def _of_training(folder: RunFolder) -> Sizes:
 
 def _of_sums(folder: RunFolder, n_available: int, joiner: Any) -> Sizes:
     """The statistics, their scratch, and the analysis."""
-    from convergence.statistics.collect import matrices
-    from convergence.statistics.groups import ImageGroups
+    from convergence.statistics.sampling import ImageGroups
+    from convergence.statistics.schema import stored_bytes
 
     config = folder.experiment.statistics
     groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
     sums = codes = results = 0
     for joined in joiner.joined.values():
         n_units, n_nets = joined.n_units, len(joined.nets)
-        sums += sum(8 * math.prod(shape) for shape in matrices(joined, config).values())
-        sums += 4 * len(groups.subset(config.subset)) * n_units
-        sums += 8 * config.groups * (n_units + (n_units + n_nets) * n_nets)
-        if not joined.pooled:
-            sums += 20 * config.top_images * n_units
+        sums += stored_bytes(joined, config, len(groups.subset(config.subset)))
         if config.mutual_information.enabled:
             codes += groups.n_images * joined.n_sampled(config.mutual_information.positions) * n_units
         results += 8 * n_units**2 + PAIR_BYTES * math.comb(n_nets, 2)

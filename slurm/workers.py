@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from convergence.errors import ConfigError
-from hpc.batch_workers import BatchJob, on_slurm
-from hpc.tasks import Executor, Work, Workers
+from hpc.dask_executor import Executor, Work, Workers
+from hpc.dask_jobs import BatchJob, on_slurm
 from slurm.profile import AnalyzeResources, quoted, read_profile
 
 DEFAULT_MEMORY_GB = 4.0

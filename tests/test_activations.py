@@ -1,4 +1,4 @@
-"""Activations that are there already go through the same stages, without torch, to the same numbers."""
+"""Given activations go through the same stages to the same numbers, without torch."""
 
 from __future__ import annotations
 
@@ -118,11 +118,10 @@ def test_faults_are_explained(arrays, tmp_path, capsys):
     assert "no array could be read" in refused('activations.nets.a.fc="torn.npy"')
 
 
-def test_codes_in_pieces_count_the_same(arrays, tmp_path, monkeypatch):
-    """A group's bin numbers come in pieces of a bounded number of samples; however many, the counts are the same."""
+def test_mutual_information_does_not_depend_on_the_size_of_code_arrays(arrays, tmp_path, monkeypatch):
     found = []
     for samples in (65_536, 7):
-        monkeypatch.setattr("convergence.statistics.collect.CODES_SAMPLES", samples)
+        monkeypatch.setattr("convergence.statistics.passes.CODES_SAMPLES", samples)
         runs = tmp_path / str(samples)
         assert main(["statistics", str(tmp_path / "given.toml"), "--runs", str(runs)]) == 0
         with h5py.File(runs / "given" / "statistics.h5") as file:

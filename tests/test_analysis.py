@@ -11,27 +11,26 @@ from convergence.analysis.live import live_units
 from convergence.analysis.pair import analyze_pair
 from convergence.analysis.units import PairSums
 from convergence.config.stages import AnalysisConfig
-from convergence.statistics.bin_edges import encode
-from convergence.statistics.file import Sums
-from convergence.statistics.group_sums import norms
+from convergence.statistics.bin_edges import encode, equal_mass_bins
+from convergence.statistics.file import ComparisonSums
 from convergence.statistics.histograms import UnitHistograms
+from convergence.statistics.hsic import NormSums, squared_norms
 from convergence.statistics.information import leave_one_out
-from convergence.statistics.joint import JointCounts
+from convergence.statistics.joint_counts import JointCounts
 from convergence.statistics.moments import Moments
-from convergence.statistics.norms import NormSums
 
 CONFIG = AnalysisConfig(rotations=4, sparse={"alphas": 5, "max_units": 4})
 GROUPS = 6
 
 
-def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
+def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> ComparisonSums:
     """Sums of nets given as samples (n_units, n_samples), sample s in group s mod ``n_groups``."""
     samples = np.concatenate(list(nets.values())).astype(np.float32)
     widths = [len(rows) for rows in nets.values()]
     parts, counts = [], []
     histograms = UnitHistograms.zeros(len(samples))
     histograms.update(samples)
-    edges = histograms.edges(8).edges
+    edges = equal_mass_bins(histograms, 8).edges
     for g in range(n_groups):
         part = Moments(np.nan_to_num(samples[:, :10].mean(axis=1)), "float64")
         part.update(samples[:, g::n_groups])
@@ -41,10 +40,10 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> Sums:
         joint.update(codes, codes)
         counts.append(joint.counts())
     information, without = leave_one_out(np.stack(counts))
-    rows = np.concatenate([samples, norms(samples, tuple(widths), parts[0].shift)]).astype(float)
+    rows = np.concatenate([samples, squared_norms(samples, tuple(widths), parts[0].shift)]).astype(float)
     by_group = [rows[:, g::n_groups] for g in range(n_groups)]
     first = len(samples)
-    return Sums(
+    return ComparisonSums(
         norms=NormSums(
             shift=np.full(len(nets), 0.5),
             sums=np.stack([(q[first:] - 0.5).sum(axis=1) for q in by_group]),

@@ -1,4 +1,4 @@
-"""Sums on the device of the nets against those on the host: the same numbers, by other arithmetic."""
+"""Sums on a device agree with those on the host."""
 
 from __future__ import annotations
 
@@ -8,61 +8,58 @@ import pytest
 import torch
 
 from convergence.cli import main
-from convergence.io import hdf5
-from convergence.statistics.bin_edges import encode
-from convergence.statistics.device_sums import DeviceSums, encode_on_device
-from convergence.statistics.group_sums import GroupSums, shift_of
+from convergence.statistics.bin_edges import encode, equal_mass_bins
+from convergence.statistics.group_sums import HostGroupSums, shift_of
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.moments import symmetric
+from convergence.statistics.torch_source import DeviceArrays, DeviceGroupSums
 from tests.test_moments import hostile_samples
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WIDTHS = (6, 5)
 
 
-def group_sums(path, samples: np.ndarray, precision: str, device) -> h5py.File:
-    """Sums of a group in an open file, by either way; four samples an image."""
-    file = h5py.File(path, "w")
-    sums = GroupSums(file.create_group("layer"), WIDTHS, shift_of(samples[:, :400], WIDTHS), precision, True, device)
+def group_sums(samples: np.ndarray, precision: str, on_device: bool) -> dict[str, np.ndarray]:
+    """Sums of a group with four samples per image."""
+    arguments = (WIDTHS, shift_of(samples[:, :400], WIDTHS), precision, True)
+    sums = DeviceGroupSums(*arguments, DEVICE) if on_device else HostGroupSums(*arguments)
     for start in range(0, samples.shape[1], 1_200):
-        piece = samples[:, start : start + 1_200]
-        sums.update(piece if device is None else torch.from_numpy(piece).to(device), piece.shape[1] // 4)
-    sums.close()
-    hdf5.verify(file)
-    return file
+        batch = samples[:, start : start + 1_200]
+        sums.update(torch.from_numpy(batch).to(DEVICE) if on_device else batch, batch.shape[1] // 4)
+    return {name: np.asarray(array[...]) if array.shape else array for name, array in sums.arrays()}
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
-def test_device_and_host_agree(tmp_path, precision, tolerance):
+def test_device_and_host_sums_agree(precision, tolerance):
     samples = hostile_samples(12_000)
-    with (
-        group_sums(tmp_path / "host.h5", samples, precision, None) as host,
-        group_sums(tmp_path / "device.h5", samples, precision, DEVICE) as device,
-    ):
-        host_layer, device_layer = host["layer"], device["layer"]
-        assert host_layer["count"][()] == device_layer["count"][()] == 12_000
-        for name in host_layer["histogram"]:
-            np.testing.assert_array_equal(host_layer["histogram"][name][()], device_layer["histogram"][name][()])
-        np.testing.assert_allclose(host_layer["sums"][()], device_layer["sums"][()], rtol=1e-6, atol=1e-6)
-        for name in ("products", "shifted"):
-            a, b = host_layer[name][()], device_layer[name][()]
-            if name == "products":
-                a, b = symmetric(a), symmetric(b)
-            size = np.sqrt(np.diag(symmetric(host_layer["products"][()])))[: len(a)]
-            assert np.abs((a - b) / np.outer(size, size)).max() <= tolerance
+    host, device = (group_sums(samples, precision, on_device) for on_device in (False, True))
+    assert host.keys() == device.keys()
+    assert host["count"] == device["count"] == 12_000
+    for name in host:
+        if name.startswith("histogram/"):
+            np.testing.assert_array_equal(host[name], device[name])
+    np.testing.assert_allclose(host["sums"], device["sums"], rtol=1e-6, atol=1e-6)
+    for name in ("products", "shifted"):
+        a, b = host[name], device[name]
+        if name == "products":
+            a, b = symmetric(a), symmetric(b)
+        size = np.sqrt(np.diag(symmetric(host["products"])))[: len(a)]
+        assert np.abs((a - b) / np.outer(size, size)).max() <= tolerance
 
 
-def test_codes_agree():
+def test_device_and_host_codes_agree():
     samples = np.concatenate([hostile_samples(5_000), np.full((1, 5_000), np.nan, np.float32)])
     samples[3, :7] = np.inf
     histograms = UnitHistograms.zeros(len(samples))
     histograms.update(samples)
-    edges = histograms.edges(10).edges
-    np.testing.assert_array_equal(encode_on_device(torch.from_numpy(samples).to(DEVICE), edges), encode(samples, edges))
+    edges = equal_mass_bins(histograms, 10).edges
+    np.testing.assert_array_equal(
+        DeviceArrays(DEVICE).encode(torch.from_numpy(samples).to(DEVICE), edges), encode(samples, edges)
+    )
 
 
-def test_a_whole_run_on_the_device(tiny_config, tiny_copy, tiny_run):
-    """The torch path through the stage, positions drawn and all, on whatever device there is."""
+def test_statistics_on_a_device_agree_with_the_host(tiny_config, tiny_copy, tiny_run):
+    """The device path through the whole stage, with sampled positions."""
     arguments = ["statistics", str(tiny_config), "--runs", str(tiny_copy.parent), "--set", "statistics.sums=device"]
     assert main(arguments) == 0
     with h5py.File(tiny_copy / "statistics.h5") as device, h5py.File(tiny_run / "statistics.h5") as host:
@@ -74,14 +71,14 @@ def test_a_whole_run_on_the_device(tiny_config, tiny_copy, tiny_run):
             np.testing.assert_allclose(a["mutual_information"][()], b["mutual_information"][()], atol=0.02)
 
 
-def test_the_device_keeps_nothing_of_the_batch_size():
+def test_device_sums_do_not_depend_on_the_batch_size():
     samples = torch.from_numpy(hostile_samples(9_000)[:11]).to(DEVICE)
     shift = np.zeros(13)
     found = []
     for batch in (9_000, 500):
-        sums = DeviceSums(WIDTHS, shift, "float64", False, DEVICE)
+        sums = DeviceGroupSums(WIDTHS, shift, "float64", False, DEVICE)
         for start in range(0, 9_000, batch):
             sums.update(samples[:, start : start + batch], 1)
-        sums.finish()
-        found.append((sums.sums.tobytes(), sums.products[:].tobytes()))
+        finished = sums.finish()
+        found.append((finished.sums.tobytes(), finished.products[:].tobytes()))
     assert found[0] == found[1]

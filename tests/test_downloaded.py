@@ -179,9 +179,9 @@ def test_options_of_a_file_are_refused_with_a_config(tiny_config, capsys):
 
 
 def test_a_report_of_another_analysis_is_refused(downloaded, planted_runs, tmp_path, capsys):
-    from convergence.statistics.slicing import Cut, slice_statistics
+    from convergence.statistics.subset import Selection, subset_statistics
 
-    slice_statistics(downloaded, tmp_path / "part.h5", Cut(("fc",)))
+    subset_statistics(downloaded, tmp_path / "part.h5", Selection(("fc",)))
     analysis = planted_runs / "runs" / "planted" / "analysis.h5"
     assert main(["report", str(tmp_path / "part.h5"), "--analysis", str(analysis)]) == 2
     assert "of other statistics" in capsys.readouterr().err

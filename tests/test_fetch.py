@@ -23,7 +23,7 @@ from convergence.remote import Here, There, parse
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import read_record
 from convergence.statistics.file import open_statistics
-from convergence.statistics.slicing import Cut, slice_statistics
+from convergence.statistics.subset import Selection, subset_statistics
 from tests.conftest import datasets
 from tests.sshd import PYTHON, SSHD, server, wrapper
 
@@ -76,7 +76,7 @@ def test_a_run_comes_over_ssh_and_is_analysed_already(run, ssh, tmp_path, caplog
 def test_some_layers_are_cut_there(run, ssh, tmp_path):
     found = fetch(f"127.0.0.1:{run}", tmp_path / "here", ["fc"], ssh=ssh, remote_command=PYTHON)
     assert found == tmp_path / "here" / "statistics-fc.h5"
-    slice_statistics(run / "statistics.h5", tmp_path / "direct.h5", Cut(("fc",)))
+    subset_statistics(run / "statistics.h5", tmp_path / "direct.h5", Selection(("fc",)))
     assert datasets(found) == datasets(tmp_path / "direct.h5")
     assert not (run / ".slices").exists()
     with pytest.raises(UserError, match='did you mean "fc"'):

@@ -1,4 +1,4 @@
-"""Sums beyond the moments, against their definitions: norms for the unbiased HSIC, products with the next image."""
+"""Norms for the unbiased HSIC and products with the next image agree with their definitions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from convergence.io import hdf5
-from convergence.statistics.group_sums import GroupSums, ShiftedProducts, norms, shift_of
+from convergence.statistics.group_sums import HostGroupSums, ShiftedProducts, shift_of
+from convergence.statistics.hsic import squared_norms
 from convergence.statistics.moments import symmetric
 
 WIDTHS = (5, 7)
@@ -51,20 +52,14 @@ def hsic_from_sums(count, sums, products, shift, a: int, b: int) -> float:
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-6), ("float32", 1e-5)])
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (0, 0), (1, 0)])
-def test_norms_give_the_unbiased_hsic(tmp_path, precision, tolerance, a, b):
+def test_norms_give_the_unbiased_hsic(precision, tolerance, a, b):
     x = samples()
-    shift = shift_of(x[:, :20], WIDTHS)
-    with h5py.File(tmp_path / "sums.h5", "w") as file:
-        sums = GroupSums(file.create_group("layer"), WIDTHS, shift, precision, shifted=False)
-        for start in range(0, 60, 13):
-            piece = x[:, start : start + 13]
-            sums.update(piece, piece.shape[1])
-        sums.close()
-        place = file["layer"]
-        hdf5.verify(file)
-        found = hsic_from_sums(
-            place["count"][()], place["sums"][()], symmetric(place["products"][()]), place["shift"][()], a, b
-        )
+    sums = HostGroupSums(WIDTHS, shift_of(x[:, :20], WIDTHS), precision, shifted=False)
+    for start in range(0, 60, 13):
+        batch = x[:, start : start + 13]
+        sums.update(batch, batch.shape[1])
+    arrays = dict(sums.arrays())
+    found = hsic_from_sums(arrays["count"], arrays["sums"], symmetric(arrays["products"]), arrays["shift"], a, b)
     exact = x.astype(np.float64)
     parts = (exact[:5], exact[5:])
     assert found == pytest.approx(unbiased_hsic(parts[a], parts[b]), rel=tolerance)
@@ -73,35 +68,35 @@ def test_norms_give_the_unbiased_hsic(tmp_path, precision, tolerance, a, b):
 def test_norms_are_those_of_each_net():
     x = samples()
     shift = shift_of(x[:, :9], WIDTHS)
-    rows = norms(x, WIDTHS, shift)
+    rows = squared_norms(x, WIDTHS, shift)
     centred = x - shift[:12, None]
     np.testing.assert_allclose(rows[0], (centred[:5] ** 2).sum(axis=0), rtol=1e-6)
     np.testing.assert_allclose(rows[1], (centred[5:] ** 2).sum(axis=0), rtol=1e-6)
     np.testing.assert_allclose(shift[12:], rows[:, :9].mean(axis=1), rtol=1e-5)
-    np.testing.assert_array_equal(shift, shift.astype(np.float32))  # the file says the point that was really used
+    np.testing.assert_array_equal(shift, shift.astype(np.float32))  # the stored shift is exactly the one used
     assert (shift_of(np.full((12, 4), np.nan, np.float32), WIDTHS) == 0).all()
 
 
 @pytest.mark.parametrize("per_image", [1, 4])
-@pytest.mark.parametrize("piece", [1, 2, 15])
+@pytest.mark.parametrize("batch", [1, 2, 15])
 @pytest.mark.parametrize("in_file", [False, True])
-def test_shifted_products_are_of_each_image_with_the_next(tmp_path, monkeypatch, per_image, piece, in_file):
+def test_shifted_products_are_of_each_image_with_the_next(tmp_path, monkeypatch, per_image, batch, in_file):
     monkeypatch.setattr("convergence.statistics.group_sums.BAND", 5)
     x = samples()
     shift = np.full(12, 0.25)
     with h5py.File(tmp_path / "shifted.h5", "w") as file:
         total = hdf5.create_blocks(file, "shifted", (12, 12)) if in_file else None
         shifted = ShiftedProducts(shift, total)
-        for start in range(0, 60, piece * per_image):
-            shifted.update(x[:, start : start + piece * per_image], per_image)
+        for start in range(0, 60, batch * per_image):
+            shifted.update(x[:, start : start + batch * per_image], per_image)
         found = shifted.finish()[...]
     centred = x.astype(np.float64) - 0.25
     wanted = centred @ np.roll(centred, -per_image, axis=1).T
     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_a_piece_as_small_as_an_image(monkeypatch):
-    monkeypatch.setattr("convergence.statistics.group_sums.PIECE_VALUES", 1)
+def test_shifted_products_one_image_at_a_time(monkeypatch):
+    monkeypatch.setattr("convergence.statistics.group_sums.CHUNK_VALUES", 1)
     x = samples()
     shifted = ShiftedProducts(np.zeros(12))
     shifted.update(x, 4)

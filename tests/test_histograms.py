@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.statistics.bin_edges import _equal_mass, encode, equal_mass_plain, unevenness
-from convergence.statistics.buckets import N_BUCKETS, bucket_lower_edges
-from convergence.statistics.histograms import UnitHistograms
+from convergence.statistics.bin_edges import _equal_mass, encode, equal_mass_bins, equal_mass_plain, unevenness
+from convergence.statistics.histograms import N_BUCKETS, UnitHistograms, bucket_lower_edges
 
 RNG = np.random.default_rng(0)
 
@@ -58,7 +57,7 @@ def test_counts_are_the_definition():
 def test_masses_of_codes_are_what_edges_promise(n_bins):
     samples = hostile()
     h = histogram(samples)
-    edges = h.edges(n_bins)
+    edges = equal_mass_bins(h, n_bins)
     codes = encode(samples, edges.edges)
     lower = bucket_lower_edges()
     positive = h.positive.dense()
@@ -79,7 +78,7 @@ def test_bins_of_continuous_units_have_equal_mass():
     n = 200_000
     samples = np.stack([np.abs(RNG.standard_normal(n)), np.exp(2 * RNG.standard_normal(n)), RNG.standard_t(2, n)])
     samples = samples.astype(np.float32)
-    edges = histogram(samples).edges(10)
+    edges = equal_mass_bins(histogram(samples), 10)
     for unit, n_equal in ((0, 9), (1, 9), (2, 10)):
         masses = np.bincount(encode(samples, edges.edges)[unit], minlength=10) / n
         equal = masses[1:] if n_equal == 9 else masses
@@ -87,11 +86,11 @@ def test_bins_of_continuous_units_have_equal_mass():
 
 
 def test_rare_units_do_not_crash():
-    edges = histogram(hostile()).edges(10)
+    edges = equal_mass_bins(histogram(hostile()), 10)
     assert edges.n_effective_bins[1] >= 2
     assert edges.n_effective_bins[2] == 1
     assert edges.n_effective_bins[3] == 1
-    assert histogram(np.zeros((1, 0), np.float32)).edges(10).n_effective_bins[0] == 0
+    assert equal_mass_bins(histogram(np.zeros((1, 0), np.float32)), 10).n_effective_bins[0] == 0
 
 
 def test_merging_in_any_order_is_one_pass():
@@ -141,10 +140,10 @@ def test_counts_beyond_sixteen_bits_are_exact_in_any_order():
 def test_edges_see_counts_beyond_sixteen_bits():
     """Four values a third of a million times each: modulo 65,536 they would be very unequal."""
     samples = planted([327_680, 327_681, 327_690, 393_216])
-    found = histogram(samples).edges(5)
+    found = equal_mass_bins(histogram(samples), 5)
     np.testing.assert_array_equal(found.edges, [[np.nextafter(np.float32(0), np.float32(1)), 2, 4, 8]])
     assert found.n_effective_bins[0] == 4
-    signed = histogram(np.concatenate([samples, -samples], axis=1)).edges(8)
+    signed = equal_mass_bins(histogram(np.concatenate([samples, -samples], axis=1)), 8)
     assert signed.n_effective_bins[0] == 8
     assert list(np.bincount(encode(samples, signed.edges)[0])[4:]) == [327_680, 327_681, 327_690, 393_216]
 

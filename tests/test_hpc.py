@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from convergence.errors import UserError
-from hpc.comm import SerialCommunicator, launched_ranks, world
-from hpc.ownership import owned
+from hpc.comm import SerialCommunicator, launched_ranks, owned, world
 
 
 @pytest.mark.parametrize("size", range(1, 18))

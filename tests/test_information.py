@@ -12,7 +12,7 @@ from convergence.statistics.information import (
     mutual_information,
     mutual_information_plain,
 )
-from convergence.statistics.joint import JointCounts, joint_counts_plain, tile_bytes
+from convergence.statistics.joint_counts import JointCounts, joint_counts_plain, tile_bytes
 
 RNG = np.random.default_rng(0)
 

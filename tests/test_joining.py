@@ -1,4 +1,4 @@
-"""Layers of different map size on a common grid, and positions drawn of it."""
+"""Layers of different map sizes on a common grid, and positions drawn from it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from convergence.config.load import parse_config
+from convergence.data.images import ArrayImages
 from convergence.errors import ConfigError
-from convergence.statistics.groups import sample_positions
-from convergence.statistics.joining import grid_positions
-from convergence.statistics.net_joiner import NetJoiner
+from convergence.statistics.sampling import grid_positions, sample_positions
+from convergence.statistics.torch_source import NetSource
 
 TEXT = """
 name = "grids"
@@ -29,26 +29,26 @@ comparisons = [{ name = "mixed", layers = { a = "conv1", b = "LAYER" } }]
 """
 
 
-def joiner(layer: str) -> NetJoiner:
+def source(layer: str) -> NetSource:
     experiment = parse_config(TEXT.replace("LAYER", layer))
     torch.manual_seed(0)
     modules = {net.name: net.network.build((1, 8, 8), 10) for net in experiment.all_nets()}
-    return NetJoiner(experiment, modules, (1, 8, 8), "cpu")
+    images = ArrayImages(np.zeros((3, 1, 8, 8), np.float32), np.zeros(3), "ab")
+    return NetSource(experiment, modules, images, "cpu")
 
 
 @pytest.mark.parametrize("positions", ["all", 5])
-def test_a_coarser_map_chooses_the_grid(positions):
-    joined = joiner("conv2")
-    about = joined.joined["mixed"]
+def test_the_coarsest_map_is_the_grid(positions):
+    nets = source("conv2")
+    about = nets.joined["mixed"]
     assert about.map_shapes == ((8, 8), (4, 4))
     assert about.map_shape == (4, 4)
     images = np.random.default_rng(0).standard_normal((3, 1, 8, 8)).astype(np.float32)
     indices = np.array([4, 7, 9])
-    ((name, samples, n_images),) = joined.samples(images, indices, positions, seed=1)
+    ((name, samples, n_images),) = nets.samples(nets.maps(images, indices), indices, positions, seed=1)
     assert (name, n_images) == ("mixed", 3)
     fine, coarse = (
-        joined.readers[net](torch.from_numpy(images))[layer].numpy()
-        for net, layer in (("a1", "conv1"), ("b1", "conv2"))
+        nets.readers[net](torch.from_numpy(images))[layer].numpy() for net, layer in (("a1", "conv1"), ("b1", "conv2"))
     )
     drawn = sample_positions(indices, 16, positions, seed=1)
     columns = []
@@ -59,7 +59,7 @@ def test_a_coarser_map_chooses_the_grid(positions):
     np.testing.assert_array_equal(samples, np.array(columns).T)
 
 
-def test_points_of_a_grid_lie_in_the_middle_of_their_cells():
+def test_grid_points_are_the_centres_of_their_cells():
     assert grid_positions((4, 4), (4, 4)) is None
     np.testing.assert_array_equal(grid_positions((3, 9), (1, 3)), [9 + 1, 9 + 4, 9 + 7])
     for side, n in ((55, 27), (13, 6), (27, 26), (7, 1)):
@@ -67,6 +67,6 @@ def test_points_of_a_grid_lie_in_the_middle_of_their_cells():
         assert (np.abs((found + 0.5) / side - (np.arange(n) + 0.5) / n) <= 0.5 / side + 1e-12).all()
 
 
-def test_maps_and_vectors_do_not_go_together():
+def test_maps_and_vectors_cannot_be_joined_unpooled():
     with pytest.raises(ConfigError, match=r"no positions in common \(a1\.conv1: \(8, 8\), b1\.fc1: \(\)\)"):
-        joiner("fc1")
+        source("fc1")

@@ -14,10 +14,9 @@ from convergence.config.load import parse_config, read_config
 from convergence.data.images import read_batches
 from convergence.errors import ConfigError, FileError
 from convergence.networks.weights import initialise, load_net
-from convergence.statistics.array_joiner import ArrayJoiner
+from convergence.statistics.activation_source import ArraySource
 from convergence.statistics.file import open_statistics
-from convergence.statistics.groups import ImageGroups
-from convergence.statistics.pooling import mean_over_positions, mean_over_positions_plain
+from convergence.statistics.sampling import ImageGroups, mean_over_positions, mean_over_positions_plain
 from tests.conftest import COMMAND, datasets, forget_statistics, run_ranks
 
 CONFIG = """
@@ -63,7 +62,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(config, tmp_path_factory):
-    """Folder of the run, trained and summed up; tests must not change it."""
+    """Folder of the run with trained nets and statistics; tests must not change it."""
     runs = tmp_path_factory.mktemp("runs")
     for stage in ("train", "statistics"):
         assert main([stage, str(config), "--runs", str(runs)]) == 0
@@ -76,7 +75,7 @@ def copy(run, tmp_path):
 
 
 def sums_of_member(sums, member: str) -> list[np.ndarray]:
-    """Everything that is summed over one member's units alone, and its rows of the subset."""
+    """All sums over one member's units alone, and its stored means."""
     units = sums.units(member)
     cut = slice(units[0], units[-1] + 1)
     own = [sums.group_products[:, cut, cut], sums.group_shifted_products[:, cut, cut]]
@@ -89,7 +88,7 @@ def sums_of_member(sums, member: str) -> list[np.ndarray]:
     ]
 
 
-def test_members_are_named_by_what_tells_them_apart(run):
+def test_members_are_named_by_net_layer_and_epoch(run):
     with open_statistics(run / "statistics.h5") as file:
         plain, over_time, layers, both = (file.sums(name) for name in file.comparisons)
         assert plain.nets == plain.of_net == ("net1", "net2", "start1")
@@ -109,8 +108,8 @@ def test_members_are_named_by_what_tells_them_apart(run):
         np.testing.assert_array_equal(both.unit_net, np.repeat(range(9), [5, 5, 6, 6, 5, 5, 6, 6, 4]))
 
 
-def test_epochs_are_the_weights_that_they_say(run):
-    """Epoch 0 is an untrained net of the same seed, the last epoch the final weights; every sum says so, to the bit."""
+def test_members_have_the_weights_of_their_epoch(run):
+    """Epoch 0 equals an untrained net of the same seed, the last epoch the final weights."""
     with open_statistics(run / "statistics.h5") as file:
         plain, over_time = file.sums("conv2"), file.sums("over_time")
         same = [
@@ -146,7 +145,7 @@ def test_missing_epochs_are_noticed(config, copy, capsys):
     assert "nets/net2/epochs/00001.safetensors is missing" in capsys.readouterr().err
 
 
-def test_the_subset_is_what_the_nets_say_of_its_images(run, config):
+def test_subset_samples_are_means_of_the_nets_activations(run, config):
     experiment = read_config(config)
     images = experiment.images.load().test
     net = experiment.all_nets()[1]
@@ -172,8 +171,8 @@ def test_the_subset_is_what_the_nets_say_of_its_images(run, config):
             np.testing.assert_array_equal(sums.subset_group, group)
 
 
-def test_pooled_samples_are_the_subset_of_all_images(config, copy):
-    """With every image in the subset, all sums follow from it: with numpy, in float64."""
+def test_pooled_sums_follow_from_the_stored_means_of_all_images(config, copy):
+    """With every image in the subset, numpy reproduces all sums in float64."""
     forget_statistics(copy)
     sets = ["--set", "statistics.subset=999", "--set", "statistics.precision=float64"]
     assert main(["statistics", str(config), "--runs", str(copy.parent), *sets]) == 0
@@ -233,7 +232,7 @@ mutual_information = {{ enabled = false }}
         np.testing.assert_allclose(total, means.sum(axis=0, dtype=float), atol=1e-5)
     unpooled = parse_config(text.replace("pool = true", "pool = false"))
     with pytest.raises(ConfigError, match=r"no positions in common .*pool = true"):
-        ArrayJoiner(unpooled)
+        ArraySource(unpooled)
 
 
 def test_means_over_positions():
@@ -245,15 +244,22 @@ def test_means_over_positions():
     np.testing.assert_array_equal(np.isnan(mean_over_positions(maps))[..., 0], np.isnan(maps).any(axis=2))
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_change_no_bit(config, copy, run, ranks):
+def test_two_ranks_with_nets_change_no_bit(config, copy, run):
     forget_statistics(copy)
-    code, errors = run_ranks(ranks, [*COMMAND, "statistics", str(config), "--runs", str(copy.parent)])
+    code, errors = run_ranks(2, [*COMMAND, "statistics", str(config), "--runs", str(copy.parent)])
     assert code == 0, errors
     assert datasets(copy / "statistics.h5") == datasets(run / "statistics.h5")
 
 
-def test_means_on_the_device_of_the_sums(config, copy, run):
+def test_ranks_name_damaged_weights(config, copy):
+    forget_statistics(copy)
+    (copy / "nets" / "net2" / "weights.safetensors").write_bytes(b"damaged")
+    code, errors = run_ranks(2, [*COMMAND, "statistics", str(config), "--runs", str(copy.parent)])
+    assert code == 2
+    assert "net2" in errors
+
+
+def test_device_and_host_means_agree(config, copy, run):
     forget_statistics(copy)
     arguments = ["statistics", str(config), "--runs", str(copy.parent), "--set", "statistics.sums=device"]
     assert main(arguments) == 0
@@ -264,7 +270,7 @@ def test_means_on_the_device_of_the_sums(config, copy, run):
             np.testing.assert_allclose(a.group_products[:], b.group_products[:], rtol=1e-3, atol=1e-2)
 
 
-def test_the_subset_is_dealt_to_the_groups_evenly():
+def test_subset_has_equally_many_images_of_each_group():
     groups = ImageGroups(1_000, 7, seed=3, max_images=500)
     few, more = groups.subset(50), groups.subset(90)
     assert (np.diff(few) > 0).all()
@@ -286,27 +292,7 @@ def test_no_subset(config, copy):
         assert set(file["images"]) == {"group_of_image"}
 
 
-def test_files_of_the_first_version_open(copy):
-    """What version 2 brought is taken out of a file: its comparisons are then of nets, with their final weights."""
-    path = copy / "statistics.h5"
-    with h5py.File(path, "r+") as file:
-        file.attrs["schema_version"] = 1
-        del file["images/subset"], file["images/subset_group"]
-        for name in ("over_time", "layers", "both"):
-            del file["comparisons"][name]
-        place = file["comparisons/conv2"]
-        del place["subset_samples"], place.attrs["of_net"], place.attrs["epochs"], place.attrs["pooled"]
-    with open_statistics(path) as file:
-        file.verify()
-        sums = file.sums("conv2")
-        assert sums.of_net == sums.nets == ("net1", "net2", "start1")
-        assert sums.epochs == (-1, -1, -1)
-        assert sums.trained == (True, True, False)
-        assert sums.subset_samples is None
-        assert not sums.pooled
-
-
-def test_matrices_are_read_in_pieces_and_verified_apart(copy):
+def test_matrices_are_read_by_slices_and_verified_separately(copy):
     path = copy / "statistics.h5"
     with open_statistics(path) as file, h5py.File(path, "r") as plain:
         file.verify()

@@ -34,7 +34,7 @@ mutual_information = { enabled = false }
 LIMITED = """
 import resource, sys
 from convergence import cli
-import torch, convergence.statistics.collect, convergence.statistics.file, hpc.statistics
+import torch, convergence.statistics.passes, convergence.statistics.writer, hpc.statistics
 used = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[1]),) * 2)
 sys.exit(cli.main(sys.argv[2:]))
@@ -111,7 +111,7 @@ def test_analysis_reads_a_pair_at_a_time(tmp_path):
     size = (tmp_path / "many" / "statistics.h5").stat().st_size
     assert size > 650_000_000
     limited = LIMITED.replace("import torch,", "import convergence.analysis.run, ot,").replace(
-        "convergence.statistics.collect, convergence.statistics.file, hpc.statistics", "hpc.tasks"
+        "convergence.statistics.passes, convergence.statistics.writer, hpc.statistics", "hpc.dask_executor"
     )
     done = subprocess.run(
         [sys.executable, "-c", limited, "450000000", "analyze", *command],

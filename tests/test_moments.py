@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from convergence.errors import ConfigError, UserError
-from convergence.statistics.groups import ImageGroups, sample_positions
 from convergence.statistics.moments import Moments, correlation_plain, symmetric_rows
+from convergence.statistics.sampling import ImageGroups, sample_positions
 
 
 def hostile_samples(n_samples: int = 40_000, seed: int = 0) -> np.ndarray:

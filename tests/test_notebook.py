@@ -180,9 +180,9 @@ def test_what_needs_the_analysis_says_so_and_makes_it(alone):
 
 
 def test_an_analysis_of_other_statistics_is_left_alone(alone, folder, tmp_path):
-    from convergence.statistics.slicing import Cut, slice_statistics
+    from convergence.statistics.subset import Selection, subset_statistics
 
-    slice_statistics(folder / "statistics.h5", tmp_path / "other" / "statistics.h5", Cut(("fc",)))
+    subset_statistics(folder / "statistics.h5", tmp_path / "other" / "statistics.h5", Selection(("fc",)))
     shutil.copy(folder / "analysis.h5", tmp_path / "other" / "analysis.h5")
     assert convergence.open(tmp_path / "other").analysis is None
     assert convergence.open(tmp_path / "other" / "analysis.h5").statistics is None

@@ -29,7 +29,7 @@ from convergence.cli import main
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import TaskLost, UserError
 from convergence.progress import readable_seconds
-from hpc.tasks import InProcess, Workers, executors, in_process, number_of_workers, on_this_machine
+from hpc.dask_executor import InProcess, Workers, executors, in_process, number_of_workers, on_this_machine
 from tests.content_hash import content_hash
 
 SMALL = """
@@ -371,7 +371,7 @@ def _fill(n_bytes: int) -> float:
 
 
 def test_how_many_workers(monkeypatch):
-    import hpc.tasks as tasks
+    import hpc.dask_executor as tasks
 
     monkeypatch.setattr(tasks, "usable_cores", lambda: 8)
     monkeypatch.setattr(tasks, "free_memory", lambda: 10e9)

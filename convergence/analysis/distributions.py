@@ -10,7 +10,7 @@ from convergence.alignment.matching import Matching, matching
 from convergence.analysis.layer import unit_means, unit_means_without
 from convergence.analysis.live import LiveUnits
 from convergence.analysis.section import Tree
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 from convergence.uncertainty import Estimate, jackknife
 
 Float64 = npt.NDArray[np.float64]
@@ -18,7 +18,7 @@ QUANTILES = (np.arange(100) + 0.5) / 100
 CHUNK = 256
 
 
-def mean_activation_distance(sums: Sums, live: LiveUnits, x: str, y: str) -> Estimate:
+def mean_activation_distance(sums: ComparisonSums, live: LiveUnits, x: str, y: str) -> Estimate:
     """Distance of two nets' distributions of mean activations (paper, section on activation statistics).
 
     Wasserstein-1 distance between the live units' means (for equal widths the mean gap between the two sorted
@@ -33,7 +33,7 @@ def mean_activation_distance(sums: Sums, live: LiveUnits, x: str, y: str) -> Est
     return jackknife(distance(unit_means(sums)), [distance(means) for means in unit_means_without(sums)])
 
 
-def compare_distributions(sums: Sums, live: LiveUnits, x: str, y: str, partners: Matching) -> Tree:
+def compare_distributions(sums: ComparisonSums, live: LiveUnits, x: str, y: str, partners: Matching) -> Tree:
     """Whether units of two nets have like distributions of activation: partners, the best fit, and any two.
 
     The distance of two units is the Wasserstein-1 distance of their values, each divided by its standard deviation: it
@@ -58,7 +58,7 @@ def compare_distributions(sums: Sums, live: LiveUnits, x: str, y: str, partners:
     }
 
 
-def unit_shapes(sums: Sums, units: npt.NDArray[np.int64]) -> Float64:
+def unit_shapes(sums: ComparisonSums, units: npt.NDArray[np.int64]) -> Float64:
     """(n_units, 100) quantiles of the units' values, divided by their standard deviation as the quantiles have it."""
     assert sums.histograms is not None
     quantiles = sums.histograms.percentiles(tuple(100 * QUANTILES))[units]

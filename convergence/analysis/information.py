@@ -8,11 +8,11 @@ from convergence.alignment.matching import matching, semi_matching
 from convergence.analysis.one_to_one import same_partners
 from convergence.analysis.section import Tree, full, to_units
 from convergence.analysis.units import PairSums
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 from convergence.uncertainty import jackknife, jackknife_error
 
 
-def information(sums: Sums, pair: PairSums, x: str, y: str) -> Tree:
+def information(sums: ComparisonSums, pair: PairSums, x: str, y: str) -> Tree:
     """Results of a comparison that holds mutual information.
 
     Errors are over blocks of image groups; each replicate matches anew, by both measures. ``same_halves`` says how far

@@ -6,25 +6,25 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.live import LiveUnits, group_squares
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 from convergence.statistics.moments import correlation, covariance
 from convergence.uncertainty import jackknife_error
 
 Float64 = npt.NDArray[np.float64]
 
 
-def unit_means(sums: Sums) -> Float64:
+def unit_means(sums: ComparisonSums) -> Float64:
     """(n_units,) mean activations."""
     return sums.shift + sums.group_sums.sum(axis=0) / sums.group_count.sum()
 
 
-def unit_means_without(sums: Sums) -> Float64:
+def unit_means_without(sums: ComparisonSums) -> Float64:
     """(n_groups, n_units) mean activations without each image group."""
     n = sums.group_count.sum() - sums.group_count[:, None]
     return sums.shift + (sums.group_sums.sum(axis=0) - sums.group_sums) / n
 
 
-def describe_units(sums: Sums, live: LiveUnits) -> dict[str, npt.NDArray[np.generic]]:
+def describe_units(sums: ComparisonSums, live: LiveUnits) -> dict[str, npt.NDArray[np.generic]]:
     """Per unit: mean with its error, standard deviation, share of zeros, percentiles, and why it is left out.
 
     No share of zeros and no percentiles where there are no histograms.
@@ -48,7 +48,7 @@ def describe_units(sums: Sums, live: LiveUnits) -> dict[str, npt.NDArray[np.gene
     }
 
 
-def pooled_correlation(sums: Sums, live: LiveUnits) -> Float64:
+def pooled_correlation(sums: ComparisonSums, live: LiveUnits) -> Float64:
     """(n_units, n_units) correlations within and between all nets; 0 for units that carry nothing."""
     products = np.array(sums.group_products[0])
     for group in range(1, len(sums.group_count)):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 
 Float64 = npt.NDArray[np.float64]
 RELATIVE_VARIANCE = 1e-12
@@ -31,7 +31,7 @@ class LiveUnits:
     reason: tuple[str, ...]
 
 
-def live_units(sums: Sums) -> LiveUnits:
+def live_units(sums: ComparisonSums) -> LiveUnits:
     """Units with finite values that vary, also without any one image group, and in either half of the groups.
 
     In a half they have to vary without any run of half of its groups, too: as error bars leave blocks of groups out. A
@@ -61,7 +61,7 @@ def live_units(sums: Sums) -> LiveUnits:
     return LiveUnits(np.array([not reason for reason in reasons], dtype=bool), tuple(reasons))
 
 
-def group_squares(sums: Sums) -> Float64:
+def group_squares(sums: ComparisonSums) -> Float64:
     """(n_groups, n_units) sums of squares, the diagonals of the products, read in blocks along them."""
     n_groups, n_units = sums.group_sums.shape
     out = np.empty((n_groups, n_units))

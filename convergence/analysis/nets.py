@@ -22,7 +22,7 @@ from convergence.analysis.live import LiveUnits
 from convergence.analysis.over_time import trajectories
 from convergence.analysis.section import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 from convergence.uncertainty import generator_of, random_rotation
 
 MAX_ROTATIONS = 5
@@ -32,7 +32,7 @@ LEAST_NETS = 3
 OVER_TIME = "over_time"
 
 
-def kinds_of_nets(sums: Sums) -> dict[str, list[str]]:
+def kinds_of_nets(sums: ComparisonSums) -> dict[str, list[str]]:
     """Members of a comparison by kind: "trained" and "untrained", with layer and epoch where these differ."""
     kinds: dict[str, list[str]] = {}
     many_layers, many_epochs = len(set(sums.layers)) > 1, len(set(sums.epochs)) > 1
@@ -44,7 +44,7 @@ def kinds_of_nets(sums: Sums) -> dict[str, list[str]]:
     return kinds
 
 
-def nets_steps(sums: Sums, live: LiveUnits, config: AnalysisConfig) -> list[Step]:
+def nets_steps(sums: ComparisonSums, live: LiveUnits, config: AnalysisConfig) -> list[Step]:
     """All steps about all nets of a comparison: those of every kind of three live nets or more."""
     steps: list[Step] = []
     if len(set(sums.epochs)) > 1:
@@ -77,7 +77,7 @@ class Nets:
     """
 
     def __init__(
-        self, sums: Sums, live: LiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
+        self, sums: ComparisonSums, live: LiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
     ) -> None:
         self.sums, self.distances = sums, distances
         self._live, self._config = live, config
@@ -173,13 +173,13 @@ class Nets:
 
 
 def analyze_nets(
-    sums: Sums, live: LiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
+    sums: ComparisonSums, live: LiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
 ) -> Tree:
     """Everything about all nets of a comparison, here and now."""
     return computed(Nets(sums, live, config, distances))
 
 
-def _alive(sums: Sums, live: LiveUnits) -> dict[str, list[str]]:
+def _alive(sums: ComparisonSums, live: LiveUnits) -> dict[str, list[str]]:
     """Kinds of three nets or more that have a live unit."""
     kinds = {
         kind: [net for net in nets if live.alive[sums.units(net)].any()] for kind, nets in kinds_of_nets(sums).items()

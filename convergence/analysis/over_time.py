@@ -14,10 +14,10 @@ from convergence.alignment.matching import matching
 from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.live import LiveUnits
 from convergence.analysis.section import Float64, Indices, Numbers, Replicated, Tree, full
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 
 
-def trajectories(sums: Sums, live: LiveUnits) -> Tree:
+def trajectories(sums: ComparisonSums, live: LiveUnits) -> Tree:
     """By layer: each net with its own end, and each pair of nets at equal epochs; {} unless there are several epochs.
 
     Units that carry nothing at an epoch have no partner then, and correlation 0 with what they end as; those that end
@@ -39,7 +39,9 @@ def trajectories(sums: Sums, live: LiveUnits) -> Tree:
 
 
 class _Trajectories:
-    def __init__(self, sums: Sums, live: LiveUnits, nets: list[str], epochs: list[int], names: list[str]) -> None:
+    def __init__(
+        self, sums: ComparisonSums, live: LiveUnits, nets: list[str], epochs: list[int], names: list[str]
+    ) -> None:
         self._nets, self._epochs = nets, epochs
         self._joint = JointCorrelations(sums, live, names)
         starts = np.array([sums.units(name)[0] for name in names])

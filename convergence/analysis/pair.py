@@ -18,13 +18,13 @@ from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.section import Method, PairShape, Parts, Step, Tree, computed
 from convergence.analysis.units import PairSums
 from convergence.config.stages import AnalysisConfig
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 
 DIRECTIONS = ("xy", "yx")
 OTHERS = "others"
 
 
-def shape_of(sums: Sums, live: LiveUnits, x: str, y: str) -> PairShape:
+def shape_of(sums: ComparisonSums, live: LiveUnits, x: str, y: str) -> PairShape:
     """What the steps of a pair are planned from; reads no matrix."""
     n_x, n_y = (int(live.alive[sums.units(net)].sum()) for net in (x, y))
     has_information, has_histograms = sums.mutual_information is not None, sums.histograms is not None
@@ -54,7 +54,7 @@ def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
 class Pair:
     """Two nets of a comparison: computes steps, and puts their parts together."""
 
-    def __init__(self, sums: Sums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
+    def __init__(self, sums: ComparisonSums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
         self._sums, self._live, self._x, self._y = sums, live, x, y
         self._pair = PairSums.of(sums, live, x, y)
         self.steps = pair_steps(shape_of(sums, live, x, y), config)
@@ -97,11 +97,11 @@ class Pair:
         return tree
 
 
-def analyze_pair(sums: Sums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
+def analyze_pair(sums: ComparisonSums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
     """All results of two nets, here and now."""
     return computed(Pair(sums, live, x, y, config))
 
 
-def whole(sums: Sums) -> bool:
+def whole(sums: ComparisonSums) -> bool:
     """Whether a comparison joins one layer of every net, once."""
     return len(set(sums.of_net)) == len(sums.nets)

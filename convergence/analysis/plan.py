@@ -19,7 +19,7 @@ from convergence.analysis.pair import pair_steps, shape_of
 from convergence.analysis.section import PairShape, Step, levels
 from convergence.analysis.units import KEPT_BYTES
 from convergence.config.stages import AnalysisConfig
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 
 BASE_BYTES = 400e6
 """Memory of a worker's libraries."""
@@ -110,7 +110,7 @@ def pair_memory(shape: PairShape, config: AnalysisConfig) -> float:
     )
 
 
-def plan(comparisons: Iterable[tuple[Sums, LiveUnits]], config: AnalysisConfig) -> Plan:
+def plan(comparisons: Iterable[tuple[ComparisonSums, LiveUnits]], config: AnalysisConfig) -> Plan:
     """The tasks of comparisons; reads no matrix."""
     tasks: list[Task] = []
     memory = BASE_BYTES

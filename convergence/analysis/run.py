@@ -25,14 +25,14 @@ from convergence.errors import TaskLost, UserError
 from convergence.io import hdf5
 from convergence.provenance import provenance
 from convergence.runs.signals import check
-from convergence.statistics.file import Sums, open_statistics
+from convergence.statistics.file import ComparisonSums, open_statistics
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_CHECKS = 0.5
 
 
 class Executor(Protocol):
-    """What runs tasks: see :mod:`hpc.tasks`."""
+    """What runs tasks: see :mod:`hpc.dask_executor`."""
 
     @property
     def slots(self) -> int:
@@ -54,7 +54,7 @@ def analyze(
     """Compute every pair of every comparison of a statistics file and leave ``target``.
 
     ``partial`` is a folder for finished tasks; a task found there with the same ``digest`` is not computed again.
-    ``executors`` starts what runs the tasks, those of :mod:`hpc.tasks` or anything of their shape.
+    ``executors`` starts what runs the tasks, those of :mod:`hpc.dask_executor` or anything of their shape.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def analyze(
     with open_statistics(statistics) as file:
         file.verify()  # once, block by block: tasks read parts of matrices, which have no checksum of their own
         names, source = file.comparisons, file.digest
-        comparisons: dict[str, Sums] = {name: file.sums(name) for name in names}
+        comparisons: dict[str, ComparisonSums] = {name: file.sums(name) for name in names}
         live = {name: live_units(sums) for name, sums in comparisons.items()}
         whole = plan([(sums, live[name]) for name, sums in comparisons.items()], config)
     partial.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def run_tasks(
     return sorted(lost)
 
 
-def _describe(place: Any, sums: Sums, live: LiveUnits) -> None:
+def _describe(place: Any, sums: ComparisonSums, live: LiveUnits) -> None:
     for key in ("nets", "of_net", "layers", "sources"):
         place.attrs[key] = list(getattr(sums, key))
     place.attrs["epochs"] = np.array(sums.epochs, dtype=np.int64)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from convergence.analysis.live import NOT_FINITE, LiveUnits
 from convergence.similarity.pair import PairMoments, UnbiasedHsic
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
+from convergence.statistics.hsic import NormSums, unbiased_hsic
 from convergence.statistics.moments import covariance
-from convergence.statistics.norms import NormSums, unbiased_hsic
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -105,7 +105,7 @@ class PairSums:
     sample_group: Indices | None
 
     @classmethod
-    def of(cls, sums: Sums, live: LiveUnits, x: str, y: str) -> PairSums:
+    def of(cls, sums: ComparisonSums, live: LiveUnits, x: str, y: str) -> PairSums:
         """Cut two nets out of a comparison; reads what belongs to them and nothing else.
 
         Products of more than ``KEPT_BYTES`` stay in the file, which has to stay open as long as the pair is used.

@@ -18,7 +18,6 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from convergence import pieces
 from convergence.analysis.file import MADE_BY, PARTIAL_SCHEMA, VERSION, read_tree, write_tree
 from convergence.analysis.live import LiveUnits, live_units
 from convergence.analysis.nets import Nets
@@ -28,7 +27,8 @@ from convergence.analysis.section import Parts, Step, Tree
 from convergence.analysis.section import Subject as Computable
 from convergence.config.stages import AnalysisConfig
 from convergence.io import hdf5
-from convergence.statistics.file import Sums, open_statistics
+from convergence.statistics import partial_results
+from convergence.statistics.file import ComparisonSums, open_statistics
 
 MAP_MEASURE = "shape_distance"
 
@@ -111,10 +111,10 @@ def leave(path: Path, digest: str, tree: Tree) -> None:
 
 def is_done(path: Path, digest: str) -> bool:
     """Whether a part is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
-    return pieces.is_done(path, PARTIAL_SCHEMA, VERSION, digest, read_tree)
+    return partial_results.is_done(path, PARTIAL_SCHEMA, VERSION, digest, read_tree)
 
 
-def _distances(job: Job, comparison: str, sums: Sums) -> dict[tuple[str, str], float]:
+def _distances(job: Job, comparison: str, sums: ComparisonSums) -> dict[tuple[str, str], float]:
     """Shape distances of the pairs of a comparison, of those that have one."""
     found = {}
     for a, x in enumerate(sums.nets):
@@ -173,7 +173,7 @@ def close_all() -> None:
         _in_use.clear()
 
 
-def _live(job: Job, sums: Sums) -> LiveUnits:
+def _live(job: Job, sums: ComparisonSums) -> LiveUnits:
     key = (*_identity(job), sums.name)
     if key not in _alive:
         _alive[key] = live_units(sums)

@@ -31,8 +31,8 @@ from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.weights import load_net, save_weights
 from convergence.runs.run_folder import RunFolder
 from convergence.similarity.pair import PairMoments
-from convergence.statistics.file import StatisticsFile, Sums, open_statistics
-from convergence.statistics.groups import ImageGroups
+from convergence.statistics.file import ComparisonSums, StatisticsFile, open_statistics
+from convergence.statistics.sampling import ImageGroups
 from convergence.training.process_group import ProcessGroup
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -158,7 +158,7 @@ class Bench:
         """The run's statistics, open."""
         return self._stack.enter_context(open_statistics(self.folder.statistics_file))
 
-    def sums(self, comparison: str) -> Sums:
+    def sums(self, comparison: str) -> ComparisonSums:
         """The sums of a comparison."""
         return self.statistics.sums(comparison)
 

@@ -13,10 +13,10 @@ from convergence.functional.bench import Bench
 from convergence.functional.file import PARTIAL_SCHEMA, VERSION, Tree, made_by, write_results
 from convergence.io import hdf5
 from convergence.io.files import remove_leftovers, text_sha256
-from convergence.pieces import is_done
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped, check, is_stopping
+from convergence.statistics.partial_results import is_done
 
 logger = logging.getLogger(__name__)
 

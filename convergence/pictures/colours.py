@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from convergence.data.images import ImageSet
 from convergence.errors import FileError
-from convergence.statistics.groups import Indices
+from convergence.statistics.sampling import Indices
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence import pieces
 from convergence.config.schema import Experiment, Net
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError, UserError
@@ -34,6 +33,7 @@ from convergence.pictures.tops import exciting, find_top_images, images_of, kept
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import check
+from convergence.statistics import partial_results
 from convergence.statistics.file import open_statistics
 from convergence.statistics.top_images import TopImages
 
@@ -99,7 +99,7 @@ class PictureMaker:
 
     def is_done(self, path: Path) -> bool:
         """Whether a piece is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
-        return pieces.is_done(path, SCHEMA, VERSION, self.digest)
+        return partial_results.is_done(path, SCHEMA, VERSION, self.digest)
 
     def make_top(self, net: Net, name: str) -> None:
         """Top images of a layer, their patches and signals, and filters."""

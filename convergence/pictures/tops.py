@@ -14,7 +14,7 @@ from convergence.data.images import ImageSet, read_batches
 from convergence.networks.layer_reader import LayerReader, as_maps
 from convergence.runs.signals import check
 from convergence.statistics.file import StatisticsFile
-from convergence.statistics.groups import ImageGroups, Indices
+from convergence.statistics.sampling import ImageGroups, Indices
 from convergence.statistics.top_images import NONE, TopImages
 
 

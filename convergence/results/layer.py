@@ -19,7 +19,7 @@ from convergence.io import hdf5
 from convergence.results.labelled import Labelled, Table
 from convergence.results.moments import pair_correlation
 from convergence.results.pairs import Recipe, UnitClusters, UnitMatching, partners, row_of
-from convergence.statistics.file import Sums, open_statistics
+from convergence.statistics.file import ComparisonSums, open_statistics
 from convergence.summary import KINDS, Kind, PairResult, Summary, measured, read_layer
 from convergence.summary import Layer as Results
 from convergence.uncertainty import Estimate
@@ -259,7 +259,7 @@ class Layer:
         return f"<p>{html.escape(self.name)}</p>{table._repr_html_()}"
 
     @contextmanager
-    def _sums(self) -> Iterator[Sums]:
+    def _sums(self) -> Iterator[ComparisonSums]:
         assert self._run.statistics is not None
         with open_statistics(self._run.statistics) as file:
             yield file.sums(self.name)

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.live import LiveUnits, group_squares
-from convergence.statistics.file import Sums
+from convergence.statistics.file import ComparisonSums
 
 Float64 = npt.NDArray[np.float64]
 
 
-def pair_correlation(sums: Sums, live: LiveUnits, x: str, y: str) -> Float64:
+def pair_correlation(sums: ComparisonSums, live: LiveUnits, x: str, y: str) -> Float64:
     """(n_x, n_y) correlations of all units of two nets; 0 for units that carry nothing.
 
     The same numbers as :attr:`convergence.similarity.pair.PairMoments.corr_xy`, without the matrices within the nets.

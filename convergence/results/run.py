@@ -127,7 +127,7 @@ class Run:
         if self.statistics is None:
             raise UserError("an analysis is made of statistics, and this run has only its analysis.")
         overrides = [f"analysis.{key}={_toml(value)}" for key, value in (settings or {}).items()]
-        executors = load_object("hpc.tasks:executors")(load_object("hpc.tasks:Workers")(workers))
+        executors = load_object("hpc.dask_executor:executors")(load_object("hpc.dask_executor:Workers")(workers))
         analyze_file(self.statistics, overrides, comparisons, executors=executors)
         return open(self.statistics)
 

@@ -212,7 +212,9 @@ def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
     task = folder.analyze_task()
 
     def analyze() -> None:
-        executors = options.executors or load_object("hpc.tasks:executors")(load_object("hpc.tasks:Workers")())
+        executors = options.executors
+        if executors is None:
+            executors = load_object("hpc.dask_executor:executors")(load_object("hpc.dask_executor:Workers")())
         load_object("convergence.analysis.run:analyze")(
             folder.statistics_file, folder.analysis_file, folder.experiment.analysis, task.digest, task.scratch[0],
             executors,

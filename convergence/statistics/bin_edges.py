@@ -1,6 +1,6 @@
-"""Bins of equal mass from histograms, and the bin of every value.
+"""Bins of nearly equal mass, computed from unit histograms, and the bin number of every value.
 
-Bin edges are bucket boundaries, so the mass of every bin is known exactly, with no second look at the values.
+Bin edges are bucket boundaries, so the mass of every bin is known exactly without reading the values again.
 """
 
 from __future__ import annotations
@@ -12,33 +12,36 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from convergence.statistics.buckets import N_BUCKETS, BucketCounts, Counts, bucket_lower_edges
+from convergence.statistics.histograms import N_BUCKETS, BucketCounts, Counts, UnitHistograms, bucket_lower_edges
 
 _TINY = np.float32(np.nextafter(np.float32(0), np.float32(1)))
 
 
 @dataclass(frozen=True)
 class BinEdges:
-    """Bins of every unit: the bin of a value is the number of edges at or below it.
+    """Bin edges of every unit; the bin of a value is the number of edges at or below it.
 
     Attributes
     ----------
-    edges : (n_units, n_bins − 1) float32, ascending, +inf where a unit has fewer bins
-    n_effective_bins : (n_units,) bins that hold any sample
+    edges : (n_units, n_bins − 1) float32, ascending; +inf where a unit has fewer bins
+    n_effective_bins : (n_units,) number of bins with any sample
     """
 
     edges: npt.NDArray[np.float32]
     n_effective_bins: Counts
 
 
-def equal_mass_edges(zero: Counts, positive: BucketCounts, negative: BucketCounts | None, n_bins: int) -> BinEdges:
-    """Bins of units from their counts: zeros (n_units,), positive values, negative ones by magnitude if there are any.
+def equal_mass_bins(histograms: UnitHistograms, n_bins: int) -> BinEdges:
+    """Bins for mutual information: bin 0 for the zeros of a ReLU, the others of equal mass (Li et al. 2016).
 
-    See :meth:`convergence.statistics.histograms.UnitHistograms.edges`.
+    A unit that is never negative has its exact zeros in bin 0 and ``n_bins − 1`` bins of nearly equal mass over its
+    positive values. A unit with negative values has ``n_bins`` bins of nearly equal mass over all of its values. Bins
+    that would be empty, because a unit has too few distinct values, are dropped.
     """
+    zero, positive = histograms.zero, histograms.positive
     edges = np.full((len(zero), n_bins - 1), np.inf, np.float32)
     effective = np.zeros(len(zero), np.int64)
-    below = negative or BucketCounts(0)
+    below = histograms.negative or BucketCounts(0)
     _edges(
         zero, positive.low, positive.places, positive.times, below.low, below.places, below.times,
         _lower_edges(), edges, effective,
@@ -49,7 +52,7 @@ def equal_mass_edges(zero: Counts, positive: BucketCounts, negative: BucketCount
 def encode(samples: npt.NDArray[np.float32], edges: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Bins (n_units, n_samples) uint8 of samples (n_units, n_samples), for edges (n_units, n_bins − 1).
 
-    NaN is in bin 0; units that have any are left out of results.
+    NaN goes to bin 0; units with NaN are excluded from results.
     """
     codes = np.empty(samples.shape, np.uint8)
     _encode(np.ascontiguousarray(samples), np.ascontiguousarray(edges), codes)
@@ -57,7 +60,7 @@ def encode(samples: npt.NDArray[np.float32], edges: npt.NDArray[np.float32]) -> 
 
 
 def _lower_edges() -> npt.NDArray[np.float32]:
-    """Smallest float32 of every bucket in order of value: negative by falling magnitude, zero, positive."""
+    """Smallest float32 of every bucket by ascending value: negative buckets, zero, positive buckets."""
     positive = bucket_lower_edges()
     positive[0] = _TINY
     above = np.append(bucket_lower_edges()[1:], np.float32(np.inf))
@@ -67,12 +70,12 @@ def _lower_edges() -> npt.NDArray[np.float32]:
 
 
 def equal_mass_plain(mass: Counts, n_bins: int) -> Counts:
-    """The definition: buckets at which bins 1, 2, … start, none of them empty.
+    """The definition: buckets at which bins 1, 2, … start; no bin is empty.
 
-    A bin can start at any occupied bucket but the first. Of the two that are nearest to each quantile, from below and
-    from above, those are taken that together make the bins most even: the sum of squared differences of their masses
-    from the mean is least. (Each edge at the nearer one leaves bins half as uneven again, because a bin's two edges may
-    both err to its outside.)
+    A bin can start at any occupied bucket but the first. Each quantile offers two candidates, the nearest bucket below
+    and above. The chosen combination minimises the sum of squared deviations of the bin masses from their mean.
+    (Choosing the nearer candidate for each edge alone leaves bins 50 % more uneven, because both edges of a bin may err
+    outwards.)
     """
     below = np.cumsum(mass) - mass
     starts = np.flatnonzero(mass)[1:]
@@ -86,7 +89,7 @@ def equal_mass_plain(mass: Counts, n_bins: int) -> Counts:
 
 
 def unevenness(mass: Counts, starts: Counts) -> float:
-    """Sum of squares of the bins' masses less their mean, times the number of bins; bins start at ``starts``."""
+    """Sum of squared deviations of (bin mass · number of bins) from the total; bins start at ``starts``."""
     inner = (np.cumsum(mass) - mass)[starts]
     scaled = np.diff(inner, prepend=0, append=mass.sum()) * (len(starts) + 1) - mass.sum()  # integers: ties are exact
     return float((scaled.astype(np.float64) ** 2).sum())
@@ -94,12 +97,12 @@ def unevenness(mass: Counts, starts: Counts) -> float:
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _equal_mass(mass, n_bins, chosen):  # type: ignore[no-untyped-def]
-    """The same in one walk over the buckets and one over the edges, into ``chosen``; gives how many there are."""
-    starts = np.empty((n_bins, 2), np.int64)  # the buckets on either side of every quantile
-    inner = np.zeros((n_bins, 2))  # the mass below them
+    """:func:`equal_mass_plain` in one pass over buckets and one over edges; fill ``chosen``, return its length."""
+    starts = np.empty((n_bins, 2), np.int64)  # the two candidate buckets of every quantile
+    inner = np.zeros((n_bins, 2))  # the mass below the candidates
     total, below, k = mass.sum(), 0, 1
     quantile = total / n_bins
-    last, last_below = -1, 0  # the last bucket at which a bin can start, and the one before it
+    last, last_below = -1, 0  # the last bucket at which a bin can start, and its predecessor
     before, before_below = -1, 0
     for bucket in range(len(mass)):
         if mass[bucket] == 0:
@@ -119,7 +122,7 @@ def _equal_mass(mass, n_bins, chosen):  # type: ignore[no-untyped-def]
         starts[j, 0], inner[j, 0] = (last, last_below) if before < 0 else (before, before_below)
         starts[j, 1], inner[j, 1] = last, last_below
 
-    # Least unevenness of the bins so far, given the side of the last edge; and the side of the one before that.
+    # Dynamic programme: least unevenness of the first bins, by the candidate chosen for the last edge.
     least = np.array([0.0, np.inf])
     side_before = np.zeros((n_bins + 1, 2), np.int64)
     for k in range(1, n_bins + 1):
@@ -147,7 +150,7 @@ def _equal_mass(mass, n_bins, chosen):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _unit_counts(unit, low, places, times, out):  # type: ignore[no-untyped-def]
-    """Counts of one unit; gives whether there are any."""
+    """Fill ``out`` with the counts of one unit; return whether any count is positive."""
     out[:] = low[unit]
     for i in range(np.searchsorted(places, unit * N_BUCKETS), np.searchsorted(places, (unit + 1) * N_BUCKETS)):
         out[places[i] - unit * N_BUCKETS] += times[i] << 16
@@ -158,9 +161,9 @@ def _unit_counts(unit, low, places, times, out):  # type: ignore[no-untyped-def]
 def _edges(  # type: ignore[no-untyped-def]
     zero, positive, positive_places, positive_times, negative, negative_places, negative_times, lower, edges, effective
 ):
-    """Fill edges (n_units, n_bins − 1) and the number of bins that hold anything."""
+    """Fill edges (n_units, n_bins − 1) and the number of occupied bins of every unit."""
     n_bins = edges.shape[1] + 1
-    mass = np.zeros(2 * N_BUCKETS + 1, np.int64)  # in order of value: negative by falling magnitude, zero, positive
+    mass = np.zeros(2 * N_BUCKETS + 1, np.int64)  # by ascending value: negative buckets, zero, positive buckets
     below, above = mass[:N_BUCKETS][::-1], mass[N_BUCKETS + 1 :]
     chosen = np.empty(n_bins, np.int64)
     for unit in range(len(zero)):

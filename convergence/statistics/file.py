@@ -1,13 +1,13 @@
-"""``statistics.h5``: the sums, small enough to download, from which every answer comes. Format: docs/files.md."""
+"""The sums of a comparison, and the reader of statistics.h5: the file that all results are computed from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -15,147 +15,17 @@ import numpy.typing as npt
 
 from convergence.errors import FileError, did_you_mean
 from convergence.io import hdf5
-from convergence.io.hdf5 import open_hdf5
-from convergence.provenance import provenance
+from convergence.statistics.bin_edges import BinEdges
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.norms import NormSums
+from convergence.statistics.hsic import NormSums
+from convergence.statistics.schema import DATASETS, MADE_BY, MEMBERS, SCHEMA, VERSION
 from convergence.statistics.top_images import TopImages
 
-if TYPE_CHECKING:
-    from convergence.statistics.collect import Collector
-
-SCHEMA = "convergence-statistics"
-VERSION = 3
-MADE_BY = "convergence statistics CONFIG"
 Array = npt.NDArray[Any]
-MATRICES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "group_products": (("group", "unit", "unit"), "", "sum over samples of (x - shift)(x - shift)^T, per image group"),
-    "group_shifted_products": (
-        ("group", "unit", "unit"), "", "the same of every image (rows) with the next image of the group (columns)",
-    ),
-    "mutual_information": (("unit", "unit"), "nat", "corrected for the bias of counting"),
-    "mutual_information_without": (("block", "unit", "unit"), "nat", "the same without each block of image groups"),
-}  # fmt: skip
-"""Matrices of a comparison: axes, unit of measure, what they hold."""
-TOP = {
-    "value": "largest value of the unit over all positions of an image, largest images first; NaN for no image",
-    "image": "index of the image, −1 for none",
-    "position": "index of the position in the flattened map of the unit's own layer, −1 for none",
-}
-NORM_SUMS = ("sums", "products", "cross")
 
 
-def prepare(collector: Collector, path: Path, nets: list[dict[str, Any]], config_text: str) -> None:
-    """Make the file with all but its matrices, which have their room and no content yet.
-
-    ``nets``: name, label, seed, trained, held_out_accuracy and weights_sha256 of every net that takes part.
-    """
-    attributes = {
-        "digest": collector.digest,
-        "config": config_text,
-        "provenance": json.dumps(provenance()),
-        "about": "Sums over evaluation images, per image group; see docs/files.md",
-    }
-    with hdf5.create(path, SCHEMA, VERSION, attributes) as file:
-        place = file.create_group("images")
-        place.attrs["manifest_sha256"] = collector.images.manifest_hash()
-        place.attrs["n_images"] = collector.groups.n_images
-        place.attrs["n_groups"] = len(collector.groups)
-        about = "image group of every image, −1 for images that were not read"
-        hdf5.write_array(place, "group_of_image", collector.groups.group_of_image, ("image",), about=about)
-        if len(collector.subset):
-            groups = collector.groups.group_of_image[collector.subset]
-            hdf5.write_array(place, "subset", collector.subset, ("sample",), about="images whose activations are kept")
-            hdf5.write_array(place, "subset_group", groups, ("sample",), about="image group of each of them")
-        place = file.create_group("nets")
-        for key in nets[0]:
-            hdf5.write_array(place, key, np.array([net[key] for net in nets]), ("net",))
-        comparisons = file.create_group("comparisons", track_order=True)
-        for name in collector.joined:
-            _prepare_comparison(collector, name, comparisons.create_group(name))
-
-
-def _prepare_comparison(collector: Collector, name: str, place: h5py.Group) -> None:
-    joined, n_groups, config = collector.joined[name], len(collector.groups), collector.config
-    n_units, n_nets = joined.n_units, len(joined.nets)
-    for key in ("nets", "of_net", "epochs", "layers", "sources"):
-        place.attrs[key] = list(getattr(joined, key))
-    place.attrs["pooled"] = joined.pooled
-    place.attrs["rectified"] = list(joined.rectified)
-    place.attrs["widths"] = list(joined.widths)
-    place.attrs["map_shape"] = np.array(joined.map_shape, dtype=np.int64)
-    n_sides = max(map(len, joined.map_shapes))
-    place.attrs["map_shapes"] = np.array([(*shape, 0, 0)[:n_sides] for shape in joined.map_shapes], dtype=np.int64)
-    place.attrs["positions"] = "all" if joined.pooled else str(config.positions)
-    place.attrs["precision"] = config.precision
-    unit_net = np.repeat(np.arange(n_nets, dtype=np.int32), joined.widths)
-    unit_index = np.concatenate([np.arange(width, dtype=np.int32) for width in joined.widths])
-    hdf5.write_array(place, "unit_net", unit_net, ("unit",), about="index into the attribute nets")
-    hdf5.write_array(place, "unit_index", unit_index, ("unit",), about="index of the unit within its layer")
-
-    shift = collector.read_shift(name)
-    counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units + n_nets))
-    norm_products, norm_cross = np.zeros((n_groups, n_nets, n_nets)), np.zeros((n_groups, n_nets, n_units))
-    for group in range(n_groups):
-        counts[group], sums[group], norm_products[group], norm_cross[group] = collector.group_sums(group, name)
-    for key, values, axes, about in (
-        ("shift", shift[:n_units], ("unit",), "s, the point about which sums are taken"),
-        ("group_count", counts, ("group",), "samples of each image group"),
-        ("group_sums", sums[:, :n_units], ("group", "unit"), "sum over samples of x - s"),
-        ("norm_shift", shift[n_units:], ("net",), "t, the point about which sums of q = ||x - s||^2 are taken"),
-        ("group_norm_sums", sums[:, n_units:], ("group", "net"), "sum over samples of q - t"),
-        ("group_norm_products", norm_products, ("group", "net", "net"), "sum over samples of (q - t)(q - t)^T"),
-        ("group_norm_cross", norm_cross, ("group", "net", "unit"), "sum over samples of (q - t)(x - s)^T"),
-    ):
-        hdf5.write_array(place, key, values, axes, about=about)
-    if len(collector.subset):
-        about = "mean of the unit over all positions of its map, for each image of the subset"
-        hdf5.write_array(place, "subset_samples", collector.subset_samples(name), ("sample", "unit"), about=about)
-    top = collector.top_images(name)
-    if top is not None:
-        for key, array in top.to_arrays().items():
-            hdf5.write_array(place, f"top_{key}", array, ("unit", "rank"), about=TOP[key])
-    for matrix, shape in collector.matrices(name).items():
-        matrix_axes, unit, about = MATRICES[matrix]
-        hdf5.create_blocks(place, matrix, shape, matrix_axes, unit, about)
-
-    histograms = collector.histograms(name)
-    for key, array in histograms.to_arrays().items():
-        hdf5.write_array(place, f"histogram/{key}", array)
-    if config.mutual_information.enabled:
-        edges = histograms.edges(config.mutual_information.bins)
-        hdf5.write_array(place, "bin_edges", edges.edges, ("unit", "edge"), about="lower edges of bins 1, 2, …")
-        hdf5.write_array(place, "effective_bins", edges.n_effective_bins, ("unit",))
-
-
-def blocks(collector: Collector) -> list[tuple[str, hdf5.Index]]:
-    """All blocks of all matrices of the file, in order: path of the dataset, and index within it."""
-    return [
-        (f"comparisons/{name}/{matrix}", index)
-        for name in collector.joined
-        for matrix, shape in collector.matrices(name).items()
-        for index in hdf5.blocks(shape)
-    ]
-
-
-def block(collector: Collector, path: str, index: hdf5.Index) -> Array:
-    """The content of one of :func:`blocks`."""
-    _, name, matrix = path.split("/")
-    return collector.block(name, matrix, index)
-
-
-def seal(path: Path, digests: Iterable[tuple[str, bytes]]) -> None:
-    """Set the checksums of the matrices from (path of the dataset, digest) of all blocks, in order."""
-    of_dataset: dict[str, list[bytes]] = {}
-    for dataset, digest in digests:
-        of_dataset.setdefault(dataset, []).append(digest)
-    with open_hdf5(path, "r+") as file:
-        for dataset, found in of_dataset.items():
-            hdf5.seal(file[dataset], found)
-
-
-class Slices(Protocol):
-    """Numbers of which contiguous ranges are read when asked for: an open HDF5 dataset, or an array."""
+class Matrix(Protocol):
+    """A matrix that is read when it is indexed: an open HDF5 dataset, or an array."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -164,27 +34,39 @@ class Slices(Protocol):
 
 
 @dataclass(frozen=True)
-class Sums:
-    """The sums of one comparison, as in the file: small arrays in memory, matrices where they are.
+class ComparisonRecord:
+    """A comparison as the file stores it: attributes and arrays by their names in the schema."""
 
-    The matrices of an open file are its datasets: cut contiguous ranges out of them (``group_products[g, a:b, c:d]``),
-    as long as it is open.
+    name: str
+    attributes: dict[str, Any]
+    arrays: dict[str, Array | Matrix]
+
+
+@dataclass(frozen=True)
+class ComparisonSums:
+    """The sums of one comparison: small arrays in memory, matrices where they are.
+
+    The matrices of an open file are its datasets. While the file is open, index contiguous ranges of them
+    (``group_products[g, a:b, c:d]``).
 
     Attributes
     ----------
-    nets : names of the members, in order along the joined axis
-    of_net, epochs : for each member its net, and the epoch of its weights (−1: the final ones, no epoch asked for)
-    trained, layers, sources : for each member
-    unit_net : (n_units,) the member of each unit; units of a member are contiguous
-    shift : (n_units,); group_count : (n_groups,); group_sums : (n_groups, n_units)
-    group_products, group_shifted_products : (n_groups, n_units, n_units); the latter None if they were not summed
-    histograms : of the units' values over all groups; None in a slice of some groups
-    mutual_information, mutual_information_without : (n_units, n_units), (n_blocks, n_units, n_units); None without
+    name : name of the comparison
+    nets : names of the members, in order along the unit axis
+    of_net, epochs : for each member its net, and the epoch of its weights (−1: the final weights)
+    trained, layers, sources, rectified : for each member, see :class:`~.activation_source.JoinedUnits`
+    map_shape, map_shapes : grid of the sampled positions; for each member the size of its maps
     pooled : whether a sample is the mean over the positions of an image
-    subset_samples, subset_group : (N, n_units) means over the positions of N images, (N,) the group of each; None
-        without
+    positions, precision : sampled positions per image, "all" or a number; type of the products
+    unit_net : (n_units,) the member of each unit; units of a member are contiguous
+    shift, group_count, group_sums : (n_units,); (n_groups,); (n_groups, n_units)
+    group_products, group_shifted_products : (n_groups, n_units, n_units); the latter None if not computed
+    histograms : of the units' values over all groups; None in a subset of the groups
+    mutual_information, mutual_information_without : (n_units, n_units), (n_blocks, n_units, n_units); None if absent
+    subset_samples, subset_group : (N, n_units) means over positions of N images, (N,) their groups; None if absent
     norms : sums of the squared norms of each member's activations
-    top_images : the images that excite each unit most; None without
+    top_images : the images that excite each unit most; None if absent
+    bins : the bins of mutual information; None if absent
     """
 
     name: str
@@ -197,42 +79,159 @@ class Sums:
     shift: Array
     group_count: Array
     group_sums: Array
-    group_products: Slices
-    group_shifted_products: Slices | None
+    group_products: Matrix
+    group_shifted_products: Matrix | None
     histograms: UnitHistograms | None
-    mutual_information: Slices | None
-    mutual_information_without: Slices | None
+    mutual_information: Matrix | None
+    mutual_information_without: Matrix | None
     of_net: tuple[str, ...] = ()
     epochs: tuple[int, ...] = ()
+    rectified: tuple[bool, ...] = ()
+    map_shapes: tuple[tuple[int, ...], ...] = ()
     pooled: bool = False
+    positions: str = "all"
+    precision: str = "float64"
     subset_samples: Array | None = None
     subset_group: Array | None = None
     norms: NormSums | None = None
     top_images: TopImages | None = None
+    bins: BinEdges | None = None
 
     def __post_init__(self) -> None:
-        """Members that are not named otherwise are the nets with their final weights."""
+        """Fill in that members are nets with their final weights."""
         if not self.of_net:
             object.__setattr__(self, "of_net", self.nets)
         if not self.epochs:
             object.__setattr__(self, "epochs", (-1,) * len(self.nets))
 
     def units(self, net: str) -> Array:
-        """Indices along the joined axis of a net's units."""
+        """Indices along the unit axis of a member's units."""
         return np.flatnonzero(self.unit_net == self.nets.index(net))
+
+    @classmethod
+    def from_record(
+        cls, record: ComparisonRecord, trained: Mapping[str, bool], subset_group: Array | None
+    ) -> ComparisonSums:
+        """The sums in a record; ``trained`` says of each net whether it is, ``subset_group`` is of the images."""
+        about, arrays = record.attributes, record.arrays
+        top = {key.removeprefix("top_"): np.asarray(v) for key, v in arrays.items() if key.startswith("top_")}
+        counts = {k.removeprefix("histogram/"): np.asarray(v) for k, v in arrays.items() if k.startswith("histogram/")}
+        of_net, epochs = tuple(map(str, about["of_net"])), tuple(map(int, about["epochs"]))
+        return cls(
+            name=record.name,
+            nets=tuple(map(str, about["nets"])),
+            of_net=of_net,
+            epochs=epochs,
+            trained=tuple(trained[net] and epoch != 0 for net, epoch in zip(of_net, epochs, strict=True)),
+            layers=tuple(map(str, about["layers"])),
+            sources=tuple(map(str, about["sources"])),
+            rectified=tuple(map(bool, about["rectified"])),
+            map_shape=tuple(map(int, about["map_shape"])),
+            map_shapes=tuple(tuple(int(side) for side in shape if side) for shape in about["map_shapes"]),
+            pooled=bool(about["pooled"]),
+            positions=str(about["positions"]),
+            precision=str(about["precision"]),
+            unit_net=np.asarray(arrays["unit_net"]),
+            shift=np.asarray(arrays["shift"]),
+            group_count=np.asarray(arrays["group_count"]),
+            group_sums=np.asarray(arrays["group_sums"]),
+            norms=NormSums(
+                *(np.asarray(arrays[key]) for key in ("norm_shift", *(f"group_norm_{key}" for key in NORM_SUMS)))
+            ),
+            group_products=arrays["group_products"],
+            group_shifted_products=arrays.get("group_shifted_products"),
+            mutual_information=arrays.get("mutual_information"),
+            mutual_information_without=arrays.get("mutual_information_without"),
+            histograms=UnitHistograms.from_arrays(counts) if counts else None,
+            bins=BinEdges(np.asarray(arrays["bin_edges"]), np.asarray(arrays["effective_bins"]))
+            if "bin_edges" in arrays
+            else None,
+            subset_samples=np.asarray(arrays["subset_samples"]) if "subset_samples" in arrays else None,
+            subset_group=subset_group if "subset_samples" in arrays else None,
+            top_images=TopImages.from_arrays(top) if top else None,
+        )
+
+    def record(self) -> ComparisonRecord:
+        """The inverse of :meth:`from_record`."""
+        widths = np.bincount(self.unit_net, minlength=len(self.nets))
+        n_sides = max((len(shape) for shape in self.map_shapes), default=0)
+        attributes = {
+            "nets": list(self.nets),
+            "of_net": list(self.of_net),
+            "epochs": list(self.epochs),
+            "layers": list(self.layers),
+            "sources": list(self.sources),
+            "pooled": self.pooled,
+            "rectified": list(self.rectified),
+            "widths": widths.tolist(),
+            "map_shape": np.array(self.map_shape, dtype=np.int64),
+            "map_shapes": np.array([(*shape, 0, 0)[:n_sides] for shape in self.map_shapes], dtype=np.int64),
+            "positions": self.positions,
+            "precision": self.precision,
+        }
+        arrays: dict[str, Array | Matrix | None] = {
+            "unit_net": self.unit_net,
+            "unit_index": np.concatenate([np.arange(width, dtype=np.int32) for width in widths]),
+            "shift": self.shift,
+            "group_count": self.group_count,
+            "group_sums": self.group_sums,
+            "group_products": self.group_products,
+            "group_shifted_products": self.group_shifted_products,
+            "mutual_information": self.mutual_information,
+            "mutual_information_without": self.mutual_information_without,
+            "subset_samples": self.subset_samples,
+        }
+        if self.norms is not None:
+            arrays["norm_shift"] = self.norms.shift
+            arrays |= {f"group_norm_{key}": getattr(self.norms, key) for key in NORM_SUMS}
+        if self.histograms is not None:
+            arrays |= {f"histogram/{key}": array for key, array in self.histograms.to_arrays().items()}
+        if self.bins is not None:
+            arrays |= {"bin_edges": self.bins.edges, "effective_bins": self.bins.n_effective_bins}
+        if self.top_images is not None:
+            arrays |= {f"top_{key}": array for key, array in self.top_images.to_arrays().items()}
+        return ComparisonRecord(self.name, attributes, {k: array for k, array in arrays.items() if array is not None})
+
+
+NORM_SUMS = ("sums", "products", "cross")
+
+
+@dataclass(frozen=True)
+class StatisticsHeader:
+    """What statistics.h5 holds besides the comparisons.
+
+    Attributes
+    ----------
+    digest, config_text, provenance : of the file; the latter two are JSON
+    manifest_sha256 : of the images
+    group_of_image : (n_available,) image group of every image, −1 for images that were not read
+    n_groups : number of image groups
+    subset : (N,) images whose mean activations are stored; None for none
+    nets : name, label, seed, trained, held_out_accuracy and weights_sha256 of every net that takes part
+    selection : what a subset of a file holds, JSON; "" for a whole file
+    """
+
+    digest: str
+    config_text: str
+    provenance: str
+    manifest_sha256: str
+    group_of_image: Array
+    n_groups: int
+    subset: Array | None
+    nets: list[dict[str, Any]]
+    selection: str = ""
 
 
 class StatisticsFile:
-    """An open ``statistics.h5``."""
+    """An open statistics.h5; :func:`open_statistics` opens it."""
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = self.raw_file = file
+        self.raw_file = file
         self.path = Path(file.filename)
         self.digest = str(file.attrs["digest"])
-        self.version = int(file.attrs["schema_version"])
         self.config_text = str(file.attrs["config"])
         self.provenance: dict[str, str] = json.loads(file.attrs["provenance"])
-        self.slice: dict[str, Any] = json.loads(file.attrs.get("slice", "{}"))
+        self.selection: dict[str, Any] = json.loads(file.attrs.get("selection", "{}"))
         self.n_images = int(file["images"].attrs["n_images"])
         self.n_groups = int(file["images"].attrs["n_groups"])
         self.comparisons = list(file["comparisons"])
@@ -241,98 +240,89 @@ class StatisticsFile:
             for values in zip(*(hdf5.read_array(file["nets"], key) for key in file["nets"]), strict=True)
         ]
 
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the file, as they are."""
-        return dict(self._file.attrs)
-
     def members(self, name: str) -> list[str]:
         """Names of a comparison's members."""
-        return [str(member) for member in self._comparison(name).attrs["nets"]]
+        return [str(member) for member in self.raw(name).attrs["nets"]]
 
     def nets_of_members(self, name: str) -> list[str]:
         """The net of each member of a comparison."""
-        attributes = self._comparison(name).attrs
-        return [str(net) for net in attributes.get("of_net", attributes["nets"])]
+        return [str(net) for net in self.raw(name).attrs["of_net"]]
 
-    def raw(self, name: str | None = None) -> h5py.Group:
-        """The HDF5 group of a comparison; without a name, that of the images."""
-        return self._file["images"] if name is None else self._comparison(name)
-
-    @property
-    def images_digest(self) -> str:
-        """The same for two files whose image groups hold the same images."""
-        place = self._file["images"]
-        return f"{place.attrs['manifest_sha256']} {place['group_of_image'].attrs['sha256']}"
+    def widths(self, name: str) -> tuple[int, ...]:
+        """Units of each member of a comparison."""
+        return tuple(int(width) for width in self.raw(name).attrs["widths"])
 
     def unit_members(self, name: str) -> tuple[tuple[str, ...], Array]:
         """Names of a comparison's members, and (n_units,) the member of each unit."""
-        place = self._comparison(name)
-        return tuple(str(net) for net in place.attrs["nets"]), hdf5.read_array(place, "unit_net")
+        return tuple(self.members(name)), hdf5.read_array(self.raw(name), "unit_net")
 
-    def sums(self, name: str) -> Sums:
-        """One comparison. All but its matrices is read and held against its checksum, see :meth:`verify` for those.
+    def raw(self, name: str) -> h5py.Group:
+        """The HDF5 group of a comparison; FileError for an unknown one."""
+        if name not in self.comparisons:
+            raise FileError(f'{self.path} has no comparison "{name}"; {did_you_mean(name, self.comparisons)}.')
+        return self.raw_file["comparisons"][name]
+
+    @property
+    def images_digest(self) -> str:
+        """Equal for two files whose image groups consist of the same images."""
+        place = self.raw_file["images"]
+        return f"{place.attrs['manifest_sha256']} {place['group_of_image'].attrs['sha256']}"
+
+    def header(self) -> StatisticsHeader:
+        """Everything besides the comparisons."""
+        place = self.raw_file["images"]
+        return StatisticsHeader(
+            digest=self.digest,
+            config_text=self.config_text,
+            provenance=str(self.raw_file.attrs["provenance"]),
+            manifest_sha256=str(place.attrs["manifest_sha256"]),
+            group_of_image=hdf5.read_array(place, "group_of_image"),
+            n_groups=self.n_groups,
+            subset=hdf5.read_array(place, "subset") if "subset" in place else None,
+            nets=self.nets,
+            selection=json.dumps(self.selection) if self.selection else "",
+        )
+
+    def record(self, name: str) -> ComparisonRecord:
+        """One comparison. All arrays except matrices are read and verified; :meth:`verify` does so for matrices.
 
         Raises
         ------
         FileError
-            for an unknown comparison, a dataset that is missing, and one that is damaged.
+            for an unknown comparison, and for a missing or damaged dataset.
         """
-        place = self._comparison(name)
-        nets = tuple(str(net) for net in place.attrs["nets"])
-        of_net = tuple(str(net) for net in place.attrs.get("of_net", nets))
-        epochs = tuple(int(epoch) for epoch in place.attrs.get("epochs", [-1] * len(nets)))
-        trained = {str(net["name"]): bool(net["trained"]) for net in self.nets}
-        has_information = "mutual_information" in place
-        has_subset = "subset_samples" in place
-        return Sums(
-            name=name,
-            nets=nets,
-            trained=tuple(trained[net] and epoch != 0 for net, epoch in zip(of_net, epochs, strict=True)),
-            layers=tuple(map(str, place.attrs["layers"])),
-            sources=tuple(map(str, place.attrs["sources"])),
-            map_shape=tuple(int(n) for n in place.attrs["map_shape"]),
-            unit_net=hdf5.read_array(place, "unit_net"),
-            shift=hdf5.read_array(place, "shift"),
-            group_count=hdf5.read_array(place, "group_count"),
-            group_sums=hdf5.read_array(place, "group_sums"),
-            group_products=_matrix(place, "group_products"),
-            group_shifted_products=(
-                _matrix(place, "group_shifted_products") if "group_shifted_products" in place else None
-            ),
-            histograms=(
-                UnitHistograms.from_arrays(
-                    {key: hdf5.read_array(place["histogram"], key) for key in place["histogram"]}
+        place = self.raw(name)
+        arrays: dict[str, Array | Matrix] = {}
+        for dataset in DATASETS:
+            if dataset.path in place:
+                arrays[dataset.path] = (
+                    place[dataset.path] if dataset.is_matrix else hdf5.read_array(place, dataset.path)
                 )
-                if "histogram" in place
-                else None
-            ),
-            mutual_information=_matrix(place, "mutual_information") if has_information else None,
-            mutual_information_without=_matrix(place, "mutual_information_without") if has_information else None,
-            of_net=of_net,
-            epochs=epochs,
-            pooled=bool(place.attrs.get("pooled", False)),
-            subset_samples=hdf5.read_array(place, "subset_samples") if has_subset else None,
-            subset_group=hdf5.read_array(self._file["images"], "subset_group") if has_subset else None,
-            norms=NormSums(
-                *(hdf5.read_array(place, key) for key in ("norm_shift", *(f"group_norm_{k}" for k in NORM_SUMS)))
-            ),
-            top_images=self.top_images(name),
-        )
+            elif not dataset.needs and not dataset.all_groups:
+                raise FileError(
+                    f"{self.path}: {place.name}/{dataset.path} is missing, so the file is incomplete. Remove it and "
+                    f"remake it with: {MADE_BY}."
+                )
+        return ComparisonRecord(name, {attribute.name: place.attrs[attribute.name] for attribute in MEMBERS}, arrays)
 
-    def widths(self, name: str) -> tuple[int, ...]:
-        """Units of each member of a comparison."""
-        return tuple(int(width) for width in self._comparison(name).attrs["widths"])
+    def sums(self, name: str) -> ComparisonSums:
+        """The sums of one comparison, read like :meth:`record`."""
+        trained = {str(net["name"]): bool(net["trained"]) for net in self.nets}
+        images = self.raw_file["images"]
+        subset_group = hdf5.read_array(images, "subset_group") if "subset_group" in images else None
+        return ComparisonSums.from_record(self.record(name), trained, subset_group)
 
     def top_images(self, name: str) -> TopImages | None:
-        """The images that excite each unit of a comparison most, alone; None if the file does not have them."""
-        place = self._comparison(name)
+        """The images that excite each unit of a comparison most; None if the file has none."""
+        place = self.raw(name)
         if "top_value" not in place:
             return None
-        return TopImages.from_arrays({key: hdf5.read_array(place, f"top_{key}") for key in TOP})
+        return TopImages.from_arrays(
+            {key: hdf5.read_array(place, f"top_{key}") for key in ("value", "image", "position")}
+        )
 
     def verify(self, name: str | None = None) -> None:
-        """Hold every dataset of a comparison, or of the file, against its checksum, in blocks of rows.
+        """Verify the checksums of all datasets of a comparison, or of the file, in blocks of rows.
 
         Raises
         ------
@@ -340,29 +330,25 @@ class StatisticsFile:
             for the first dataset that is damaged.
         """
         try:
-            hdf5.verify(self._file if name is None else self._comparison(name))
+            hdf5.verify(self.raw_file if name is None else self.raw(name))
         except OSError as error:
-            raise FileError(f"{self.path} could not be read ({error}). Copy the file again or make it anew.") from error
-
-    def _comparison(self, name: str) -> Any:
-        if name not in self.comparisons:
-            raise FileError(f'{self.path} has no comparison "{name}"; {did_you_mean(name, self.comparisons)}.')
-        return self._file["comparisons"][name]
-
-
-def _matrix(place: h5py.Group, name: str) -> Slices:
-    """A dataset that is read when it is sliced; FileError if it is missing."""
-    if name not in place:
-        raise FileError(
-            f"{place.file.filename}: {place.name}/{name} is missing: the file is incomplete. Remove it and make it "
-            "anew."
-        )
-    dataset: Slices = place[name]
-    return dataset
+            raise FileError(f"{self.path} could not be read ({error}). Copy it again, or remake it.") from error
 
 
 @contextmanager
 def open_statistics(path: str | Path) -> Iterator[StatisticsFile]:
-    """Open a statistics file for as long as the block lasts; FileError says what is wrong with an unusable one."""
+    """Open a statistics file for reading.
+
+    Raises
+    ------
+    FileError
+        for a file that is missing, damaged, of another schema or of another version of the schema.
+    """
     with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY) as file:
+        version = int(file.attrs["schema_version"])
+        if version < VERSION:
+            raise FileError(
+                f"{path}: the file has version {version} of its schema, and version {VERSION} is needed. Remake it "
+                f"with: {MADE_BY} --overwrite."
+            )
         yield StatisticsFile(file)

@@ -1,117 +1,121 @@
-"""Everything that is summed over one image group for one comparison, and how it lies in a file.
+"""All sums over one image group of one comparison, accumulated batch by batch.
 
-Beside the moments and the histograms of the units these are
+The sums are the moments of units and norms, the unit histograms and, optionally, products with the next image:
 
-* **norms**: q = ‖x − s‖² over the units of a net is one more row for every net, below those of the units, so that the
-  moments hold the sums of q, of q q' for two nets and of q x for every unit. The unbiased HSIC needs them (Song et al.
-  2007, arXiv 0805.2368);
-* **shifted products** (an option): Σ (x_t − s)(x_{t+1} − s)ᵀ, every image with the next one of the group and the last
-  with the first. The marginals of all units stay, what they share within an image goes: a chance level.
+* **norms**: q = ‖x − s‖² over the units of one member is an additional row of the moments for every member, below the
+  rows of the units. The moments then contain the sums of q, of q q' for two members and of q x for every unit. The
+  unbiased HSIC needs them (:mod:`convergence.statistics.hsic`);
+* **shifted products**: Σ (x_t − s)(x_{t+1} − s)ᵀ over the images t of the group in a ring. They keep the marginals of
+  all units and lose what units share within an image: a chance level.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import h5py
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from convergence.io import hdf5
 from convergence.statistics.histograms import UnitHistograms
+from convergence.statistics.hsic import squared_norms
 from convergence.statistics.moments import BAND, Moments
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-MATRIX_BYTES = 1 << 28
-"""A matrix above this size is kept in the file while it grows, a band of it in memory."""
-PIECE_VALUES = 1 << 22
-"""Values that are held in float64 at a time."""
+NewMatrix = Callable[[str, int], Any]
+"""``new_matrix(name, n)``: zeros (n, n) float64 to accumulate in, an array or a dataset of the file of results."""
+CHUNK_VALUES = 1 << 22
+"""Values converted to float64 at a time."""
 
 
-class GroupSums:
-    """The sums of one group and comparison, kept in ``place`` of a file that is being written.
+class FinishedSums(NamedTuple):
+    """The sums of a group: ``products`` (upper triangle) and ``shifted`` are arrays, datasets, or read row by row."""
+
+    n_samples: int
+    sums: Float64
+    products: Any
+    shifted: Any
+    histograms: UnitHistograms
+
+
+class GroupSums(ABC):
+    """The sums of one group and comparison.
 
     Parameters
     ----------
-    place : an empty HDF5 group
-    widths : units of each net, side by side along the unit axis
-    shift : (n_units + n_nets,) the point about which sums are taken, of units and then of norms: :func:`shift_of`
-    precision : type of the products
-    shifted : whether shifted products are summed
-    device : where samples are and sums are taken; None for arrays on the host
+    widths : units of each member, in order along the unit axis
+    shift : (n_units + n_members,) the point about which units and norms are summed: :func:`shift_of`
+    precision : type of the products, "float32" or "float64"
+    shifted : whether products with the next image are summed
     """
+
+    def __init__(self, widths: tuple[int, ...], shift: Float64, precision: str, shifted: bool) -> None:
+        self.widths, self.shift = widths, shift
+
+    @abstractmethod
+    def update(self, samples: Any, n_images: int) -> None:
+        """Add samples (n_units, n_images · positions) float32, image by image."""
+
+    @abstractmethod
+    def finish(self) -> FinishedSums:
+        """Add buffered samples and return the sums; no samples may be added afterwards."""
+
+    def arrays(self) -> Iterator[tuple[str, Any]]:
+        """Finish, and yield every sum with its name."""
+        found = self.finish()
+        yield "shift", self.shift
+        yield "count", np.asarray(found.n_samples)
+        yield "sums", found.sums
+        for key, array in found.histograms.to_arrays().items():
+            yield f"histogram/{key}", array
+        yield "products", found.products
+        if found.shifted is not None:
+            yield "shifted", found.shifted
+
+
+def in_memory(name: str, n_rows: int) -> Float64:
+    """A matrix in memory, see :data:`NewMatrix`."""
+    return np.zeros((n_rows, n_rows))
+
+
+class HostGroupSums(GroupSums):
+    """Sums of numpy arrays; ``new_matrix`` makes the matrices."""
 
     def __init__(
         self,
-        place: h5py.Group,
         widths: tuple[int, ...],
         shift: Float64,
         precision: str,
         shifted: bool,
-        device: Any = None,
+        new_matrix: NewMatrix = in_memory,
     ) -> None:
-        self._place, self._shift = place, shift
-        self._sums: Any
-        if device is None:
-            self._sums = HostSums(place, widths, shift, precision, shifted)
-        else:
-            from convergence.statistics.device_sums import DeviceSums
-
-            self._sums = DeviceSums(widths, shift, precision, shifted, device)
-
-    def update(self, samples: Any, n_images: int) -> None:
-        """Add samples (n_units, n_images · positions) float32, image by image."""
-        self._sums.update(samples, n_images)
-
-    def close(self) -> None:
-        """Write what is still in memory, and the checksums."""
-        self._sums.finish()
-        hdf5.write_array(self._place, "shift", self._shift)
-        hdf5.write_array(self._place, "count", self._sums.count)
-        hdf5.write_array(self._place, "sums", self._sums.sums)
-        for key, array in self._sums.histograms.to_arrays().items():
-            hdf5.write_array(self._place, f"histogram/{key}", array)
-        _keep(self._place, "products", self._sums.products)
-        if self._sums.shifted is not None:
-            _keep(self._place, "shifted", self._sums.shifted)
-
-
-class HostSums:
-    """The sums of arrays on the host; large matrices grow in ``place``. Arguments as of :class:`GroupSums`."""
-
-    def __init__(
-        self, place: h5py.Group, widths: tuple[int, ...], shift: Float64, precision: str, shifted: bool
-    ) -> None:
+        super().__init__(widths, shift, precision, shifted)
         n_units = sum(widths)
-        self._widths = widths
-        self._moments = Moments(shift, precision, _matrix(place, "products", len(shift)))
-        self.histograms = UnitHistograms.zeros(n_units)
-        self._shifted = ShiftedProducts(shift[:n_units], _matrix(place, "shifted", n_units)) if shifted else None
-        self.shifted: Any = None
+        self._moments = Moments(shift, precision, new_matrix("products", len(shift)))
+        self._histograms = UnitHistograms.zeros(n_units)
+        self._shifted = ShiftedProducts(shift[:n_units], new_matrix("shifted", n_units)) if shifted else None
 
     def update(self, samples: Float32, n_images: int) -> None:
-        """Add samples (n_units, n_images · positions), image by image."""
-        self._moments.update(samples, norms(samples, self._widths, self._moments.shift))
-        self.histograms.update(samples)
+        self._moments.update(samples, squared_norms(samples, self.widths, self._moments.shift))
+        self._histograms.update(samples)
         if self._shifted is not None:
             self._shifted.update(samples, samples.shape[1] // n_images)
 
-    def finish(self) -> None:
-        """Add what is still gathered; nothing may be added afterwards."""
-        self.count, self.sums, self.products = self._moments.count, self._moments.sums, self._moments.upper
-        if self._shifted is not None:
-            self.shifted = self._shifted.finish()
+    def finish(self) -> FinishedSums:
+        moments = self._moments
+        shifted = None if self._shifted is None else self._shifted.finish()
+        return FinishedSums(moments.count, moments.sums, moments.upper, shifted, self._histograms)
 
 
 def shift_of(samples: Float32, widths: tuple[int, ...]) -> Float64:
-    """The shift (n_units + n_nets,) from first samples (n_units, n_samples): means of units and of norms; 0 for NaN.
+    """The shift (n_units + n_members,): means of units and norms over first samples (n_units, n_samples); 0 for NaN.
 
-    Values of float32 precision, so that the sums are about this very point and no rounded one.
+    Values have float32 precision, so the sums are about exactly this point.
     """
     units = _float32_mean(samples)
-    return np.concatenate([units, _float32_mean(norms(samples, widths, units))])
+    return np.concatenate([units, _float32_mean(squared_norms(samples, widths, units))])
 
 
 def _float32_mean(samples: Float32) -> Float64:
@@ -119,31 +123,10 @@ def _float32_mean(samples: Float32) -> Float64:
     return mean.astype(np.float32).astype(np.float64)
 
 
-def norms(samples: Float32, widths: tuple[int, ...], shift: Float64) -> Float32:
-    """‖x − s‖² of every net, (n_nets, n_samples), of samples (n_units, n_samples)."""
-    out = np.empty((len(widths), samples.shape[1]), np.float32)
-    start = 0
-    for net, width in enumerate(widths):
-        out[net] = _squared_norms(samples[start : start + width], shift[start : start + width])
-        start += width
-    return out
-
-
-@nb.njit(cache=True, nogil=True)
-def _squared_norms(samples, shift):  # type: ignore[no-untyped-def]
-    """(n_samples,) float64, added up unit by unit."""
-    out = np.zeros(samples.shape[1])
-    for unit in range(samples.shape[0]):
-        for s in range(samples.shape[1]):
-            value = samples[unit, s] - shift[unit]
-            out[s] += value * value
-    return out
-
-
 class ShiftedProducts:
-    """Σ (x_t − s)(x_{t+1} − s)ᵀ over the images t of a group in a ring; (n_units, n_units), not symmetric.
+    """Σ (x_t − s)(x_{t+1} − s)ᵀ over the images t of a group in a ring: (n_units, n_units), not symmetric.
 
-    ``shift`` is (n_units,); ``total`` a dataset to grow in, or None for an array.
+    ``shift`` is (n_units,). ``total`` is the array or dataset to accumulate in; a new array if not given.
     """
 
     def __init__(self, shift: Float64, total: Any = None) -> None:
@@ -154,7 +137,7 @@ class ShiftedProducts:
 
     def update(self, samples: Float32, per_image: int) -> None:
         """Add whole images: samples (n_units, n_images · per_image)."""
-        step = max(1, PIECE_VALUES // (len(samples) * per_image)) * per_image
+        step = max(1, CHUNK_VALUES // (len(samples) * per_image)) * per_image
         for start in range(0, samples.shape[1], step):
             x = samples[:, start : start + step] - self._shift
             if not self._last.shape[1]:
@@ -166,7 +149,7 @@ class ShiftedProducts:
             self._add(earlier, later)
 
     def finish(self) -> Any:
-        """Close the ring; the sums. Nothing may be added afterwards."""
+        """Close the ring and return the sums; no samples may be added afterwards."""
         self._add(self._last, self._first)
         return self._total
 
@@ -176,20 +159,3 @@ class ShiftedProducts:
             product = earlier[rows] @ later.T
             self._total[rows] = product if self._is_empty else self._total[rows] + product
         self._is_empty = False
-
-
-def _matrix(place: h5py.Group, name: str, n_rows: int) -> Any:
-    """Where a matrix grows: a dataset of the file, or None for in memory."""
-    if 8 * n_rows**2 <= MATRIX_BYTES:
-        return None
-    return hdf5.create_blocks(place, name, (n_rows, n_rows))
-
-
-def _keep(place: h5py.Group, name: str, matrix: Any) -> None:
-    """Write a matrix that grew elsewhere than in the file, and set the checksum of its blocks."""
-    dataset = matrix
-    if not isinstance(matrix, h5py.Dataset):
-        dataset = hdf5.create_blocks(place, name, matrix.shape)
-        for index in hdf5.blocks(matrix.shape):
-            dataset[index] = matrix[index]
-    hdf5.seal(dataset, (hdf5.block_digest(dataset[index]) for index in hdf5.blocks(matrix.shape)))

@@ -1,4 +1,4 @@
-"""Mutual information in nats from joint counts, corrected for the bias of counting, and without blocks of samples."""
+"""Mutual information in nats from joint counts, with bias correction and leave-one-block-out replicates."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer]
 TABLE = 1 << 15
-"""Counts below this have c log c in a table."""
+"""Counts below this value have c log c tabulated."""
 
 
 def mutual_information(counts: Counts, corrected: bool = True) -> Float64:
-    """Mutual information (…) in nats of joint counts (…, K, K).
+    """Mutual information (…) in nats of joint counts (…, K, K); 0 without samples.
 
-    The plug-in estimate is Σ p log p − Σ pₓ log pₓ − Σ p_y log p_y. It is too large by (Kₓ − 1)(K_y − 1) / 2N to first
-    order (Miller 1955; Treves & Panzeri 1995, Neural Comput. 7), where Kₓ and K_y are the bins that hold any sample;
-    ``corrected`` takes that off. Corrected values of independent units scatter about 0 and so may be negative.
-    Without samples the result is 0.
+    The plug-in estimate Σ p log p − Σ pₓ log pₓ − Σ p_y log p_y has a bias of (Kₓ − 1)(K_y − 1) / 2N to first order
+    (Miller 1955; Treves & Panzeri 1995, Neural Comput. 7), where Kₓ and K_y are the numbers of occupied bins.
+    ``corrected`` subtracts this bias. Corrected values of independent units scatter about 0, so some are negative.
 
-    Li et al. (2016) took off K² / (2N ln 2): in bits, from a value in nats, counting K² cells instead of the (K − 1)²
-    that are free.
+    Li et al. (2016) subtracted K² / (2N ln 2), which is in bits whereas their estimate is in nats, and which counts K²
+    cells instead of the (K − 1)² free ones.
     """
     n = counts.sum(axis=(-2, -1)).astype(np.float64)
     x, y = counts.sum(axis=-1), counts.sum(axis=-2)
@@ -35,7 +34,7 @@ def mutual_information(counts: Counts, corrected: bool = True) -> Float64:
 
 
 def mutual_information_plain(codes_x: npt.ArrayLike, codes_y: npt.ArrayLike) -> float:
-    """The definition, from the bins of two units, each (n_samples,): Σ p log(p / pₓ p_y), uncorrected."""
+    """The definition, Σ p log(p / pₓ p_y), from the bins of two units, each (n_samples,); not corrected."""
     x, y = np.asarray(codes_x), np.asarray(codes_y)
     total = 0.0
     for a in np.unique(x):
@@ -47,9 +46,9 @@ def mutual_information_plain(codes_x: npt.ArrayLike, codes_y: npt.ArrayLike) -> 
 
 
 def leave_one_out(block_counts: Counts) -> tuple[Float64, Float64]:
-    """Mutual information of all samples, (n_x, n_y), and without each block of them, (n_blocks, n_x, n_y).
+    """Mutual information of all samples, (n_x, n_y), and without each block of samples, (n_blocks, n_x, n_y).
 
-    ``block_counts`` are (n_blocks, n_x, n_y, K, K); estimates are corrected. Compiled, with a table of c log c.
+    ``block_counts`` are (n_blocks, n_x, n_y, K, K). Estimates are corrected. Compiled, with a table of c log c.
     """
     n_blocks, n_x, n_y = block_counts.shape[:3]
     estimate, without = np.empty((n_x, n_y)), np.empty((n_blocks, n_x, n_y))

@@ -1,24 +1,24 @@
-"""First and second moments of joined units: a handful of float64 arrays that start at zero and add.
+"""First and second moments of joined units, accumulated in float64.
 
-For samples x (n_units, n_samples) and a shift s that is the same for everyone, :class:`Moments` keeps
+For samples x (n_units, n_samples) and a shift s common to all ranks and batches, :class:`Moments` accumulates
 
     count = n,   sums = Σ (x − s),   products = Σ (x − s)(x − s)ᵀ .
 
-Float32 products about one shift lose digits where a unit drifts away from it. Each piece of a batch is therefore
-taken about a centre c of its own and moved to the shift in float64:
+Float32 products about one shift lose digits where a unit's mean drifts away from it. Each run of at most
+``PRODUCT_SAMPLES`` samples is therefore centred at its own c and moved to the shift in float64:
 
     Σ (x − s)(x − s)ᵀ = Σ v vᵀ + r dᵀ + d rᵀ + n d dᵀ,   v = x − c,  r = Σ v,  d = c − s,
 
-an identity whatever c is. Only Σ v vᵀ is a float32 product (a BLAS rank-k update of a bounded number of samples);
-everything else, and every sum over pieces, is float64.
+an identity for any c. Only Σ v vᵀ is a float32 product (a BLAS rank-k update of a bounded number of samples); all other
+terms, and all sums over runs, are float64.
 
-The centre is the unit's mean in the piece, or zero where the mean is below the standard deviation. There, centring
-would win less than half a bit, and it would cost more: the zeros of a ReLU would all become one and the same number,
-whose square is rounded the same way thousands of times over. As zeros they are exact.
+The centre is the unit's mean in the run, or zero where the mean is below the standard deviation. In the latter case
+centring would gain less than half a bit and would cost more: the exact zeros of a ReLU would become a constant whose
+square is rounded in the same direction thousands of times.
 
-Samples are gathered until there are enough for an efficient product, in the order in which they come. Products are made
-in bands of rows, so that the matrix may lie in a file where it is too large for the memory: only the upper triangle is
-kept, and a band is read, added to and written back.
+Samples are buffered in order until there are enough for an efficient product. Products are computed in bands of rows,
+so the matrix may be an HDF5 dataset where it exceeds the memory: only the upper triangle is kept, and each band is
+read, updated and written back.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from convergence.errors import UserError
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 PRODUCT_SAMPLES = 4096
-"""Samples of one float32 product: its rounding error grows with their number, its speed hardly does beyond this."""
+"""Samples of one float32 product. More samples increase its rounding error, but hardly its speed."""
 BAND = 1024
-"""Rows of a band of products."""
+"""Rows of products computed at a time."""
 
 
 class Moments:
-    """Sums over samples of ``n_units`` units.
+    """Moments of ``n_units`` units.
 
     Attributes
     ----------
-    shift : (n_units,) float64, values of float32 precision
+    shift : (n_units,) float64, rounded to float32 precision
     precision : type of the products, "float32" or "float64"
     count : int, number of samples
     sums : (n_units,) float64
-    upper : (n_units, n_units) float64, sums of products; only its upper triangle means something
-    products : (n_units, n_units) float64, the same as a symmetric matrix in memory
+    upper : (n_units, n_units) float64 sums of products; only the upper triangle is defined
+    products : (n_units, n_units) float64 sums of products as a symmetric matrix in memory
     """
 
     def __init__(self, shift: npt.ArrayLike, precision: str = "float32", upper: Any = None) -> None:
-        """No samples yet. ``shift`` (n_units,) should lie within the units' range; it is rounded to float32.
+        """Start without samples, about ``shift`` (n_units,), which should be within the units' ranges.
 
-        ``upper`` is where products are kept: an array of zeros or an HDF5 dataset; a new array if not given.
+        ``upper`` accumulates the products: zeros in memory, or an HDF5 dataset; a new array if not given.
         """
         self.shift: Float64 = np.asarray(shift, dtype=np.float32).astype(np.float64)
         self.precision = precision
@@ -68,12 +68,12 @@ class Moments:
         self._n_gathered = 0
 
     def update(self, samples: Float32, more: Float32 | None = None) -> None:
-        """Add samples (n_units, n_samples) float32; the last of the units may come apart, as ``more``."""
+        """Add samples (n_units, n_samples) float32; the last rows may be given separately, as ``more``."""
         parts = [samples] if more is None else [samples, more]
         start, n_samples = 0, samples.shape[1]
         while start < n_samples:
             if not self._n_gathered and n_samples - start >= PRODUCT_SAMPLES:
-                self._add(parts, start, PRODUCT_SAMPLES)  # a whole product is there: nothing to gather
+                self._add(parts, start, PRODUCT_SAMPLES)  # enough for a product: no need to buffer
                 start += PRODUCT_SAMPLES
                 continue
             if not self._gathered.shape[1]:
@@ -104,7 +104,7 @@ class Moments:
         syrk = blas.dsyrk if self.precision == "float64" else blas.ssyrk
         for start in range(0, n_units, BAND):
             rows, right = slice(start, start + BAND), slice(start + BAND, n_units)
-            # Column by column the lower triangle, so row by row the upper one.
+            # The lower triangle in column-major order is the upper triangle in row-major order.
             product = syrk(1.0, centred[rows].T, trans=1, lower=1).T
             self._add_block(rows, rows, product, moved, residual, offset, triangle=True)
             if start + BAND < n_units:
@@ -144,11 +144,11 @@ class Moments:
         return symmetric(np.asarray(self.upper))
 
     def merge(self, other: Moments) -> None:
-        """Add another's sums; both must be about the same shift (:class:`~convergence.errors.UserError` if not)."""
+        """Add the moments of other samples; raises :class:`~convergence.errors.UserError` for another shift."""
         if not np.array_equal(self.shift, other.shift):
             raise UserError(
-                "moments about different shifts cannot be added: they come from different runs or units. Take the "
-                "statistics of one run, or compute them anew."
+                "moments about different shifts cannot be added: they come from different runs or units. Use the "
+                "statistics of one run, or recompute them."
             )
         self._add_gathered()
         self._count += other.count
@@ -158,17 +158,17 @@ class Moments:
             self._upper[rows] = self._upper[rows] + other.upper[rows]
 
     def mean(self) -> Float64:
-        """(n_units,) means; needs one sample."""
+        """(n_units,) means; requires one sample."""
         self._need(1)
         return self.shift + self.sums / self.count
 
     def covariance(self) -> Float64:
-        """(n_units, n_units) covariances with divisor n (maximum likelihood); needs one sample."""
+        """(n_units, n_units) covariances with divisor n (maximum likelihood); requires one sample."""
         self._need(1)
         return covariance(self.count, self.sums, self.products)
 
     def correlation(self) -> Float64:
-        """(n_units, n_units) Pearson correlations; rows of units without variance are 0, never NaN."""
+        """(n_units, n_units) Pearson correlations; 0 for units without variance."""
         return correlation(self.covariance())
 
     def _need(self, n_samples: int) -> None:
@@ -177,13 +177,13 @@ class Moments:
 
 
 def symmetric(upper: Float64) -> Float64:
-    """The symmetric matrix of which ``upper`` holds the upper triangle."""
+    """The symmetric matrix with the upper triangle of ``upper``."""
     kept = np.triu(upper)
     return kept + np.triu(kept, 1).T
 
 
 def symmetric_rows(upper: Any, start: int, stop: int) -> Float64:
-    """Rows of :func:`symmetric` (stop − start, n_units), from an array or a dataset that need not fit in memory."""
+    """Rows of :func:`symmetric` (stop − start, n_units) of an array, or of a dataset larger than the memory."""
     n_units = upper.shape[0]
     rows = np.empty((stop - start, n_units))
     rows[:, stop:] = upper[start:stop, stop:]
@@ -195,12 +195,12 @@ def symmetric_rows(upper: Any, start: int, stop: int) -> Float64:
 
 
 def covariance(count: float, sums: Float64, products: Float64) -> Float64:
-    """Covariances (n_units, n_units) with divisor n, from sums about any shift."""
+    """Covariances (n_units, n_units) with divisor n from sums about any shift."""
     return products / count - np.outer(sums, sums) / count**2
 
 
 def correlation(cov: Float64) -> Float64:
-    """Pearson correlations from covariances; units without variance get 0 (also on the diagonal)."""
+    """Pearson correlations from covariances; 0 for units without variance, also on the diagonal."""
     variance = np.diag(cov)
     alive = variance > 0
     scale = np.zeros(len(variance))
@@ -212,7 +212,7 @@ def correlation(cov: Float64) -> Float64:
 
 
 def correlation_plain(samples: npt.NDArray[np.floating]) -> Float64:
-    """The definition, on everything in memory: samples (n_units, n_samples) to correlations in float64."""
+    """The definition: float64 correlations of samples (n_units, n_samples) in memory."""
     x = np.asarray(samples, dtype=np.float64)
     x = x - x.mean(axis=1, keepdims=True)
     norm = np.sqrt((x * x).sum(axis=1))
@@ -221,10 +221,10 @@ def correlation_plain(samples: npt.NDArray[np.floating]) -> Float64:
     return x @ x.T
 
 
-# Sums may be reordered, so that they vectorise; the order is the compiler's, and the same each time.
+# The compiler may reorder sums to vectorise them.
 @nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[no-untyped-def]
-    """Fill v = x − c, r = Σ v and d = c − s of every unit, for the samples from ``first`` on."""
+    """Compute v = x − c, r = Σ v and d = c − s of every unit, for the samples that start at ``first``."""
     n_samples = centred.shape[1]
     for unit in range(samples.shape[0]):
         row = samples[unit, first : first + n_samples]
@@ -232,7 +232,7 @@ def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[n
         total, squares = 0.0, 0.0
         base = np.float64(row[0])
         for s in range(n_samples):
-            value = np.float64(row[s]) - base  # about a value of the unit: no cancellation below
+            value = np.float64(row[s]) - base  # relative to one value of the unit: no cancellation below
             total += value
             squares += value * value
         mean = base + total / n_samples
@@ -250,7 +250,7 @@ def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[n
 def _accumulate(  # type: ignore[no-untyped-def]
     product, moved, row_offset, residual, offset, triangle, total, first_row, first_column
 ):
-    """Add a block of products, moved from the units' centres to the shift, to the sums."""
+    """Add a block of products to the sums, moved from the units' centres to the shift."""
     for i in range(product.shape[0]):
         r, d = moved[i], row_offset[i]
         row = total[first_row + i]

@@ -1,8 +1,8 @@
-"""The images that excite each unit most, kept while images stream past: one place of an image, the K best of them.
+"""The K images that excite each unit most, updated batch by batch.
 
-A unit's value for an image is its largest over all positions of the map, whether or not the statistics sample them; the
-first of equal positions counts, and of equal images the one with the lowest index. Values that are not finite count for
-nothing. What is kept does not depend on the order of images nor on how they were divided: sums of a kind, that merge.
+A unit's value for an image is the maximum over all positions of its map, sampled or not. Ties between positions go to
+the first position, ties between images to the lowest index. Non-finite values are ignored. The result does not depend
+on the order or the division of the images, so results of image groups can be merged.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 NONE = -1
-"""Index of the image where there are fewer than K."""
+"""Image index that fills the list of a unit with fewer than K images."""
 
 
 @dataclass
 class TopImages:
-    """The K best images of every unit, best first.
+    """The K images with the largest values of every unit, in descending order.
 
     Attributes
     ----------
-    value : (n_units, K) float32, NaN where there is no image
-    image : (n_units, K) int64 indices of images, −1 where there is none
-    position : (n_units, K) int64 index in the flattened map, −1 where there is none
+    value : (n_units, K) float32; NaN without an image
+    image : (n_units, K) int64 image indices; −1 without an image
+    position : (n_units, K) int64 indices in the flattened map; −1 without an image
     """
 
     value: Float32
@@ -38,15 +38,12 @@ class TopImages:
 
     @classmethod
     def zeros(cls, n_units: int, n_kept: int) -> TopImages:
-        """No image yet; 20 K bytes a unit."""
+        """Lists without images; 20 K bytes per unit."""
         shape = (n_units, n_kept)
         return cls(np.full(shape, np.nan, np.float32), np.full(shape, NONE), np.full(shape, NONE))
 
     def update(self, maps: Any, images: Indices) -> None:
-        """See maps (n_images, n_units, n_positions) float32 of images that were not seen before.
-
-        Maps may be a torch tensor, which is searched where it is.
-        """
+        """Add maps (n_images, n_units, n_positions) float32 of new images: an array, or a tensor on any device."""
         if not isinstance(maps, np.ndarray):
             self._update_from_device(maps, images)
             return
@@ -56,37 +53,37 @@ class TopImages:
         import torch
 
         finite = torch.where(torch.isfinite(maps), maps.float(), -torch.inf)
-        value, position = finite.max(dim=2)  # the first of equal ones
+        value, position = finite.max(dim=2)  # ties: the first position
         _insert(
             np.ascontiguousarray(value.cpu().numpy()), np.ascontiguousarray(position.cpu().numpy()),
             np.asarray(images, np.int64), self.value, self.image, self.position,
         )  # fmt: skip
 
     def merge(self, other: TopImages) -> None:
-        """Add what another saw of the same units, on other images; each keeps its own K."""
+        """Add the lists of the same units over other images."""
         _merge(other.value, other.image, other.position, self.value, self.image, self.position)
 
     def units(self, start: int, stop: int) -> TopImages:
-        """Those of some units."""
+        """The lists of the units ``start`` … ``stop − 1``."""
         return TopImages(self.value[start:stop], self.image[start:stop], self.position[start:stop])
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Plain arrays, by name."""
+        """The attributes as a dictionary of arrays."""
         return {"value": self.value, "image": self.image, "position": self.position}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TopImages:
-        """What :meth:`to_arrays` came from."""
+        """The inverse of :meth:`to_arrays`."""
         return cls(arrays["value"], arrays["image"], arrays["position"])
 
     @classmethod
     def side_by_side(cls, parts: list[TopImages]) -> TopImages:
-        """The units of several layers as one, in order."""
+        """The units of several layers, concatenated in order."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
 
 def top_images_plain(maps: Float32, images: Indices, n_kept: int) -> TopImages:
-    """The definition, on everything in memory: maps (n_images, n_units, n_positions)."""
+    """The definition, for maps (n_images, n_units, n_positions) of all images."""
     n_units = maps.shape[1]
     out = TopImages.zeros(n_units, n_kept)
     for unit in range(n_units):
@@ -103,7 +100,7 @@ def top_images_plain(maps: Float32, images: Indices, n_kept: int) -> TopImages:
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _place(value, image, position, values, images, positions):  # type: ignore[no-untyped-def]
-    """Put an image into a unit's list where it belongs, if it does."""
+    """Insert an image into a unit's sorted list if it is among the K best."""
     n = len(values)
     last = n - 1
     if images[last] != NONE and not (value > values[last] or (value == values[last] and image < images[last])):
@@ -122,7 +119,7 @@ def _place(value, image, position, values, images, positions):  # type: ignore[n
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _insert(value, position, images, values, kept, positions):  # type: ignore[no-untyped-def]
-    """Largest values (n_images, n_units) and their positions into the lists; −inf where none is finite."""
+    """Insert maxima (n_images, n_units) and their positions; −inf marks a map without finite values."""
     for row in range(value.shape[0]):
         for unit in range(value.shape[1]):
             if value[row, unit] > -np.inf:
@@ -131,7 +128,7 @@ def _insert(value, position, images, values, kept, positions):  # type: ignore[n
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _merge(value, image, position, values, images, positions):  # type: ignore[no-untyped-def]
-    """Put the lists of one division of the images into those of another."""
+    """Insert all entries of one set of lists into another."""
     for unit in range(value.shape[0]):
         for k in range(value.shape[1]):
             if image[unit, k] != NONE:
@@ -142,11 +139,11 @@ def _merge(value, image, position, values, images, positions):  # type: ignore[n
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _update(maps, images, values, kept, positions):  # type: ignore[no-untyped-def]
-    """Largest values against the worst that a unit keeps; only where one may enter, its place is looked for.
+    """Compare each map's maximum with the smallest kept value; search its position only if it enters the list.
 
-    The search for the largest is over the bit patterns: those of positive floats are in the order of the values, those
-    of negative ones once their magnitude's bits are turned over. Whole numbers have one maximum whatever the order, so
-    this takes several values at a time. A pattern above that of infinity is a NaN: then all are looked at one by one.
+    The maximum is computed over bit patterns, which vectorises because integer maxima do not depend on order. Patterns
+    of positive floats are ordered like their values, those of negative floats after flipping the magnitude bits. A
+    pattern above that of infinity is a NaN: the map is then searched value by value.
     """
     n_positions = maps.shape[2]
     patterns = maps.view(np.int32)

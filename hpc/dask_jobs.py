@@ -1,7 +1,7 @@
-"""Worker processes as jobs of a batch system, through dask-jobqueue: for analyses that outgrow one machine.
+"""Dask workers as jobs of a batch system, through dask-jobqueue: for analyses that need more than one machine.
 
-The scheduler stays in the process that was started, on a login node or in a job of its own; its workers come and go
-with their jobs. A worker leaves before its job's time is over, and another job takes its place.
+The scheduler runs in the calling process, on a login node or in a job. Each worker is one job. A worker retires before
+the time limit of its job, and another job replaces it.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convergence.errors import UserError
-from hpc.tasks import LOOPBACK, SETTINGS, Executor, Workers, certificates_in, client_of, settings, web_server
+from hpc.dask_executor import LOOPBACK, SETTINGS, Executor, Workers, certificates_in, client_of, settings, web_server
 
 logger = logging.getLogger(__name__)
 DEATH_S = 120
-"""Seconds after which a worker ends that has lost its scheduler, or never found it."""
-LEAVES_BEFORE_MIN = 2.0
-"""Minutes before the time limit of its job at which a worker leaves, at most; a tenth of short limits."""
+"""Seconds without a scheduler after which a worker ends."""
+RETIREMENT_MARGIN_MIN = 2.0
+"""Minutes between a worker's retirement and the time limit of its job, at most; a tenth of a short limit."""
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What a worker's job asks for.
+    """Resources and options of a worker's job.
 
     Attributes
     ----------
     queue, account : of the batch system; None for its defaults
     cores, memory_gb, walltime_min : of a job, which is one worker
-    directives : further options of the scheduler, as they are
-    prologue : shell lines before the worker starts
-    python : interpreter
-    interface : network interface on which scheduler and workers talk, for example ib0; None for the default one
-    leave_out : directives that the site does not take
+    directives : further directives for the batch system, verbatim
+    prologue : shell lines to run before the worker starts
+    python : path of the interpreter
+    interface : network interface between scheduler and workers, for example ib0; None for the default
+    leave_out : directives to omit because the site rejects them
     """
 
     queue: str | None
@@ -53,7 +53,7 @@ class BatchJob:
 
 @contextmanager
 def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iterator[Executor]:
-    """So many worker jobs of Slurm; logs and, while they run, certificates go to ``folder``."""
+    """Start ``number`` worker jobs of Slurm; ``folder`` gets their logs and, while they run, the certificates."""
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
@@ -76,7 +76,7 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
             silence_logs=logging.CRITICAL,
         ) as cluster,
     ):  # fmt: skip
-        cluster.adapt(minimum=number, maximum=number, interval="2 s")  # jobs that end are replaced
+        cluster.adapt(minimum=number, maximum=number, interval="2 s")  # replaces jobs that end
         logger.info("analyze: up to %d worker jobs; their logs are in %s", number, folder)
         with client_of(cluster, workers.dashboard) as executor:
             yield executor
@@ -84,21 +84,21 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
 
 @contextmanager
 def _secret_folder(folder: Path) -> Iterator[Path]:
-    """A folder for keys, readable by its owner only, that goes with the cluster."""
+    """A folder for keys, readable by its owner only, removed with the cluster."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tls-", dir=folder) as secret:
         yield Path(secret)
 
 
 def _lifetime(workers: Workers, job: BatchJob) -> list[str]:
-    """Options with which a worker leaves in time, workers of one minute not all at once."""
-    margin = min(LEAVES_BEFORE_MIN, job.walltime_min / 10)
+    """Options that make a worker retire in time, and workers of the same age at different times."""
+    margin = min(RETIREMENT_MARGIN_MIN, job.walltime_min / 10)
     minutes = workers.lifetime_min if workers.lifetime_min is not None else job.walltime_min - 2 * margin
     return ["--lifetime", f"{60 * minutes:.0f}s", "--lifetime-stagger", f"{60 * margin:.0f}s"]
 
 
 def _environment(dashboard: bool) -> list[str]:
-    """Dask's settings for processes that read none of ours."""
+    """Dask's settings as environment variables, for the jobs."""
     values = {**SETTINGS, "distributed.worker.http.routes": [] if not dashboard else None}
     return [
         f"export DASK_{key.replace('.', '__').replace('-', '_').upper()}='{value}'"

@@ -1,11 +1,11 @@
-"""Eight words as one value in compiled code, against the same operations of numpy."""
+"""The vector type of compiled code agrees with numpy."""
 
 from __future__ import annotations
 
 import numba as nb
 import numpy as np
 
-from convergence.statistics.vector import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
+from convergence.statistics.simd import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
 
 RNG = np.random.default_rng(0)
 
@@ -29,7 +29,7 @@ def test_every_bit_is_a_full_adder():
     assert not carries[[0, 1, 3, 4, 5]].any()
 
 
-def test_one_bit_is_found_wherever_it_is():
+def test_any_bit_finds_a_bit_in_every_column():
     for column in (0, 63, 64, 511):
         table = np.zeros((3, WORDS), np.uint64)
         table[0, column // 64] = np.uint64(1) << np.uint64(column % 64)
@@ -37,7 +37,7 @@ def test_one_bit_is_found_wherever_it_is():
         assert add_rows(table, 0, out[0], out[1]) == (True, False, False)
 
 
-def test_rows_start_at_cache_lines():
+def test_rows_are_aligned_to_cache_lines():
     for n in (1, 3, 1000):
         table = aligned_zeros((n, 2, WORDS))
         assert table.shape == (n, 2, WORDS)

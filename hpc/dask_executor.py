@@ -1,11 +1,11 @@
-"""The one door to Dask: an executor in the shape of ``concurrent.futures`` for many independent tasks.
+"""The only module that uses Dask's scheduler: an executor like those of ``concurrent.futures`` for independent tasks.
 
-Little work is done in this process, more of it by a Dask cluster of processes on this machine, or on a batch system
-(:mod:`hpc.batch_workers`). Results never depend on which.
+Small workloads run in this process, larger ones on a Dask cluster of processes on this machine or of jobs of a batch
+system (:mod:`hpc.dask_jobs`). Results do not depend on the choice.
 
-Whoever reaches a port of Dask can run code as its user. So every port listens on the loopback interface if it can, and
-speaks TLS alone, with certificates made for this one cluster and forgotten with it: other users of the same machine
-get nothing either. There is no dashboard unless it is asked for, and then on the loopback interface.
+A client that reaches a port of Dask can run code as its user. Every port therefore listens on the loopback interface
+where possible, and uses TLS with certificates created for this cluster only, so other users of the machine are refused.
+The dashboard is off by default and listens on the loopback interface only.
 """
 
 from __future__ import annotations
@@ -24,34 +24,32 @@ from convergence.errors import TaskLost, UserError
 
 logger = logging.getLogger(__name__)
 SMALL_SECONDS = 60.0
-"""Work that is expected to take less is done in this process, unless a number of workers is given."""
+"""Work expected to take less runs in this process, unless a number of workers is given."""
 LOOPBACK = "127.0.0.1"
 TRIES = 3
-"""Workers that may end at a task before it is given up."""
+"""Number of workers that a task may lose before it fails."""
 SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": TRIES - 1,
     "distributed.scheduler.work-stealing": False,
-    "distributed.worker.memory.target": False,  # results are names and numbers: there is nothing to spill,
+    "distributed.worker.memory.target": False,  # results are names and numbers: nothing to spill
     "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,  # and a worker that pauses would wait for ever
+    "distributed.worker.memory.pause": False,  # a paused worker would never resume
     "distributed.worker.memory.terminate": 0.95,
 }
-
-
 NO_PAGES: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What the user asks for.
+    """The requested worker processes.
 
     Attributes
     ----------
-    number : worker processes; None for as many as work, cores and memory make sensible
-    threads : of a worker; they share its matrices
-    memory_gb : limit of a worker; None for an equal share of what is free
-    lifetime_min : minutes after which a worker makes room for a new one; None for never
-    dashboard : whether Dask's dashboard is served
+    number : number of workers; None to choose it from the work, the cores and the memory
+    threads : threads per worker, which share its matrices
+    memory_gb : memory limit per worker; None for an equal share of the free memory
+    lifetime_min : minutes after which a worker is replaced by a new one; None for never
+    dashboard : whether to serve Dask's dashboard
     """
 
     number: int | None = None
@@ -62,34 +60,34 @@ class Workers:
 
 
 class Work(Protocol):
-    """What is to be done: see :class:`convergence.analysis.plan.Plan`."""
+    """The cost of a workload, see :class:`convergence.analysis.plan.Plan`."""
 
     @property
     def seconds(self) -> float:
-        """Expected on one core."""
+        """Expected seconds on one core."""
         ...
 
     @property
     def memory(self) -> float:
-        """Bytes of a worker."""
+        """Expected bytes per worker."""
         ...
 
 
 class Executor(Protocol):
-    """Runs functions elsewhere or here."""
+    """Runs functions, in this process or on workers."""
 
     @property
     def slots(self) -> int:
-        """Tasks that run at a time, at present; at least 1."""
+        """Number of tasks that can currently run at the same time; at least 1."""
         ...
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run ``function(*arguments)``; the future raises what it raised, TaskLost if its workers ended."""
+        """Run ``function(*arguments)``; the future raises its exception, or TaskLost if its workers ended."""
         ...
 
 
 class InProcess:
-    """At once, here."""
+    """Runs each task immediately in this process."""
 
     slots = 1
 
@@ -103,7 +101,7 @@ class InProcess:
 
 
 class DaskExecutor:
-    """On the workers of a Dask client."""
+    """Runs tasks on the workers of a Dask client."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -116,9 +114,9 @@ class DaskExecutor:
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
-        there = self._client.submit(function, *arguments, pure=False)
-        self._submitted[future] = there  # Dask forgets tasks that nobody holds on to
-        there.add_done_callback(lambda done: self._settle(future, done))
+        task = self._client.submit(function, *arguments, pure=False)
+        self._submitted[future] = task  # Dask cancels tasks without references
+        task.add_done_callback(lambda done: self._settle(future, done))
         return future
 
     def _settle(self, future: Future[Any], done: Any) -> None:
@@ -136,7 +134,7 @@ class DaskExecutor:
 
 
 def executors(workers: Workers) -> Callable[[Work], AbstractContextManager[Executor]]:
-    """What starts an executor for some work: this process, or worker processes on this machine."""
+    """A function that starts an executor for a workload: in this process, or with workers on this machine."""
 
     def start(work: Work) -> AbstractContextManager[Executor]:
         number = number_of_workers(workers, work)
@@ -147,12 +145,12 @@ def executors(workers: Workers) -> Callable[[Work], AbstractContextManager[Execu
 
 @contextmanager
 def in_process() -> Iterator[Executor]:
-    """No workers: tasks are run where they are submitted."""
+    """An executor that runs tasks in this process."""
     yield InProcess()
 
 
 def number_of_workers(workers: Workers, work: Work) -> int:
-    """The number that was asked for; else one for little work, else as many as there are cores and memory."""
+    """The requested number; by default one for a small workload, otherwise as many as cores and memory allow."""
     if workers.number is not None:
         return workers.number
     if work.seconds < SMALL_SECONDS:
@@ -163,13 +161,14 @@ def number_of_workers(workers: Workers, work: Work) -> int:
 
 @contextmanager
 def on_this_machine(workers: Workers, number: int, memory: float) -> Iterator[Executor]:
-    """So many worker processes here; ``memory`` is what each is expected to need, in bytes."""
+    """Start ``number`` worker processes on this machine; ``memory`` is the expected bytes per worker."""
     from distributed import LocalCluster
 
     limit = 1e9 * workers.memory_gb if workers.memory_gb is not None else free_memory() / number
     if memory > limit:
         logger.warning(
-            "%d workers have %.1f GB each, and a task may need %.1f GB; a worker that takes more is ended",
+            "%d workers have %.1f GB each, and a task may need %.1f GB; a worker above its limit is terminated. "
+            "Use fewer workers, or --memory",
             number, limit / 1e9, memory / 1e9,
         )  # fmt: skip
     lifetime: dict[str, Any] = {}
@@ -189,14 +188,14 @@ def on_this_machine(workers: Workers, number: int, memory: float) -> Iterator[Ex
 
 @contextmanager
 def client_of(cluster: Any, dashboard: bool) -> Iterator[DaskExecutor]:
-    """The executor on a cluster that runs already."""
+    """An executor on a running cluster."""
     from distributed import Client
 
     with Client(cluster) as client:
         if dashboard:
             port = cluster.dashboard_link.rpartition(":")[2].partition("/")[0]
             logger.info(
-                "dashboard: http://%s:%s/status; from elsewhere first: ssh -L %s:%s:%s %s",
+                "dashboard: http://%s:%s/status; from another machine, first run: ssh -L %s:%s:%s %s",
                 LOOPBACK, port, port, LOOPBACK, port, socket.getfqdn(),
             )  # fmt: skip
         yield DaskExecutor(client)
@@ -204,7 +203,7 @@ def client_of(cluster: Any, dashboard: bool) -> Iterator[DaskExecutor]:
 
 @contextmanager
 def settings(dashboard: bool) -> Iterator[None]:
-    """Dask's settings as this toolkit needs them, and its log no louder than warnings."""
+    """Apply the toolkit's settings of Dask, and reduce its log to errors."""
     import dask
 
     silent = {} if dashboard else NO_PAGES
@@ -221,20 +220,20 @@ def settings(dashboard: bool) -> Iterator[None]:
 
 
 def certificates() -> Any:
-    """A key and a certificate that nobody else has; whoever has no copy of them is refused."""
+    """A new key and certificate in memory; connections without them are refused."""
     from distributed.security import Security
 
     try:
         return Security.temporary()
     except ImportError as error:
         raise UserError(
-            "workers speak through TLS, which needs the package cryptography: pip install cryptography, or analyse in "
-            "this process with --workers 1."
+            "workers communicate through TLS, which needs the package cryptography: pip install cryptography, or run "
+            "in this process with --workers 1."
         ) from error
 
 
 def certificates_in(folder: Path) -> Any:
-    """Fresh ones as files of a folder, for workers that are not children of this process."""
+    """A new key and certificate as files of a folder, for workers that are not children of this process."""
     from distributed.security import Security
 
     fresh, paths = certificates(), {}
@@ -249,7 +248,7 @@ def certificates_in(folder: Path) -> Any:
 
 
 def web_server(dashboard: bool) -> dict[str, Any]:
-    """Settings of the scheduler's web server, which is on the loopback interface and has no page but a dashboard's."""
+    """Settings of the scheduler's web server: on the loopback interface, without pages unless ``dashboard``."""
     if dashboard:
         try:
             import bokeh  # noqa: F401
@@ -259,14 +258,14 @@ def web_server(dashboard: bool) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; of a Slurm job those of its task."""
+    """Number of cores that this process may use; in a Slurm job, those of its task."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return min(allowed, int(given)) if given.isdigit() else allowed
 
 
 def free_memory() -> float:
-    """Bytes that are free, or that the limits on this process leave."""
+    """Free bytes of memory, within the limits of this process."""
     import psutil
     from distributed.system import MEMORY_LIMIT
 

@@ -1,4 +1,4 @@
-"""A slice is a statistics file of its own: what is computed from it is that part of what the whole file gives."""
+"""A subset is a statistics file: results from it equal those of the whole file for the same units and images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from convergence.config.stages import AnalysisConfig, SparseConfig
 from convergence.errors import FileError, UserError
 from convergence.io import hdf5
 from convergence.statistics.file import open_statistics
-from convergence.statistics.slicing import Cut, parse_groups, slice_statistics
-from convergence.statistics.view import view_comparisons
-from hpc.tasks import in_process
+from convergence.statistics.subset import Selection, parse_groups, subset_statistics, view_comparisons
+from hpc.dask_executor import in_process
 from tests.conftest import datasets
 
 CONFIG = AnalysisConfig(rotations=2, sparse=SparseConfig(alphas=4, max_units=2))
@@ -39,14 +38,14 @@ def of_whole(source, tmp_path_factory):
     return analysed(source, tmp_path_factory.mktemp("whole"))
 
 
-def test_analysis_of_a_slice_is_that_part_of_the_whole(source, of_whole, tmp_path):
+def test_analysis_of_a_subset_equals_that_part_of_the_whole(source, of_whole, tmp_path):
     part = tmp_path / "part.h5"
-    assert slice_statistics(source, part, Cut(("fc",), ("net1", "net2", "net3")))
+    assert subset_statistics(source, part, Selection(("fc",), ("net1", "net2", "net3")))
     with open_statistics(source) as whole, open_statistics(part) as file:
         file.verify()
         assert file.comparisons == ["fc"]
         assert [net["name"] for net in file.nets] == ["net1", "net2", "net3"]
-        assert file.slice["of"] == whole.digest != file.digest
+        assert file.selection["of"] == whole.digest != file.digest
         assert file.provenance == whole.provenance
     everything, of_part = datasets(of_whole), datasets(analysed(part, tmp_path))
     pairs = [name for name in of_part if "/pairs/" in name]
@@ -62,8 +61,8 @@ def test_analysis_of_a_slice_is_that_part_of_the_whole(source, of_whole, tmp_pat
             np.testing.assert_array_equal(whole["comparisons/fc/units"][name][:24], values[:])
 
 
-def test_a_slice_of_one_comparison_and_a_view_give_all_of_it(source, of_whole, tmp_path):
-    slice_statistics(source, tmp_path / "part.h5", Cut(("conv1",)))
+def test_subset_and_view_of_one_comparison_give_all_of_its_results(source, of_whole, tmp_path):
+    subset_statistics(source, tmp_path / "part.h5", Selection(("conv1",)))
     view_comparisons(source, tmp_path / "view.h5", ["conv1"])
     whole = datasets(of_whole)
     of_one = {name: digest for name, digest in whole.items() if name.startswith("comparisons/conv1/")}
@@ -72,10 +71,10 @@ def test_a_slice_of_one_comparison_and_a_view_give_all_of_it(source, of_whole, t
     assert (tmp_path / "view.h5").stat().st_size < source.stat().st_size / 4
 
 
-def test_sums_are_those_of_the_members_and_groups_that_are_kept(source, tmp_path, monkeypatch):
+def test_sums_of_a_subset_are_those_of_its_members_and_groups(source, tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "BLOCK_ROWS", 5)  # blocks that end within a net, and gaps between the nets
     part = tmp_path / "part.h5"
-    slice_statistics(source, part, Cut(("conv1",), ("net1", "net3", "alone"), (0, 2, 3)))
+    subset_statistics(source, part, Selection(("conv1",), ("net1", "net3", "alone"), (0, 2, 3)))
     units = np.r_[0:8, 16:32]
     with h5py.File(source) as f, h5py.File(part) as g:
         old, new = f["comparisons/conv1"], g["comparisons/conv1"]
@@ -98,19 +97,19 @@ def test_sums_are_those_of_the_members_and_groups_that_are_kept(source, tmp_path
         file.verify()
 
 
-def test_what_is_pooled_over_groups_is_left_out_where_groups_are_cut_and_the_report_does_without(source, tmp_path):
+def test_subset_of_groups_omits_datasets_over_all_groups_and_has_a_report(source, tmp_path):
     part = tmp_path / "some groups.h5"
-    slice_statistics(source, part, Cut(groups=(0, 1, 2, 4)))
+    subset_statistics(source, part, Selection(groups=(0, 1, 2, 4)))
     with open_statistics(part) as file:
         file.verify()
         sums = file.sums("fc")
         assert sums.histograms is None
         assert sums.mutual_information is None
-        assert set(file.slice["left_out"]) == {
+        assert set(file.selection["omitted"]) == {
             "histogram", "bin_edges", "effective_bins", "mutual_information", "mutual_information_without",
             "top_image", "top_position", "top_value",
         }  # fmt: skip
-        assert file.slice["groups"] == [0, 1, 2, 4]
+        assert file.selection["groups"] == [0, 1, 2, 4]
     assert main(["analyze", str(part)]) == 0
     assert main(["report", str(part)]) == 0
     with open_analysis(tmp_path / "some groups.analysis.h5") as analysis:
@@ -121,17 +120,17 @@ def test_what_is_pooled_over_groups_is_left_out_where_groups_are_cut_and_the_rep
         assert len(tree["measures"]["matching"]["xy"]["without"]) == 4
 
 
-def test_a_slice_of_a_slice_says_of_which(source, tmp_path):
-    slice_statistics(source, tmp_path / "one.h5", Cut(("conv1",), groups=(1, 2, 3)))
-    slice_statistics(tmp_path / "one.h5", tmp_path / "two.h5", Cut(nets=("net2", "net3"), groups=(0, 2)))
-    slice_statistics(source, tmp_path / "direct.h5", Cut(("conv1",), ("net2", "net3"), (1, 3)))
+def test_subset_of_a_subset_names_its_source(source, tmp_path):
+    subset_statistics(source, tmp_path / "one.h5", Selection(("conv1",), groups=(1, 2, 3)))
+    subset_statistics(tmp_path / "one.h5", tmp_path / "two.h5", Selection(nets=("net2", "net3"), groups=(0, 2)))
+    subset_statistics(source, tmp_path / "direct.h5", Selection(("conv1",), ("net2", "net3"), (1, 3)))
     with open_statistics(tmp_path / "one.h5") as one, open_statistics(tmp_path / "two.h5") as two:
-        assert two.slice["of"] == one.digest
-        assert two.slice["of_slice"] == one.slice
+        assert two.selection["of"] == one.digest
+        assert two.selection["of_selection"] == one.selection
     assert datasets(tmp_path / "two.h5") == datasets(tmp_path / "direct.h5")
 
 
-def test_the_command_slices_once_and_replaces_nothing_else(source, tmp_path, caplog):
+def test_command_writes_once_and_replaces_no_other_file(source, tmp_path, caplog):
     target = tmp_path / "new folder" / "fc & more.h5"
     command = [
         "slice",
@@ -157,35 +156,35 @@ def test_the_command_slices_once_and_replaces_nothing_else(source, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("cut", "says"),
+    ("selection", "says"),
     [
-        (Cut(("conv",)), 'did you mean "conv1"'),
-        (Cut(nets=("net9",)), "Known: alone, net1"),
-        (Cut(("fc",), ("net1",)), "1 nets are left"),
-        (Cut(nets=("net1",)), "no comparison has two"),
-        (Cut(groups=(0, 6)), "0 to 5"),
-        (Cut(groups=(0,)), "two or more"),
+        (Selection(("conv",)), 'did you mean "conv1"'),
+        (Selection(nets=("net9",)), "Known: alone, net1"),
+        (Selection(("fc",), ("net1",)), "keeps 1 nets"),
+        (Selection(nets=("net1",)), "no comparison has two"),
+        (Selection(groups=(0, 6)), "0 to 5"),
+        (Selection(groups=(0,)), "two or more"),
     ],
 )
-def test_cuts_that_leave_nothing_are_refused(source, tmp_path, cut, says):
+def test_selections_that_keep_too_little_are_refused(source, tmp_path, selection, says):
     with pytest.raises(UserError, match=says):
-        slice_statistics(source, tmp_path / "never.h5", cut)
+        subset_statistics(source, tmp_path / "never.h5", selection)
     assert not (tmp_path / "never.h5").exists()
 
 
-def test_a_damaged_source_gets_no_fresh_checksums(source, tmp_path):
+def test_a_damaged_source_is_refused(source, tmp_path):
     damaged = tmp_path / "damaged.h5"
     shutil.copy(source, damaged)
     with h5py.File(damaged, "r+") as file:
         file["comparisons/fc/group_products"][1, 2, 3] += 1
-    slice_statistics(damaged, tmp_path / "conv1.h5", Cut(("conv1",)))  # the other comparison is whole
+    subset_statistics(damaged, tmp_path / "conv1.h5", Selection(("conv1",)))  # the other comparison is whole
     with pytest.raises(FileError, match="does not match its checksum"):
-        slice_statistics(damaged, tmp_path / "never.h5", Cut(("fc",), ("net1", "net2")))
-    with pytest.raises(UserError, match="place of its source"):
-        slice_statistics(damaged, damaged, Cut(("conv1",)))
+        subset_statistics(damaged, tmp_path / "never.h5", Selection(("fc",), ("net1", "net2")))
+    with pytest.raises(UserError, match="cannot replace its source"):
+        subset_statistics(damaged, damaged, Selection(("conv1",)))
 
 
-def test_groups_are_numbers_and_ranges():
+def test_parse_groups_accepts_numbers_and_ranges():
     assert parse_groups("0-3,7, 5") == (0, 1, 2, 3, 5, 7)
     for text in ("", "a", "3-1", "-1", "1-", "1;2"):
         with pytest.raises(UserError, match="0-7"):

@@ -1,11 +1,11 @@
-"""Joint counts of all pairs of binned units, exactly, by positional popcount over buckets.
+"""Exact joint counts of all pairs of binned units, by positional popcount.
 
-For every unit y, K − 1 bits of a sample say "its bin is at least 1, 2, …" (a thermometer); the bits of all units side
-by side are the sample's row. For every unit x the samples are listed by x's bin, those in bin 0 left out, and for each
-list the rows are added column by column. Rows are cut into vectors of 512 columns; full adders take sixteen rows at
-a time into counters whose bits lie in separate vectors, so that a few instructions count 512 columns at once.
-Differences along the thermometer give the joint counts; one more list, of all samples, gives the marginals and with
-them the row and column of bin 0. All of it is integer arithmetic: the counts are exact.
+For every unit y, K − 1 bits of a sample state whether its bin is at least 1, 2, … (thermometer code); the bits of all
+units form the sample's row. For every unit x, samples are listed by x's bin, without bin 0, and the rows of each list
+are added column by column. Rows consist of vectors of 512 columns. Full adders add sixteen rows at a time to bit-sliced
+counters, so a few instructions count 512 columns at once. Differences along the thermometer code give the joint counts.
+One additional list, of all samples, gives the marginals and with them the row and column of bin 0. All arithmetic is
+integer, so the counts are exact.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from convergence.statistics.vector import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
+from convergence.statistics.simd import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
 
 BLOCK = 8192
-"""Samples whose rows are held at a time: one vector of each takes half a megabyte, which a second-level cache holds."""
+"""Samples per block: one vector of each takes half a megabyte, which fits in a second-level cache."""
 LOCAL_PLANES = 14
 """Bits of a counter within a block: BLOCK < 2¹⁴."""
 PLANES = 40
 """Bits of a counter over all blocks."""
 _CHUNK = 256
-"""Samples whose thermometer bits are put together at a time, within the first-level cache."""
+"""Samples whose thermometer code is assembled at a time, within the first-level cache."""
 Codes = npt.NDArray[np.uint8]
 
 
 class JointCounts:
-    """Counts of the pairs of n_x units with n_y units; see :func:`tile_bytes` for the memory that it takes.
+    """Joint counts of n_x units with n_y units; :func:`tile_bytes` gives the memory.
 
     Bins are numbered 0 … K − 1; K = ``n_bins`` is 3 to 16.
     """
@@ -38,7 +38,7 @@ class JointCounts:
     def __init__(self, n_x: int, n_y: int, n_bins: int) -> None:
         self.n_x, self.n_y, self.n_bins = n_x, n_y, n_bins
         self.n_samples = 0
-        vectors, n_lists = _vectors(n_y, n_bins), n_x + 1  # the last list is of all samples
+        vectors, n_lists = _vectors(n_y, n_bins), n_x + 1  # the last list contains all samples
         self._planes = aligned_zeros((vectors, n_lists, n_bins - 1, PLANES, WORDS))
         self._rows = aligned_zeros((vectors, BLOCK + 1, WORDS))
         self._lists = np.empty((n_lists, BLOCK + 16 * n_bins), np.uint16)
@@ -57,9 +57,10 @@ class JointCounts:
         self.n_samples += codes_x.shape[1]
 
     def counts(self, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """(n_x, n_y, K, K) samples with bin k of x (third axis) and bin l of y (fourth).
+        """(n_x, n_y, K, K) numbers of samples with bin k of x (third axis) and bin l of y (fourth axis).
 
-        Written to ``out``, of any integer type that holds the number of samples, if it is given; else new, int64.
+        Fills ``out`` if it is given, of any integer type that can hold the number of samples; otherwise returns a new
+        int64 array.
         """
         if out is None:
             out = np.empty((self.n_x, self.n_y, self.n_bins, self.n_bins), np.int64)
@@ -68,7 +69,7 @@ class JointCounts:
 
 
 def tile_bytes(n_x: int, n_y: int, n_bins: int) -> int:
-    """Memory of a :class:`JointCounts` of ``n_x`` units with ``n_y``, its result included."""
+    """Bytes of a :class:`JointCounts` of ``n_x`` units with ``n_y`` units, including its result."""
     vectors = _vectors(n_y, n_bins)
     planes = (n_x + 1) * (n_bins - 1) * vectors * PLANES * WORDS * 8
     lists = (n_x + 1) * (BLOCK + 16 * n_bins) * 2
@@ -76,7 +77,7 @@ def tile_bytes(n_x: int, n_y: int, n_bins: int) -> int:
 
 
 def _vectors(n_units: int, n_bins: int) -> int:
-    """Vectors of a sample's row: K − 1 bits of each unit, units in groups of 64."""
+    """Vectors per sample row: K − 1 bits of each unit, units in groups of 64."""
     words = (n_units + 63) // 64 * (n_bins - 1)
     return (words + WORDS - 1) // WORDS
 
@@ -89,7 +90,7 @@ def joint_counts_plain(codes_x: Codes, codes_y: Codes, n_bins: int) -> npt.NDArr
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _fill_rows(codes, n_bins, rows):  # type: ignore[no-untyped-def]
-    """Thermometer bits of every sample, level by level, 64 units a word; row ``n_samples`` is zero."""
+    """Thermometer code of every sample, level by level, 64 units per word; row ``n_samples`` is zero."""
     n_units, n_samples = codes.shape
     groups = (n_units + 63) // 64
     words = np.empty(_CHUNK, np.uint64)
@@ -109,9 +110,9 @@ def _fill_rows(codes, n_bins, rows):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _fill_lists(codes, n_bins, lists, starts, marginals):  # type: ignore[no-untyped-def]
-    """Samples by bin for every x, bin 0 left out, each bin's list filled up to sixteens with the row of zeros.
+    """Samples by bin for every x without bin 0; each bin's list is padded to a multiple of 16 with the zero row.
 
-    The last list is of all samples, as if all were in bin 1. ``marginals`` (n_x, K) are counted up.
+    The last list contains all samples, as if all were in bin 1. ``marginals`` (n_x, K) are incremented.
     """
     n_x, n_samples = codes.shape
     at = np.empty(n_bins, np.int64)
@@ -128,7 +129,7 @@ def _fill_lists(codes, n_bins, lists, starts, marginals):  # type: ignore[no-unt
             for i in range(begin + size, end):
                 samples[i] = n_samples
             begin = end
-        starts[x, n_bins - 1] = at[0] = begin  # bin 0 goes behind the end: cheaper than to ask for every sample
+        starts[x, n_bins - 1] = at[0] = begin  # bin 0 is written behind the end: cheaper than a branch per sample
         for s in range(n_samples):
             k = bins[s]
             samples[at[k]] = s
@@ -139,9 +140,9 @@ def _fill_lists(codes, n_bins, lists, starts, marginals):  # type: ignore[no-unt
     starts[n_x, 0] = 0
 
 
-# Counters: bit p of all of them is one vector. Adding two rows to the ones gives a vector of carries, each worth two;
-# two such are added to the twos; and so on. Each function below adds rows[at[i]], rows[at[i + 1]], … and returns the
-# counters' bits and, last, what is carried beyond them.
+# Counters are bit-sliced: bit p of all counters is one vector. Adding two rows to the ones gives a vector of carries of
+# weight two; two of these are added to the twos; and so on. Each function below adds rows[at[i]], rows[at[i + 1]], …
+# and returns the counters' bits and the final carry.
 
 
 @nb.njit(inline="always")
@@ -175,10 +176,10 @@ def _add_sixteen(rows, at, i, ones, twos, fours, eights):  # type: ignore[no-unt
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _add_block(rows, lists, starts, planes):  # type: ignore[no-untyped-def]
-    """Add the rows of every list to its counters, vector by vector of columns.
+    """Add the rows of every list to its counters, one vector of columns after the other.
 
-    Sixteen rows at a time go into the bits of weight 1 to 8. What they carry is kept, and added in the same way,
-    sixteen at a time, to the bits of weight 16 to 128; what is carried then goes up bit by bit.
+    Sixteen rows at a time are added to the bits of weight 1 to 8. Their carries are collected and added likewise,
+    sixteen at a time, to the bits of weight 16 to 128. Further carries propagate bit by bit.
     """
     local = np.empty((LOCAL_PLANES, WORDS), np.uint64)
     sixteens = np.empty((BLOCK // 16 + 16, WORDS), np.uint64)
@@ -223,7 +224,7 @@ def _store_four(table, row, a, b, c, d):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _add_counters(total, local):  # type: ignore[no-untyped-def]
-    """Add a block's counters, bit by bit, until no carry is left."""
+    """Add a block's counters bit by bit until no carry remains."""
     carry = zeros()
     for p in range(LOCAL_PLANES):
         bit, carry = add_bits(load(total, p), load(local, p), carry)
@@ -237,7 +238,7 @@ def _add_counters(total, local):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _read_counters(planes, n_samples, columns):  # type: ignore[no-untyped-def]
-    """Every column's count, from counters (vectors, PLANES, WORDS) of at most ``n_samples``."""
+    """Fill ``columns`` with the counts in counters (vectors, PLANES, WORDS) of at most ``n_samples`` samples."""
     columns[:] = 0
     for vector in range(len(planes)):
         for word in range(WORDS):
@@ -253,7 +254,7 @@ def _read_counters(planes, n_samples, columns):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True, nogil=True, boundscheck=False)
 def _expand(planes, n_samples, marginals_x, counts):  # type: ignore[no-untyped-def]
-    """Counters to counts of all bins: differences along the thermometer, and bin 0 as the rest of the marginals."""
+    """Counts of all bins from the counters: differences along the thermometer code; bin 0 from the marginals."""
     n_x, n_units, n_bins, _ = counts.shape
     columns = np.empty(len(planes) * WORDS * 64, np.int64)
     per_level = (n_units + 63) // 64 * 64

@@ -1,8 +1,8 @@
-"""Writing the blocks of one HDF5 file from all ranks: together through MPI-IO, or one after the other by one writer.
+"""Write the blocks of one HDF5 file from all ranks: collectively through MPI-IO, or gathered by rank 0.
 
-The file and its datasets are there already, see :func:`convergence.statistics.file.prepare`. Dataset by dataset the
-ranks go through its blocks in rounds, one block of each rank a round: no rank ever holds more than a block (the one
-writer: two), and no message is longer. Both writers leave the same bytes.
+The file and its datasets already exist (:meth:`convergence.statistics.writer.StatisticsWriter.create`). The blocks of
+each dataset are written in rounds of one block per rank. A rank holds one block at a time (rank 0 of a gather: two),
+and a message is at most a block long. Both writers produce the same bytes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from hpc.comm import Communicator
 Block = tuple[str, Index]
 Values = npt.NDArray[np.float64]
 LARGEST_MESSAGE = 1 << 30
-"""Bytes of a block at the most."""
+"""Largest number of bytes of a block."""
 
 
 class Writer(Protocol):
-    """A file that is open on all ranks; ``write`` is called by all of them in each round."""
+    """A file that is open on all ranks; all ranks call ``write`` in each round."""
 
     def __enter__(self) -> Writer: ...
 
@@ -39,12 +39,12 @@ class Writer(Protocol):
     ) -> None: ...
 
     def write(self, dataset: str, indices: Sequence[Index], values: Values | None) -> None:
-        """Write the blocks ``indices`` of a dataset, the k-th of them the ``values`` of rank k; None without one."""
+        """Write the blocks ``indices`` of a dataset; ``values`` is block k on rank k, or None."""
         ...
 
 
-class OneWriter:
-    """Rank 0 writes; the others send it their blocks, one at a time."""
+class GatherWriter:
+    """Rank 0 writes; the other ranks send it their blocks, one at a time."""
 
     def __init__(self, path: Path, comm: Communicator) -> None:
         self._comm = comm
@@ -52,7 +52,7 @@ class OneWriter:
         self._file: Any = None
         self._open = ExitStack()
 
-    def __enter__(self) -> OneWriter:
+    def __enter__(self) -> GatherWriter:
         if self._comm.rank == 0:
             self._file = self._open.enter_context(open_hdf5(self._path, "r+"))
         return self
@@ -75,28 +75,28 @@ class OneWriter:
             place[index] = values
 
 
-class TogetherWriter:
+class CollectiveWriter:
     """All ranks write their blocks in one collective call of parallel HDF5.
 
-    Collective, because a compressed dataset would allow nothing else and file systems like it best; through the low
-    level, because a rank without a block has to take part with an empty selection, or the others wait for ever.
+    Collective calls suit parallel file systems best. The low-level interface is needed because a rank without a block
+    has to take part with an empty selection; otherwise the other ranks would wait forever.
     """
 
     def __init__(self, path: Path, comm: Communicator) -> None:
         self._comm = comm
         self._path = path
         self._file: Any = None
-        self._together = h5py.h5p.create(h5py.h5p.DATASET_XFER)
-        self._together.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+        self._transfer = h5py.h5p.create(h5py.h5p.DATASET_XFER)
+        self._transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
 
-    def __enter__(self) -> TogetherWriter:
+    def __enter__(self) -> CollectiveWriter:
         self._file = h5py.File(self._path, "r+", driver="mpio", comm=self._comm.handle, info=self._comm.io_hints())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:  # closing is collective: after an error of one rank it would wait for the others
+        if error is None:  # closing is collective: after an error on one rank it would wait for the others
             self._file.close()
 
     def write(self, dataset: str, indices: Sequence[Index], values: Values | None) -> None:
@@ -111,7 +111,7 @@ class TogetherWriter:
             start, count = _hyperslab(place.shape, indices[self._comm.rank])
             in_file.select_hyperslab(start, count)
             in_memory = h5py.h5s.create_simple(count)
-        place.id.write(in_memory, in_file, np.ascontiguousarray(values), dxpl=self._together)
+        place.id.write(in_memory, in_file, np.ascontiguousarray(values), dxpl=self._transfer)
 
 
 def write_blocks(
@@ -121,16 +121,25 @@ def write_blocks(
     comm: Communicator,
     parallel: bool | None = None,
 ) -> list[tuple[str, bytes]]:
-    """Write ``compute(dataset, index)`` for every block; rank 0 gets (dataset, digest) of all blocks, in order.
+    """Write ``compute(dataset, index)`` for every block; return (dataset, digest) of all blocks, in order, on rank 0.
 
-    ``path`` is on a file system that all ranks see; ``blocks`` are (path of a float64 dataset, index of contiguous
-    rows), the same list on all ranks. ``parallel`` writes through MPI-IO, or by one writer; None takes MPI-IO if h5py
-    has it and there are several ranks.
+    Parameters
+    ----------
+    path
+        A file on a file system shared by all ranks.
+    blocks
+        (path of a float64 dataset, index of contiguous rows), the same list on all ranks.
+    compute
+        Returns the content of a block.
+    comm
+        The ranks that share the work.
+    parallel
+        Whether to write through MPI-IO; None for MPI-IO if h5py supports it and there are several ranks.
 
     Raises
     ------
     UserError
-        for blocks that are too large for a message.
+        for a block that exceeds the largest message.
     """
     if parallel is None:
         parallel = comm.size > 1 and bool(h5py.get_config().mpi)
@@ -141,14 +150,17 @@ def write_blocks(
         for first in range(0, len(members), comm.size)
     ]
     digests: list[Future[bytes]] = []
-    with ThreadPoolExecutor(1) as pool, (TogetherWriter if parallel else OneWriter)(path, comm) as writer:
+    with ThreadPoolExecutor(1) as pool, (CollectiveWriter if parallel else GatherWriter)(path, comm) as writer:
         for dataset, indices in rounds:
             values = None
             if comm.rank < len(indices):
                 values = np.ascontiguousarray(compute(dataset, indices[comm.rank]), dtype="<f8")
                 if values.nbytes > LARGEST_MESSAGE:
-                    raise UserError(f"{dataset}: a block of {values.nbytes:,} bytes; at most {LARGEST_MESSAGE:,} go.")
-                digests.append(pool.submit(block_digest, values))  # while it is written
+                    raise UserError(
+                        f"{dataset}: a block has {values.nbytes:,} bytes, and at most {LARGEST_MESSAGE:,} can be sent. "
+                        "Join fewer units in a comparison."
+                    )
+                digests.append(pool.submit(block_digest, values))  # computed during the write
             writer.write(dataset, indices, values)
     gathered = [iter(_split(joined)) for joined in comm.gather_bytes(b"".join(digest.result() for digest in digests))]
     return [(dataset, next(gathered[rank])) for dataset, indices in rounds for rank in range(len(indices)) if gathered]
@@ -164,7 +176,7 @@ def _shape(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
 
 
 def _hyperslab(shape: tuple[int, ...], index: Index) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Start and count, along every axis, of an index of whole numbers and a slice of rows at the end."""
+    """Start and count along every axis for an index of integers followed by a slice of rows."""
     *matrix, rows = index
     assert isinstance(rows, slice)
     rest = shape[len(index) :]

@@ -1,10 +1,9 @@
-"""A cache line of 64-bit words as one value in compiled code.
+"""A numba type for eight 64-bit words (512 bits, one cache line), and the operations of a bitwise adder on it.
 
-LLVM does not vectorise loops over rows that might overlap in memory. With a type of its own for eight words (512 bits)
-and the few operations on it, kernels read as if they were about single words, and become vector instructions on every
-processor that LLVM knows: of 512 bits where it has them, else of halves or quarters.
+LLVM does not vectorise loops over rows that might overlap in memory. An explicit vector type makes kernels compile to
+vector instructions of 512 bits, or to two or four narrower ones, on every processor that LLVM supports.
 
-numba's cache looks at the file of a kernel alone: after a change here, delete ``__pycache__`` beside it.
+numba's cache checks the file of a kernel only: after a change to this file, delete ``__pycache__`` beside it.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from numba import extending
 from numba.core import cgutils, types
 
 WORDS = 8
-"""Words of a vector."""
-_intrinsic: Any = extending.intrinsic  # called without the typing context, which its annotations do not know
+"""Words per vector."""
+_intrinsic: Any = extending.intrinsic  # numba's annotations expect the typing context as an argument
 _VECTOR = ir.VectorType(ir.IntType(64), WORDS)
 
 
@@ -38,7 +37,7 @@ class _WordsModel(extending.models.PrimitiveModel):
 
 
 def aligned_zeros(shape: tuple[int, ...]) -> npt.NDArray[np.uint64]:
-    """Zeros (…, WORDS) that start at a cache line: every vector of them is then in one line."""
+    """Zeros (…, WORDS) uint64, aligned so that every vector occupies one cache line."""
     size = int(np.prod(shape))
     buffer = np.zeros(size + WORDS, np.uint64)
     start = -(buffer.ctypes.data // 8) % WORDS
@@ -74,7 +73,7 @@ def store(typing, table, row, words):  # type: ignore[no-untyped-def]
 
 @_intrinsic
 def add_bits(typing, a, b, c):  # type: ignore[no-untyped-def]
-    """Full adder of every bit: a + b + c = sum + 2 carry; gives (sum, carry)."""
+    """Full adder of every bit, a + b + c = sum + 2 carry; returns (sum, carry)."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         a, b, c = arguments

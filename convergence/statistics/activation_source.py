@@ -1,0 +1,346 @@
+"""Activation sources: batches of images in, samples along the joined unit axis of every comparison out.
+
+A source has activations that nets compute (:mod:`convergence.statistics.torch_source`) or given arrays
+(:class:`ArraySource`). Everything downstream sees samples (n_units, n_samples), with the units of all members of a
+comparison side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from convergence.config.layer_refs import LayerRef
+from convergence.config.schema import ActivationsConfig, Experiment
+from convergence.data.images import ImageSet
+from convergence.errors import ConfigError, FileError, did_you_mean
+from convergence.statistics.bin_edges import encode
+from convergence.statistics.group_sums import GroupSums, HostGroupSums, NewMatrix
+from convergence.statistics.sampling import (
+    Float32,
+    Indices,
+    grid_positions,
+    mean_over_positions,
+    sample_positions,
+)
+
+CHUNK_SAMPLES = 65536
+"""Samples joined at a time; bounds memory. Chunks are cut by image index, so their size affects the last bits."""
+SHAPES = "(n_images, units), (n_images, units, height, width) or (n_images, tokens, units)"
+Maps = dict[tuple[str, str], Any]
+"""Activations (n_images, n_units, n_positions) float32 of a batch, by (weights, layer)."""
+
+
+@dataclass(frozen=True)
+class JoinedUnits:
+    """The members of a comparison, in order along its unit axis.
+
+    Attributes
+    ----------
+    name : name of the comparison
+    nets : names of the members
+    of_net, epochs : for each member its net, and the epoch of its weights (−1: the final weights)
+    trained : for each member whether its weights are trained
+    layers, sources : for each member the layer asked for and the graph node that is read
+    rectified : for each member whether that node is an activation function
+    widths : units of each member
+    map_shapes : for each member (height, width) of its maps; () for layers without positions
+    pooled : whether a sample is an image, and values are means over positions
+    """
+
+    name: str
+    nets: tuple[str, ...]
+    of_net: tuple[str, ...]
+    epochs: tuple[int, ...]
+    trained: tuple[bool, ...]
+    layers: tuple[str, ...]
+    sources: tuple[str, ...]
+    rectified: tuple[bool, ...]
+    widths: tuple[int, ...]
+    map_shapes: tuple[tuple[int, ...], ...]
+    pooled: bool
+
+    @property
+    def map_shape(self) -> tuple[int, ...]:
+        """The grid of positions that are samples: the coarsest of the members' maps, axis by axis; () if pooled."""
+        return () if self.pooled else tuple(min(sides) for sides in zip(*self.map_shapes, strict=True))
+
+    @property
+    def n_units(self) -> int:
+        """Length of the unit axis."""
+        return sum(self.widths)
+
+    @property
+    def n_positions(self) -> int:
+        """Number of positions of the grid."""
+        return int(np.prod(self.map_shape, dtype=np.int64))
+
+    def n_sampled(self, positions: int | str) -> int:
+        """Positions per image that are samples, for a setting of ``"all"`` or a number."""
+        return self.n_positions if positions == "all" else min(int(positions), self.n_positions)
+
+
+class LayerShape(NamedTuple):
+    """Units of a layer, (height, width) of its maps or (), the node read, whether that is an activation function."""
+
+    width: int
+    map_shape: tuple[int, ...]
+    source: str
+    rectified: bool
+
+
+class HostArrays:
+    """Operations on activations and samples that are numpy arrays; a subclass does the same on a device."""
+
+    def mean_over_positions(self, maps: Any) -> Any:
+        """Means (n_images, n_units, 1) of maps (n_images, n_units, n_positions)."""
+        return mean_over_positions(maps)
+
+    def join(self, parts: Sequence[Any], positions: Sequence[Indices | None]) -> Any:
+        """Samples (all units, n_images · n) of the members' activations (n_images, units, n_positions).
+
+        ``positions`` has for each member the positions to take: (n,) for all images, (n_images, n), or None for all.
+        """
+        taken = [_take(part, where) for part, where in zip(parts, positions, strict=True)]
+        n_images, _, per_image = taken[0].shape
+        out = np.empty((sum(part.shape[1] for part in taken), n_images, per_image), dtype=np.float32)
+        row = 0
+        for part in taken:
+            out[row : row + part.shape[1]] = part.transpose(1, 0, 2)
+            row += part.shape[1]
+        return out.reshape(len(out), -1)
+
+    def group_sums(
+        self, widths: tuple[int, ...], shift: Any, precision: str, shifted: bool, new_matrix: NewMatrix
+    ) -> GroupSums:
+        """Empty sums of one image group."""
+        return HostGroupSums(widths, shift, precision, shifted, new_matrix)
+
+    def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
+        """Bin numbers (n_units, n_samples), see :func:`convergence.statistics.bin_edges.encode`."""
+        return encode(samples, edges)
+
+    def to_host(self, values: Any) -> npt.NDArray[Any]:
+        """The values as a numpy array."""
+        return np.asarray(values)
+
+
+def _take(part: Float32, where: Indices | None) -> Float32:
+    if where is None:
+        return part
+    return part[:, :, where] if where.ndim == 1 else np.take_along_axis(part, where[:, None, :], axis=2)
+
+
+class ActivationSource(ABC):
+    """The activations of all members of an experiment's comparisons, for any batch of images.
+
+    Attributes
+    ----------
+    images : the evaluation images
+    nets : names of the nets that take part
+    joined : the members of each comparison, by name
+    layers : the layers to read, by the name of the weights
+    arrays : where activations are and sums are computed: the host, or a device
+    """
+
+    images: ImageSet
+    joined: dict[str, JoinedUnits]
+    arrays = HostArrays()
+
+    def __init__(self, experiment: Experiment) -> None:
+        comparisons = experiment.statistics.comparisons
+        self._members = {comparison.name: experiment.layer_refs_of(comparison) for comparison in comparisons}
+        self._pooled = {comparison.name for comparison in comparisons if comparison.pool}
+        self._trained = {net.name: net.trained for net in experiment.all_nets()}
+        self.nets = tuple(dict.fromkeys(member.net for member in experiment.all_layer_refs()))
+        self.layers: dict[str, list[str]] = {}
+        for weights, layer in dict.fromkeys((member.weights, member.layer) for member in experiment.all_layer_refs()):
+            self.layers.setdefault(weights, []).append(layer)
+
+    def members(self, name: str) -> Sequence[LayerRef]:
+        """The members of a comparison, in order."""
+        return self._members[name]
+
+    @abstractmethod
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
+        """The activations of a batch, by weights and layer."""
+
+    def describe(self, shapes: Mapping[tuple[str, str], LayerShape]) -> dict[str, JoinedUnits]:
+        """The members of every comparison, from the shapes of the layers by (weights, layer).
+
+        Raises
+        ------
+        ConfigError
+            for a comparison of layers that share no positions.
+        """
+        described = {}
+        for name, members in self._members.items():
+            layers = [shapes[member.weights, member.layer] for member in members]
+            map_shapes = [layer.map_shape for layer in layers]
+            pooled = name in self._pooled
+            if not pooled and len(set(map_shapes)) > 1 and any(len(shape) != 2 for shape in map_shapes):
+                found = {f"{m.net}.{m.layer}": shape for m, shape in zip(members, map_shapes, strict=True)}
+                listed = ", ".join(f"{layer}: {shape}" for layer, shape in found.items())
+                raise ConfigError(
+                    f'statistics.comparisons: "{name}" joins layers whose outputs have no positions in common '
+                    f"({listed}). Join maps (height, width) of any size, or outputs of one shape, or set pool = true, "
+                    "which joins all layers: a sample is then an image, and a unit's value its mean over positions."
+                )
+            described[name] = JoinedUnits(
+                name=name,
+                nets=tuple(member.name for member in members),
+                of_net=tuple(member.net for member in members),
+                epochs=tuple(member.epoch for member in members),
+                trained=tuple(self._trained[member.net] and member.epoch != 0 for member in members),
+                layers=tuple(member.layer for member in members),
+                sources=tuple(layer.source for layer in layers),
+                rectified=tuple(layer.rectified for layer in layers),
+                widths=tuple(layer.width for layer in layers),
+                map_shapes=tuple(map_shapes),
+                pooled=pooled,
+            )
+        return described
+
+    def samples(self, maps: Maps, indices: Indices, positions: int | str, seed: int) -> Iterator[tuple[str, Any, int]]:
+        """Yield ``(comparison, samples, n_images)`` of a batch: samples (n_units, n_samples), image by image.
+
+        A large batch is yielded in chunks of whole images.
+        """
+        for name, members in self._members.items():
+            joined = self.joined[name]
+            grids = [None if joined.pooled else grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
+            drawn = sample_positions(indices, joined.n_positions, positions, seed)
+            step = max(1, CHUNK_SAMPLES // joined.n_sampled(positions))
+            for start in range(0, len(indices), step):
+                rows = slice(start, start + step)
+                parts = [maps[member.weights, member.layer][rows] for member in members]
+                if joined.pooled:
+                    parts = [self.arrays.mean_over_positions(part) for part in parts]
+                chosen = [
+                    grid if drawn is None else drawn[rows] if grid is None else grid[drawn[rows]] for grid in grids
+                ]
+                yield name, self.arrays.join(parts, chosen), min(step, len(indices) - start)
+
+    def image_means(self, maps: Maps, rows: Indices) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Yield ``(comparison, means)`` for images ``rows`` of a batch: means over positions, (len(rows), n_units)."""
+        for name, members in self._members.items():
+            parts = [self.arrays.mean_over_positions(maps[member.weights, member.layer][rows]) for member in members]
+            yield name, self.arrays.to_host(self.arrays.join(parts, [None] * len(members)).T)
+
+
+class ArraySource(ActivationSource):
+    """Given activations: one array per net and layer, read batch by batch.
+
+    Arrays are (n_images, units), (n_images, units, height, width) or (n_images, tokens, units), with the same images in
+    the same order. ``.npy`` files and HDF5 datasets may exceed the memory; an array of an ``.npz`` file is read whole.
+
+    Raises
+    ------
+    FileError
+        for an array that is missing, not numeric, of another shape, or of another number of images.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        config = experiment.activations
+        assert config is not None
+        self._stored = {
+            (net, layer): open_array(config.root, config.nets[net][layer])
+            for net, layers in self.layers.items()
+            for layer in layers
+        }
+        counts = {f"{net}.{layer}": len(array) for (net, layer), array in self._stored.items()}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name}: {n:,}" for name, n in counts.items())
+            raise FileError(
+                f"activations are not of the same images: {listed}. Image k has to be the same in all arrays."
+            )
+        self.images = UnknownImages(config, next(iter(counts.values())))
+        self.joined = self.describe(
+            {
+                (net, layer): LayerShape(
+                    array.shape[2] if array.ndim == 3 else array.shape[1],
+                    tuple(array.shape[2:]) if array.ndim == 4 else (array.shape[1],) if array.ndim == 3 else (),
+                    config.nets[net][layer],
+                    False,
+                )
+                for (net, layer), array in self._stored.items()
+            }
+        )
+
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
+        return {key: _as_maps(array[indices]) for key, array in self._stored.items()}
+
+
+class UnknownImages(ImageSet):
+    """The images of given activations, of which only the number is known."""
+
+    def __init__(self, config: ActivationsConfig, n_images: int) -> None:
+        self._config = config
+        self.labels = np.zeros(n_images, np.int64)
+        self.class_names = ()
+        self.image_shape = (0, 0, 0)
+
+    def read(self, indices: Indices, augment_seed: int | None = None) -> npt.NDArray[np.float32]:
+        return np.empty((len(indices), *self.image_shape), np.float32)
+
+    def manifest_hash(self) -> str:
+        """SHA-256 of the arrays' names, sizes and times; reading all arrays would take as long as the statistics."""
+        return hashlib.sha256(repr(self._config.files()).encode()).hexdigest()
+
+
+def open_array(root: Path, source: str) -> Any:
+    """Open ``file.npy``, ``file.npz:name`` or ``file.h5:path/in/file`` without reading it (except ``.npz``)."""
+    name, inside = source.rsplit(":", 1) if ":" in source[2:] else (source, "")  # C: is a drive letter
+    path = root / name
+    if not path.is_file():
+        raise FileError(f"{path}: there is no such file. Give arrays as file.npy, file.npz:name or file.h5:name.")
+    try:
+        if path.suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                array = _array_of(archive, path, inside)[...]
+        else:
+            array = _array_of(h5py.File(path, "r"), path, inside)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path}: no array could be read ({error}). Write it again as .npy, .npz or .h5.") from error
+    if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu" or not all(array.shape):
+        raise FileError(f"{path}: an array of shape {array.shape} and type {array.dtype}; needed are numbers {SHAPES}.")
+    return array
+
+
+def _array_of(archive: Any, path: Path, name: str) -> Any:
+    if name not in archive or not hasattr(archive[name], "shape"):
+        raise FileError(f'{path} has no array "{name}"; {did_you_mean(name, archive)}. Write it as {path.name}:name.')
+    return archive[name]
+
+
+def _as_maps(values: npt.NDArray[Any]) -> Float32:
+    """(n_images, n_units, n_positions) float32."""
+    if values.ndim == 3:
+        values = values.transpose(0, 2, 1)
+    return np.asarray(values.reshape(*values.shape[:2], -1), dtype=np.float32)
+
+
+def open_source(experiment: Experiment, folders: Mapping[str, Path]) -> ActivationSource:
+    """The source of an experiment: its arrays, or its nets with the weights in ``folders`` (by net).
+
+    Raises
+    ------
+    UserError
+        for missing or damaged weights, images or arrays, and layers that cannot be joined.
+    """
+    if experiment.activations is not None:
+        return ArraySource(experiment)
+    from convergence.statistics.torch_source import NetSource
+
+    return NetSource.load(experiment, folders)

@@ -1,0 +1,232 @@
+"""The sums over all image groups, read from partial results: the other end of the passes.
+
+Small arrays are read whole. Matrices are read in blocks of rows when the writer asks for them, so no process ever holds
+a whole matrix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from convergence.config.stages import StatisticsConfig
+from convergence.io import hdf5
+from convergence.provenance import provenance
+from convergence.statistics.activation_source import JoinedUnits
+from convergence.statistics.bin_edges import BinEdges, equal_mass_bins
+from convergence.statistics.file import Array, ComparisonSums, StatisticsHeader
+from convergence.statistics.histograms import UnitHistograms
+from convergence.statistics.hsic import NormSums
+from convergence.statistics.moments import symmetric_rows
+from convergence.statistics.partial_results import PartialResults
+from convergence.statistics.sampling import ImageGroups
+from convergence.statistics.schema import matrix_shapes
+from convergence.statistics.top_images import TopImages
+
+Float64 = npt.NDArray[np.float64]
+TILE = 128
+"""Units on either side of a tile of mutual information."""
+
+
+class Tile(NamedTuple):
+    """The pairs of units x0 … x1 − 1 with units y0 … y1 − 1 of a comparison."""
+
+    name: str
+    x0: int
+    x1: int
+    y0: int
+    y1: int
+
+
+def moments_name(group: int) -> str:
+    """Name of the partial result of a group's pass 1."""
+    return f"moments-{group:05d}"
+
+
+def codes_name(group: int) -> str:
+    """Name of the partial result of a group's pass 2."""
+    return f"codes-{group:05d}"
+
+
+def information_name(tile: Tile) -> str:
+    """Name of the partial result of a tile."""
+    return f"information-{tile.name}-{tile.x0:06d}-{tile.y0:06d}"
+
+
+def information_tiles(name: str, n_units: int) -> list[Tile]:
+    """Tiles of all pairs of units, on and above the diagonal."""
+    starts = range(0, n_units, TILE)
+    return [Tile(name, x, min(x + TILE, n_units), y, min(y + TILE, n_units)) for x in starts for y in starts if y >= x]
+
+
+class Assembly:
+    """Sums of all groups of a run's comparisons.
+
+    Attributes
+    ----------
+    groups : the image groups
+    subset : (N,) ascending indices of the images whose mean activations are stored
+    """
+
+    def __init__(
+        self, joined: Mapping[str, JoinedUnits], config: StatisticsConfig, n_available: int, partial: PartialResults
+    ) -> None:
+        self.joined, self.config, self._partial = joined, config, partial
+        self.groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
+        self.subset = self.groups.subset(config.subset)
+
+    def header(
+        self, digest: str, config_text: str, manifest_sha256: str, nets: list[dict[str, Any]]
+    ) -> StatisticsHeader:
+        """Everything in the file besides the comparisons."""
+        return StatisticsHeader(
+            digest=digest,
+            config_text=config_text,
+            provenance=json.dumps(provenance()),
+            manifest_sha256=manifest_sha256,
+            group_of_image=self.groups.group_of_image,
+            n_groups=len(self.groups),
+            subset=self.subset if len(self.subset) else None,
+            nets=nets,
+        )
+
+    def tiles(self) -> list[Tile]:
+        """The tiles of mutual information of all comparisons."""
+        return [tile for name, joined in self.joined.items() for tile in information_tiles(name, joined.n_units)]
+
+    def has_top_images(self, name: str) -> bool:
+        """Whether the top images of a comparison are kept."""
+        return bool(self.config.top_images) and not self.joined[name].pooled
+
+    def edges(self) -> dict[str, BinEdges]:
+        """Bin edges of every comparison."""
+        bins = self.config.mutual_information.bins
+        return {name: equal_mass_bins(self._histograms(name), bins) for name in self.joined}
+
+    def codes(self, group: int, tile: Tile) -> Iterator[tuple[Array, Array]]:
+        """Yield bin numbers (n_x, n_samples) and (n_y, n_samples) of a group for the units of a tile."""
+        with self._partial.open(codes_name(group)) as file:
+            for codes in file[tile.name].values():
+                x = codes[tile.x0 : tile.x1]
+                yield x, x if tile.x0 == tile.y0 else codes[tile.y0 : tile.y1]
+
+    def sums(self, name: str) -> ComparisonSums:
+        """All sums of a comparison: matrices to be read in blocks, everything else in memory."""
+        joined, n_groups = self.joined[name], len(self.groups)
+        n_units, n_members = joined.n_units, len(joined.nets)
+        counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units + n_members))
+        products, cross = np.zeros((n_groups, n_members, n_members)), np.zeros((n_groups, n_members, n_units))
+        for group in range(n_groups):
+            with self._partial.open(moments_name(group)) as file:
+                place = file[name]
+                counts[group] = int(hdf5.read_array(place, "count"))
+                sums[group] = hdf5.read_array(place, "sums")
+                stored = place["products"]
+                products[group] = symmetric_rows(stored, n_units, stored.shape[0])[:, n_units:]
+                cross[group] = stored[:n_units, n_units:].T
+                if group == 0:
+                    shift = np.asarray(hdf5.read_array(place, "shift"))
+        has_subset, histograms = len(self.subset) > 0, self._histograms(name)
+        information = self.config.mutual_information
+        return ComparisonSums(
+            name=name,
+            nets=joined.nets,
+            of_net=joined.of_net,
+            epochs=joined.epochs,
+            trained=joined.trained,
+            layers=joined.layers,
+            sources=joined.sources,
+            rectified=joined.rectified,
+            map_shape=joined.map_shape,
+            map_shapes=joined.map_shapes,
+            pooled=joined.pooled,
+            positions="all" if joined.pooled else str(self.config.positions),
+            precision=self.config.precision,
+            unit_net=np.repeat(np.arange(n_members, dtype=np.int32), joined.widths),
+            shift=shift[:n_units],
+            group_count=counts,
+            group_sums=sums[:, :n_units],
+            norms=NormSums(shift[n_units:], sums[:, n_units:], products, cross),
+            histograms=histograms,
+            bins=equal_mass_bins(histograms, information.bins) if information.enabled else None,
+            subset_samples=self._subset_samples(name) if has_subset else None,
+            subset_group=self.groups.group_of_image[self.subset] if has_subset else None,
+            top_images=self._top_images(name) if self.has_top_images(name) else None,
+            **self.matrices(name),
+        )
+
+    def matrices(self, name: str) -> dict[str, Any]:
+        """The matrices of a comparison, each a :class:`RowsOnDisk`, or None if it is not computed."""
+        shapes = matrix_shapes(self.joined[name].n_units, self.config)
+        readers: dict[str, Callable[[hdf5.Index], Float64]] = {
+            "group_products": lambda index: self._products(name, index),
+            "group_shifted_products": lambda index: self._shifted_products(name, index),
+            "mutual_information": lambda index: self._information(name, "mutual_information", index),
+            "mutual_information_without": lambda index: self._information(name, "mutual_information_without", index),
+        }
+        return {key: RowsOnDisk(shapes[key], read) if key in shapes else None for key, read in readers.items()}
+
+    def _histograms(self, name: str) -> UnitHistograms:
+        total = UnitHistograms.zeros(self.joined[name].n_units)
+        for group in range(len(self.groups)):
+            with self._partial.open(moments_name(group)) as file:
+                place = file[name]["histogram"]
+                total.add_arrays({key: hdf5.read_array(place, key) for key in place})
+        return total
+
+    def _top_images(self, name: str) -> TopImages:
+        total = TopImages.zeros(self.joined[name].n_units, self.config.top_images)
+        for group in range(len(self.groups)):
+            with self._partial.open(moments_name(group)) as file:
+                place = file[name]["top"]
+                total.merge(TopImages.from_arrays({key: hdf5.read_array(place, key) for key in place}))
+        return total
+
+    def _subset_samples(self, name: str) -> npt.NDArray[np.float32]:
+        samples = np.empty((len(self.subset), self.joined[name].n_units), np.float32)
+        groups = self.groups.group_of_image[self.subset]
+        for group in np.unique(groups):
+            with self._partial.open(moments_name(int(group))) as file:
+                samples[groups == group] = hdf5.read_array(file[name], "subset")
+        return samples
+
+    def _products(self, name: str, index: hdf5.Index) -> Float64:
+        group, rows = index
+        assert isinstance(rows, slice)
+        with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
+            return symmetric_rows(file[name]["products"], rows.start, rows.stop)[:, : self.joined[name].n_units]
+
+    def _shifted_products(self, name: str, index: hdf5.Index) -> Float64:
+        group, rows = index
+        with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
+            return np.asarray(file[name]["shifted"][rows])
+
+    def _information(self, name: str, matrix: str, index: hdf5.Index) -> Float64:
+        *block, rows = index
+        assert isinstance(rows, slice)
+        out = np.empty((rows.stop - rows.start, self.joined[name].n_units))
+        for tile in information_tiles(name, self.joined[name].n_units):
+            for first, second, transposed in ((tile.x0, tile.y0, False), (tile.y0, tile.x0, True)):
+                low, high = max(first, rows.start), min(first + TILE, rows.stop)
+                if low < high:
+                    with self._partial.open(information_name(tile)) as file:
+                        values = file[matrix][tuple(block)]
+                    values = values.T if transposed else values
+                    out[low - rows.start : high - rows.start, second : second + values.shape[1]] = values[
+                        low - first : high - first
+                    ]
+        return out
+
+
+class RowsOnDisk:
+    """A matrix (…, n, n) that reads a block of rows when it is indexed with the index of the block."""
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[Any], Float64]) -> None:
+        self.shape, self._read = shape, read
+
+    def __getitem__(self, index: Any) -> Float64:
+        return self._read(index)

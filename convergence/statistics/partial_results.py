@@ -1,0 +1,102 @@
+"""Partial results: one file per finished item of a long stage, so that a killed stage repeats only unfinished items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from convergence.errors import FileError
+from convergence.io import hdf5
+from convergence.io.files import remove_leftovers
+from convergence.statistics.group_sums import NewMatrix, in_memory
+
+SCHEMA = "convergence-partial"
+VERSION = 7
+MADE_BY = "convergence statistics CONFIG"
+MATRIX_BYTES = 1 << 28
+"""A larger matrix is accumulated in its file, with one band of rows in memory."""
+Arrays = Iterable[tuple[str, Any]]
+"""Named arrays: (path in the file, array)."""
+
+
+def is_done(
+    path: Path, schema: str, version: int, digest: str, verify: Callable[[h5py.File], object] = hdf5.verify
+) -> bool:
+    """Whether a partial result is on disk, intact and of these settings; any other file at ``path`` is removed.
+
+    ``verify`` raises FileError for a file that does not match its checksums.
+    """
+    if not path.exists():
+        return False
+    try:
+        with hdf5.open_checked(path, schema, version, "this stage") as file:
+            if file.attrs["digest"] == digest:
+                verify(file)
+                return True
+    except (FileError, OSError, KeyError, AttributeError, ValueError, RuntimeError):
+        pass  # a damaged file may open, with parts of any type
+    path.unlink(missing_ok=True)
+    return False
+
+
+class PartialResults:
+    """The folder of the partial results of the statistics with one digest."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self.folder, self.digest = folder, digest
+
+    def prepare(self) -> None:
+        """Make the folder, and remove files that killed processes left unfinished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
+
+    def is_done(self, name: str) -> bool:
+        """Whether a partial result is on disk, intact and of this digest."""
+        return is_done(self._path(name), SCHEMA, VERSION, self.digest)
+
+    def write(self, name: str, compute: Callable[[NewMatrix], Arrays]) -> None:
+        """Write the arrays that ``compute`` yields, one after the other; it gets a factory of matrices.
+
+        Matrices above ``MATRIX_BYTES`` are datasets of the file. Float64 matrices are stored with checksums of blocks
+        of rows, so they can be written and verified without being in memory.
+        """
+        with hdf5.create(self._path(name), SCHEMA, VERSION, {"digest": self.digest}) as file:
+
+            def new_matrix(path: str, n_rows: int) -> Any:
+                if 8 * n_rows**2 <= MATRIX_BYTES:
+                    return in_memory(path, n_rows)
+                return _create_blocks(file, path, (n_rows, n_rows))
+
+            for path, array in compute(new_matrix):
+                _write(file, path, array)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[h5py.File]:
+        """Open a partial result to read."""
+        with hdf5.open_checked(self._path(name), SCHEMA, VERSION, MADE_BY) as file:
+            yield file
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.h5"
+
+
+def _write(file: h5py.File, path: str, array: Any) -> None:
+    if len(array.shape) != 2 or (isinstance(array, np.ndarray) and array.dtype != np.float64):
+        hdf5.write_array(file, path, array)
+        return
+    dataset = array
+    if not isinstance(array, h5py.Dataset):
+        dataset = _create_blocks(file, path, array.shape)
+        for index in hdf5.blocks(array.shape):
+            dataset[index] = array[index]
+    hdf5.seal(dataset, (hdf5.block_digest(dataset[index]) for index in hdf5.blocks(array.shape)))
+
+
+def _create_blocks(file: h5py.File, path: str, shape: tuple[int, ...]) -> h5py.Dataset:
+    place, _, name = path.rpartition("/")
+    return hdf5.create_blocks(file.require_group(place or "/"), name, shape)

@@ -1,0 +1,182 @@
+"""The two passes over the evaluation images: batches in, named arrays out.
+
+    moments       pass 1, one image group: all sums, the means of the stored images, the top images
+    codes         pass 2, one image group: bin numbers of its samples, with bin edges from pass 1
+    information   mutual information of one tile of pairs of units, from the bin numbers
+
+A pass yields ``(path, array)`` and knows no file. Its items are independent of each other: any process may compute any
+of them, in any order, and :class:`~convergence.statistics.partial_results.PartialResults` stores each. Joint counts
+exist in memory only, for one tile at a time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from convergence.config.stages import StatisticsConfig
+from convergence.data.images import read_batches
+from convergence.errors import FileError
+from convergence.statistics.activation_source import ActivationSource, Maps
+from convergence.statistics.assembly import Assembly, Tile, codes_name, information_name, moments_name
+from convergence.statistics.bin_edges import BinEdges
+from convergence.statistics.group_sums import NewMatrix, shift_of
+from convergence.statistics.information import leave_one_out
+from convergence.statistics.joint_counts import JointCounts
+from convergence.statistics.partial_results import Arrays, PartialResults
+from convergence.statistics.sampling import Indices
+from convergence.statistics.top_images import TopImages
+
+Float64 = npt.NDArray[np.float64]
+CODES_SAMPLES = 65536
+"""Samples of one array of bin numbers."""
+
+
+class Pass(NamedTuple):
+    """One pass: its items, the name of each item's partial result, and what computes it from a matrix factory."""
+
+    what: str
+    items: Sequence[Any]
+    name: Callable[[Any], str]
+    compute: Callable[[Any, NewMatrix], Arrays]
+
+
+class StatisticsPasses:
+    """The passes over one source of activations.
+
+    Attributes
+    ----------
+    assembly : the sums of all groups, once the passes are done
+    """
+
+    def __init__(self, source: ActivationSource, config: StatisticsConfig, partial: PartialResults) -> None:
+        self.source, self.config = source, config
+        self.assembly = Assembly(source.joined, config, len(source.images), partial)
+        self.groups, self.joined = self.assembly.groups, source.joined
+
+    def __iter__(self) -> Iterator[Pass]:
+        """The passes in order; each needs the partial results of all items of the previous one."""
+        groups = range(len(self.groups))
+        yield Pass("pass 1, moments", groups, moments_name, self.moments)
+        if self.config.mutual_information.enabled:
+            edges = self.edges()
+            yield Pass("pass 2, bins", groups, codes_name, functools.partial(self.codes, edges))
+            yield Pass("pass 2, mutual information", self.assembly.tiles(), information_name, self.information)
+
+    @functools.cached_property
+    def shift(self) -> dict[str, Float64]:
+        """For each comparison the point about which all moments are taken: means over the first batch of group 0."""
+        first = next(self.groups.batches(0, self.config.batch_size))
+        maps = self.source.maps(self.source.images.read(first), first)
+        found: dict[str, Float64] = {}
+        for name, samples, _ in self.source.samples(maps, first, self.config.positions, self.config.seed):
+            if name not in found:
+                found[name] = shift_of(self.source.arrays.to_host(samples), self.joined[name].widths)
+        return found
+
+    def moments(self, group: int, new_matrix: NewMatrix) -> Arrays:
+        """Pass 1 of one group: the arrays of its sums, ``subset`` and ``top/*``, for each comparison."""
+        config, source = self.config, self.source
+        sums = {
+            name: source.arrays.group_sums(
+                joined.widths, self.shift[name], config.precision, config.shifted_null,
+                lambda matrix, n_rows, name=name: new_matrix(f"{name}/{matrix}", n_rows),  # type: ignore[misc]
+            )
+            for name, joined in self.joined.items()
+        }  # fmt: skip
+        stored = {name: [np.empty((0, joined.n_units), np.float32)] for name, joined in self.joined.items()}
+        tops = self._empty_top_images()
+        for indices, maps in self._batches(group):
+            for name, samples, n_images in source.samples(maps, indices, config.positions, config.seed):
+                sums[name].update(samples, n_images)
+            for layer, top in tops.items():
+                top.update(maps[layer], indices)
+            rows = np.flatnonzero(np.isin(indices, self.assembly.subset))
+            if len(rows):
+                for name, means in source.image_means(maps, rows):
+                    stored[name].append(means)
+        for name, of_comparison in sums.items():
+            for key, array in of_comparison.arrays():
+                yield f"{name}/{key}", array
+            yield f"{name}/subset", np.concatenate(stored[name])
+            if self.assembly.has_top_images(name):
+                parts = [tops[member.weights, member.layer] for member in source.members(name)]
+                for key, array in TopImages.side_by_side(parts).to_arrays().items():
+                    yield f"{name}/top/{key}", array
+
+    def edges(self) -> dict[str, BinEdges]:
+        """Bin edges of every comparison, from the histograms of pass 1."""
+        return self.assembly.edges()
+
+    def codes(self, edges: dict[str, BinEdges], group: int, new_matrix: NewMatrix) -> Arrays:
+        """Pass 2 of one group: for each comparison arrays of at most ``CODES_SAMPLES`` samples.
+
+        The memory of an array is used again for the next one.
+        """
+        n_images, positions = len(self.groups.images(group)), self.config.mutual_information.positions
+        buffers, filled, written = {}, dict.fromkeys(self.joined, 0), dict.fromkeys(self.joined, 0)
+        for name, joined in self.joined.items():
+            n_samples = min(n_images * joined.n_sampled(positions), CODES_SAMPLES)
+            buffers[name] = np.empty((joined.n_units, n_samples), np.uint8)
+        for indices, maps in self._batches(group):
+            for name, samples, _ in self.source.samples(maps, indices, positions, self.config.seed):
+                codes, buffer, start = self.source.arrays.encode(samples, edges[name].edges), buffers[name], 0
+                while start < codes.shape[1]:
+                    n = min(codes.shape[1] - start, buffer.shape[1] - filled[name])
+                    buffer[:, filled[name] : filled[name] + n] = codes[:, start : start + n]
+                    filled[name] += n
+                    start += n
+                    if filled[name] == buffer.shape[1]:
+                        yield f"{name}/{written[name]:06d}", buffer
+                        filled[name] = 0
+                        written[name] += 1
+        for name, n in filled.items():
+            if n:
+                yield f"{name}/{written[name]:06d}", buffers[name][:, :n]
+
+    def information(self, tile: Tile, new_matrix: NewMatrix) -> Arrays:
+        """Mutual information of the units of a tile, and the same without each block of image groups.
+
+        Raises
+        ------
+        FileError
+            for more samples in a block than an int32 count can hold.
+        """
+        bins = self.config.mutual_information.bins
+        n_x, n_y = tile.x1 - tile.x0, tile.y1 - tile.y0
+        blocks = self.groups.blocks(self.config.mutual_information.blocks)
+        counts = np.empty((len(blocks), n_x, n_y, bins, bins), np.int32)
+        for block, groups in zip(counts, blocks, strict=True):
+            joint = JointCounts(n_x, n_y, bins)
+            for group in groups:
+                for x, y in self.assembly.codes(group, tile):
+                    joint.update(x, y)
+            if joint.n_samples > np.iinfo(np.int32).max:
+                raise FileError(
+                    f"{joint.n_samples:,} samples in a block of image groups exceed the range of joint counts: set "
+                    "statistics.mutual_information.positions to a smaller number."
+                )
+            joint.counts(block)
+        estimate, without = leave_one_out(counts)
+        yield "mutual_information", estimate
+        yield "mutual_information_without", without
+
+    def _empty_top_images(self) -> dict[tuple[str, str], TopImages]:
+        """Lists without images, by weights and layer, for the members of comparisons that keep top images."""
+        widths = {
+            (member.weights, member.layer): width
+            for name, joined in self.joined.items()
+            if self.assembly.has_top_images(name)
+            for member, width in zip(self.source.members(name), joined.widths, strict=True)
+        }
+        return {layer: TopImages.zeros(width, self.config.top_images) for layer, width in widths.items()}
+
+    def _batches(self, group: int) -> Iterator[tuple[Indices, Maps]]:
+        """Indices and activations of a group's images."""
+        batches = self.groups.batches(group, self.config.batch_size)
+        for indices, images in read_batches(self.source.images, batches, self.config.loader_workers):
+            yield indices, self.source.maps(images, indices)

@@ -1,0 +1,235 @@
+"""Activations that nets compute, and sums of them on the device of the nets: the only module here that needs torch.
+
+On a device, samples are never moved to the host: only finished sums are. The sums follow the rules of
+:mod:`convergence.statistics.group_sums`: centred products of a bounded number of samples in float32 or float64,
+everything else in float64, integer histograms. TF32 is off (:mod:`convergence.networks.devices`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from convergence.config.schema import Experiment
+from convergence.data.images import ImageSet
+from convergence.networks.devices import choose_device, reproducible_arithmetic
+from convergence.networks.layer_reader import LayerReader, as_maps
+from convergence.networks.weights import load_net
+from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps
+from convergence.statistics.group_sums import FinishedSums, GroupSums, NewMatrix
+from convergence.statistics.histograms import FIRST_BUCKET, N_BUCKETS, PATTERN_SHIFT, UnitHistograms
+from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
+from convergence.statistics.sampling import Float32, Indices
+
+Float64 = npt.NDArray[np.float64]
+
+
+class NetSource(ActivationSource):
+    """The activations of nets.
+
+    Parameters
+    ----------
+    modules : the nets, by the name of their weights (:attr:`convergence.config.layer_refs.Member.weights`)
+    images : the evaluation images
+    device : as in the config; "meta" to know shapes without computing
+    """
+
+    def __init__(
+        self, experiment: Experiment, modules: Mapping[str, torch.nn.Module], images: ImageSet, device: str
+    ) -> None:
+        super().__init__(experiment)
+        self.images = images
+        self.device = choose_device(device) if device != "meta" else torch.device("meta")
+        self.readers = {
+            weights: LayerReader(modules[weights].to(self.device), layers) for weights, layers in self.layers.items()
+        }
+        probe = torch.zeros((1, *images.image_shape), device=self.device)
+        shapes = {}
+        for weights, reader in self.readers.items():
+            for layer, out in reader(probe).items():
+                map_shape = tuple(out.shape[2:]) if out.ndim == 4 else (out.shape[1],) if out.ndim == 3 else ()
+                width = as_maps(out).shape[1]
+                shapes[weights, layer] = LayerShape(width, map_shape, reader.sources[layer], reader.rectified[layer])
+        self.joined = self.describe(shapes)
+        sums = experiment.statistics.sums
+        if sums == "device" or (sums == "auto" and self.device.type == "cuda"):
+            self.arrays = DeviceArrays(self.device)
+
+    @classmethod
+    def load(cls, experiment: Experiment, folders: Mapping[str, Path]) -> NetSource:
+        """Load the evaluation images, and all weights that take part from the nets' folders."""
+        config = experiment.statistics
+        reproducible_arithmetic(config.threads)
+        splits = experiment.images.load()
+        images = splits.test if config.split == "test" else splits.train
+        specs = {net.name: net.spec for net in experiment.all_nets()}
+        modules = {
+            weights: load_net(folders[net], specs[net], images.image_shape, images.n_classes, kept)
+            for weights, net, kept in dict.fromkeys((m.weights, m.net, m.kept) for m in experiment.all_layer_refs())
+        }
+        return cls(experiment, modules, images, config.device)
+
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
+        batch = torch.from_numpy(images).to(self.device)
+        found: Maps = {
+            (weights, layer): as_maps(out)
+            for weights, reader in self.readers.items()
+            for layer, out in reader(batch).items()
+        }
+        if isinstance(self.arrays, DeviceArrays):
+            return found
+        return {key: out.cpu().numpy() for key, out in found.items()}
+
+
+class DeviceArrays(HostArrays):
+    """Operations on activations and samples that are torch tensors on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def mean_over_positions(self, maps: Any) -> Any:
+        return maps.mean(dim=2, keepdim=True, dtype=torch.float64).float()
+
+    def join(self, parts: Sequence[Any], positions: Sequence[Indices | None]) -> Any:
+        taken = []
+        for part, where in zip(parts, positions, strict=True):
+            if where is None:
+                taken.append(part)
+                continue
+            index = torch.from_numpy(where).to(self.device)
+            if index.ndim == 1:
+                taken.append(part[:, :, index])
+            else:
+                taken.append(part.gather(2, index[:, None, :].expand(-1, part.shape[1], -1)))
+        return torch.cat([part.transpose(0, 1) for part in taken]).flatten(1).float()
+
+    def group_sums(
+        self, widths: tuple[int, ...], shift: Any, precision: str, shifted: bool, new_matrix: NewMatrix
+    ) -> GroupSums:
+        return DeviceGroupSums(widths, shift, precision, shifted, self.device)
+
+    def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
+        bounds = torch.from_numpy(np.ascontiguousarray(edges)).to(samples.device)
+        codes = torch.searchsorted(bounds, samples.contiguous(), right=True)
+        codes = torch.where(samples.isnan(), torch.zeros_like(codes), codes)
+        return np.asarray(codes.to(torch.uint8).cpu().numpy())
+
+    def to_host(self, values: Any) -> npt.NDArray[Any]:
+        return np.asarray(values.cpu().numpy())
+
+
+class DeviceGroupSums(GroupSums):
+    """Sums of tensors on a device; matrices stay in its memory."""
+
+    def __init__(
+        self, widths: tuple[int, ...], shift: Float64, precision: str, shifted: bool, device: torch.device
+    ) -> None:
+        super().__init__(widths, shift, precision, shifted)
+        rows, units = len(shift), sum(widths)
+        self._type = torch.float64 if precision == "float64" else torch.float32
+        self._about = torch.from_numpy(np.asarray(shift, np.float32).astype(np.float64)).to(device)
+        self._buffer = torch.empty((rows, PRODUCT_SAMPLES), dtype=torch.float32, device=device)
+        self._n_buffered = 0
+        self._count = 0
+        self._sums = torch.zeros(rows, dtype=torch.float64, device=device)
+        self._products = torch.zeros((rows, rows), dtype=torch.float64, device=device)
+        self._zero = torch.zeros(units, dtype=torch.int64, device=device)
+        self._nonfinite = torch.zeros_like(self._zero)
+        self._buckets: dict[bool, torch.Tensor] = {}
+        self._shifted = torch.zeros((units, units), dtype=torch.float64, device=device) if shifted else None
+        self._first: torch.Tensor | None = None
+        self._last: torch.Tensor | None = None
+
+    def update(self, samples: torch.Tensor, n_images: int) -> None:
+        self._count_values(samples)
+        if self._shifted is not None:
+            self._add_shifted(samples, samples.shape[1] // n_images)
+        start = 0
+        while start < samples.shape[1]:
+            n = min(samples.shape[1] - start, PRODUCT_SAMPLES - self._n_buffered)
+            chunk = samples[:, start : start + n]
+            place = self._buffer[:, self._n_buffered : self._n_buffered + n]
+            place[: len(chunk)] = chunk
+            row = 0
+            for member, width in enumerate(self.widths):
+                centred = chunk[row : row + width].double() - self._about[row : row + width, None]
+                place[len(chunk) + member] = (centred * centred).sum(dim=0)
+                row += width
+            self._n_buffered += n
+            start += n
+            if self._n_buffered == PRODUCT_SAMPLES:
+                self._add_buffered()
+
+    def finish(self) -> FinishedSums:
+        self._add_buffered()
+        if self._shifted is not None and self._first is not None and self._last is not None:
+            self._shifted += self._last @ self._first.T
+            self._first = None
+        histograms = UnitHistograms.zeros(len(self._zero))
+        histograms.zero += self._zero.cpu().numpy()
+        histograms.n_nonfinite += self._nonfinite.cpu().numpy()
+        for negative, counts in self._buckets.items():
+            histograms.add_buckets(counts.reshape(-1, N_BUCKETS).cpu().numpy(), negative)
+        shifted = None if self._shifted is None else DeviceMatrix(self._shifted)
+        sums = np.asarray(self._sums.cpu().numpy())
+        return FinishedSums(self._count, sums, DeviceMatrix(self._products), shifted, histograms)
+
+    def _add_buffered(self) -> None:
+        n = self._n_buffered
+        if not n:
+            return
+        x = self._buffer[:, :n].double()
+        mean = x.mean(dim=1)
+        variance = (x - mean[:, None]).square().mean(dim=1)
+        centre = torch.where(mean * mean <= variance, torch.zeros_like(mean), mean).float().double()
+        offset = centre - self._about
+        centred = (x - centre[:, None]).to(self._type)
+        residual = centred.double().sum(dim=1)
+        moved = residual + n * offset
+        for start in range(0, len(x), BAND):
+            rows = slice(start, start + BAND)
+            product = (centred[rows] @ centred.T).double()
+            self._products[rows] += product + torch.outer(moved[rows], offset) + torch.outer(offset[rows], residual)
+        self._sums += moved
+        self._count += n
+        self._n_buffered = 0
+
+    def _count_values(self, samples: torch.Tensor) -> None:
+        pattern = samples.contiguous().view(torch.int32)
+        magnitude = pattern & 0x7FFFFFFF
+        self._zero += (magnitude == 0).sum(dim=1)
+        finite = magnitude < 0x7F800000
+        self._nonfinite += (~finite).sum(dim=1)
+        unit = torch.arange(len(samples), device=samples.device)[:, None] * N_BUCKETS
+        bucket = ((magnitude >> PATTERN_SHIFT) - FIRST_BUCKET).clamp_(0, N_BUCKETS - 1) + unit
+        for negative, chosen in ((False, pattern > 0), (True, (pattern < 0) & (magnitude > 0))):
+            places = bucket[chosen & finite]
+            if len(places):
+                counts = torch.bincount(places, minlength=len(samples) * N_BUCKETS)
+                self._buckets[negative] = self._buckets[negative] + counts if negative in self._buckets else counts
+
+    def _add_shifted(self, samples: torch.Tensor, per_image: int) -> None:
+        assert self._shifted is not None
+        x = samples.double() - self._about[: len(samples), None]
+        if self._last is None:
+            self._first = x[:, :per_image].clone()
+            self._shifted += x[:, :-per_image] @ x[:, per_image:].T
+        else:
+            self._shifted += torch.cat([self._last, x[:, :-per_image]], dim=1) @ x.T
+        self._last = x[:, -per_image:].clone()
+
+
+class DeviceMatrix:
+    """A matrix on a device; indexing it copies rows to the host."""
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self._matrix = matrix
+        self.shape = tuple(matrix.shape)
+
+    def __getitem__(self, index: Any) -> Float64:
+        return np.asarray(self._matrix[index].cpu().numpy())
