@@ -141,7 +141,7 @@ def _executors(options: argparse.Namespace) -> Any:
         options.workers, options.threads, options.memory, options.lifetime, options.dashboard
     )
     if options.cluster:
-        return load_object("slurm.workers:executors")(workers, options.cluster, options.runs)
+        return load_object("slurm.dask_workers:executors")(workers, options.cluster, options.runs)
     return load_object("hpc.dask_executor:executors")(workers)
 
 

@@ -237,8 +237,8 @@ def _add_cluster(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         _add_runs(parser)
         if verb == "logs":
             parser.add_argument(
-                "--piece",
-                dest="pieces",
+                "--job",
+                dest="jobs",
                 action="append",
                 default=[],
                 metavar="NAME",

@@ -1,5 +1,5 @@
-"""The cluster: profiles, sbatch text, jobs that depend on each other, their records; the one door to submitit.
+"""Run experiments on a Slurm cluster: profiles, sbatch scripts, dependent jobs, their records and status.
 
-Nothing here computes. A job runs a stage of the ``convergence`` command under :mod:`slurm.wrapper`, which leaves a
-marker file for each attempt, and the markers, not the scheduler, say what happened.
+Nothing here computes. Each job runs one stage of the ``convergence`` command under :mod:`slurm.job_runner`, which
+writes a record of every attempt. The records, not the scheduler, decide what happened.
 """

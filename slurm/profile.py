@@ -1,12 +1,11 @@
-"""Cluster profiles: what each stage asks of a site, as TOML, because every site differs.
+"""Cluster profiles: the resources that each stage requests from a site, as TOML.
 
-``[defaults]`` holds for all stages; ``[train]``, ``[statistics]`` and the other stages override it key by key (a list
-replaces a list). Every option that the scripts write can be left out, and any other one passed through raw.
+``[defaults]`` applies to all stages; ``[train]``, ``[statistics]`` and the other stages override it key by key (a list
+replaces a list). Each sbatch option that the scripts write can be left out, and other options can be added.
 """
 
 from __future__ import annotations
 
-import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,114 +17,122 @@ from convergence.errors import ConfigError, did_you_mean
 from convergence.runs.stages import SHARED, STAGES
 from convergence.settings import Settings
 
-AVOIDABLE = (
+SBATCH_OPTIONS = (
     "job-name", "output", "open-mode", "chdir", "time", "nodes", "ntasks-per-node", "cpus-per-task", "gpus-per-node",
     "gres", "mem", "partition", "account", "qos", "constraint", "reservation", "signal", "requeue", "no-requeue",
     "kill-on-invalid-dep", "comment",
 )  # fmt: skip
-UNAVOIDABLE = {
-    "array": "set train.array = false, which makes a job of each net",
-    "dependency": "without it stages would start before what they read is there",
+"""Options that the scripts write and ``leave_out`` accepts."""
+REQUIRED_OPTIONS = {
+    "array": "set train.array = false to submit one job for each net",
+    "dependency": "a stage must not start before its inputs exist",
 }
 Line = Annotated[str, Field(pattern=r"^[^\n\r]+$")]
 Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 
 
 class Resources(Settings):
-    """What the jobs of one stage ask for."""
+    """Resources of each job of one stage."""
 
-    partition: Word | None = Field(None, description="Partition; the site's default if not given.")
-    account: Word | None = Field(None, description="Account that is charged.")
+    partition: Word | None = Field(None, description="Partition; default: the site's default.")
+    account: Word | None = Field(None, description="Account to charge.")
     qos: Word | None = Field(None, description="Quality of service.")
-    constraint: Line | None = Field(None, description="Features that nodes must have, for example 'a100|h100'.")
-    reservation: Word | None = Field(None, description="Reservation to run in.")
-    nodes: int = Field(1, ge=1, description="Nodes of a job.")
+    constraint: Line | None = Field(None, description="Required node features, for example 'a100|h100'.")
+    reservation: Word | None = Field(None, description="Reservation to use.")
+    nodes: int = Field(1, ge=1, description="Nodes per job.")
     tasks_per_node: int = Field(
-        1, ge=1, description="Processes a node: MPI ranks of the statistics, GPUs of a training or an experiment."
+        1, ge=1, description="Processes per node: MPI ranks of the statistics, torch processes of other stages."
     )
-    cpus_per_task: int | None = Field(None, ge=1, description="CPU cores a process.")
-    gpus_per_node: int = Field(0, ge=0, description="GPUs a node.")
+    cpus_per_task: int | None = Field(None, ge=1, description="CPU cores per process.")
+    gpus_per_node: int = Field(0, ge=0, description="GPUs per node.")
     gpu_option: Literal["gpus-per-node", "gres"] = Field(
-        "gpus-per-node", description="How the site is asked for GPUs: --gpus-per-node=N or --gres=gpu:N."
+        "gpus-per-node", description="Form of the GPU request: --gpus-per-node=N or --gres=gpu:N."
     )
-    gpu_type: Word | None = Field(None, description="Type of GPU, in front of their number.")
-    memory_gb: float | None = Field(None, gt=0, description="Memory a node, in GiB.")
-    walltime_min: int = Field(60, ge=1, description="Time limit of one job, in minutes.")
-    setup: tuple[str, ...] = Field((), description="Shell lines before everything else, for example a source line.")
-    modules: tuple[Word, ...] = Field((), description="Modules to load; a job ends at once if one is not there.")
+    gpu_type: Word | None = Field(None, description="GPU type, for example 'a100'.")
+    memory_gb: float | None = Field(None, gt=0, description="Memory per node, in GiB.")
+    walltime_min: int = Field(60, ge=1, description="Time limit of a job, in minutes.")
+    setup: tuple[str, ...] = Field((), description="Shell lines to run first, for example a source line.")
+    modules: tuple[Word, ...] = Field((), description="Modules to load; the job fails if one is missing.")
     environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
         {}, description="Environment variables to set."
     )
     launcher: Literal["srun", "mpiexec", "none"] = Field(
         "srun",
-        description="What starts the processes of a job inside it; 'none' starts one without a launcher. An mpiexec "
-        "that does not pass signals on ends its ranks at once, and an image group is done again.",
+        description="Launcher of the processes of a job; 'none' starts one process without a launcher. If mpiexec does "
+        "not forward signals, its ranks stop at once and the current image group is recomputed.",
     )
     launcher_arguments: tuple[str, ...] = Field((), description="Arguments of the launcher, for example --mpi=pmi2.")
     sbatch: tuple[Annotated[str, Field(pattern=r"^--?[A-Za-z][^\n\r]*$")], ...] = Field(
-        (), description="Options passed through as they are, for example '--licenses=scratch'."
+        (), description="Further sbatch options, passed unchanged, for example '--licenses=scratch'."
     )
-    leave_out: tuple[str, ...] = Field((), description="Options that the site does not take, for example 'comment'.")
+    leave_out: tuple[str, ...] = Field((), description="Options that the site does not accept, for example 'comment'.")
 
     @field_validator("leave_out")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             bare = name.lstrip("-")
-            if bare in UNAVOIDABLE:
-                raise ValueError(f'"{name}" cannot be left out: {UNAVOIDABLE[bare]}')
-            if bare not in AVOIDABLE:
-                raise ValueError(f'no script has an option "{name}"; {did_you_mean(bare, AVOIDABLE)}')
+            if bare in REQUIRED_OPTIONS:
+                raise ValueError(f'the option "{name}" cannot be left out: {REQUIRED_OPTIONS[bare]}')
+            if bare not in SBATCH_OPTIONS:
+                raise ValueError(f'the scripts have no option "{name}"; {did_you_mean(bare, SBATCH_OPTIONS)}')
         return tuple(name.lstrip("-") for name in names)
 
     @model_validator(mode="after")
-    def _startable(self) -> Resources:
-        if self.launcher == "none" and self.tasks > 1:
-            raise ValueError(f'launcher "none" starts one process, and {self.tasks} are asked for')
+    def _launcher_can_start(self) -> Resources:
+        if self.launcher == "none" and self.processes > 1:
+            raise ValueError(
+                f'launcher "none" starts 1 process, but nodes x tasks_per_node is {self.processes}; set launcher = '
+                '"srun"'
+            )
         return self
 
     @property
-    def tasks(self) -> int:
-        """Processes of a job."""
+    def processes(self) -> int:
+        """Processes per job."""
         return self.nodes * self.tasks_per_node
 
     @property
+    def cores(self) -> int:
+        """CPU cores per job."""
+        return self.processes * (self.cpus_per_task or 1)
+
+    @property
     def gpus(self) -> int:
-        """GPUs of a job."""
+        """GPUs per job."""
         return self.nodes * self.gpus_per_node
 
 
 class TorchResources(Resources):
-    """What a stage asks for whose processes speak through torch."""
+    """Resources of a stage whose processes communicate through torch."""
 
     @model_validator(mode="after")
-    def _found_by_torch(self) -> TorchResources:
-        if self.launcher == "mpiexec" and self.tasks > 1:
-            raise ValueError('launcher "mpiexec" tells torch nothing of its processes; several of them need "srun"')
+    def _torch_finds_processes(self) -> TorchResources:
+        if self.launcher == "mpiexec" and self.processes > 1:
+            raise ValueError('torch does not find processes that mpiexec starts; set launcher = "srun"')
         return self
 
 
 class TrainResources(TorchResources):
-    """What training asks for, each net a job of its own."""
+    """Resources of training; each net is one job or one array task."""
 
-    array: bool = Field(True, description="Whether the nets are one array job; false for sites without arrays.")
-    parallel: int | None = Field(None, ge=1, description="Nets that train at a time, at most; needs the array.")
+    array: bool = Field(True, description="Train the nets as one array job; false for sites without job arrays.")
+    parallel: int | None = Field(
+        None, ge=1, description="Maximum number of nets in training at a time; needs the array."
+    )
 
     @model_validator(mode="after")
-    def _throttled(self) -> TrainResources:
+    def _parallel_needs_array(self) -> TrainResources:
         if self.parallel is not None and not self.array:
-            raise ValueError("parallel is a setting of arrays; leave it out, or set array = true")
+            raise ValueError("parallel needs an array job; remove it or set array = true")
         return self
 
 
 class AnalyzeResources(Resources):
-    """What the analysis asks for."""
+    """Resources of the analysis."""
 
     workers: int = Field(
-        1,
-        ge=1,
-        description="Worker processes of the analysis: on one node in a submitted run, each a job of its own with "
-        "`convergence analyze --cluster`.",
+        1, ge=1, description="Worker processes: on one node in a submitted run, one job each with `analyze --cluster`."
     )
     interface: Word | None = Field(
         None, description="Network interface of worker jobs and their scheduler, for example 'ib0'."
@@ -133,45 +140,47 @@ class AnalyzeResources(Resources):
 
 
 class Requeue(Settings):
-    """What happens to jobs that are stopped before they are done."""
+    """How jobs that a signal or a failing node stops are restarted."""
 
-    by: Literal["scontrol", "chain", "none"] = Field(
+    method: Literal["scontrol", "chain", "none"] = Field(
         "scontrol",
-        description="'scontrol': the job puts itself back into the queue, or submits a successor where it may not; "
-        "'chain': as many jobs as there may be attempts are submitted beforehand, each after the one before, for sites "
-        "where jobs may do neither; 'none': none of it.",
+        description="'scontrol': a job requeues itself, or submits a replacement where requeueing is refused; 'chain': "
+        "max_requeues + 1 jobs are submitted at once, each after the previous one, for sites that refuse both; "
+        "'none': stopped jobs are not restarted.",
     )
-    most: int = Field(3, ge=0, le=100, description="Restarts of a job, at most; failing nodes count.")
-    signal: Literal["USR2", "TERM"] = Field("USR2", description="Signal that warns a job of its time limit.")
-    signal_s: int = Field(120, ge=1, description="Seconds before the time limit at which it is sent.")
+    max_requeues: int = Field(
+        3, ge=0, le=100, description="Maximum restarts of a job, those by node failures included."
+    )
+    signal: Literal["USR2", "TERM"] = Field("USR2", description="Signal that a job receives before its time limit.")
+    signal_s: int = Field(120, ge=1, description="Seconds between this signal and the time limit.")
 
 
 class ClusterProfile(Settings):
-    """A whole profile."""
+    """A cluster profile: resources of every stage, and how stopped jobs are restarted."""
 
-    defaults: Resources = Field(Resources(), description="What all stages ask for.")
-    train: TrainResources = Field(TrainResources(), description="What differs for training.")
-    statistics: Resources = Field(Resources(), description="What differs for the statistics.")
-    analyze: AnalyzeResources = Field(AnalyzeResources(), description="What differs for the analysis.")
-    pictures: Resources = Field(Resources(), description="What differs for the pictures.")
-    stitch: TorchResources = Field(TorchResources(), description="What differs for stitching.")
-    merge: TorchResources = Field(TorchResources(), description="What differs for merging.")
-    compress: TorchResources = Field(TorchResources(), description="What differs for compression.")
-    ensemble: TorchResources = Field(TorchResources(), description="What differs for ensembles.")
-    average: TorchResources = Field(TorchResources(), description="What differs for training by averaging.")
-    report: Resources = Field(Resources(), description="What differs for the report.")
-    requeue: Requeue = Field(Requeue(), description="What happens to jobs that are stopped.")
+    defaults: Resources = Field(Resources(), description="Resources of all stages.")
+    train: TrainResources = Field(TrainResources(), description="Overrides for training.")
+    statistics: Resources = Field(Resources(), description="Overrides for the statistics.")
+    analyze: AnalyzeResources = Field(AnalyzeResources(), description="Overrides for the analysis.")
+    pictures: Resources = Field(Resources(), description="Overrides for the pictures.")
+    stitch: TorchResources = Field(TorchResources(), description="Overrides for stitching.")
+    merge: TorchResources = Field(TorchResources(), description="Overrides for merging.")
+    compress: TorchResources = Field(TorchResources(), description="Overrides for compression.")
+    ensemble: TorchResources = Field(TorchResources(), description="Overrides for ensembles.")
+    average: TorchResources = Field(TorchResources(), description="Overrides for training by averaging.")
+    report: Resources = Field(Resources(), description="Overrides for the report.")
+    requeue: Requeue = Field(Requeue(), description="How stopped jobs are restarted.")
 
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, values: Any) -> Any:
-        """Put the defaults below each stage's own settings."""
+        """Merge the defaults into the settings of each stage."""
         if not isinstance(values, dict) or not isinstance(values.get("defaults", {}), dict):
             return values
         try:
             Resources.model_validate(values.get("defaults", {}))
         except ValidationError:
-            return values  # its faults are told once, not for every stage again
+            return values  # reported once, not again for every stage
         inherited = dict(values)
         for stage in STAGES:
             own = values.get(stage, {})
@@ -182,43 +191,44 @@ class ClusterProfile(Settings):
     @field_validator(*(stage for stage in STAGES if stage not in (*SHARED, "statistics")))
     @classmethod
     def _one_process(cls, value: Resources) -> Resources:
-        if value.tasks > 1:
-            raise ValueError(f"the stage is one process, and nodes x tasks_per_node asks for {value.tasks}")
+        if value.processes > 1:
+            raise ValueError(f"the stage runs as 1 process, but nodes x tasks_per_node is {value.processes}")
         return value
 
     @model_validator(mode="after")
-    def _warned_in_time(self) -> ClusterProfile:
+    def _signal_after_start(self) -> ClusterProfile:
         for stage in STAGES:
             limit = 60 * self.stage(stage).walltime_min
-            if self.requeue.by != "none" and self.requeue.signal_s >= limit:
+            if self.requeue.method != "none" and self.requeue.signal_s >= limit:
                 raise ValueError(
-                    f"requeue.signal_s: {self.requeue.signal_s} seconds before the time limit of {stage}, "
-                    f"{limit} s, is before it starts"
+                    f"requeue.signal_s is {self.requeue.signal_s} s; it must be less than the time limit of {stage}, "
+                    f"{limit} s"
                 )
         return self
 
     def stage(self, name: str) -> Resources:
-        """What a stage asks for."""
+        """Resources of a stage."""
         resources: Resources = getattr(self, name)
         return resources
 
 
 def read_profile(path: str | Path) -> ClusterProfile:
-    """Read and check a profile; ConfigError says what is wrong with it."""
+    """Read and check a profile.
+
+    Raises
+    ------
+    ConfigError
+        naming the file, the key, what was received and what is valid.
+    """
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        there = sorted(str(file) for file in Path("configs/clusters").glob("*.toml"))
-        listed = f" There are: {', '.join(there)}." if there else ""
-        raise ConfigError(f"{path}: there is no such cluster profile.{listed}") from None
+        known = sorted(str(file) for file in Path("configs/clusters").glob("*.toml"))
+        hint = f" Known profiles: {', '.join(known)}." if known else ""
+        raise ConfigError(f"{path}: the cluster profile does not exist.{hint}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the profile could not be read: {error}.") from error
     return validated(ClusterProfile, values, str(path))
-
-
-def quoted(value: object) -> str:
-    """A value for a shell line or an #SBATCH line."""
-    return shlex.quote(str(value))

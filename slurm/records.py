@@ -1,14 +1,14 @@
-"""What submissions and jobs leave below ``runs/<name>/jobs/``, all plain JSON and text.
+"""Records of submissions and jobs below ``runs/<name>/jobs/``, all plain JSON and text.
 
-    0001/submitted.json     the jobs of a submission: ids, what each does, and the environment they run in
-    0001/config.toml        the config as it was submitted; jobs read this one
-    0001/<id>_submission.sh the sbatch text of every job
-    0001/logs/              what jobs printed
-    attempts/<piece>/       a marker for each attempt at a piece, written by the job itself
-    code-<hash>/            the source that jobs run
+    0001/submitted.json     the jobs of a submission: ids, tasks, dependencies, environment
+    0001/config.toml        the submitted config, which the jobs read
+    0001/<id>_submission.sh the script of each job
+    0001/logs/              output of the jobs
+    attempts/<task>/        one record for each attempt at a task, written by the job itself
+    code-<hash>/            the source code that the jobs run
 
-A *piece* is what one job has to get done, by the name of its record: "train net1", "statistics", … Nothing here
-imports more than the standard library: a marker must get written also where the environment of a job is broken.
+A *task* is the unit of work of one job or one array task: "train net1", "statistics", … This module imports only the
+standard library and light modules of :mod:`convergence`: a job with a broken environment must still write its record.
 """
 
 from __future__ import annotations
@@ -16,42 +16,59 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from convergence.errors import FileError
+from convergence.errors import FileError, UserError
 from convergence.functional import EXPERIMENTS
 from convergence.io.files import atomic_write, is_full
 from convergence.runs import job_lease
 
-BEAT_S = 15.0
-"""A running job touches its marker so often."""
-
+HEARTBEAT_S = 15.0
+"""Seconds between two updates of the modification time of a running job's record."""
+TAIL_LINES = 25
+STATE_REASONS = {
+    "TIMEOUT": "TIMEOUT: it reached its time limit; raise walltime_min, or requeue.signal_s if it stopped too late",
+    "OUT_OF_MEMORY": "OOM: it used more memory than it requested; raise memory_gb of the stage",
+    "NODE_FAIL": "NODE_FAIL: its node failed",
+    "CANCELLED": "CANCELLED: it was cancelled",
+    "PREEMPTED": "PREEMPTED: a job of higher priority took its resources",
+    "DEADLINE": "DEADLINE: it could not finish before its deadline",
+    "BOOT_FAIL": "BOOT_FAIL: its node did not boot",
+}
+"""Explanations of Slurm's states of ended jobs, with remedies."""
+_OOM = re.compile(r"oom[-_ ]kill|out[-_ ]of[-_ ]memory|MemoryError|exceeded memory limit", re.I)
+_GPU_OOM = re.compile(r"CUDA.*out of memory", re.I)
+_EXCEPTION = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Warning)\b(?::.*)?$")
 AttemptState = Literal["running", "done", "stopped", "failed", "lost"]
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """One sbatch.
+    """One call of sbatch.
 
     Attributes
     ----------
-    name : "train", "statistics", …; "train-net1" for nets without an array, "statistics-link2" in a chain
+    name : "train", "statistics", …; "train-net1" without an array, "statistics-link2" in a chain
     stage : the verb that it runs
-    pieces : what it gets done; of an array, in the order of its members
-    array : whether its pieces are members of an array
-    after : names of the jobs that must end well before it starts
-    after_any : names of the jobs that must have ended before it starts, well or not
+    tasks : its tasks; for an array in the order of the array
+    array : whether it is an array job
+    after : names of the jobs that must succeed before it starts
+    after_any : names of the jobs that must have ended before it starts
     job : Slurm's id
-    log : path of what it prints, with Slurm's patterns
-    script : name of the file with its sbatch text
-    first : number of the first member of an array
+    log : path of its log, with Slurm's patterns
+    script : name of the file with its script
+    first : array index of its first task
     """
 
     name: str
     stage: str
-    pieces: tuple[str, ...]
+    tasks: tuple[str, ...]
     array: bool
     after: tuple[str, ...]
     job: str
@@ -60,16 +77,18 @@ class SubmittedJob:
     after_any: tuple[str, ...] = ()
     first: int = 0
 
-    def member(self, piece: str) -> str:
-        """Slurm's id for a piece of it."""
-        return f"{self.job}_{self._index(piece)}" if self.array else self.job
+    def job_id(self, task: str) -> str:
+        """Slurm's id of the job, or of the array task, that runs a task."""
+        return f"{self.job}_{self.array_index(task)}" if self.array else self.job
 
-    def log_of(self, piece: str) -> Path:
-        """Where the output of a piece goes."""
-        return Path(self.log.replace("%A", self.job).replace("%j", self.job).replace("%a", str(self._index(piece))))
+    def log_path(self, task: str) -> Path:
+        """Path of the log of a task."""
+        name = self.log.replace("%A", self.job).replace("%j", self.job)
+        return Path(name.replace("%a", str(self.array_index(task))))
 
-    def _index(self, piece: str) -> int:
-        return self.first + self.pieces.index(piece)
+    def array_index(self, task: str) -> int:
+        """Array index of a task."""
+        return self.first + self.tasks.index(task)
 
 
 @dataclass(frozen=True)
@@ -86,31 +105,35 @@ class Submission:
     complete: bool = False
     cancelled: str | None = None
 
-    def jobs_of(self, piece: str) -> list[SubmittedJob]:
-        """The jobs that were to get a piece done, in order."""
-        return [job for job in self.jobs if piece in job.pieces]
+    def jobs_of(self, task: str) -> list[SubmittedJob]:
+        """The jobs that run a task, in order of submission."""
+        return [job for job in self.jobs if task in job.tasks]
+
+    def tasks(self) -> list[str]:
+        """Names of all tasks."""
+        return list(dict.fromkeys(task for job in self.jobs for task in job.tasks))
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A marker: one attempt of a job at a piece.
+    """One attempt of a job at a task.
 
     Attributes
     ----------
-    piece : what was to be done
+    task : name of the task
     submission : number of the submission
     job : Slurm's id, "12" or "12_3"
-    restart : how often the job had been put back into the queue before
-    node, host, pid : where; the node as Slurm calls it
-    log : what the job prints
-    state : "running"; "done"; "stopped" by a signal with everything kept; "failed"; "lost": ended without a word
+    restart : how often the job was requeued before
+    node, host, pid : where it runs; node is Slurm's name
+    log : path of the job's log
+    state : "running"; "done"; "stopped" by a signal, resumable; "failed"; "lost": ended without updating its record
     started, ended : times (ISO 8601, UTC)
     code : exit code of the stage
-    reason : one sentence on why it stopped, failed or was lost
-    tail : the last lines that it printed
+    reason : why it stopped, failed or was lost, in one sentence
+    tail : last lines of its output
     """
 
-    piece: str
+    task: str
     submission: int
     job: str
     restart: int
@@ -133,7 +156,7 @@ class Records:
         self.path = Path(path)
 
     def submission_folder(self, number: int) -> Path:
-        """Where a submission keeps its files."""
+        """Folder of a submission."""
         return self.path / f"{number:04d}"
 
     def submissions(self) -> list[Submission]:
@@ -144,30 +167,29 @@ class Records:
         ]
 
     def latest(self) -> Submission | None:
-        """The latest submission; None if there was none."""
+        """The latest submission; None if there is none."""
         return (self.submissions() or [None])[-1]  # type: ignore[list-item]
 
     def write_submission(self, submission: Submission) -> None:
-        """Keep a submission, in the place of what was known of it before."""
+        """Write or replace the record of a submission."""
         _write(self.submission_folder(submission.number) / "submitted.json", submission)
 
-    def is_finished(self, piece: str) -> bool:
-        """Whether the record of a piece says that it was finished, for whatever settings."""
-        stage, _, net = piece.partition(" ")
+    def is_finished(self, task: str) -> bool:
+        """Whether the run folder records a task as finished, for any settings."""
+        stage, _, net = task.partition(" ")
         name = {"train": f"nets/{net}/record.json", "analyze": "analysis.json"}.get(stage, f"{stage}.json")
-        name = f"functional/{name}" if stage in EXPERIMENTS else name
-        path = self.path.parent / name
+        path = self.path.parent / (f"functional/{name}" if stage in EXPERIMENTS else name)
         try:
             return bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def attempt_path(self, attempt: Attempt) -> Path:
-        """The marker of an attempt."""
-        return self._attempts(attempt.piece) / f"{attempt.submission:04d}-{attempt.job}-{attempt.restart}.json"
+        """Path of the record of an attempt."""
+        return self._attempts(attempt.task) / f"{attempt.submission:04d}-{attempt.job}-{attempt.restart}.json"
 
     def write_attempt(self, attempt: Attempt) -> None:
-        """Leave or replace a marker; on a full disk a shorter one in the place of the last, which needs no room."""
+        """Write or replace the record of an attempt; on a full disk without the tail, into the existing file."""
         path = self.attempt_path(attempt)
         try:
             _write(path, attempt)
@@ -178,31 +200,79 @@ class Records:
                 file.write(json.dumps(dataclasses.asdict(dataclasses.replace(attempt, tail=()))).encode())
                 file.truncate()
 
-    def attempts(self, piece: str) -> list[Attempt]:
-        """All attempts at a piece, the latest last."""
-        found = [_read(Attempt, path) for path in self._attempts(piece).glob("*.json")]
+    def attempts(self, task: str, submission: int | None = None) -> list[Attempt]:
+        """Attempts at a task, the latest last; only those of one submission if its number is given."""
+        found = [_read(Attempt, path) for path in self._attempts(task).glob("*.json")]
+        found = [attempt for attempt in found if submission in (None, attempt.submission)]
         return sorted(found, key=lambda attempt: (attempt.submission, attempt.started))
 
     def claim(self, attempt: Attempt) -> dict[str, str]:
-        """Take a piece over for an attempt (:mod:`convergence.runs.job_lease`); what the environment of its processes says."""
-        path, name = self._attempts(attempt.piece) / "claim", self.attempt_path(attempt).stem
+        """Take the lease of a task (:mod:`convergence.runs.job_lease`); returns environment variables for its processes."""
+        path, name = self._attempts(attempt.task) / "claim", self.attempt_path(attempt).stem
         with atomic_write(path) as temporary:
             temporary.write_text(name, encoding="utf-8")
         return job_lease.variable(path, name)
 
     def beat(self, attempt: Attempt) -> None:
-        """Say that an attempt is alive."""
+        """Update the modification time of an attempt's record."""
         os.utime(self.attempt_path(attempt))
 
     def last_beat(self, attempt: Attempt) -> float:
-        """When an attempt last said that it is alive, by the clock of the file system; 0 if its marker is gone."""
+        """Time of the last heartbeat, by the clock of the file system; 0 if there is no record."""
         try:
             return self.attempt_path(attempt).stat().st_mtime
         except FileNotFoundError:
             return 0.0
 
-    def _attempts(self, piece: str) -> Path:
-        return self.path / "attempts" / piece.replace(" ", "-")
+    @contextmanager
+    def lock(self, timeout_s: float = 0.0) -> Iterator[None]:
+        """Hold the lock of the run's jobs; the system releases it when its process dies.
+
+        Raises
+        ------
+        UserError
+            if another process holds it longer than ``timeout_s`` seconds, or filelock is not installed.
+        """
+        try:
+            import filelock
+        except ImportError as error:
+            raise UserError("the package filelock is missing: pip install 'convergent-learning[slurm]'.") from error
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.path / "lock", timeout=timeout_s):
+                yield
+        except filelock.Timeout:
+            raise UserError(
+                f"{self.path}: another process is submitting jobs of this run. Wait a moment, then look at "
+                "`convergence status`."
+            ) from None
+
+    def _attempts(self, task: str) -> Path:
+        return self.path / "attempts" / task.replace(" ", "-")
+
+
+def failure_reason(code: int, tail: Sequence[str]) -> str:
+    """Why a stage failed, in one sentence, from its exit code and the last lines of its output."""
+    for line in reversed(tail):
+        if _GPU_OOM.search(line):
+            return f"OOM: the GPU ran out of memory ({line.strip()})"
+        for pattern, state in (
+            (_OOM, "OUT_OF_MEMORY"),
+            ("DUE TO TIME LIMIT", "TIMEOUT"),
+            ("DUE TO NODE FAILURE", "NODE_FAIL"),
+        ):
+            if re.search(pattern, line):
+                return STATE_REASONS[state]
+    printed = [line.removeprefix("convergence: ") for line in tail if line.startswith("convergence: ")]
+    exceptions = [line.strip() for line in reversed(tail) if _EXCEPTION.match(line.strip())]
+    if printed or exceptions:
+        return (printed or exceptions)[0]
+    try:
+        name = signal.Signals(code - 128).name
+    except ValueError:
+        return f"exit code {code}"
+    return f"killed by {name}" + (", probably for lack of memory" if name == "SIGKILL" else "")
 
 
 def _write(path: Path, value: Any) -> None:
@@ -217,9 +287,7 @@ def _read(kind: type[Any], path: Path, **convert: Any) -> Any:
             values[name] = build(values[name])
         return _build(kind, values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(
-            f"{path}: the record of a job is damaged ({error!r}). Remove it to go on without it."
-        ) from error
+        raise FileError(f"{path}: the record of a job is damaged ({error!r}). Remove the file and repeat.") from error
 
 
 def _build(kind: type[Any], values: dict[str, Any]) -> Any:

@@ -1,145 +1,250 @@
-"""``convergence submit``: what is missing becomes jobs, once."""
+"""``convergence submit`` and ``convergence cancel``; the copy of the code that jobs run.
+
+Jobs run the code and config of their submission, whatever is edited while they wait. The three packages are copied
+into ``jobs/code-<hash>/``; submissions of the same code share a copy. Other packages are not copied: their versions
+are recorded.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import shutil
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from convergence.config.load import read_config
 from convergence.errors import UserError
 from convergence.io.files import atomic_write
+from convergence.provenance import COMMIT_FILE, git_commit, provenance
 from convergence.runs.run_folder import RunFolder
-from slurm import graph, scheduler, source
-from slurm.launcher import submit_text
-from slurm.lock import lock
+from slurm import slurm_commands
+from slurm.jobs import ScriptSettings, make_jobs, script_text, unfinished
 from slurm.profile import ClusterProfile, read_profile
 from slurm.records import Records, Submission, SubmittedJob
-from slurm.script import Setting, script
+from slurm.status import open_run
+
+NOTHING = "nothing to submit: all stages are done for these settings"
+PACKAGES = ("convergence", "hpc", "slurm")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def dry_run(config: str, overrides: Sequence[str], runs: str, cluster: str, overwrite: bool = False) -> str:
-    """The text of every job, as it would be submitted; writes nothing. Ids of jobs stand as <name>."""
-    folder, profile = _read(config, overrides, runs, cluster)
-    records = Records(folder.path.resolve() / "jobs")
-    setting = _setting(folder, records, overrides, overwrite, source.place(records.path))
-    jobs = graph.jobs(graph.missing(folder), profile)
-    names = {job.name: f"<{job.name}>" for job in jobs}
-    return "\n".join(script(profile, job, setting, _dependency(job, names)) for job in jobs) or NOTHING
-
-
-NOTHING = "nothing to submit: all stages are done for these settings"
+    """The script of every job, as it would be submitted, with <name> for ids of jobs; writes nothing."""
+    folder, profile, records = _open(config, overrides, runs, cluster)
+    settings = _script_settings(folder, records, overrides, overwrite, code_folder(records.path))
+    jobs = make_jobs(unfinished(folder), profile)
+    ids = {job.name: f"<{job.name}>" for job in jobs}
+    return "\n".join(script_text(profile, job, settings, job.dependency(ids)) for job in jobs) or NOTHING
 
 
 def submit(config: str, overrides: Sequence[str], runs: str, cluster: str, overwrite: bool = False) -> str:
-    """Submit what is missing and return at once, with a line for each job.
+    """Submit unfinished stages and return at once, with one line for each job.
 
     Raises
     ------
     UserError
-        when jobs of the run are waiting or running, somebody is submitting it just now, or Slurm refuses a job; the
-        jobs that were submitted before that are cancelled.
+        if jobs of the run wait or run, another process is submitting it, or Slurm refuses a job; jobs that were
+        already submitted are cancelled then.
     """
-    folder, profile = _read(config, overrides, runs, cluster)
+    folder, profile, records = _open(config, overrides, runs, cluster)
     folder.create()
-    records = Records(folder.path.resolve() / "jobs")
-    with lock(records.path):
-        refuse_if_busy(records)
-        jobs = graph.jobs(graph.missing(folder), profile)
+    with records.lock():
+        _refuse_if_active(records)
+        jobs = make_jobs(unfinished(folder), profile)
         if not jobs:
             return NOTHING
-        setting = _setting(folder, records, overrides, overwrite, source.keep(records.path))
-        (setting.folder / "logs").mkdir(parents=True)
-        with atomic_write(setting.config) as temporary:
+        settings = _script_settings(folder, records, overrides, overwrite, copy_code(records.path))
+        (settings.folder / "logs").mkdir(parents=True)
+        with atomic_write(settings.config) as temporary:
             temporary.write_bytes(Path(config).read_bytes())
         submission = Submission(
-            number=setting.number,
-            submitted=datetime.now(UTC).isoformat(timespec="seconds"),
+            number=settings.number,
+            submitted=_now(),
             profile=str(Path(cluster).resolve()),
             config=str(Path(config).resolve()),
             overrides=tuple(overrides),
-            environment=source.environment(Path(setting.search_path[0])),
+            environment=_environment(Path(settings.search_path[0])),
         )
         records.write_submission(submission)
         ids: dict[str, str] = {}
         try:
             for job in jobs:
-                text = script(profile, job, setting, _dependency(job, ids))
-                ids[job.name], name = submit_text(setting.folder, text)
-                done = SubmittedJob(
-                    job.name, job.stage, job.pieces, job.array, job.after, ids[job.name], setting.log(job), name,
+                text = script_text(profile, job, settings, job.dependency(ids))
+                ids[job.name], name = slurm_commands.submit_script(settings.folder, text)
+                submitted = SubmittedJob(
+                    job.name, job.stage, job.tasks, job.array, job.after, ids[job.name], settings.log(job), name,
                     job.after_any,
                 )  # fmt: skip
-                submission = replace(submission, jobs=(*submission.jobs, done))
+                submission = replace(submission, jobs=(*submission.jobs, submitted))
                 records.write_submission(submission)
         except BaseException:
             if ids:
-                scheduler.cancel(ids.values())
+                slurm_commands.cancel(ids.values())
             raise
         records.write_submission(replace(submission, complete=True))
-    lines = [f"submission {setting.number} of {setting.experiment}: {len(jobs)} jobs"]
-    lines += [f"  {job.job:<8} {job.name:<18} {_pieces(job)}{_after(job)}" for job in submission.jobs]
     where = "" if runs == "runs" else f" --runs {runs}"
-    return "\n".join([*lines, f"`convergence status {config}{where}` tells how they are getting on"])
+    lines = [f"submission {settings.number} of {settings.experiment}: {len(jobs)} jobs"]
+    lines += [_describe(job) for job in submission.jobs]
+    return "\n".join([*lines, f"`convergence status {config}{where}` shows their progress"])
 
 
-def refuse_if_busy(records: Records) -> None:
-    """A UserError when jobs of the run wait or run; those that can never start any more are cancelled."""
-    mine = {job.job for submission in records.submissions() for job in submission.jobs}
-    queued = scheduler.queue()
+def cancel(run: str, runs: str) -> str:
+    """Cancel all jobs of a run; finished and partial results are kept.
+
+    Raises
+    ------
+    UserError
+        if the run was never submitted, or Slurm does not answer or refuses.
+    """
+    folder, submission = open_run(run, runs)
+    if submission is None:
+        raise UserError(f"{folder.path}: the run was never submitted, so it has no jobs to cancel.")
+    queued = slurm_commands.queue()
+    if queued is None:
+        raise UserError("squeue does not answer. Cancel from a login node of the cluster.")
+    records = Records(folder.path.resolve() / "jobs")
+    ids = _job_ids(records)
+    active = [
+        q.job for q in queued.values() if q.job.split("_")[0] in ids and q.state not in slurm_commands.ENDED_STATES
+    ]
+    if not active:
+        return "no job of this run waits or runs"
+    refusal = slurm_commands.cancel(active)
+    if refusal is not None:
+        raise UserError(f"scancel refused: {refusal}")
+    records.write_submission(replace(submission, cancelled=_now()))
+    return f"cancelled {', '.join(active)}; `convergence submit` runs the unfinished stages"
+
+
+def code_folder(jobs_folder: Path) -> Path:
+    """Where the copy of the code is, or would be: named by a hash of the files and of their commit."""
+    files = [
+        path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    hashing = hashlib.sha256(str(git_commit(ROOT / "convergence")).encode())
+    for path in sorted(files):
+        hashing.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return jobs_folder / f"code-{hashing.hexdigest()[:12]}"
+
+
+def copy_code(jobs_folder: Path) -> Path:
+    """Copy the packages, unless the copy exists; file times are kept, so that compiled files stay valid."""
+    folder = code_folder(jobs_folder)
+    if folder.exists():
+        return folder
+    jobs_folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".code-", dir=jobs_folder))
+    try:
+        for package in PACKAGES:
+            shutil.copytree(ROOT / package, temporary / package, copy_function=_copy)
+        commit = git_commit(ROOT / "convergence")
+        if commit:
+            (temporary / COMMIT_FILE).write_text(commit + "\n", encoding="utf-8")
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a file; a compiled file that a compiler removes meanwhile is skipped."""
+    try:
+        shutil.copy2(source, target)
+    except FileNotFoundError:
+        if "__pycache__" not in source:
+            raise
+
+
+def _search_path(code: Path) -> list[str]:
+    """PYTHONPATH of the jobs: the copy of the code, then folders of ``sys.path`` outside the installation."""
+    installed = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
+    installed.add(os.path.realpath(os.path.join(sysconfig.get_path("stdlib"), "lib-dynload")))
+    installed |= {str(ROOT), os.path.dirname(sys.executable)}
+    found = [str(code)]
+    for entry in sys.path:
+        real = os.path.realpath(entry or os.getcwd())
+        if real not in installed and not real.endswith(".zip") and os.path.isdir(real) and real not in found:
+            found.append(real)
+    return found
+
+
+def _environment(code: Path) -> dict[str, Any]:
+    """The environment of a submission, for its record."""
+    return {
+        "python": sys.executable,
+        "prefix": sys.prefix,
+        "host": platform.node(),
+        "cwd": os.getcwd(),
+        "code": str(code),
+        "search_path": _search_path(code),
+        "provenance": provenance(),
+    }
+
+
+def _refuse_if_active(records: Records) -> None:
+    """Raise a UserError if jobs of the run wait or run; cancel jobs that can never start."""
+    queued = slurm_commands.queue()
     if queued is None:
         raise UserError(
-            "squeue does not answer, so nobody can tell whether jobs of this run are there already. Submit from a "
-            "login node of the cluster, or see the jobs with --dry-run."
+            "squeue does not answer, so it is not known whether jobs of this run wait or run. Submit from a login node "
+            "of the cluster, or print the scripts with --dry-run."
         )
-    here = str(records.path.parent)
-    of_run = [q for q in queued.values() if q.job.split("_")[0] in mine or q.comment == here]
-    alive = [q for q in of_run if q.alive]
-    if alive:
-        listed = ", ".join(f"{q.job} ({q.state.lower()})" for q in alive[:8]) + (", …" if len(alive) > 8 else "")
+    ids, run = _job_ids(records), str(records.path.parent)
+    of_run = [q for q in queued.values() if q.job.split("_")[0] in ids or q.comment == run]
+    active = [q for q in of_run if q.is_active]
+    if active:
+        listed = ", ".join(f"{q.job} ({q.state.lower()})" for q in active[:8]) + (", …" if len(active) > 8 else "")
         raise UserError(
-            f"{here}: the run is submitted already, and nothing may run twice. Its jobs: {listed}. See `convergence "
-            "status`, or end them with `convergence cancel`; then submit again what is missing."
+            f"{run}: the run is already submitted. Its jobs: {listed}. See `convergence status`, or stop them with "
+            "`convergence cancel` and submit again."
         )
-    stuck = [q.job for q in of_run if q.state == "PENDING"]
-    if stuck:
-        scheduler.cancel(stuck)
+    never_start = [q.job for q in of_run if q.state == "PENDING"]
+    if never_start:
+        slurm_commands.cancel(never_start)
 
 
-def _read(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tuple[RunFolder, ClusterProfile]:
+def _job_ids(records: Records) -> set[str]:
+    return {job.job for submission in records.submissions() for job in submission.jobs}
+
+
+def _open(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tuple[RunFolder, ClusterProfile, Records]:
     experiment = read_config(config, overrides)
-    return RunFolder(Path(runs) / experiment.name, experiment), read_profile(cluster)
+    folder = RunFolder(Path(runs) / experiment.name, experiment)
+    return folder, read_profile(cluster), Records(folder.path.resolve() / "jobs")
 
 
-def _setting(folder: RunFolder, records: Records, overrides: Sequence[str], overwrite: bool, code: Path) -> Setting:
+def _script_settings(
+    folder: RunFolder, records: Records, overrides: Sequence[str], overwrite: bool, code: Path
+) -> ScriptSettings:
     latest = records.latest()
-    return Setting(
+    return ScriptSettings(
         experiment=folder.experiment.name,
         number=latest.number + 1 if latest else 1,
         run=folder.path.resolve(),
         python=sys.executable,
-        search_path=tuple(source.search_path(code)),
+        search_path=tuple(_search_path(code)),
         cwd=os.getcwd(),
         overrides=tuple(overrides),
         overwrite=overwrite,
     )
 
 
-def _dependency(job: graph.Job, ids: dict[str, str]) -> str:
-    """What a job waits for, in Slurm's words."""
-    parts = [f"afterok:{':'.join(ids[name] for name in job.after)}"] if job.after else []
-    if job.after_any:
-        parts.append(f"afterany:{':'.join(ids[name] for name in job.after_any)}")
-    return ",".join(parts)
+def _describe(job: SubmittedJob) -> str:
+    tasks = f"array of {len(job.tasks)}: {', '.join(job.tasks)}" if job.array else job.tasks[0]
+    after = [*job.after, *job.after_any]
+    return f"  {job.job:<8} {job.name:<18} {tasks}" + (f", after {', '.join(after)}" if after else "")
 
 
-def _pieces(job: SubmittedJob) -> str:
-    return f"array of {len(job.pieces)}: {', '.join(job.pieces)}" if job.array else job.pieces[0]
-
-
-def _after(job: SubmittedJob) -> str:
-    names = [*job.after, *job.after_any]
-    return f", after {', '.join(names)}" if names else ""
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

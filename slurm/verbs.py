@@ -9,7 +9,7 @@ EXIT_DONE, EXIT_USER = 0, 2
 
 
 def submit(options: argparse.Namespace) -> int:
-    """Submit what is missing, or show the jobs."""
+    """Submit unfinished stages, or print the scripts of the jobs."""
     from slurm import submit as module
 
     act = module.dry_run if options.dry_run else module.submit
@@ -18,50 +18,50 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    """What a submission would take."""
-    from slurm.plan import plan as describe
+    """Print the resources of a submission."""
+    from slurm.estimate import estimate_run, render
 
-    print(describe(options.config, options.overrides, options.runs, options.cluster))
+    print(render(estimate_run(options.config, options.overrides, options.runs, options.cluster)))
     return EXIT_DONE
 
 
 def status(options: argparse.Namespace) -> int:
-    """Where every stage stands."""
-    from slurm.status import status as describe
+    """Print the state of every task."""
+    from slurm.status import render, run_status
 
-    print(describe(options.run, options.runs))
+    print(render(run_status(options.run, options.runs)))
     return EXIT_DONE
 
 
 def logs(options: argparse.Namespace) -> int:
-    """What jobs printed."""
-    from slurm.logs import follow
-    from slurm.logs import logs as read
+    """Print the output of jobs."""
+    from slurm.status import follow
+    from slurm.status import logs as read
 
     if options.follow:
-        for line in follow(options.run, options.runs, options.pieces, options.lines):
+        for line in follow(options.run, options.runs, options.jobs, options.lines):
             print(line, flush=True)
         return EXIT_DONE
-    print(read(options.run, options.runs, options.pieces, options.lines))
+    print(read(options.run, options.runs, options.jobs, options.lines))
     return EXIT_DONE
 
 
 def cancel(options: argparse.Namespace) -> int:
-    """End the jobs of a run."""
-    from slurm.logs import cancel as end
+    """Cancel the jobs of a run."""
+    from slurm.submit import cancel as act
 
-    print(end(options.run, options.runs))
+    print(act(options.run, options.runs))
     return EXIT_DONE
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Whether this machine can carry a run."""
-    from slurm.doctor import doctor as examine
+    """Check this machine."""
+    from slurm.doctor import diagnose, render
 
-    text, sound = examine(options.runs)
-    if text:
-        print(text)
-    return EXIT_DONE if sound else EXIT_USER
+    diagnosis = diagnose(options.runs)
+    if diagnosis.findings:
+        print(render(diagnosis))
+    return EXIT_DONE if diagnosis.sound else EXIT_USER
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -75,5 +75,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the command line says."""
+    """Run the verb of the command line."""
     return VERBS[options.verb](options)

@@ -1,4 +1,4 @@
-"""Slurm's commands as small scripts, and what the tests that use them share."""
+"""Slurm's commands as small scripts, and helpers of the tests that use them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ esac
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch) -> Path:
-    """Slurm's commands as scripts that keep what they were told in this folder."""
+    """Slurm's commands as scripts that record their arguments in this folder."""
     folder = tmp_path / "fake"
     (folder / "bin").mkdir(parents=True)
     for name, text in FAKES.items():

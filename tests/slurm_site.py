@@ -1,7 +1,6 @@
-"""A real Slurm of four virtual nodes for the tests that need one, and experiments that run on it.
+"""A real Slurm of four virtual nodes, started once a session, and experiments that run on it.
 
-Jobs are held where a test wants to act on them, nets after their first checkpoint, by a file that the stages of these
-tests look for.
+A file in the folder ``hold`` pauses a stage, a net after its first checkpoint, until a test has acted on its job.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import pytest
 
 from convergence.cli import main
 from slurm.records import Records
-from slurm.status import open_run, survey
+from slurm.status import job_states, open_run
 
 HERE = Path(__file__).parent / "slurm"
 TOOLS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
@@ -35,7 +34,7 @@ def holding(function):
         if "HOLD_FOLDER" not in os.environ:
             return function(*arguments)
         name = sys.argv[1]
-        if name == "train" and "--averaging" not in sys.argv:
+        if "--net" in sys.argv:
             name = sys.argv[sys.argv.index("--net") + 1]
             runs = Path(sys.argv[sys.argv.index("--runs") + 1])
             found = f"*/nets/{name}/checkpoint.pt"
@@ -70,15 +69,15 @@ nodes = 2
 launcher_arguments = ["--mpi={mpi}"]
 cpus_per_task = 1
 [requeue]
-by = "{by}"
-most = {most}
+method = "{method}"
+max_requeues = {max_requeues}
 signal = "{signal}"
 signal_s = {signal_s}
 """
 
 
 def free_ports(n: int) -> int:
-    """The first of n ports in a row that nobody listens at."""
+    """The first of n consecutive free ports."""
     for first in range(27000, 60000, 97):
         try:
             for port in range(first, first + n):
@@ -91,12 +90,12 @@ def free_ports(n: int) -> int:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A running Slurm without accounting; what it takes is put into this process's environment."""
+    """A running Slurm without accounting; this process's environment selects it."""
     for tool in ("slurmctld", "slurmd", "munged"):
         if shutil.which(tool, path=TOOLS) is None:
             pytest.skip(f"no {tool}: sh tests/setup.sh {sys.prefix}, or apt-get install slurm-wlm munge")
     if os.getuid() != 0:
-        pytest.skip("a Slurm of one's own is started as root")
+        pytest.skip("starting a Slurm needs root")
     folder = tmp_path_factory.mktemp("slurm")
     environ = os.environ | {"PATH": TOOLS}
     started = subprocess.run(
@@ -105,7 +104,7 @@ def cluster(tmp_path_factory):
     )  # fmt: skip
     try:
         if started.returncode:
-            pytest.skip(f"Slurm does not start here: {started.stderr[-500:]}")
+            pytest.skip(f"Slurm did not start: {started.stderr[-500:]}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
             hooks = tmp_path_factory.mktemp("hooks")
@@ -117,7 +116,7 @@ def cluster(tmp_path_factory):
 
 
 class Site:
-    """An experiment, its profile, and the places where its jobs are held."""
+    """An experiment, its profile, and the files that hold its jobs."""
 
     def __init__(self, folder: Path, config: Path, **profile) -> None:
         self.config, self.runs, self.hold = config, folder / "runs", folder / "hold"
@@ -128,8 +127,8 @@ class Site:
             "cpus": 1,
             "walltime": 30,
             "mpi": "pmi2",
-            "by": "scontrol",
-            "most": 3,
+            "method": "scontrol",
+            "max_requeues": 3,
             "signal": "USR2",
             "signal_s": 60,
             "more": "",
@@ -140,9 +139,9 @@ class Site:
     def submit(self, *more: str) -> int:
         return main(["submit", str(self.config), "--runs", str(self.runs), "--cluster", str(self.profile), *more])
 
-    def pieces(self) -> dict[str, tuple[str, str]]:
-        folder, submission = open_run(str(self.run), "")
-        return {piece.piece: (piece.word, piece.about) for piece in survey(folder, submission)}
+    def jobs(self) -> dict[str, tuple[str, str]]:
+        """State of each task, and the line about it."""
+        return {job.name: (job.state, job.about) for job in job_states(*open_run(str(self.run), ""))}
 
     def held(self, *names: str) -> None:
         for name in names:
@@ -152,35 +151,40 @@ class Site:
         for name in names:
             (self.hold / name).unlink()
 
-    def job(self, piece: str) -> str:
-        return self.records.latest().jobs_of(piece)[-1].member(piece)
+    def job(self, task: str) -> str:
+        """Slurm's id of the latest job of a task."""
+        return self.records.latest().jobs_of(task)[-1].job_id(task)
 
-    def wait(self, condition, what: str, seconds: float = 120):
+    def wait(self, condition, what: str, seconds: float = 300):
         """Until a condition holds."""
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, f"{what}: {self.pieces()}\n{queue()}"
+            assert time.monotonic() < end, f"{what}: {self.jobs()}\n{queue()}"
             time.sleep(0.3)
 
-    def wait_for(self, seconds: float = 120, **words: str) -> None:
-        """Until pieces stand as told; "train net1" is written net1."""
+    def wait_for(self, seconds: float = 300, **states: str) -> None:
+        """Until tasks have these states; "train net1" is written net1."""
 
-        def there() -> bool:
-            found = {name.removeprefix("train "): word for name, (word, _) in self.pieces().items()}
-            return all(found[name] == word for name, word in words.items())
+        def reached() -> bool:
+            found = {name.removeprefix("train "): state for name, (state, _) in self.jobs().items()}
+            return all(found[name] == state for name, state in states.items())
 
-        self.wait(there, str(words), seconds)
+        self.wait(reached, str(states), seconds)
 
     def wait_for_checkpoint(self, *nets: str) -> None:
         paths = [self.run / "nets" / net / "checkpoint.pt" for net in nets]
         self.wait(lambda: all(path.exists() for path in paths), f"checkpoints of {nets}")
 
     def wait_for_the_queue(self) -> None:
-        """Until no job of the run is left: a piece is done a moment before its job has ended."""
+        """Until no job of the run is left: a task is done a moment before its job has ended."""
         self.wait(lambda: str(self.run) not in alive_comments(), "the end of the jobs")
 
-    def states(self, piece: str) -> list[str]:
-        return [attempt.state for attempt in self.records.attempts(piece)]
+    def states(self, task: str) -> list[str]:
+        """States of all attempts at a task."""
+        return [attempt.state for attempt in self.records.attempts(task)]
+
+    def log(self, task: str, attempt: int = -1) -> str:
+        return Path(self.records.attempts(task)[attempt].log).read_text(encoding="utf-8")
 
 
 def queue() -> str:
@@ -195,7 +199,7 @@ def slurm(*command: str) -> str:
 
 @pytest.fixture
 def site(cluster, tmp_path, tiny_config):
-    """Makes a site below the test's folder; its jobs are cancelled at the end."""
+    """A function that makes a site below the test's folder; its jobs are cancelled at the end."""
     sites = []
 
     def make(name: str = "site", config: Path = tiny_config, **profile) -> Site:

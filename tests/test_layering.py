@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for package in ("convergence", "hpc", "slurm") for path in (ROOT / package).rglob("*.py"))
 DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/dask_executor.py", "dask": "hpc/dask_executor.py",
-         "dask_jobqueue": "hpc/dask_jobs.py", "submitit": "slurm/",
+         "dask_jobqueue": "hpc/dask_jobs.py", "submitit": "slurm/slurm_commands.py",
          "ot": "convergence/alignment/soft_matching.py"}  # fmt: skip
 HEAVY = {"torch", "torchvision", "mpi4py", "submitit"}
 LAPTOP = ["convergence/analysis", "convergence/alignment", "convergence/similarity", "convergence/figures",

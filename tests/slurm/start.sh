@@ -1,8 +1,8 @@
 #!/bin/sh
 # usage: start.sh FOLDER [NODES] [CPUS] [PORT]
-# Starts a Slurm of so many virtual nodes on this machine, all of whose files are in FOLDER, without accounting and
-# without anything under /etc but the names of the nodes. Needs root, and the Debian packages slurm-wlm and munge.
-#   . FOLDER/environment     has the commands of Slurm speak to it
+# Starts a Slurm of virtual nodes on this machine without accounting. Its files are in FOLDER; only the names of the
+# nodes are added to /etc/hosts. Needs root, and the Debian packages slurm-wlm and munge.
+#   . FOLDER/environment     selects it for the commands of Slurm
 #   sh tests/slurm/stop.sh FOLDER
 set -eu
 folder=${1:?usage: start.sh FOLDER [NODES] [CPUS] [PORT]}
@@ -12,7 +12,7 @@ folder=$(cd "$folder" && pwd)
 chmod 755 "$folder"
 host=$(hostname -s)
 
-# Processes of one job find each other by the names of their nodes.
+# Processes of a job connect to each other by node name.
 k=1
 while [ "$k" -le "$nodes" ]; do
   getent hosts "vnode$k" >/dev/null || echo "127.0.0.1 vnode$k" >>/etc/hosts
@@ -23,10 +23,9 @@ done
 munged --force --key-file="$folder/munge.key" --socket="$folder/run/munge.sock" --pid-file="$folder/run/munged.pid" \
   --log-file="$folder/log/munged.log" --seed-file="$folder/run/munged.seed"
 
-# cred_expire: a requeued job starts again after seconds, not two minutes. A spool and a TmpFS for each node, or they
-# would share them. MpiDefault=none, as at many sites: what a job needs, its profile says.
-# OverMemoryKill: what takes more memory than it asked for is ended, without cgroups; nodes have more of it on paper
-# than the machine.
+# cred_expire: a requeued job starts again after seconds, not two minutes. Each node has its own spool and TmpFS.
+# MpiDefault=none, as at many sites: profiles set --mpi. OverMemoryKill: jobs that exceed their memory are killed without
+# cgroups; the nodes have more memory in the configuration than on the machine.
 cat >"$folder/slurm.conf" <<CONF
 ClusterName=virtual
 SlurmctldHost=$host(127.0.0.1)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # usage: stop.sh FOLDER
-# Cancels the jobs of a Slurm that start.sh started and ends its processes, by the ids in its own files.
+# Cancels the jobs of a Slurm that start.sh started and stops its processes, by the ids in its pid files.
 set -u
 folder=$(cd "${1:?usage: stop.sh FOLDER}" && pwd)
 export SLURM_CONF="$folder/slurm.conf"
