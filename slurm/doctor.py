@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from convergence.errors import UserError
-from convergence.show import readable_bytes
+from convergence.progress import readable_bytes
 from hpc.comm import Communicator, SerialCommunicator, world
 from slurm.slurm_commands import run_command
 

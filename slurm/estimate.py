@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from convergence.cli.run_description import shapes
 from convergence.config.load import read_config
 from convergence.errors import UserError
-from convergence.progress import readable_seconds
+from convergence.progress import readable_bytes, readable_seconds
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import OPTIONAL, STAGES
 from convergence.runs.tasks import StageTask, read_record
-from convergence.show import readable_bytes, shapes
 from slurm.jobs import make_jobs, stage_of, unfinished
 from slurm.profile import AnalyzeResources, ClusterProfile, TrainResources, read_profile
 

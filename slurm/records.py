@@ -231,12 +231,9 @@ class Records:
         Raises
         ------
         UserError
-            if another process holds it longer than ``timeout_s`` seconds, or filelock is not installed.
+            if another process holds it longer than ``timeout_s`` seconds.
         """
-        try:
-            import filelock
-        except ImportError as error:
-            raise UserError("the package filelock is missing: pip install 'convergent-learning[slurm]'.") from error
+        import filelock
 
         self.path.mkdir(parents=True, exist_ok=True)
         try:

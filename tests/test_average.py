@@ -96,7 +96,7 @@ def averaged(tmp_path_factory) -> Path:
     """A run with nothing but averaging done."""
     root = tmp_path_factory.mktemp("averaged")
     (root / "c.toml").write_text(TOML, encoding="utf-8")
-    assert main(["train", str(root / "c.toml"), "--averaging", "--runs", str(root / "runs")]) == 0
+    assert main(["average", str(root / "c.toml"), "--runs", str(root / "runs")]) == 0
     return root
 
 
@@ -320,14 +320,12 @@ def test_the_chapter(averaged):
     assert MISSING not in text
 
 
-def test_done_work_is_left_and_other_settings_are_not_mixed(averaged, capsys, caplog):
-    arguments = ["train", str(averaged / "c.toml"), "--averaging", "--runs", str(averaged / "runs")]
+def test_finished_averaging_is_skipped(averaged):
+    arguments = ["average", str(averaged / "c.toml"), "--runs", str(averaged / "runs")]
     before = (averaged / "runs/averaged/functional/average.h5").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (averaged / "runs/averaged/functional/average.h5").stat().st_mtime_ns == before
     assert not (averaged / "runs/averaged/functional/average.partial").exists()
-    assert main([*arguments, "--net", "net1"]) == 2
-    assert "--averaging trains none of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -345,7 +343,7 @@ def test_what_cannot_be_done_is_said(tmp_path, capsys, change, message):
     import re
 
     (tmp_path / "c.toml").write_text(TOML, encoding="utf-8")
-    assert main(["train", str(tmp_path / "c.toml"), "--averaging", "--runs", str(tmp_path), "--set", change]) == 2
+    assert main(["average", str(tmp_path / "c.toml"), "--runs", str(tmp_path), "--set", change]) == 2
     assert re.search(message, capsys.readouterr().err.replace("\n", " "))
     assert not (tmp_path / "averaged/functional/average.h5").exists()
 
@@ -372,7 +370,7 @@ def test_nets_that_cannot_be_permuted_are_averaged_plainly(tmp_path, capsys):
         '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.test_average:fixed" }'
     )
     config.write_text(text.replace('["conv1", "conv2", "fc1"]', '["first"]'), encoding="utf-8")
-    arguments = ["train", str(config), "--averaging", "--runs", str(tmp_path)]
+    arguments = ["average", str(config), "--runs", str(tmp_path)]
     assert main(arguments) == 2
     assert "the units of this net cannot be permuted" in capsys.readouterr().err
     more = ["functional.average.alignments=['none']", "functional.average.repeats=1", "functional.average.epochs=1"]
@@ -394,14 +392,14 @@ def noisy(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     (root / "c.toml").write_text(
         text + 'optimizer_state = "average"\ninits = ["different"]\nalignments = ["weight"]\n', encoding="utf-8"
     )
-    assert main(["train", str(root / "c.toml"), "--averaging", "--runs", str(root / "one")]) == 0
+    assert main(["average", str(root / "c.toml"), "--runs", str(root / "one")]) == 0
     return root / "c.toml", datasets(root / "one/averaged/functional/average.h5")
 
 
 def test_processes_give_the_bits_of_one(noisy, tmp_path):
     """Three workers on two processes."""
     config, wanted = noisy
-    codes, errors = finish(start(2, ["train", str(config), "--averaging", "--runs", str(tmp_path)], PLANTED % 0))
+    codes, errors = finish(start(2, ["average", str(config), "--runs", str(tmp_path)], PLANTED % 0))
     assert codes == [0, 0], errors
     assert "average: done" in errors[0]
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted
@@ -410,7 +408,7 @@ def test_processes_give_the_bits_of_one(noisy, tmp_path):
 @pytest.mark.parametrize(("size", "how"), [(1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_a_kill_changes_no_bit(noisy, tmp_path, size, how):
     config, wanted = noisy
-    arguments = ["train", str(config), "--averaging", "--runs", str(tmp_path)]
+    arguments = ["average", str(config), "--runs", str(tmp_path)]
     processes = start(size, arguments, PLANTED % 0.05)
     partial = tmp_path / "averaged/functional/average.partial"
     deadline = time.monotonic() + 120

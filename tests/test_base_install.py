@@ -72,8 +72,8 @@ def test_the_base_package_analyses_and_reports_a_downloaded_file(base, planted_r
     page = Path(run(command, "report", "statistics.h5"))
     assert page.is_file()
     assert len(list((page.parent / "figures").glob("*.svg"))) > 10
-    assert "checksums: all hold" in run(command, "show", "statistics.h5", "--verify")
-    run(command, "slice", "statistics.h5", "--comparison", "fc", "fc.h5")
+    assert "checksums: all match" in run(command, "show", "statistics.h5", "--verify")
+    run(command, "subset", "statistics.h5", "--comparison", "fc", "fc.h5")
     from tests.conftest import ORDER
 
     assert run(python, "-c", NOTEBOOK, "statistics.h5") == str(ORDER)

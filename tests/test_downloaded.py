@@ -1,4 +1,4 @@
-"""A downloaded statistics file by itself: analysed, reported, shown; resumed, skipped, set aside; in odd places."""
+"""Analysis, report and description of a statistics file without its run folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import h5py
 import pytest
 
 from convergence.analysis import run as analysis_run
+from convergence.analysis.standalone import analysis_path, is_results_file, report_path
 from convergence.cli import main
-from convergence.downloaded import analysis_path, is_results_file, report_path
 from convergence.errors import FileError
 from convergence.io.files import name_beside, safe_name
 from convergence.runs.signals import Stopped
@@ -37,7 +37,7 @@ def downloaded(planted_runs, tmp_path):
     return Path(shutil.copy(planted_runs / "runs" / "planted" / "statistics.h5", tmp_path / "statistics.h5"))
 
 
-def test_it_gives_what_the_run_folder_gives(downloaded, planted_runs, caplog, capsys):
+def test_analysis_equals_that_of_the_run_folder(downloaded, planted_runs, caplog, capsys):
     assert main(["analyze", str(downloaded)]) == 0
     assert capsys.readouterr().out.strip() == str(downloaded.with_name("analysis.h5"))
     run = planted_runs / "runs" / "planted"
@@ -54,7 +54,7 @@ def test_it_gives_what_the_run_folder_gives(downloaded, planted_runs, caplog, ca
     assert "report: already done" in caplog.text
 
 
-def test_other_settings_set_aside_what_was_there_and_bring_it_back(downloaded, caplog):
+def test_results_of_other_settings_are_superseded_and_restored(downloaded, caplog):
     analysis = downloaded.with_name("analysis.h5")
     assert main(["analyze", str(downloaded), *QUICK]) == 0
     first = analysis.read_bytes()
@@ -69,7 +69,7 @@ def test_other_settings_set_aside_what_was_there_and_bring_it_back(downloaded, c
         assert list(file["comparisons"]) == ["fc"]
 
 
-def test_it_goes_on_where_it_stopped(downloaded, monkeypatch, caplog):
+def test_stopped_analysis_is_resumed(downloaded, monkeypatch, caplog):
     def stop_after_two(*arguments):
         found = compute(*arguments)
         done.append(arguments)
@@ -88,7 +88,7 @@ def test_it_goes_on_where_it_stopped(downloaded, monkeypatch, caplog):
     assert not downloaded.with_name("analysis.partial").exists()
 
 
-def test_an_analysis_that_came_without_its_record_is_not_overwritten(downloaded, planted_runs, tmp_path, caplog):
+def test_analysis_without_record_is_not_overwritten(downloaded, planted_runs, tmp_path, caplog):
     analysis = Path(shutil.copy(planted_runs / "runs" / "planted" / "analysis.h5", tmp_path / "analysis.h5"))
     before = analysis.read_bytes()
     assert main(["analyze", str(downloaded)]) == 0
@@ -103,7 +103,7 @@ def test_an_analysis_that_came_without_its_record_is_not_overwritten(downloaded,
     assert main(["analyze", str(downloaded), *QUICK, "--out", str(downloaded)]) == 2
 
 
-def test_a_report_replaces_no_folder_of_others(downloaded, tmp_path):
+def test_report_does_not_replace_other_folders(downloaded, tmp_path):
     assert main(["analyze", str(downloaded), *QUICK, "--comparison", "fc"]) == 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine", encoding="utf-8")
@@ -117,7 +117,7 @@ def test_a_report_replaces_no_folder_of_others(downloaded, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ein Füchslein & mehr ‘λ’.h5", "x" * 251 + ".h5", "Ω" * 120 + ".H5", "a.b=c%20#1.h5"])
-def test_odd_names(downloaded, name, monkeypatch, capsys):
+def test_unusual_file_names_work(downloaded, name, monkeypatch, capsys):
     folder = downloaded.parent / "sub folder; $HOME 'q'"
     folder.mkdir()
     path = downloaded.rename(folder / name)
@@ -131,11 +131,11 @@ def test_odd_names(downloaded, name, monkeypatch, capsys):
         assert (page.parent / link).is_file(), link
     assert {path.name, analysis_path(path).name, report_path(path).name} <= {p.name for p in folder.iterdir()}
     assert main(["show", name, "--verify"]) == 0
-    assert "checksums: all hold" in capsys.readouterr().out
+    assert "checksums: all match" in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written(downloaded, capsys):
-    """As a user without rights there; whoever may do everything becomes one."""
+def test_unwritable_folder_is_refused(downloaded, capsys):
+    """As a user without write permission; root becomes another user."""
     closed = downloaded.parent / "closed"
     closed.mkdir()
     path = downloaded.rename(closed / "statistics.h5")
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_written(downloaded, capsys):
     assert "nothing can be written there" in capsys.readouterr().err
 
 
-def test_settings_that_are_none_of_an_analysis(downloaded, capsys):
+def test_invalid_settings_of_a_file_are_refused(downloaded, capsys):
     for wrong, says in (
         (["--set", "training.epochs=5"], "only analysis.* and report.*"),
         (["--set", "analysis.rotation=5"], 'did you mean "rotations"'),
@@ -171,11 +171,11 @@ def test_settings_that_are_none_of_an_analysis(downloaded, capsys):
         assert says in capsys.readouterr().err
 
 
-def test_options_of_a_file_are_refused_with_a_config(tiny_config, capsys):
+def test_options_for_files_are_refused_with_a_config(tiny_config, capsys):
     for command in (["analyze", "--comparison", "fc1"], ["report", "--analysis", "a.h5"], ["show", "--verify"],
                     ["analyze", "--out", "a.h5"]):  # fmt: skip
         assert main([command[0], str(tiny_config), *command[1:]]) == 2
-        assert "goes with a file of sums" in capsys.readouterr().err
+        assert "applies to a results file" in capsys.readouterr().err
 
 
 def test_a_report_of_another_analysis_is_refused(downloaded, planted_runs, tmp_path, capsys):
@@ -186,10 +186,10 @@ def test_a_report_of_another_analysis_is_refused(downloaded, planted_runs, tmp_p
     assert main(["report", str(tmp_path / "part.h5"), "--analysis", str(analysis)]) == 2
     assert "of other statistics" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "part.h5")]) == 2
-    assert "there is no analysis yet" in capsys.readouterr().err
+    assert "there is no analysis" in capsys.readouterr().err
 
 
-def test_show_says_what_is_in_the_files(downloaded, planted_runs, capsys):
+def test_show_lists_the_content_of_files(downloaded, planted_runs, capsys):
     assert main(["show", str(downloaded)]) == 0
     text = capsys.readouterr().out
     assert "240 images in 6 groups" in text
@@ -200,14 +200,14 @@ def test_show_says_what_is_in_the_files(downloaded, planted_runs, capsys):
     assert main(["show", str(planted_runs / "runs" / "planted" / "analysis.h5"), "--verify"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"fc +net1, net2, net3, alone +6 +\d+", text)
-    assert "checksums: all hold" in text
+    assert "checksums: all match" in text
     with h5py.File(downloaded, "r+") as file:
         file["comparisons/fc/group_sums"][0, 0] += 1
     assert main(["show", str(downloaded), "--verify"]) == 2
     assert "/comparisons/fc/group_sums does not match its checksum" in capsys.readouterr().err
 
 
-def test_files_that_are_not_what_they_should_be(downloaded, planted_runs, tmp_path, capsys):
+def test_unusable_files_are_diagnosed(downloaded, planted_runs, tmp_path, capsys):
     whole = downloaded.read_bytes()
 
     def says(verb="analyze"):
@@ -246,15 +246,15 @@ def test_files_that_are_not_what_they_should_be(downloaded, planted_runs, tmp_pa
     piece = Path(shutil.copytree(planted_runs / "runs" / "planted", tmp_path / "statistics.partial" / "x")).parent
     (piece / "x" / "statistics.h5").rename(piece / "statistics.h5")
     assert main(["analyze", str(piece / "statistics.h5")]) == 2
-    assert "a piece of unfinished work" in capsys.readouterr().err
+    assert "a partial result of an unfinished stage" in capsys.readouterr().err
 
 
-def test_statistics_in_the_place_of_an_analysis(downloaded, capsys):
+def test_statistics_are_refused_as_analysis(downloaded, capsys):
     assert main(["report", str(downloaded), "--analysis", str(downloaded)]) == 2
     assert "this is a statistics file, and an analysis file" in capsys.readouterr().err
 
 
-def test_a_file_that_is_being_written(downloaded):
+def test_file_open_for_writing_is_refused(downloaded):
     code = (
         "import h5py, sys\n"
         f"file = h5py.File({str(downloaded)!r}, 'r+', libver='latest')\n"
@@ -269,7 +269,7 @@ def test_a_file_that_is_being_written(downloaded):
         writer.communicate("")
 
 
-def test_what_is_a_file_of_results(downloaded, tmp_path):
+def test_results_files_are_distinguished_from_configs(downloaded, tmp_path):
     assert is_results_file(str(downloaded))
     assert is_results_file(str(tmp_path))  # it holds statistics.h5
     assert is_results_file("not there.HDF5")
@@ -279,7 +279,7 @@ def test_what_is_a_file_of_results(downloaded, tmp_path):
     assert not is_results_file(str(shutil.copy(tmp_path / "no ending", tmp_path / "x.toml")))
 
 
-def test_names_on_disk():
+def test_file_names_are_valid_on_all_systems():
     assert name_beside(Path("a/digits.h5"), ".report") == Path("a/digits.report")
     long = {name_beside(Path(f"{'x' * 240}{k}.h5"), ".analysis.h5").name for k in range(3)}
     assert len(long) == 3

@@ -1,4 +1,4 @@
-"""Runs are brought over a real ssh and rsync on the loopback interface: whole, in part, cut off, damaged, not there."""
+"""Fetching over a real ssh and rsync on the loopback interface: whole runs, subsets, interrupted and damaged ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pytest
 from convergence.cli import main
 from convergence.config.load import read_config
 from convergence.errors import FileError, UserError
-from convergence.fetching import fetch, slice_name
 from convergence.functional.file import write_results
-from convergence.remote import Here, There, parse
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import read_record
 from convergence.statistics.file import open_statistics
 from convergence.statistics.subset import Selection, subset_statistics
+from convergence.transfer.fetch import fetch, subset_name
+from convergence.transfer.remote import LocalRun, RemoteRun, parse
 from tests.conftest import datasets
 from tests.sshd import PYTHON, SSHD, server, wrapper
 
@@ -57,7 +57,7 @@ def run(planted_runs, tmp_path):
 
 
 @remote
-def test_a_run_comes_over_ssh_and_is_analysed_already(run, ssh, tmp_path, caplog):
+def test_fetched_run_is_complete_and_not_fetched_twice(run, ssh, tmp_path, caplog):
     dest = tmp_path / "here & now"
     assert fetch(f"127.0.0.1:{run}", dest, ssh=ssh) == dest
     for name in ("statistics.h5", "analysis.h5", "report/index.html", "report/figures/a.svg", "analysis.json"):
@@ -68,17 +68,17 @@ def test_a_run_comes_over_ssh_and_is_analysed_already(run, ssh, tmp_path, caplog
     assert "already done" in caplog.text
     caplog.clear()
     fetch(f"127.0.0.1:{run}", dest, ssh=ssh)
-    assert caplog.text.count("there already") == 3
+    assert caplog.text.count("already here") == 3
     assert not (dest / "superseded").exists()
 
 
 @remote
-def test_some_layers_are_cut_there(run, ssh, tmp_path):
+def test_comparisons_are_cut_on_the_host(run, ssh, tmp_path):
     found = fetch(f"127.0.0.1:{run}", tmp_path / "here", ["fc"], ssh=ssh, remote_command=PYTHON)
     assert found == tmp_path / "here" / "statistics-fc.h5"
     subset_statistics(run / "statistics.h5", tmp_path / "direct.h5", Selection(("fc",)))
     assert datasets(found) == datasets(tmp_path / "direct.h5")
-    assert not (run / ".slices").exists()
+    assert not (run / ".subsets").exists()
     with pytest.raises(UserError, match='did you mean "fc"'):
         fetch(f"127.0.0.1:{run}", tmp_path / "here", ["fcc"], ssh=ssh, remote_command=PYTHON)
     with pytest.raises(UserError, match="--remote-command"):
@@ -97,11 +97,11 @@ with open(counted, "ab", buffering=0) as count:
         sys.stdout.buffer.flush()
 sys.exit(connection.wait())
 """
-"""In the place of ssh: keeps what came over the line."""
+"""A stand-in for ssh that counts the received bytes."""
 
 
 @remote
-def test_a_transfer_that_was_cut_off_goes_on(run, ssh, tmp_path):
+def test_interrupted_transfer_is_resumed(run, ssh, tmp_path):
     whole = (run / "analysis.h5").read_bytes()
     assert len(whole) > 2_000_000
     dest = tmp_path / "here"
@@ -120,42 +120,42 @@ def test_a_transfer_that_was_cut_off_goes_on(run, ssh, tmp_path):
 
 
 @remote
-def test_what_cannot_be_fetched_is_said(run, ssh, tmp_path, monkeypatch):
+def test_unreachable_runs_are_explained(run, ssh, tmp_path, monkeypatch):
     dest = tmp_path / "here"
     with pytest.raises(UserError, match="no such run folder"):
         fetch(f"127.0.0.1:{run}-not", dest, ssh=ssh)
-    with pytest.raises(UserError, match="could not connect"):
+    with pytest.raises(UserError, match="cannot connect"):
         fetch("127.0.0.1:run", dest, ssh="ssh -F none -o BatchMode=yes -p 1")
-    with pytest.raises(UserError, match="this is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         fetch(f"127.0.0.1:{run}/report", dest, ssh=ssh)
-    with pytest.raises(UserError, match="there is no no-ssh on this machine"):
+    with pytest.raises(UserError, match="no-ssh is not installed"):
         fetch("127.0.0.1:run", dest, ssh="no-ssh -p 1")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ssh").symlink_to(str(shutil.which("ssh")))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(UserError, match="no rsync on this machine"):
+    with pytest.raises(UserError, match="rsync is not installed on this machine"):
         fetch(f"127.0.0.1:{run}", dest, ssh=ssh)
 
 
 @remote
-def test_a_machine_without_rsync_is_said(run, ssh, tmp_path):
+def test_missing_rsync_on_the_host_is_explained(run, ssh, tmp_path):
     without = wrapper(
         tmp_path / "without",
         f'case "$*" in *--server*) echo "sh: rsync: command not found" >&2; exit 127;; esac; exec {ssh} "$@"',
     )
-    with pytest.raises(UserError, match=r"127\.0\.0\.1 has no rsync"):
+    with pytest.raises(UserError, match=r"rsync is not installed on 127\.0\.0\.1"):
         fetch(f"127.0.0.1:{run}", tmp_path / "here", ssh=without)
 
 
-def test_a_fake_ssh_is_given_host_and_quoted_command(run, tmp_path):
-    """The command line itself, without a server: what ssh gets, a shell can run."""
+def test_ssh_gets_host_and_quoted_command(run, tmp_path):
+    """Without a server: the command that ssh gets runs in a shell."""
     fake = wrapper(tmp_path / "fake", f'printf "%s\\n" "$@" >> {tmp_path}/asked; shift; exec sh -c "$*"')
     place = parse(f"me@cluster:{run}", fake, "convergence")
     assert {"statistics.h5", "analysis.h5", "report"} <= set(place.entries())
     assert (tmp_path / "asked").read_text(encoding="utf-8").splitlines()[0] == "me@cluster"
 
 
-def test_a_folder_of_this_machine_needs_neither_ssh_nor_rsync(run, tmp_path, monkeypatch, capsys):
+def test_local_folder_needs_neither_ssh_nor_rsync(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     monkeypatch.chdir(tmp_path)
     assert main(["fetch", str(run)]) == 0
@@ -163,13 +163,13 @@ def test_a_folder_of_this_machine_needs_neither_ssh_nor_rsync(run, tmp_path, mon
     assert capsys.readouterr().out.strip() == str(dest)
     assert (dest / "report" / "figures" / "a.svg").exists()
     assert fetch(str(run), tmp_path / "some", ["conv1", "fc"]).name == "statistics-conv1+fc.h5"
-    with pytest.raises(UserError, match="in this folder already"):
+    with pytest.raises(UserError, match="are the same folder"):
         fetch(str(run), run)
     with pytest.raises(UserError, match="no such run folder"):
         fetch(str(tmp_path / "nothing"))
 
 
-def test_an_unfinished_stage_is_said_and_the_rest_comes(run, tmp_path, caplog):
+def test_unfinished_stage_is_skipped_and_unfinished_statistics_refused(run, tmp_path, caplog):
     def unfinish(name):
         record = json.loads((run / name).read_text(encoding="utf-8"))
         (run / name).write_text(json.dumps(record | {"finished": None, "outputs": {}}), encoding="utf-8")
@@ -183,19 +183,19 @@ def test_an_unfinished_stage_is_said_and_the_rest_comes(run, tmp_path, caplog):
         fetch(str(run), tmp_path / "other")
 
 
-def test_damage_and_changes_are_found(run, tmp_path):
+def test_damaged_and_changed_files_are_refused(run, tmp_path):
     with h5py.File(run / "statistics.h5", "r+") as file:
         file["comparisons/fc/group_products"][0, 0, 0] += 1
-    with pytest.raises(UserError, match="does not hold"):
+    with pytest.raises(UserError, match="is damaged and was removed"):
         fetch(str(run), tmp_path / "here")
     assert not (tmp_path / "here" / "statistics.h5").exists()
     with (run / "statistics.h5").open("ab") as file:
         file.write(b"more")
-    with pytest.raises(UserError, match="another size than its record says"):
+    with pytest.raises(UserError, match="differs in size from its record"):
         fetch(str(run), tmp_path / "here")
 
 
-def test_what_is_here_of_other_settings_is_set_aside(run, planted_runs, tmp_path):
+def test_results_of_other_settings_are_superseded(run, planted_runs, tmp_path):
     dest = tmp_path / "here"
     fetch(str(run), dest)
     assert main(["analyze", str(dest), "--set", "analysis.rotations=2", "--comparison", "fc"]) == 0
@@ -206,7 +206,7 @@ def test_what_is_here_of_other_settings_is_set_aside(run, planted_runs, tmp_path
     assert mine in [path.read_bytes() for path in kept]
 
 
-def test_a_file_without_its_record_is_fetched_too(run, tmp_path):
+def test_file_without_record_is_fetched(run, tmp_path):
     for name in ("statistics.json", "analysis.json", "report.json"):
         (run / name).unlink()
     dest = fetch(str(run), tmp_path / "here")
@@ -216,7 +216,7 @@ def test_a_file_without_its_record_is_fetched_too(run, tmp_path):
 
 
 @remote
-def test_weights_come_when_asked_for_and_are_those_of_the_statistics(tiny_copy, ssh, tmp_path):
+def test_weights_must_match_the_statistics(tiny_copy, ssh, tmp_path):
     dest = fetch(f"127.0.0.1:{tiny_copy}", tmp_path / "here", nets=True, ssh=ssh)
     assert sorted(path.name for path in (dest / "nets" / "net1").iterdir()) == [
         "metrics.csv", "record.json", "weights.safetensors",
@@ -227,11 +227,11 @@ def test_weights_come_when_asked_for_and_are_those_of_the_statistics(tiny_copy, 
 
 
 @remote
-def test_pictures_and_experiments_come_when_asked_for(tiny_copy, tiny_config, ssh, tmp_path, caplog):
-    """With the nets that an experiment left; a report made here shows the pictures."""
+def test_pictures_and_experiments_are_fetched_on_request(tiny_copy, tiny_config, ssh, tmp_path, caplog):
+    """Including the nets that an experiment wrote."""
     caplog.set_level("INFO")
     plain = fetch(str(tiny_copy), tmp_path / "plain", functional=True)
-    assert "there are no functional experiments" in caplog.text
+    assert "has no functional experiments" in caplog.text
     assert not (plain / "pictures.h5").exists()
     folder = RunFolder(tiny_copy, read_config(tiny_config))
     work = folder.functional_task("merge")
@@ -247,10 +247,10 @@ def test_pictures_and_experiments_come_when_asked_for(tiny_copy, tiny_config, ss
         assert (dest / name).read_bytes() == (tiny_copy / name).read_bytes()
     caplog.clear()
     fetch(f"127.0.0.1:{tiny_copy}", dest, pictures=True, functional=True, ssh=ssh)
-    assert caplog.text.count("there already") == 5
+    assert caplog.text.count("already here") == 5
     left.write_bytes(b"shorter")
     (dest / "functional" / "merge.json").unlink()
-    with pytest.raises(FileError, match="another size"):
+    with pytest.raises(FileError, match="differs in size"):
         fetch(f"127.0.0.1:{tiny_copy}", dest, functional=True, ssh=ssh)
 
 
@@ -263,31 +263,31 @@ def test_pictures_and_experiments_come_when_asked_for(tiny_copy, tiny_config, ss
         ("host:C:/run", "host", "C:/run"),
     ],
 )
-def test_hosts(text, host, path):
+def test_host_and_path_are_parsed(text, host, path):
     place = parse(text, "ssh", "convergence")
-    assert isinstance(place, There)
+    assert isinstance(place, RemoteRun)
     assert (place.host, place.path) == (host, path)
 
 
 @pytest.mark.parametrize("text", [r"C:\run", "C:/run", "c:run", "./a:b", "/x:y/z", "runs/digits", r"..\a:b"])
-def test_folders(text):
-    assert parse(text, "ssh", "convergence") == Here(Path(text))
+def test_folder_is_not_taken_for_a_host(text):
+    assert parse(text, "ssh", "convergence") == LocalRun(Path(text))
 
 
 @pytest.mark.parametrize("text", ["", ":run", "host:", "-oProxyCommand=x:run", "me@[::1]:"])
-def test_neither_host_nor_folder(text):
+def test_invalid_source_is_refused(text):
     with pytest.raises(UserError, match="HOST:RUN"):
         parse(text, "ssh", "convergence")
 
 
-def test_names_of_slices_fit_everywhere():
-    assert slice_name(["conv1"]) == "statistics-conv1.h5"
-    long = slice_name([f"layer{k}" for k in range(60)])
+def test_subset_names_have_limited_length():
+    assert subset_name(["conv1"]) == "statistics-conv1.h5"
+    long = subset_name([f"layer{k}" for k in range(60)])
     assert len(long) < 80
-    assert long != slice_name([f"layer{k}" for k in range(61)])
+    assert long != subset_name([f"layer{k}" for k in range(61)])
 
 
-def test_a_home_folder_is_left_to_the_shell_there(tmp_path):
+def test_home_folder_is_expanded_by_the_host(tmp_path):
     fake = wrapper(tmp_path / "fake", 'shift; HOME=/usr exec sh -c "$*"')
     assert "bin" in parse("host:~", fake, "convergence").entries()
     assert parse("host:~/lib", fake, "convergence").entries()
@@ -295,11 +295,11 @@ def test_a_home_folder_is_left_to_the_shell_there(tmp_path):
         parse("host:'~'/lib", fake, "convergence").entries()
 
 
-def test_the_command_prints_one_paragraph(tmp_path):
+def test_fetch_error_is_one_paragraph(tmp_path):
     command = [*PYTHON_COMMAND, "fetch", "host:", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
-    assert done.stderr.startswith("convergence: host:: write HOST:RUN")
+    assert done.stderr.startswith("convergence: host:: the host or the path is not valid. Give HOST:RUN")
 
 
 PYTHON_COMMAND = [sys.executable, "-m", "convergence"]

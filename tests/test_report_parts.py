@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -207,6 +208,15 @@ def test_compare_writes_a_page_and_refuses_what_it_cannot_use(planted, capsys):
     text = page.read_text(encoding="utf-8")
     assert "analysis.rotations" in text
     assert (page.parent / "figures" / "two-runs.pdf").exists()
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert " ".join(found) == "kind page a b same_images findings measures settings only_a only_b"
+    assert found["page"] == str(page.resolve())
+    assert found["settings"] == [{"setting": "analysis.rotations", "a": 4, "b": 6}]
+    for item in found["measures"]:
+        assert item["a"] == item["b"], "the same sums"
+        assert item["difference"]["low"] <= item["difference"]["value"] == 0.0
+        assert item["excludes_zero"] is False
     assert main(["compare", str(planted / "planted"), str(planted / "planted")]) == 2
     assert "same run" in capsys.readouterr().err
     assert main(["compare", str(planted / "planted"), str(planted / "gone")]) == 2

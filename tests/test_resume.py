@@ -335,7 +335,7 @@ def test_signals_end_with_code_75_and_the_same_command_goes_on(undisturbed, tmp_
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    assert "the same command goes on where this one stopped" in errors
+    assert "run the same command again to resume" in errors
     with caplog.at_level(logging.INFO):
         assert main(command(undisturbed, tmp_path)) == 0
     assert "net1: resuming after epoch 0, step" in caplog.text

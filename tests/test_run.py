@@ -24,19 +24,6 @@ def run(arguments, caplog) -> tuple[int, str]:
     return code, caplog.text
 
 
-def test_help_is_quick_and_light():
-    code = (
-        "import sys, convergence.cli as c\n"
-        "try: c.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'numpy', 'torch', 'h5py', 'pydantic', 'mpi4py'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "stages, in order" in done.stdout
-
-
 def test_a_finished_run_is_skipped_and_says_so(tiny_config, tiny_copy, caplog):
     before = {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*.h5")}
     code, log = run(["run", tiny_config, "--runs", tiny_copy.parent], caplog)

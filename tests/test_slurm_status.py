@@ -16,7 +16,6 @@ import h5py
 import pytest
 
 from convergence.cli import main
-from convergence.command_line import CLUSTER_VERBS
 from convergence.config.load import read_config
 from convergence.runs.run_folder import RunFolder
 from hpc.comm import SerialCommunicator
@@ -27,7 +26,6 @@ from slurm.profile import read_profile
 from slurm.records import Records, failure_reason
 from slurm.slurm_commands import QueuedJob, parse_accounting, parse_job, parse_queue
 from slurm.status import Evidence, follow, judge, run_status
-from slurm.verbs import VERBS
 from tests.fake_slurm import ATTEMPT, ROOT, arguments
 
 BY_TERM = {"state": "stopped", "reason": "by SIGTERM"}
@@ -293,7 +291,3 @@ def test_doctor_prints_need_and_remedy_of_each_fault(tmp_path, capsys, monkeypat
         "fault clock         40 s off\n                    needed: 2 s\n                    remedy: set it\n"
         in capsys.readouterr().out
     )
-
-
-def test_every_cluster_verb_has_a_function():
-    assert set(VERBS) == set(CLUSTER_VERBS)

@@ -133,7 +133,7 @@ def test_subset_of_a_subset_names_its_source(source, tmp_path):
 def test_command_writes_once_and_replaces_no_other_file(source, tmp_path, caplog):
     target = tmp_path / "new folder" / "fc & more.h5"
     command = [
-        "slice",
+        "subset",
         str(source),
         "--comparison",
         "fc",

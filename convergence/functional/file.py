@@ -44,7 +44,7 @@ class FunctionalResults:
 
 def made_by(experiment: str) -> str:
     """The command that makes a file."""
-    return f"convergence {'train --averaging' if experiment == 'average' else experiment} CONFIG"
+    return f"convergence {experiment} CONFIG"
 
 
 def write_results(path: Path, experiment: str, digest: str, config: str, tree: Tree, about: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from convergence.answers import Answer, answers
 from convergence.report.results import RunResults
 from convergence.report.tables import MISSING, Table
 from convergence.similarity import MEASURES
-from convergence.summary import TRAINED_OR_NOT, measured
+from convergence.summary import TRAINED_OR_NOT, Kind, Summary, measured
 from convergence.uncertainty import Estimate, jackknife, reach
 
 NOT_SETTINGS = ("name", "report", "pictures")
@@ -21,15 +21,50 @@ NOT_SETTINGS = ("name", "report", "pictures")
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What the page of a comparison shows.
+class MeasureDifference:
+    """One measure in both runs.
 
     Attributes
     ----------
-    same_images : whether both runs saw the same images in the same groups, so that differences are taken group by group
+    layer, measure, title : names of the comparison and of the measure, and the measure's title
+    nets : kind of the pairs of nets
+    a, b : means over the pairs of that kind in either run
+    difference : b − a with its interval
+    """
+
+    layer: str
+    measure: str
+    title: str
+    nets: Kind
+    a: Summary
+    b: Summary
+    difference: Estimate
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval of the difference excludes 0."""
+        return not self.difference.low <= 0.0 <= self.difference.high
+
+
+@dataclass(frozen=True)
+class SettingDifference:
+    """A setting, by its dotted name, with its value in either run; None where a run does not have it."""
+
+    setting: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The content of a comparison page.
+
+    Attributes
+    ----------
+    same_images : whether both runs used the same images in the same groups; differences are then taken group by group
     answers : each question with the answer in either run, None where a run has none
-    measures : every measure that both have: value in a, in b, and the difference b − a with its interval
-    settings : those that differ
+    differences : every measure that both runs have
+    changed : settings that differ
     only_a, only_b : layers of one run alone
     """
 
@@ -37,10 +72,29 @@ class Compared:
     b: RunResults
     same_images: bool
     answers: tuple[tuple[str, str, Answer | None, Answer | None], ...]
-    measures: Table
-    settings: Table
+    differences: tuple[MeasureDifference, ...]
+    changed: tuple[SettingDifference, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+
+    @property
+    def measures(self) -> Table:
+        """The differences of measures as a table of text."""
+        columns = ("layer", "measure", "nets", self.a.title, self.b.title, "difference", "interval excludes 0")
+        rows = tuple(
+            (
+                item.layer, item.title, item.nets, str(item.a), str(item.b),
+                _signed(item.difference), "yes" if item.excludes_zero else "no",
+            )
+            for item in self.differences
+        )  # fmt: skip
+        return Table("Measures of both runs", columns, rows, wide=True)
+
+    @property
+    def settings(self) -> Table:
+        """The settings that differ as a table of text."""
+        rows = tuple((item.setting, _quoted(item.a), _quoted(item.b)) for item in self.changed)
+        return Table("Settings that differ", ("setting", self.a.title, self.b.title), rows)
 
 
 def compare(a: RunResults, b: RunResults) -> Compared:
@@ -51,8 +105,8 @@ def compare(a: RunResults, b: RunResults) -> Compared:
         b=b,
         same_images=same_images,
         answers=_answers(a, b),
-        measures=_measures(a, b, same_images),
-        settings=_settings(a, b),
+        differences=_measures(a, b, same_images),
+        changed=_settings(a, b),
         only_a=tuple(layer.name for layer in a.whole if layer.name not in {one.name for one in b.whole}),
         only_b=tuple(layer.name for layer in b.whole if layer.name not in {one.name for one in a.whole}),
     )
@@ -72,8 +126,8 @@ def difference(a: Estimate, b: Estimate, same_images: bool) -> Estimate:
     return Estimate(value, error, value - max(bias, 0.0) - far, value - min(bias, 0.0) + far, bias)
 
 
-def _measures(a: RunResults, b: RunResults, same_images: bool) -> Table:
-    rows = []
+def _measures(a: RunResults, b: RunResults, same_images: bool) -> tuple[MeasureDifference, ...]:
+    found = []
     of_b = {layer.name: layer for layer in b.whole}
     for layer in a.whole:
         other = of_b.get(layer.name)
@@ -85,15 +139,8 @@ def _measures(a: RunResults, b: RunResults, same_images: bool) -> Table:
                 if ours is None or theirs is None:
                     continue
                 d = difference(ours.estimate, theirs.estimate, same_images)
-                apart = "no" if d.low <= 0.0 <= d.high else "yes"
-                rows.append(
-                    (
-                        layer.name, MEASURES.load(name).title, kind, str(ours), str(theirs),
-                        f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]".replace("-", "−"), apart,
-                    )
-                )  # fmt: skip
-    columns = ("layer", "measure", "nets", a.title, b.title, "difference", "interval excludes 0")
-    return Table("Measures of both runs", columns, tuple(rows), wide=True)
+                found.append(MeasureDifference(layer.name, name, MEASURES.load(name).title, kind, ours, theirs, d))
+    return tuple(found)
 
 
 def _answers(a: RunResults, b: RunResults) -> tuple[tuple[str, str, Answer | None, Answer | None], ...]:
@@ -103,20 +150,22 @@ def _answers(a: RunResults, b: RunResults) -> tuple[tuple[str, str, Answer | Non
     return tuple((questions[q], q, ours.get(q), theirs.get(q)) for q in order)
 
 
-def _settings(a: RunResults, b: RunResults) -> Table:
+def _settings(a: RunResults, b: RunResults) -> tuple[SettingDifference, ...]:
     old, new = (
         {key: value for key, value in flat(run.config) if key.split(".")[0] not in NOT_SETTINGS} for run in (a, b)
     )
-    rows = tuple(
-        (key, _said(old, key), _said(new, key))
+    return tuple(
+        SettingDifference(key, old.get(key), new.get(key))
         for key in [*old, *(key for key in new if key not in old)]
         if old.get(key) != new.get(key) or (key in old) != (key in new)
     )
-    return Table("Settings that differ", ("setting", a.title, b.title), rows)
 
 
-def _said(values: dict[str, Any], key: str) -> str:
-    value = values.get(key)
+def _signed(e: Estimate) -> str:
+    return f"{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]".replace("-", "−")
+
+
+def _quoted(value: Any) -> str:
     return MISSING if value is None else json.dumps(value, ensure_ascii=False)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from convergence.errors import UserError
 from convergence.paper.run import find_run
 from convergence.report.build import write_comparison
-from convergence.report.compare import compare
+from convergence.report.compare import Compared, compare
 from convergence.report.results import distinguished, read_run
 from convergence.report.site import Link, Section, Site
 from convergence.report.slugs import slug
@@ -17,8 +17,8 @@ from convergence.report.slugs import slug
 logger = logging.getLogger(__name__)
 
 
-def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> Path:
-    """Write the comparison of two runs and return its page.
+def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> tuple[Path, Compared]:
+    """Write the comparison of two runs; return its page and its content.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> Path:
     page = Link("Comparison", "index")
     site = Site(building, f"{a.title} and {b.title}", (Section("", (page,)),), (*a.notices, *b.notices))
     site.write_assets()
-    write_comparison(site, page, compare(a, b))
+    compared = compare(a, b)
+    write_comparison(site, page, compared)
     shutil.rmtree(target, ignore_errors=True)
     building.replace(target)
-    return target / "index.html"
+    return target / "index.html", compared

@@ -12,7 +12,7 @@ import numpy as np
 
 from convergence.analysis.file import SCHEMA as ANALYSIS
 from convergence.analysis.file import open_analysis
-from convergence.downloaded import STATISTICS, analysis_path, analyze_file, statistics_path
+from convergence.analysis.standalone import STATISTICS, analysis_path, analyze_file, statistics_path
 from convergence.errors import FileError, UserError, did_you_mean
 from convergence.io import hdf5
 from convergence.registry import load_object

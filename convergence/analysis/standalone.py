@@ -1,13 +1,12 @@
-"""Analysis and report of a statistics file by itself: no run folder, no config, no torch, no MPI, no Slurm.
+"""Analysis and report of a statistics file without a run folder, a config, torch, MPI or Slurm.
 
-Settings are those of the config that the file carries, and results lie beside the file with the records of a run
-folder: what is done for the same settings is skipped, what is half done goes on, what is of other settings moves to
-``superseded/``. In a run folder they are the run's own.
+Settings are those of the config in the file. Results are written beside the file, with the records of a run folder:
+finished work of the same settings is skipped, unfinished work is resumed, and results of other settings move to
+``superseded/``. For the statistics file of a run folder the results are those of the run.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -34,7 +33,7 @@ STATISTICS = "statistics.h5"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a statistics file's config says of later stages, overrides applied."""
+    """Settings of the later stages from the config in a statistics file, with overrides applied."""
 
     name: str
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
@@ -42,7 +41,7 @@ class Settings:
 
 
 def is_results_file(path: str) -> bool:
-    """Whether a command's argument is a file of results (or a folder that holds statistics), and no config."""
+    """Whether the argument of a verb is a results file (or a folder with ``statistics.h5``) and not a config."""
     place = Path(path)
     if place.is_dir():
         return (place / STATISTICS).exists()
@@ -50,16 +49,16 @@ def is_results_file(path: str) -> bool:
 
 
 def statistics_path(path: str | Path) -> Path:
-    """The statistics file that an argument means; FileError for a piece of unfinished work."""
+    """Path of the statistics file for a file or a folder; FileError for a partial result of an unfinished stage."""
     place = Path(path)
     place = place / STATISTICS if place.is_dir() else place
     if place.parent.name.endswith(".partial") or ".partial" in place.suffixes:
-        raise FileError(f"{place}: this is a piece of unfinished work. Let the stage that writes it end first.")
+        raise FileError(f"{place}: this is a partial result of an unfinished stage. Finish the stage first.")
     return place
 
 
 def analysis_path(statistics: Path) -> Path:
-    """Where the analysis of a file is: ``analysis.h5`` beside ``statistics.h5``, else ``NAME.analysis.h5``."""
+    """Path of the analysis of a file: ``analysis.h5`` beside ``statistics.h5``, else ``NAME.analysis.h5``."""
     return (
         statistics.with_name("analysis.h5")
         if statistics.name == STATISTICS
@@ -68,29 +67,29 @@ def analysis_path(statistics: Path) -> Path:
 
 
 def report_path(statistics: Path) -> Path:
-    """Where the report on a statistics file is: ``report/`` beside ``statistics.h5``, else ``NAME.report/``."""
+    """Path of the report on a statistics file: ``report/`` beside ``statistics.h5``, else ``NAME.report/``."""
     return statistics.with_name("report") if statistics.name == STATISTICS else name_beside(statistics, ".report")
 
 
 def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -> Settings:
-    """Settings of the later stages from the config in a statistics file, with ``analysis.KEY=VALUE`` overrides.
+    """Read the settings of the later stages from a statistics file, with ``analysis.KEY=VALUE`` overrides.
 
     Raises
     ------
     ConfigError
-        for an override of another section, and values that are not valid.
+        for an override of another section and for invalid values.
     """
     try:
         found = json.loads(config_text or "{}")
     except json.JSONDecodeError:
-        found = {}  # a file that another program made
+        found = {}  # written by another program
     values = {key: found.get(key) or {} for key in ("analysis", "report")}
     for override in overrides:
         section = override.partition("=")[0].strip().partition(".")[0]
         if section not in values:
             raise ConfigError(
-                f"--set {override}: of a statistics file only analysis.* and report.* can be set; "
-                f"{did_you_mean(section, values)}. Other settings are part of the sums."
+                f"--set {override}: for a statistics file, only analysis.* and report.* can be set; "
+                f"{did_you_mean(section, values)}. To change other settings, compute the statistics again."
             )
         apply_override(values, override)
     return Settings(
@@ -103,7 +102,7 @@ def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -
 def analyze_task(
     target: Path, statistics_digest: str, config: AnalysisConfig, comparisons: tuple[str, ...] = ()
 ) -> StageTask:
-    """The analysis of a file as a piece of work; in a run folder it is the run's own."""
+    """The analysis of a file as a stage with a record; in a run folder it is the analysis of the run."""
     values: dict[str, Any] = {"analysis": config.digest_values()}
     if comparisons:
         values["comparisons"] = list(comparisons)
@@ -114,7 +113,7 @@ def analyze_task(
 
 
 def report_task(target: Path, analysis_digest: str, settings: Settings, folder: Path) -> StageTask:
-    """The report on a file in a folder as a piece of work."""
+    """The report on a file as a stage with a record."""
     values = {"report": settings.report.digest_values(), "name": settings.name}
     record = target.with_name(f"{target.name}.json")
     inputs = {"analyze": analysis_digest} | shown_files(folder)
@@ -129,18 +128,18 @@ def analyze_file(
     executors: Any = None,
     overwrite: bool = False,
 ) -> Path:
-    """Analyse a statistics file, or some comparisons of it; returns the analysis file.
+    """Analyze a statistics file, or some comparisons of it; return the path of the analysis.
 
     Parameters
     ----------
     path
         A statistics file, or a folder with ``statistics.h5``.
     overrides
-        ``analysis.KEY=VALUE``, over the settings that the file carries.
+        ``analysis.KEY=VALUE``, replacing settings in the file.
     comparisons
-        Names; none for all.
+        Names of the comparisons; all if empty.
     out
-        Where the analysis goes; beside the statistics if not given.
+        File to write; beside the statistics if None.
     executors
         What starts the workers, from :mod:`hpc.dask_executor`; as many as make sense if not given.
     overwrite
@@ -149,7 +148,7 @@ def analyze_file(
     Raises
     ------
     UserError
-        for a file that cannot be used, settings that are not valid, and a place where nothing can be written.
+        for a file that cannot be used, invalid settings, and a folder that cannot be written.
     """
     statistics = statistics_path(path)
     target = analysis_path(statistics) if out is None else Path(out)
@@ -157,13 +156,13 @@ def analyze_file(
         for name in comparisons:
             if name not in file.comparisons:
                 raise UserError(
-                    f"--comparison {name}: {statistics} has no such one; {did_you_mean(name, file.comparisons)}."
+                    f"--comparison {name}: {statistics} has no such comparison; {did_you_mean(name, file.comparisons)}."
                 )
         chosen = tuple(name for name in file.comparisons if name in set(comparisons))
         chosen = chosen if len(chosen) < len(file.comparisons) else ()
         settings, digest = read_settings(file.config_text, str(statistics), overrides), file.digest
     if target.exists() and target.samefile(statistics):
-        raise UserError(f"--out {target}: this is the statistics file itself. Give another path.")
+        raise UserError(f"--out {target}: this is the statistics file. Give another path.")
     work = analyze_task(target, digest, settings.analysis, chosen)
     (partial,) = work.scratch
 
@@ -187,10 +186,10 @@ def report_file(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Figures, tables and the page of a statistics file and its analysis; returns the page.
+    """Write the report on a statistics file and its analysis; return the path of its page.
 
-    ``analysis`` is beside the statistics if not given; ``out`` is a folder. Raises UserError as :func:`analyze_file`,
-    and for an analysis of other statistics.
+    ``analysis`` is the file beside the statistics if None; ``out`` is a folder. Raises UserError as
+    :func:`analyze_file`, and for an analysis of other statistics.
     """
     statistics = statistics_path(path)
     results = analysis_path(statistics) if analysis is None else Path(analysis)
@@ -199,14 +198,14 @@ def report_file(
         settings, digest = read_settings(file.config_text, str(statistics), overrides), file.digest
     if not results.exists():
         raise FileError(
-            f"{results}: there is no analysis yet. Run `convergence analyze {statistics}` first, or name it with "
+            f"{results}: there is no analysis. Run `convergence analyze {statistics}` first, or give its path with "
             "--analysis."
         )
     with load_object("convergence.analysis.file:open_analysis")(results) as file:
         if file.statistics_digest != digest:
             raise FileError(
                 f"{results}: this is the analysis of other statistics than {statistics}. Run `convergence analyze "
-                f"{statistics}`, or name the right one with --analysis."
+                f"{statistics}`, or give the matching analysis with --analysis."
             )
         work = report_task(target, file.digest, settings, statistics.parent)
 
@@ -219,10 +218,10 @@ def report_file(
 
 
 def _do(work: StageTask, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
-    """A piece of work where it is needed, with its record; what lies in its place without one is looked at first."""
+    """Run a stage unless it is finished, and record it; adopt an existing output that has no record."""
     (target,) = work.outputs
     folder = TaskFolder(target.parent)
-    check_writable(target.parent, "Choose another place with --out")
+    check_writable(target.parent, "Choose another path with --out")
     if read_record(work.record) is None and target.exists():
         folder.adopt(work, digest_of(target))
     outcome = folder.begin(work, overwrite)
@@ -241,43 +240,11 @@ def _analysis_digest(path: Path) -> str:
         with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
             return str(file.attrs["digest"])
     except FileError as error:
-        raise FileError(
-            f"{error} It is where the analysis would go: move it, or choose another place with --out."
-        ) from None
+        raise FileError(f"{error} The analysis would replace it: move it, or choose another path with --out.") from None
 
 
 def _report_digest(path: Path) -> str:
     page = path / "index.html"
     if not page.is_file() or not (path / "figures").is_dir() or not (path / "tables").is_dir():
-        raise FileError(f"{path}: this is there already and is no report. Choose another place with --out.")
+        raise FileError(f"{path}: this exists and is not a report. Choose another path with --out.")
     return hashlib.sha256(page.read_bytes()).hexdigest()
-
-
-def command(options: argparse.Namespace, executors: Any = None) -> None:
-    """``convergence run|analyze|report|show FILE``."""
-    if options.runs != "runs":
-        raise UserError(
-            f"--runs {options.runs}: a file of results has no runs folder; results lie beside it. Use --out."
-        )
-    if options.verb == "show":
-        print(load_object("convergence.show_file:describe")(Path(options.config), options.verify, options.overrides))
-        return
-    if options.verb not in ("run", "analyze", "report"):
-        raise UserError(
-            f"{options.config}: `convergence {options.verb}` needs a config, a .toml file; a file of results can be "
-            "shown, analysed and reported: show, analyze, report, run."
-        )
-    from convergence.runs.signals import stopping_on_signals
-
-    out = getattr(options, "out", None)
-    with stopping_on_signals():
-        if options.verb != "report":
-            analysis = analyze_file(
-                options.config, options.overrides, getattr(options, "comparisons", ()), out, executors,
-                options.overwrite,
-            )  # fmt: skip
-        if options.verb == "analyze":
-            print(analysis.resolve())
-            return
-        given = getattr(options, "analysis", None)
-        print(report_file(options.config, options.overrides, given, out, options.overwrite).resolve())

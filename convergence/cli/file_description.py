@@ -1,0 +1,282 @@
+"""Description of a results file for ``convergence show FILE.h5``: its content, and whether checksums match."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from convergence.analysis.file import SCHEMA as ANALYSIS
+from convergence.analysis.file import open_analysis
+from convergence.analysis.standalone import analysis_path, analyze_task, read_settings, statistics_path
+from convergence.cli.output import columns
+from convergence.io import hdf5
+from convergence.progress import readable_bytes
+from convergence.runs.tasks import StageTask, TaskFolder, describe_changes, read_record
+from convergence.statistics.file import StatisticsFile, open_statistics
+from convergence.statistics.schema import VERSION
+
+OPTIONAL_PARTS = {
+    "mutual_information": "mutual information",
+    "group_shifted_products": "next image",
+    "subset_samples": "single images",
+    "histogram": "histograms",
+}
+"""Parts of a comparison in a statistics file that depend on the settings, and their names in the text."""
+
+
+@dataclass(frozen=True)
+class NetEntry:
+    """A net of a statistics file; seed and accuracy are None where they are not known."""
+
+    name: str
+    seed: int | None
+    trained: bool
+    held_out_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class SumsEntry:
+    """A comparison of a statistics file; ``parts`` are the optional datasets that it has."""
+
+    name: str
+    members: tuple[str, ...]
+    units: int
+    samples: int
+    bytes: int
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SubsetEntry:
+    """Source of a subset: digest of the whole file, its image groups (None: all), datasets that were left out."""
+
+    source_digest: str
+    groups: tuple[int, ...] | None
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StatisticsDescription:
+    """The document of ``show statistics.h5``.
+
+    Attributes
+    ----------
+    analysis : file name and state of the analysis beside the file, for the settings in the file: "none", "done",
+        "unfinished", "damaged", "stale" or "no record"
+    analysis_changes : the settings that differ, for a stale analysis
+    checksums : "ok", or "not verified" without ``--verify``
+    """
+
+    name: str
+    bytes: int
+    version: int
+    digest: str
+    images: int
+    groups: int
+    subset: SubsetEntry | None
+    nets: tuple[NetEntry, ...]
+    comparisons: tuple[SumsEntry, ...]
+    provenance: Mapping[str, str]
+    analysis_file: str
+    analysis: str
+    analysis_changes: str
+    checksums: str
+
+
+@dataclass(frozen=True)
+class ResultsEntry:
+    """A comparison of an analysis file: its members, number of pairs of nets, and names of the measures."""
+
+    name: str
+    members: tuple[str, ...]
+    pairs: int
+    measures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AnalysisDescription:
+    """The document of ``show analysis.h5``."""
+
+    bytes: int
+    digest: str
+    statistics_digest: str
+    comparisons: tuple[ResultsEntry, ...]
+    provenance: Mapping[str, str]
+    checksums: str
+
+
+FileDescription = StatisticsDescription | AnalysisDescription
+
+
+def describe_file(path: Path, verify: bool = False, overrides: Iterable[str] = ()) -> FileDescription:
+    """Describe a statistics or an analysis file; with ``verify`` compare every dataset with its checksum.
+
+    Raises
+    ------
+    FileError
+        for a file that cannot be used, and with ``verify`` for the first dataset that is damaged.
+    """
+    path = statistics_path(path)
+    is_analysis = _schema(path) == ANALYSIS
+    checksums = "ok" if verify else "not verified"
+    found = _analysis(path, checksums) if is_analysis else _statistics(path, overrides, checksums)
+    if verify:
+        with h5py.File(path, "r") as file:
+            hdf5.verify(file)
+    return found
+
+
+def file_text(found: FileDescription) -> str:
+    """The description as text."""
+    lines = [*(_statistics_lines(found) if isinstance(found, StatisticsDescription) else _analysis_lines(found))]
+    verified = "all match" if found.checksums == "ok" else "not verified; --verify reads the whole file"
+    return "\n".join([*lines, f"checksums: {verified}"])
+
+
+def _schema(path: Path) -> str:
+    """The schema that a file names; "" if it cannot be opened (opening it by its schema reports why)."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("schema", ""))
+    except OSError:
+        return ""
+
+
+def _analysis(path: Path, checksums: str) -> AnalysisDescription:
+    """All that is read of analysis.h5."""
+    with open_analysis(path) as file:
+        entries = []
+        for name in file.comparisons:
+            pairs = file.pairs(name)
+            measures = dict.fromkeys(measure for x, y in pairs for measure in file.measures(name, x, y))
+            entries.append(ResultsEntry(name, tuple(file.about(name)["nets"]), len(pairs), tuple(measures)))
+        return AnalysisDescription(
+            path.stat().st_size, file.digest, file.statistics_digest, tuple(entries), file.provenance, checksums
+        )
+
+
+def _statistics(path: Path, overrides: Iterable[str], checksums: str) -> StatisticsDescription:
+    with open_statistics(path) as file:
+        settings = read_settings(file.config_text, str(path), overrides)
+        work = analyze_task(analysis_path(path), file.digest, settings.analysis)
+        state, changes = _state(work)
+        return StatisticsDescription(
+            name=settings.name,
+            bytes=path.stat().st_size,
+            version=VERSION,
+            digest=file.digest,
+            images=file.n_images,
+            groups=file.n_groups,
+            subset=_subset(file),
+            nets=tuple(map(_net, file.nets)),
+            comparisons=tuple(_sums(file, name) for name in file.comparisons),
+            provenance=file.provenance,
+            analysis_file=work.outputs[0].name,
+            analysis=state,
+            analysis_changes=changes,
+            checksums=checksums,
+        )
+
+
+def _state(work: StageTask) -> tuple[str, str]:
+    """State of the analysis beside a file for the settings in the file, and the settings that differ."""
+    (target,) = work.outputs
+    record = read_record(work.record)
+    if record is None:
+        return ("no record" if target.exists() else "none"), ""
+    state = TaskFolder(target.parent).state(work)
+    return state, describe_changes(record, work) if state == "stale" else ""
+
+
+def _subset(file: StatisticsFile) -> SubsetEntry | None:
+    if not file.selection:
+        return None
+    groups = file.selection["groups"]
+    return SubsetEntry(
+        file.selection["of"], None if groups == "all" else tuple(groups), tuple(file.selection["left_out"])
+    )
+
+
+def _net(net: dict[str, Any]) -> NetEntry:
+    accuracy, seed = float(net["held_out_accuracy"]), int(net["seed"])
+    return NetEntry(
+        str(net["name"]),
+        seed if seed >= 0 else None,
+        bool(net["trained"]),
+        accuracy if math.isfinite(accuracy) else None,
+    )
+
+
+def _sums(file: StatisticsFile, name: str) -> SumsEntry:
+    place, size = file.raw(name), 0
+
+    def add(_: str, item: Any) -> None:
+        nonlocal size
+        size += item.id.get_storage_size() if isinstance(item, h5py.Dataset) else 0
+
+    place.visititems(add)
+    samples = int(hdf5.read_array(place, "group_count").sum())
+    parts = tuple(key for key in OPTIONAL_PARTS if key in place)
+    return SumsEntry(name, tuple(file.members(name)), len(place["unit_net"]), samples, size, parts)
+
+
+def _statistics_lines(found: StatisticsDescription) -> Iterator[str]:
+    yield f"statistics of {found.name}, {readable_bytes(found.bytes)}, version {found.version}"
+    yield f"digest {found.digest[:12]}, {found.images:,} images in {found.groups} groups"
+    if found.subset is not None:
+        groups, left_out = found.subset.groups, found.subset.left_out
+        which = "all image groups" if groups is None else f"image groups {', '.join(map(str, groups))}"
+        without = f"; without {', '.join(left_out)}, which need all image groups" if left_out else ""
+        yield f"subset of {found.subset.source_digest[:12]}: {which}{without}"
+    yield from ("", "nets")
+    nets = [
+        (
+            net.name,
+            "–" if net.seed is None else str(net.seed),
+            "yes" if net.trained else "no",
+            "–" if net.held_out_accuracy is None else f"{100 * net.held_out_accuracy:.2f} %",
+        )
+        for net in found.nets
+    ]
+    yield from columns([("name", "seed", "trained", "held-out accuracy"), *nets])
+    yield from ("", "comparisons")
+    rows = [
+        (
+            item.name,
+            ", ".join(item.members[:8]) + (f", … ({len(item.members)})" if len(item.members) > 8 else ""),
+            f"{item.units:,}",
+            f"{item.samples:,}",
+            readable_bytes(item.bytes),
+            ", ".join(OPTIONAL_PARTS[part] for part in item.parts),
+        )
+        for item in found.comparisons
+    ]
+    yield from columns([("name", "members", "units", "samples", "bytes", "also"), *rows])
+    yield from ("", *_provenance(found.provenance), "")
+    state = {
+        "none": f"none; `convergence analyze` writes {found.analysis_file}",
+        "no record": f"{found.analysis_file}, without a record",
+        "unfinished": "unfinished; `convergence analyze` resumes it",
+        "stale": f"{found.analysis_file}, {found.analysis_changes}",
+    }
+    yield f"analysis: {state.get(found.analysis, f'{found.analysis_file}, {found.analysis}')}"
+
+
+def _analysis_lines(found: AnalysisDescription) -> Iterator[str]:
+    yield f"analysis, {readable_bytes(found.bytes)}"
+    yield f"digest {found.digest[:12]}, of the statistics {found.statistics_digest[:12]}"
+    yield from ("", "comparisons")
+    rows = [
+        (item.name, ", ".join(item.members), str(item.pairs), str(len(item.measures))) for item in found.comparisons
+    ]
+    yield from columns([("name", "members", "pairs", "measures"), *rows])
+    yield from ("", *_provenance(found.provenance))
+
+
+def _provenance(provenance: Mapping[str, str]) -> Sequence[str]:
+    return "made with", "  " + ", ".join(f"{name} {version}" for name, version in provenance.items())

@@ -1,0 +1,76 @@
+"""The processes that a verb runs on: MPI ranks or torch processes of a stage, workers of the analysis."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from convergence.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_DONE, EXIT_USER
+from convergence.errors import UserError
+from convergence.registry import load_object
+
+if TYPE_CHECKING:
+    from convergence.config.schema import Experiment
+
+
+def on_ranks(verb: str, experiment: Experiment, action: Callable[[Any], None]) -> int:
+    """Run ``action(communicator)`` on every process that was launched; return the exit code of this one.
+
+    Signals stop the action at its next checkpoint. An exception of one rank ends the job, so that the other ranks do
+    not wait for it; an exception that all ranks raise is reported by the first rank.
+    """
+    from convergence.runs.signals import Stopped, stopping_on_signals
+
+    comm = _communicator(verb, experiment)
+    if comm.rank > 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    try:
+        with stopping_on_signals():
+            action(comm)
+    except Exception as error:
+        everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
+        if comm.size > 1 and not everywhere:
+            comm.abort(error, EXIT_USER if isinstance(error, UserError) else EXIT_DEFECT)
+        if comm.rank > 0:
+            return EXIT_AGAIN if isinstance(error, Stopped) else EXIT_USER
+        raise
+    finally:
+        if hasattr(comm, "close"):
+            comm.close()
+    return EXIT_DONE
+
+
+def analysis_executors(
+    runs: str,
+    cluster: str | None,
+    workers: int | None,
+    threads: int,
+    memory: float | None,
+    lifetime: float | None,
+    dashboard: bool,
+) -> Any:
+    """Executors of the analysis for the worker options of a verb (:mod:`hpc.dask_executor`, :mod:`slurm.dask_workers`)."""
+    asked = load_object("hpc.dask_executor:Workers")(workers, threads, memory, lifetime, dashboard)
+    if cluster:
+        return load_object("slurm.dask_workers:executors")(asked, cluster, runs)
+    return load_object("hpc.dask_executor:executors")(asked)
+
+
+def _communicator(verb: str, experiment: Experiment) -> Any:
+    """Torch processes for the stages that run nets on a device, MPI ranks for all other verbs."""
+    from convergence.runs.stages import SHARED
+
+    torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if verb in SHARED and (torchrun or os.environ.get("SLURM_NTASKS", "1") != "1"):
+        place = load_object("convergence.training.process_group:launched")()
+        if place is not None:
+            settings = experiment.training if verb == "train" else experiment.functional
+            return load_object("convergence.training.process_group:ProcessGroup").of(place, settings.device)
+    if torchrun and verb not in SHARED:
+        raise UserError(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes, and `convergence {verb}` does not use torch "
+            f"processes. Only {', '.join(SHARED)} do. Run `convergence {verb}` without torchrun."
+        )
+    return load_object("hpc.comm:world")()
