@@ -18,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.units import rectified
-from convergence.analysis.live import live_units
+from convergence.analysis.active_units import active_units
 from convergence.analysis.pair import analyze_pair
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums
@@ -73,9 +73,9 @@ def main() -> None:
     with threadpool_limits(1):
         for width in sorted({WIDTHS[layer] for layer in options.layers}):
             sums = sums_of_two_nets(width, options.groups)
-            live = live_units(sums)
+            live = active_units(sums)
             if not seconds:
-                analyze_pair(sums_of_two_nets(12, 4), live_units(sums_of_two_nets(12, 4)), "a", "b", AnalysisConfig())
+                analyze_pair(sums_of_two_nets(12, 4), active_units(sums_of_two_nets(12, 4)), "a", "b", AnalysisConfig())
             start = time.thread_time()
             analyze_pair(sums, live, "a", "b", AnalysisConfig())
             seconds[width] = time.thread_time() - start

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.live import live_units
-from convergence.analysis.units import PairSums
+from convergence.analysis.active_units import active_units
+from convergence.analysis.pair_sums import PairSums
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.group_sums import shift_of
@@ -105,7 +105,7 @@ def sums_of(x: Float32, y: Float32, precision: str = "float64", n_groups: int = 
 def pair_sums(x: Float32, y: Float32, precision: str = "float64") -> tuple[PairSums, tuple[str, ...]]:
     """The pair's sums, and for each unit of x and y why it is left out, "" if it is not."""
     sums = sums_of(x, y, precision)
-    live = live_units(sums)
+    live = active_units(sums)
     return PairSums.of(sums, live, "x", "y"), live.reason
 
 

@@ -29,7 +29,7 @@ from convergence.alignment.sparse import lasso_path
 from convergence.analysis.pair import pair_steps
 from convergence.analysis.plan import pair_memory
 from convergence.analysis.run import compute, found_done, planned, run_tasks
-from convergence.analysis.section import PairShape
+from convergence.analysis.steps import PairShape
 from convergence.analysis.worker import Job
 from convergence.cli import main as command
 from convergence.config.stages import AnalysisConfig

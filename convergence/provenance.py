@@ -10,6 +10,8 @@ from pathlib import Path
 
 from convergence import __version__
 
+ANALYSIS_SCHEMA_VERSION = 3
+"""Version of the layout of analysis.h5; part of the digest of an analysis, so a new layout remakes the file."""
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvision", "mpi4py", "dask")
 COMMIT_FILE = "git_commit.txt"
 """Beside a copy of the packages: the commit that they were copied from."""

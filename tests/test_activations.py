@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from convergence.cli import main
+from tests.analysis_rows import rows
 
 CONFIG = """
 name = "given"
@@ -75,9 +76,10 @@ def test_from_arrays_to_the_report_without_torch(arrays, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "4 of 4" in done.stdout
-    with h5py.File(tmp_path / "given" / "analysis.h5") as file:
-        assert list(file["comparisons/conv/pairs/a|b/alignment/matching"][()]) == [5, 4, 3, 2, 1, 0]
-        assert list(file["comparisons/fc/pairs/a|b/alignment/matching"][()]) == [1, 2, 0, 4, 3]
+    analysis = tmp_path / "given" / "analysis.h5"
+    assert rows(analysis, "conv", "matching", x="a", y="b")["unit_y"].tolist() == [5, 4, 3, 2, 1, 0]
+    assert rows(analysis, "fc", "matching", x="a", y="b")["unit_y"].tolist() == [1, 2, 0, 4, 3]
+    with h5py.File(analysis) as file:
         correlation = file["comparisons/fc/correlation"][()]
     joined = np.concatenate([arrays["a_fc"], arrays["b_fc"], arrays["c_fc"]], axis=1).astype(np.float32)
     assert np.abs(correlation - np.corrcoef(joined.astype(float), rowvar=False)).max() < 1e-12

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from convergence.analysis.active_units import active_units, describe_units, unit_means
 from convergence.analysis.distributions import mean_activation_distance
-from convergence.analysis.layer import describe_units, unit_means
-from convergence.analysis.live import live_units
 from convergence.analysis.pair import analyze_pair
-from convergence.analysis.units import PairSums
+from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.file import ComparisonSums
@@ -98,7 +97,7 @@ def test_permuted_and_scaled_units_come_back():
     order = np.random.default_rng(1).permutation(9)
     y = 3.0 * x[order] + 7.0
     sums = sums_of({"a": x, "b": y})
-    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
+    tree = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)
     for key in ("alignment", "information"):
         np.testing.assert_array_equal(tree[key]["matching"], np.argsort(order))
         np.testing.assert_array_equal(tree[key]["semi_xy"], np.argsort(order))
@@ -115,7 +114,7 @@ def test_what_only_mutual_information_sees():
     x = np.random.default_rng(0).standard_normal((5, 4_000))
     y = np.concatenate([np.abs(x[:1]), x[1:4] + 0.5 * np.random.default_rng(1).standard_normal((3, 4_000))])
     sums = sums_of({"a": x, "b": y})
-    found = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)["information"]
+    found = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)["information"]
     assert found["semi_xy"][0] == 0
     assert found["semi_xy_nats"][0] > 1
 
@@ -130,7 +129,7 @@ def test_units_that_carry_nothing_are_named_and_left_out():
     y = rectified(6, seed=1)
     with np.errstate(invalid="ignore"):
         sums = sums_of({"a": x, "b": y})
-        live = live_units(sums)
+        live = active_units(sums)
     assert live.reason[:6] == (
         "", "always zero", "constant", "non-finite values", "varies in too few image groups", "",
     )  # fmt: skip
@@ -162,7 +161,7 @@ def test_live_units_vary_whatever_blocks_are_left_out(n_groups):
     x[1, 0::n_groups], x[1, 2 % n_groups :: n_groups] = rng.random(40), rng.random(40)  # in the first block of a half
     y = rectified(3, 40 * n_groups, seed=1)
     sums = sums_of({"a": x, "b": y}, n_groups)
-    live = live_units(sums)
+    live = active_units(sums)
     assert 0 < live.alive[:60].sum() < 60
     assert n_groups < 6 or live.reason[1] == "varies in too few image groups"
     pair = PairSums.of(sums, live, "a", "b")
@@ -177,15 +176,15 @@ def test_live_units_vary_whatever_blocks_are_left_out(n_groups):
 
 def test_a_dead_net_gives_a_reason_and_no_results():
     sums = sums_of({"a": rectified(4), "b": np.zeros((4, 3_000))})
-    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
-    assert tree["nothing_because"] == "b has no unit that carries anything"
+    tree = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)
+    assert tree["skip_reason"] == "b has no active unit"
     assert "measures" not in tree
 
 
 def test_different_widths():
     x = rectified(7)
     sums = sums_of({"a": x, "b": x[[4, 0, 2]]})
-    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
+    tree = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)
     matched = tree["alignment"]["matching"]
     assert (matched[4], matched[0], matched[2]) == (0, 1, 2)
     assert (np.delete(matched, [4, 0, 2]) == -1).all()
@@ -197,7 +196,7 @@ def test_different_widths():
 def test_replicates_leave_whole_groups_out():
     x, y = rectified(4, seed=2), rectified(5, seed=3)
     sums = sums_of({"a": x, "b": y})
-    pair = PairSums.of(sums, live_units(sums), "a", "b")
+    pair = PairSums.of(sums, active_units(sums), "a", "b")
     joined = np.concatenate([x, y]).astype(np.float32).astype(float)
     for g, moments in enumerate(pair.without()):
         kept = np.arange(joined.shape[1]) % GROUPS != g
@@ -213,7 +212,7 @@ def test_cross_fitting_takes_the_best_of_noise_away():
     """Independent units: the best of forty correlations is far above zero, a partner chosen elsewhere is not."""
     rng = np.random.default_rng(0)
     sums = sums_of({"a": rng.standard_normal((40, 300)), "b": rng.standard_normal((40, 300))})
-    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
+    tree = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)
     assert tree["measures"]["semi_matching"]["xy"]["value"] > 0.1
     assert abs(tree["held_out"]["semi_matching"]["xy"]["value"]) < 0.05
     assert abs(tree["alignment"]["semi_xy_held_out"].mean()) < 0.05
@@ -225,7 +224,7 @@ def test_cross_fitting_takes_the_best_of_noise_away():
 def test_mean_activations():
     x = rectified(6)
     sums = sums_of({"a": x, "b": x[::-1], "c": 2 * x})
-    live = live_units(sums)
+    live = active_units(sums)
     np.testing.assert_allclose(unit_means(sums)[:6], x.astype(np.float32).mean(axis=1, dtype=float), rtol=1e-6)
     assert mean_activation_distance(sums, live, "a", "b").value == pytest.approx(0, abs=1e-6)
     assert mean_activation_distance(sums, live, "a", "c").value == pytest.approx(1 / 1.5, rel=1e-6)
@@ -235,14 +234,14 @@ def test_the_next_image_is_a_chance_level():
     """The same units, seeing other images: own covariances stay, everything in common goes."""
     x = rectified(8)
     sums = sums_of({"a": x, "b": x[::-1]})
-    pair = PairSums.of(sums, live_units(sums), "a", "b")
+    pair = PairSums.of(sums, active_units(sums), "a", "b")
     assert pair.shifted is not None
     np.testing.assert_array_equal(pair.shifted.corr_xx, pair.pooled.corr_xx)
     rolled = np.concatenate([np.roll(x[:, g::GROUPS], -1, axis=1) for g in range(GROUPS)], axis=1)
     ordered = np.concatenate([x[:, g::GROUPS] for g in range(GROUPS)], axis=1)
     wanted = np.corrcoef(np.concatenate([ordered, rolled[::-1]]))[:8, 8:]
     np.testing.assert_allclose(pair.shifted.corr_xy, wanted, atol=1e-6)
-    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
+    tree = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)
     found = tree["measures"]["matching"]["xy"]
     assert found["value"] == pytest.approx(1, abs=1e-6)
     assert abs(found["shifted"]) < 0.15
@@ -255,7 +254,7 @@ def test_the_next_image_is_a_chance_level():
 def test_debiased_cka_is_that_of_the_samples():
     x, y = rectified(5, n_samples=120), rectified(7, n_samples=120, seed=4)
     sums = sums_of({"a": x, "b": y})
-    pair = PairSums.of(sums, live_units(sums), "a", "b")
+    pair = PairSums.of(sums, active_units(sums), "a", "b")
     even = np.arange(120) % GROUPS % 2 == 0
     for moments, kept in ((pair.pooled, np.ones(120, dtype=bool)), (pair.halves[0], even)):
         samples = [np.asarray(v, dtype=np.float32).astype(float)[:, kept] for v in (x, y)]
@@ -264,12 +263,12 @@ def test_debiased_cka_is_that_of_the_samples():
         np.testing.assert_allclose([moments.hsic.xx, moments.hsic.xy, moments.hsic.yy], hsic, rtol=1e-5)
         assert moments.swapped().hsic.yy == moments.hsic.xx
     dead = sums_of({"a": np.concatenate([x, np.full((1, 120), 2.5), np.zeros((1, 120))]), "b": y})
-    again = PairSums.of(dead, live_units(dead), "a", "b").pooled.hsic
+    again = PairSums.of(dead, active_units(dead), "a", "b").pooled.hsic
     np.testing.assert_allclose(again.xx, pair.pooled.hsic.xx, rtol=1e-5)
     rare = np.zeros((1, 120))
     rare[0, 6] = 3.0  # left out, and yet part of what the layer says of one image
     sums = sums_of({"a": np.concatenate([rare, x]), "b": y})
-    pair = PairSums.of(sums, live_units(sums), "a", "b")
+    pair = PairSums.of(sums, active_units(sums), "a", "b")
     np.testing.assert_array_equal(pair.units_x, [1, 2, 3, 4, 5])
     assert pair.pooled.cov_xx.shape == (5, 5)
     whole = np.concatenate([rare, np.asarray(x, dtype=np.float32)]).astype(float)
@@ -279,7 +278,7 @@ def test_debiased_cka_is_that_of_the_samples():
 def test_one_unit_has_every_number_that_it_can_have():
     x = rectified(3)
     sums = sums_of({"a": x[:1], "b": x})
-    tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
+    tree = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)
     assert tree["alignment"]["matching"][0] == 0
     assert tree["measures"]["r_squared"]["yx"]["value"] == pytest.approx(1, abs=1e-6)
     assert tree["unavailable"] == {}
@@ -291,7 +290,7 @@ def test_codes_are_told_apart():
     x = rng.standard_normal((30, 6_000))
     y = np.stack([x[4], x[1] + x[2] + x[3], x.sum(axis=0), *rng.standard_normal((3, 6_000))])
     sums = sums_of({"a": x, "b": y})
-    found = analyze_pair(sums, live_units(sums), "a", "b", AnalysisConfig(rotations=2))["sparse_xy"]
+    found = analyze_pair(sums, active_units(sums), "a", "b", AnalysisConfig(rotations=2))["sparse_xy"]
     np.testing.assert_array_equal(found["units_for_90"], [1, 3, -1, 0, 0, 0])
     np.testing.assert_array_equal(found["held_out_units_for_90"], [1, 3, -1, 0, 0, 0])
     assert set(found["forward_units"][1, :3]) == {1, 2, 3}
@@ -320,7 +319,7 @@ def test_groups_that_share_a_subspace_and_not_a_basis():
     back = np.linalg.cholesky(np.cov(turned)) @ q  # another basis of the same span, units correlated as before
     x, y = np.concatenate([same, turned]), np.concatenate([same, back @ white])
     sums = sums_of({"a": x, "b": y})
-    found = analyze_pair(sums, live_units(sums), "a", "b", AnalysisConfig(rotations=5))["clusters"]
+    found = analyze_pair(sums, active_units(sums), "a", "b", AnalysisConfig(rotations=5))["clusters"]
     assert found["n_clusters"] == 2
     np.testing.assert_array_equal(found["labels_x"], [1] * 6 + [0] * 8)
     np.testing.assert_array_equal(found["labels_y"], [1] * 6 + [0] * 8)
@@ -341,7 +340,7 @@ def test_groups_that_share_a_subspace_and_not_a_basis():
 def test_slices_of_targets_change_nothing(monkeypatch):
     x, y = rectified(8), rectified(11, seed=5)
     sums = sums_of({"a": x, "b": y})
-    live = live_units(sums)
+    live = active_units(sums)
     whole = analyze_pair(sums, live, "a", "b", CONFIG)["sparse_xy"]
     monkeypatch.setattr("convergence.analysis.few_to_one.WEIGHTS_BYTES", 8 * 8 * 5 * 3)
     sliced = analyze_pair(sums, live, "a", "b", CONFIG)["sparse_xy"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import h5py
-
+from convergence.analysis.layout import document_layout
 from convergence.cli import main
 from convergence.similarity import MEASURES
+from tests.analysis_rows import row
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,11 +22,16 @@ def test_the_readmes_measure_reaches_the_report(tiny_config, tiny_copy, tmp_path
     monkeypatch.setitem(MEASURES.entries, *line)
     runs = ["--runs", str(tiny_copy.parent), "--set", 'analysis.measures=["mean_strength", "matching"]']
     assert main(["run", str(tiny_config), *runs]) == 0
-    with h5py.File(tiny_copy / "analysis.h5") as file:
-        found = file["comparisons/conv1/pairs/net1|net2/measures/mean_strength/xy"]
-        assert found["low"][()] < found["value"][()] < found["high"][()]
-        assert 0 < found["null"][()] < 1
+    found = row(tiny_copy / "analysis.h5", "conv1", "measures", x="net1", y="net2", measure="mean_strength")
+    assert found["low"] < found["value"] < found["high"]
+    assert 0 < found["null"] < 1
     assert "mean |r|" in (tiny_copy / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_files_md_holds_the_layout_of_analysis_h5():
+    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    generated = text.split("<!-- analysis.h5: generated -->\n")[1].split("<!-- end -->")[0]
+    assert generated == document_layout(), "python -m convergence.analysis.layout docs/files.md writes it anew"
 
 
 def test_files_and_commands_that_documents_name_exist():

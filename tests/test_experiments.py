@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from convergence.cli import main
+from tests.analysis_rows import row
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -80,8 +81,9 @@ def test_residual_nets_of_unequal_width(image_root, tmp_path):
         assert list(block.attrs["widths"]) == [128, 128, 512]
         assert list(block.attrs["sources"]) == ["layer2.0.relu_1", "layer2.0.relu_1", "layer2.0.relu_2"]
         assert list(file["comparisons/same"].attrs["nets"]) == ["narrow1", "narrow2"]
-    with h5py.File(tmp_path / "residual" / "analysis.h5") as file:
-        pair = file["comparisons/block/pairs/narrow1|wide1"]
-        assert np.isfinite(pair["measures/matching/xy/value"][()])
-        assert pair["n_x"][()] == 128
-        assert pair["n_y"][()] == 512
+    analysis, names = tmp_path / "residual" / "analysis.h5", {"x": "narrow1", "y": "wide1"}
+    pair, matching = row(analysis, "block", "pairs", **names), row(
+        analysis, "block", "measures", **names, measure="matching", evaluation="all_images"
+    )  # fmt: skip
+    assert np.isfinite(matching["value"])
+    assert (pair["n_x"], pair["n_y"]) == (128, 512)

@@ -12,7 +12,7 @@ DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/dask_executor.py", "dask":
          "ot": "convergence/alignment/soft_matching.py"}  # fmt: skip
 HEAVY = {"torch", "torchvision", "mpi4py", "submitit"}
 LAPTOP = ["convergence/analysis", "convergence/alignment", "convergence/similarity", "convergence/figures",
-          "convergence/paper", "convergence/report", "convergence/summary.py",
+          "convergence/paper", "convergence/report", "convergence/results",
           "convergence/uncertainty.py"]  # fmt: skip
 
 

@@ -120,4 +120,4 @@ def test_analysis_reads_a_pair_at_a_time(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     with h5py.File(tmp_path / "many" / "analysis.h5") as file:
         assert len(file["comparisons/wide/pairs"]) == 6
-        assert file["comparisons/wide/all_nets/kinds/trained/members"].shape == (400, 4)
+        assert len(file["comparisons/wide/consensus_members"]) == 400 * 4

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from convergence.alignment.matching import matching
+from convergence.analysis.active_units import active_units
 from convergence.analysis.distributions import compare_distributions, shape_distances
 from convergence.analysis.joint import JointCorrelations
-from convergence.analysis.live import live_units
 from convergence.analysis.nets import analyze_nets, kinds_of_nets
 from convergence.analysis.over_time import trajectories
-from convergence.analysis.units import PairSums
+from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
 from tests.test_analysis import sums_of
 
@@ -38,7 +38,7 @@ def nets_with_common_units(n_common: int, n_own: int, n_nets: int = 4, n_samples
 def test_units_that_all_nets_have_come_back():
     nets, places = nets_with_common_units(5, 4)
     sums = sums_of(nets)
-    found = analyze_nets(sums, live_units(sums), CONFIG, {})["kinds"]["trained"]
+    found = analyze_nets(sums, active_units(sums), CONFIG, {})["kinds"]["trained"]
     wanted = {tuple(places[:, unit]) for unit in range(5)}
     assert {tuple(members) for members in found["members"][:5]} == wanted
     np.testing.assert_array_equal(found["n_nets"], [4] * 5 + [1] * 4)
@@ -60,7 +60,7 @@ def test_units_that_no_other_net_has_room_for_are_there():
     nets, _ = nets_with_common_units(3, 0, n_nets=3)
     nets["net3"] = np.concatenate([nets["net3"], np.random.default_rng(1).standard_normal((4, 4_000))])
     sums = sums_of(nets)
-    found = analyze_nets(sums, live_units(sums), CONFIG, {})["kinds"]["trained"]
+    found = analyze_nets(sums, active_units(sums), CONFIG, {})["kinds"]["trained"]
     assert [len(found["unit_cycles"][net]) for net in nets] == [3, 3, 7]
     assert (found["members"][:, :2] == -1).sum() == 8
     assert set(found["members"][:, 2]) == set(range(7))
@@ -70,7 +70,7 @@ def test_nets_of_one_kind_only_go_together():
     nets, _ = nets_with_common_units(3, 1)
     sums = replace(sums_of(nets), trained=(True, True, False, False))
     assert kinds_of_nets(sums) == {"trained": ["net1", "net2"], "untrained": ["net3", "net4"]}
-    assert analyze_nets(sums, live_units(sums), CONFIG, {})["kinds"] == {}
+    assert analyze_nets(sums, active_units(sums), CONFIG, {})["kinds"] == {}
     several = replace(sums, layers=("a", "b", "a", "b"), epochs=(1, 1, 0, 2))
     assert list(kinds_of_nets(several)) == [
         "trained a epoch 1",
@@ -88,7 +88,7 @@ def test_the_map_has_the_distances_that_it_was_made_of():
     distances = {
         (names[a], names[b]): float(np.linalg.norm(points[a] - points[b])) for a in range(4) for b in range(a + 1, 4)
     }
-    found = analyze_nets(sums, live_units(sums), CONFIG, distances)["map"]
+    found = analyze_nets(sums, active_units(sums), CONFIG, distances)["map"]
     apart = np.linalg.norm(found["points"][:, None] - found["points"][None], axis=2)
     np.testing.assert_allclose(apart, found["distances"], atol=1e-9)
     assert found["explained"] == pytest.approx(1)
@@ -98,7 +98,7 @@ def test_joint_correlations_are_those_of_the_samples():
     nets, _ = nets_with_common_units(3, 2, n_nets=3, n_samples=300)
     nets["net2"][1] = 4.0
     sums = sums_of(nets)
-    joint = JointCorrelations(sums, live_units(sums), ["net3", "net2"])
+    joint = JointCorrelations(sums, active_units(sums), ["net3", "net2"])
     samples = np.concatenate([nets["net3"], np.delete(nets["net2"], 1, axis=0)]).astype(np.float32).astype(float)
     np.testing.assert_allclose(joint.pooled(), np.corrcoef(samples), atol=1e-9)
     group = np.arange(300) % joint.n_groups
@@ -120,7 +120,7 @@ def test_when_units_first_match():
             units[:n_learnt] = final[:n_learnt] + 0.1 * units[:n_learnt]
             members[f"{net}@{epoch}"] = units[permutation]
     sums = replace(sums_of(members), of_net=("net1",) * 3 + ("net2",) * 3, epochs=(0, 1, 5) * 2)
-    found = trajectories(sums, live_units(sums))["layer"]
+    found = trajectories(sums, active_units(sums))["layer"]
     np.testing.assert_array_equal(found["epochs"], [0, 1, 5])
     pair = found["pairs"]["net1|net2"]
     np.testing.assert_array_equal(pair["partner"], np.argsort(order))
@@ -129,12 +129,12 @@ def test_when_units_first_match():
     assert np.mean(pair["first_matched"] == 5) >= 0.3
     same = pair["same_partner"]["value"]
     assert same[0] < 0.5 <= same[1] < 1 == same[2]
-    np.testing.assert_allclose(pair["with_final_partner"]["value"], [0, 0.5, 1], atol=0.05)
+    np.testing.assert_allclose(pair["final_partner"]["value"], [0, 0.5, 1], atol=0.05)
     for net in ("net1", "net2"):
         np.testing.assert_allclose(found["own"][net]["value"], [0, 0.5, 1], atol=0.05)
         assert found["own"][net]["value"][-1] == pytest.approx(1, abs=1e-12)
     once = sums_of({"a": final, "b": final})
-    assert trajectories(once, live_units(once)) == {}
+    assert trajectories(once, active_units(once)) == {}
 
 
 def test_distributions_of_partners_are_alike():
@@ -143,7 +143,7 @@ def test_distributions_of_partners_are_alike():
     normal = rng.standard_normal((4, 5_000))
     shapes = np.stack([np.maximum(normal[0], 0), np.exp(normal[1]), normal[2] ** 2, np.maximum(normal[3] - 1, 0)])
     sums = sums_of({"a": shapes, "b": 3 * shapes[[2, 0, 3, 1]]})
-    live = live_units(sums)
+    live = active_units(sums)
     partners = matching(PairSums.of(sums, live, "a", "b").pooled.corr_xy)
     found = compare_distributions(sums, live, "a", "b", partners)
     assert found["matched"] == pytest.approx(0, abs=0.01)

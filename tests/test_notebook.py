@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import convergence
-from convergence.analysis.file import open_analysis
 from convergence.errors import UserError
-from convergence.results.labelled import Labelled, Table
+from convergence.results.labelled import Labelled, ResultsTable
+from tests.analysis_rows import rows
 from tests.conftest import ORDER, OTHER
 
 
@@ -84,7 +84,7 @@ def test_correlations_are_those_of_the_activations(run, alone, without_statistic
 def test_units_that_carry_nothing_say_why(run, alone, without_statistics):
     for one in (run, alone, without_statistics):
         table = one["fc"].units("net2")
-        assert table["left_out_because"].tolist() == [""] * 6 + ["always zero", ""]
+        assert table["inactive_reason"].tolist() == [""] * 6 + ["always zero", ""]
         assert table["zero_fraction"][6] == 1
     assert 6 not in run["fc"].matching("net1", "net2").unit_y
     with pytest.raises(UserError, match="unit 6 of net2 has no results"):
@@ -104,10 +104,8 @@ def test_measures_are_a_table_and_estimates(run, folder):
     (row,) = table
     estimate = run["conv1"].estimate("matching", "net1", "net2")
     assert (row["value"], row["low"], row["null"]) == (estimate.value, estimate.low, estimate.null)
-    with open_analysis(folder / "analysis.h5") as file:
-        tree = file.pair("conv1", "net1", "net2")
-    assert row["held_out"] == tree["held_out"]["matching"]["xy"]["value"]
-    assert estimate.value == tree["measures"]["matching"]["xy"]["value"]
+    in_file = rows(folder / "analysis.h5", "conv1", "measures", x="net1", y="net2", measure="matching")
+    assert [row["value"], row["held_out"]] == in_file["value"].tolist()
     summary = run["conv1"].summary("matching")
     assert summary.n_pairs == 3
     assert str(summary).startswith(f"{summary.estimate.value:.3f} [")
@@ -203,7 +201,7 @@ def test_names_that_are_not_there(run, tmp_path):
 
 
 def test_tables_become_what_others_read():
-    table = Table({"a": np.array([2, 1, 3]), "b": np.array(["x", "y", "z"])})
+    table = ResultsTable({"a": np.array([2, 1, 3]), "b": np.array(["x", "y", "z"])})
     assert table.sorted("a")["b"].tolist() == ["z", "x", "y"]
     assert table.to_structured()["a"].tolist() == [2, 1, 3]
     assert [row["b"] for row in table.where(a=1)] == ["y"]

@@ -24,7 +24,8 @@ from convergence.paper.published import CONV1, LAYERS, RECOVERED, TABLE_LAMBDAS
 from convergence.paper.readings import LAMBDAS, laplacian
 from convergence.paper.run import choose_pair
 from convergence.paper.tables import WIDTH, power, text_table
-from convergence.summary import Layer, PairResult
+from convergence.results import ComparisonResults, PairResults, read_analysis
+from tests.analysis_rows import rewrite
 
 REFERENCE = Path(os.environ.get("CONVERGENCE_REFERENCE", "conv1_correlations.npz"))
 
@@ -201,12 +202,15 @@ def test_a_wide_table_goes_on_below():
     assert [power(value) for value in (0, 1e-4, 10**-2.6)] == ["0", "1e-4", "10^-2.6"]
 
 
-def test_whatever_pair_there_is_will_do():
-    mixed, untrained = PairResult("a", "b", "mixed", {}), PairResult("b", "c", "untrained", {})
-    about = {"sources": (), "layers": (), "epochs": (), "units": {}, "correlation": np.eye(1), "all_nets": {}}
+def test_pair_is_trained_one_else_first_unless_it_is_named():
+    none = dict.fromkeys(
+        ("same_partner", "same_partner_error", "same_absolute", "mutual_best", "never_chosen", "significant_xy",
+         "significant_yx", "same_halves", "distributions", "_source")
+    )  # fmt: skip
+    mixed, untrained = PairResults("a", "b", "mixed", **none), PairResults("b", "c", "untrained", **none)
     nets = ("a", "b", "c")
-    trained = (True, False, False)
-    layer = Layer("conv1", nets, trained, of_net=nets, pairs=(mixed, untrained), left_out={}, **about)
+    about = {"sources": (), "layers": (), "epochs": (), "widths": (), "left_out": {}, "source": None}
+    layer = ComparisonResults("conv1", nets, (True, False, False), of_net=nets, pairs=(mixed, untrained), **about)
     assert choose_pair(layer, None) is mixed
     assert choose_pair(layer, ("c", "b")) is untrained
     assert choose_pair(layer, ("a", "c")) is None
@@ -229,8 +233,8 @@ def shown(tiny_run, tmp_path_factory) -> tuple[str, Path]:
     return done.stdout, out
 
 
-def tree(tiny_run: Path, layer: str) -> h5py.Group:
-    return h5py.File(tiny_run / "analysis.h5")["comparisons"][layer]["pairs"]["net1|net2"]
+def first_pair(tiny_run: Path, layer: str) -> PairResults:
+    return read_analysis(tiny_run / "analysis.h5").comparison(layer).pair("net1", "net2")
 
 
 def row(text: str, *starts: str) -> str:
@@ -241,13 +245,13 @@ def row(text: str, *starts: str) -> str:
 
 def test_the_alignment_table_holds_what_the_file_says(shown, tiny_run):
     for layer in ("conv1", "conv2", "fc1"):
-        found = tree(tiny_run, layer)
-        line = row(shown[0], layer, f"{len(found['units_x'])}, {len(found['units_y'])}")
+        found = first_pair(tiny_run, layer)
+        line = row(shown[0], layer, f"{len(found.units_x)}, {len(found.units_y)}")
         for measure in ("semi_matching", "matching"):
-            e = found["measures"][measure]["xy"]
-            assert f"{e['value'][()]:.3f} ± {e['standard_error'][()]:.3f} ({e['null'][()]:.3f} ± " in line
-        assert f" {100 * found['alignment/same_assignment'][()]:.0f} % " in line
-        assert line.endswith(f" {100 * np.mean(found['alignment/semi_xy_correlation'][:] < 0.5):.0f} %")
+            e = found.need(measure)
+            assert f"{e.value:.3f} ± {e.standard_error:.3f} ({e.null:.3f} ± " in line
+        assert f" {100 * found.same_partner:.0f} % " in line
+        assert line.endswith(f" {100 * np.mean(found.semi_matching('xy').correlation < 0.5):.0f} %")
     assert "0.703 N (0.363 ± 0.008 D)" in row(shown[0], "  paper's conv1", "96, 96")
     assert row(shown[0], "  paper's conv5", "256, 256").endswith("75 % P")
     assert max(map(len, shown[0].splitlines()[:-1])) <= WIDTH
@@ -258,7 +262,7 @@ def test_losses_in_table_and_figure_are_those_of_the_readings(shown, tiny_run):
     with (out / "fc1-penalty.csv").open(encoding="utf-8", newline="") as file:
         rows = [line for line in csv.DictReader(file) if line["layer"] == "fc1"]
     exact = {float(line["lambda"]): float(line["loss"]) for line in rows if line["reading"] == "exact LASSO"}
-    dense = tree(tiny_run, "fc1")["sparse_xy/dense/value"][()]
+    dense = first_pair(tiny_run, "fc1").need("all_units_loss").value
     assert exact[0.0] == pytest.approx(dense, abs=1e-9)
     assert list(exact.values()) == sorted(exact.values())
     assert list(exact) == sorted(LAMBDAS)
@@ -267,9 +271,8 @@ def test_losses_in_table_and_figure_are_those_of_the_readings(shown, tiny_run):
     for losses, name in ((exact, "exact LASSO"), (sgd, "SGD, 300 steps")):
         printed = "  ".join(f"{losses[value]:.4f}" for value in TABLE_LAMBDAS)
         assert any(line.split(name)[-1].strip() == printed for line in text.splitlines() if name in line)
-    analysed = tree(tiny_run, "fc1")["sparse_xy"]
-    n = len(tree(tiny_run, "fc1")["units_y"])
-    known = dict(zip(analysed["alphas"][:] / n, analysed["loss"][:], strict=True))
+    analysed = first_pair(tiny_run, "fc1").sparse("xy")
+    known = dict(zip(analysed.path.alpha / len(analysed.target), analysed.path.loss, strict=True))
     inside = {penalty: loss for penalty, loss in known.items() if 1e-5 <= penalty <= 0.1}
     assert inside
     for penalty, loss in inside.items():
@@ -279,12 +282,10 @@ def test_losses_in_table_and_figure_are_those_of_the_readings(shown, tiny_run):
 
 def test_information_activations_and_accuracies_are_those_of_the_files(shown, tiny_run):
     text, _ = shown
-    nats = tree(tiny_run, "conv2")["information/semi_xy_nats"][:]
+    nats = first_pair(tiny_run, "conv2").mutual_information.best_nats
     best = " ".join(f"{value:.2f}"[1:] for value in sorted(nats, reverse=True)[:8])
     assert best in text
-    with h5py.File(tiny_run / "analysis.h5") as file:
-        units = file["comparisons/conv1/units"]
-        top = units["mean"][:][units["net"][:] == 0].max()
+    top = read_analysis(tiny_run / "analysis.h5").comparison("conv1").units("net1").mean.max()
     with h5py.File(tiny_run / "statistics.h5") as file:
         accuracy = file["nets/held_out_accuracy"][0]
     line = row(text, "net1", f"{100 * accuracy:.2f} %")
@@ -297,7 +298,7 @@ def test_information_activations_and_accuracies_are_those_of_the_files(shown, ti
 
 def test_corrections_name_every_layer_and_figures_are_there(shown):
     text, out = shown
-    corrections = text[text.index("What the paper got wrong") :]
+    corrections = text[text.index("Corrections of the paper") :]
     for number in range(1, 6):
         assert f"\n{number}. " in corrections
     assert corrections.count("   conv2: ") == 5
@@ -324,9 +325,7 @@ def test_a_config_stands_for_its_run_and_another_pair_can_be_shown(tiny_config, 
 
 
 def test_a_run_without_joint_histograms_says_so(tiny_copy, capsys):
-    with h5py.File(tiny_copy / "analysis.h5", "r+") as file:
-        for pair in file["comparisons/conv1/pairs"].values():
-            del pair["information"]
+    rewrite(tiny_copy / "analysis.h5", "conv1", "mutual_information", lambda found: found[:0])
     assert main(["paper", str(tiny_copy), "--steps", str(SHORT_STEPS)]) == 0
     text = capsys.readouterr().out
     assert "not counted" in row(text, "conv1", "not")
@@ -338,13 +337,14 @@ def test_an_analysis_of_an_older_version_has_to_be_made_again(tiny_copy, capsys)
     with h5py.File(tiny_copy / "analysis.h5", "r+") as file:
         file.attrs["schema_version"] = 1
     assert main(["paper", str(tiny_copy)]) == 2
-    assert "version 1 and lacks" in capsys.readouterr().err
+    assert "the file has version 1 of its schema, and version 3 or later is needed" in capsys.readouterr().err
     assert not (tiny_copy / "paper").exists()
 
 
 def test_layers_too_wide_for_mapping_layers_have_the_rest(tiny_copy, monkeypatch, capsys):
     layers = ("conv1", "conv2", "fc1")
-    widths = {layer: max(len(tree(tiny_copy, layer)[side]) for side in ("units_x", "units_y")) for layer in layers}
+    pairs = {layer: first_pair(tiny_copy, layer) for layer in layers}
+    widths = {layer: max(len(pair.units_x), len(pair.units_y)) for layer, pair in pairs.items()}
     wide = max(widths.values())
     for widest, predicted in ((wide, True), (wide - 1, False)):
         monkeypatch.setattr(readings, "WIDEST", widest)

@@ -10,6 +10,7 @@ import pytest
 from convergence.cli import main
 from convergence.config.load import read_config
 from convergence.runs.run_folder import RunFolder
+from tests.analysis_rows import rows
 from tests.browser import Reader
 from tests.pictures_file import write_pictures_file
 from tests.test_report import LAYERS, NETS
@@ -137,33 +138,25 @@ def test_a_unit_is_found_by_its_number_and_by_keys(reader, folder):
 
 def test_the_browser_tells_what_the_analysis_holds(reader, folder):
     """The numbers of a unit on the page are those of analysis.h5."""
-    from convergence.analysis.file import open_analysis
-
-    with open_analysis(folder.parent / "analysis.h5") as file:
-        pair = file.pair("conv1", "net1", "net2")
-    a = pair["alignment"]
-    at = int((a["matching"] >= 0).argmax())
-    unit, partner = int(pair["units_x"][at]), int(a["matching"][at])
+    found = rows(folder.parent / "analysis.h5", "conv1", "matching", x="net1", y="net2")
+    first = found[found["unit_y"] >= 0][0]
+    unit, partner = int(first["unit_x"]), int(first["unit_y"])
     reader.screen(1440)
     for net, other, mine, theirs in (("net1", "net2", unit, partner), ("net2", "net1", partner, unit)):
         reader.open(folder / "units.html", f"#conv1/{net}/{mine}")
         reader.wait("return document.getElementById('unit-name')")
         (row,) = (row for row in reader.all("#unit tbody tr") if row.find_element("css selector", "th").text == other)
         assert f"unit {theirs}" in row.text
-        assert f"{a['matching_correlation'][at]:.3f} ± {a['matching_error'][at]:.3f}" in row.text
+        assert f"{first['correlation']:.3f} ± {first['standard_error']:.3f}" in row.text
 
 
-def test_units_that_carry_nothing_say_so(reader, folder):
-    from convergence.analysis.file import open_analysis
-
-    with open_analysis(folder.parent / "analysis.h5") as file:
-        units = file.units("conv2")
-    of_net = units["left_out_because"][units["net"] == 0]
-    (dead,) = [k for k, reason in enumerate(of_net) if reason][:1]
+def test_inactive_units_have_a_reason(reader, folder):
+    found = rows(folder.parent / "analysis.h5", "conv2", "units", member="net1", active=False)[0]
+    dead, reason = int(found["unit"]), found["inactive_reason"].decode()
     reader.screen(390)
     reader.open(folder / "units.html", f"#conv2/net1/{dead}")
     reader.wait("return document.getElementById('unit-name')")
-    assert f"left out of every comparison: {of_net[dead]}" in reader.find("#unit").text
+    assert f"left out of every comparison: {reason}" in reader.find("#unit").text
     assert reader.all("#unit table") == []
 
 

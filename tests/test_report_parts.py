@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from convergence.cli import main
-from convergence.report.compare import compare, difference, flat
-from convergence.report.directions import directions
+from convergence.report.comparison import compare, difference, flat
 from convergence.report.galleries import galleries, signed_sum
-from convergence.report.pictures import RunPictures
+from convergence.report.pair_view import pair_views
 from convergence.report.results import read_results, read_run
-from convergence.report.sprites import COLUMNS, GAP, GREY, TILE, sheet, tiles
+from convergence.report.thumbnail_sheets import COLUMNS, GAP, GREY, TILE, RunPictures, sheet, tiles
 from convergence.report.units import numbers, script_json, unit_columns
 from convergence.uncertainty import Estimate, jackknife
 
@@ -69,7 +68,7 @@ def run(planted):
 
 def test_partners_are_the_same_from_either_side(run):
     (layer,) = run.layers
-    one, other = directions(layer.pair("net1", "net2"))
+    one, other = pair_views(layer.pair("net1", "net2"))
     assert (one.x, other.x) == ("net1", "net2")
     np.testing.assert_array_equal(one.matched, (np.arange(N) + SHIFT) % N)
     np.testing.assert_array_equal(other.matched[one.matched], np.arange(N))
@@ -77,7 +76,7 @@ def test_partners_are_the_same_from_either_side(run):
         partner = one.matched if name.startswith("matched") else one.informative
         np.testing.assert_array_equal(getattr(other, name)[partner], getattr(one, name))
     assert one.matched_r.argmax() == 0
-    dead, _ = directions(layer.pair("net1", "net3"))[::-1]
+    dead, _ = pair_views(layer.pair("net1", "net3"))[::-1]
     assert len(dead.units) == N - 1
     assert 7 not in dead.units
 
@@ -115,8 +114,7 @@ def test_galleries_show_what_was_planted(run):
     assert [part.unit for part in card.parts[1:3]] == [1, 2]
     assert re.match(r"unit 3 of net3 ≈ \.\d\d·unit 1 \+ \.\d\d·unit 2", card.title)
     top = found["activity"].lists[0][1][0]
-    mean = layer.units["mean"][layer.units["net"] == 0]
-    assert top.parts[0].unit == int(mean.argmax())
+    assert top.parts[0].unit == int(layer.units("net1").mean.argmax())
 
 
 def test_sums_in_words():

@@ -164,7 +164,7 @@ def test_a_flipped_bit_is_found(tiny_run, tmp_path):
 def test_statistics_are_readable_with_h5py_and_numpy_alone(tiny_run):
     """The lines of docs/files.md, run as they stand there, in a process that cannot import the package."""
     docs = (Path(__file__).parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"```python\n(.*?)```", docs, re.S)
+    lines, *_ = re.findall(r"```python\n(.*?)```", docs, re.S)
     code = f"import sys; sys.modules['convergence'] = None\n{lines}\nnp.save('r.npy', r)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tiny_run, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -172,7 +172,7 @@ def test_statistics_are_readable_with_h5py_and_numpy_alone(tiny_run):
     (tiny_run / "r.npy").unlink()
     with h5py.File(tiny_run / "analysis.h5") as file:
         wanted = file["comparisons/conv1/correlation"][()]
-        alive = file["comparisons/conv1/units/alive"][()]
+        alive = file["comparisons/conv1/units"]["active"]
     np.testing.assert_allclose(r[np.ix_(alive, alive)], wanted[np.ix_(alive, alive)], atol=1e-12)
 
 

@@ -8,12 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
-from convergence.analysis.file import open_analysis
+from convergence.analysis.layout import MATRICES, TABLES
+from convergence.analysis.layout import TABLE_BY_NAME as BY_NAME
+from convergence.analysis.pair_tables import PAIR
 from convergence.analysis.run import analyze
 from convergence.cli import main
 from convergence.config.stages import AnalysisConfig, SparseConfig
 from convergence.errors import FileError, UserError
 from convergence.io import hdf5
+from convergence.results import read_analysis
 from convergence.statistics.file import open_statistics
 from convergence.statistics.subset import Selection, parse_groups, subset_statistics, view_comparisons
 from hpc.dask_executor import in_process
@@ -47,18 +50,22 @@ def test_analysis_of_a_subset_equals_that_part_of_the_whole(source, of_whole, tm
         assert [net["name"] for net in file.nets] == ["net1", "net2", "net3"]
         assert file.selection["of"] == whole.digest != file.digest
         assert file.provenance == whole.provenance
-    everything, of_part = datasets(of_whole), datasets(analysed(part, tmp_path))
-    pairs = [name for name in of_part if "/pairs/" in name]
-    assert len(pairs) > 300
-    for name in pairs:  # what is about all nets at once is about fewer of them
-        assert of_part[name] == everything[name], name
-    assert {name.split("/")[3] for name in pairs} == {"net1|net2", "net1|net3", "net2|net3"}
-    with h5py.File(of_whole) as whole, h5py.File(tmp_path / "part-analysis.h5") as some:
-        np.testing.assert_array_equal(
-            whole["comparisons/fc/correlation"][:24, :24], some["comparisons/fc/correlation"][:]
-        )
-        for name, values in some["comparisons/fc/units"].items():
-            np.testing.assert_array_equal(whole["comparisons/fc/units"][name][:24], values[:])
+    with h5py.File(of_whole) as file, h5py.File(analysed(part, tmp_path)) as other:
+        whole, some = file["comparisons/fc"], other["comparisons/fc"]
+        assert {(pair["x"], pair["y"]) for pair in some["pairs"][:]} == {
+            (b"net1", b"net2"), (b"net1", b"net3"), (b"net2", b"net3"),
+        }  # fmt: skip
+        for table in (table for table in TABLES if table.columns[:2] == PAIR):
+            everything, wanted = whole[table.name][:], some[table.name][:]
+            kept = (everything["x"] != b"alone") & (everything["y"] != b"alone")
+            assert len(wanted) == kept.sum() > 0 or table.name == "unavailable", table.name
+            for column in table.columns:
+                np.testing.assert_array_equal(wanted[column.name], everything[kept][column.name])
+            for matrix in (matrix for matrix in MATRICES if matrix.axes[0] == table.name):
+                np.testing.assert_array_equal(some[matrix.name][:], whole[matrix.name][:][kept])
+        np.testing.assert_array_equal(whole["correlation"][:24, :24], some["correlation"][:])
+        for column in BY_NAME["units"].columns:
+            np.testing.assert_array_equal(whole["units"][column.name][:24], some["units"][column.name])
 
 
 def test_subset_and_view_of_one_comparison_give_all_of_its_results(source, of_whole, tmp_path):
@@ -112,12 +119,12 @@ def test_subset_of_groups_omits_datasets_over_all_groups_and_has_a_report(source
         assert file.selection["groups"] == [0, 1, 2, 4]
     assert main(["analyze", str(part)]) == 0
     assert main(["report", str(part)]) == 0
-    with open_analysis(tmp_path / "some groups.analysis.h5") as analysis:
-        assert "zero_fraction" not in analysis.units("fc")
-        tree = analysis.pair("fc", "net1", "net2")
-        assert "distributions" not in tree
-        assert "information" not in tree
-        assert len(tree["measures"]["matching"]["xy"]["without"]) == 4
+    found = read_analysis(tmp_path / "some groups.analysis.h5").comparison("fc")
+    assert found.units("net1").zero_fraction is None
+    pair = found.pair("net1", "net2")
+    assert pair.distributions is None
+    assert pair.mutual_information is None
+    assert len(pair.need("matching").without) == 4
 
 
 def test_subset_of_a_subset_names_its_source(source, tmp_path):

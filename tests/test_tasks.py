@@ -22,8 +22,8 @@ from convergence.analysis import cost
 from convergence.analysis.pair import pair_steps
 from convergence.analysis.plan import Plan, Subject, Task
 from convergence.analysis.run import analyze, planned, run_tasks
-from convergence.analysis.section import PairShape, Step, levels, ranges
-from convergence.analysis.watch import Watch
+from convergence.analysis.steps import PairShape, Step, levels, ranges
+from convergence.analysis.task_progress import TaskProgress
 from convergence.analysis.worker import Done, peak_memory
 from convergence.cli import main
 from convergence.config.stages import AnalysisConfig
@@ -293,9 +293,7 @@ def test_a_task_that_ends_its_workers_is_named_and_the_rest_is_kept(analysed, ex
         with on_this_machine(Workers(), 2, plan.memory) as inner:
             yield Deadly(inner)
 
-    with pytest.raises(
-        UserError, match=r"1 task ended every worker(.|\n)*layer a\|b: clusters spectral(.|\n)*--memory"
-    ):
+    with pytest.raises(UserError, match=r"1 task failed(.|\n)*layer a\|b: clusters spectral(.|\n)*--memory"):
         analysed(deadly)
     caplog.set_level(logging.INFO)
     assert analysed() == expected
@@ -348,7 +346,7 @@ def test_an_error_of_a_task_is_raised_and_ends_the_run():
 
 def test_time_left_by_method():
     tasks = [Task(Subject("c", "x", "y"), (Step("m", f"s{k}", seconds=1.0),), False) for k in range(4)]
-    watch = Watch(tasks, {0})
+    watch = TaskProgress(tasks, {0})
     watch.finished(1, Done(10.0, 5e8, 0), 2)  # ten times what was expected: 20 s of work are left, on two workers
     assert watch.left(2) == "about 10 s left (m 2/4 10 s)"
     assert watch.peak_bytes == 5e8

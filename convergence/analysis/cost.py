@@ -1,15 +1,15 @@
-"""What steps take: seconds on one core, as constants times powers of widths. ``python -m benchmarks.plan`` fits them.
+"""Cost of steps: seconds on one core, as constants times powers of widths, fitted by ``python -m benchmarks.plan``.
 
-They decide how steps are cut and so are part of the arithmetic (a sum over targets is made range by range): they are
-constants of a version, never measured while it runs. A factor of two does no harm.
+The constants determine how steps are cut, and so the order of sums over targets. They are fixed for a version and never
+measured at run time. A factor of two is accurate enough.
 """
 
 GOAL = 8.0
 """Seconds that a range of a step should take."""
 TOGETHER = 4.0
-"""Steps that take less than so many seconds are one task, and a pair that does is one."""
+"""Steps of less than this many seconds together are one task."""
 CALL = 0.01
-"""What calling all measures takes, however few units there are."""
+"""Overhead of calling all measures."""
 MEASURES = 3.8e-9
 """All measures of the moments of a pair once, times n³."""
 MEASURES_SQUARE = 5e-7

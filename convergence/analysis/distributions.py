@@ -7,9 +7,8 @@ import numpy.typing as npt
 from scipy.stats import wasserstein_distance
 
 from convergence.alignment.matching import Matching, matching
-from convergence.analysis.layer import unit_means, unit_means_without
-from convergence.analysis.live import LiveUnits
-from convergence.analysis.section import Tree
+from convergence.analysis.active_units import ActiveUnits, unit_means, unit_means_without
+from convergence.analysis.steps import Tree
 from convergence.statistics.file import ComparisonSums
 from convergence.uncertainty import Estimate, jackknife
 
@@ -18,7 +17,7 @@ QUANTILES = (np.arange(100) + 0.5) / 100
 CHUNK = 256
 
 
-def mean_activation_distance(sums: ComparisonSums, live: LiveUnits, x: str, y: str) -> Estimate:
+def mean_activation_distance(sums: ComparisonSums, live: ActiveUnits, x: str, y: str) -> Estimate:
     """Distance of two nets' distributions of mean activations (paper, section on activation statistics).
 
     Wasserstein-1 distance between the live units' means (for equal widths the mean gap between the two sorted
@@ -33,7 +32,7 @@ def mean_activation_distance(sums: ComparisonSums, live: LiveUnits, x: str, y: s
     return jackknife(distance(unit_means(sums)), [distance(means) for means in unit_means_without(sums)])
 
 
-def compare_distributions(sums: ComparisonSums, live: LiveUnits, x: str, y: str, partners: Matching) -> Tree:
+def compare_distributions(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, partners: Matching) -> Tree:
     """Whether units of two nets have like distributions of activation: partners, the best fit, and any two.
 
     The distance of two units is the Wasserstein-1 distance of their values, each divided by its standard deviation: it

@@ -23,7 +23,8 @@ from convergence.alignment.sparse import (
 )
 from convergence.analysis import cost
 from convergence.analysis.measures import directed
-from convergence.analysis.section import (
+from convergence.analysis.pair_sums import PairSums
+from convergence.analysis.steps import (
     Float64,
     Numbers,
     PairShape,
@@ -36,7 +37,6 @@ from convergence.analysis.section import (
     replicates,
     to_units,
 )
-from convergence.analysis.units import PairSums
 from convergence.config.stages import AnalysisConfig
 from convergence.similarity.pair import PairMoments
 from convergence.uncertainty import jackknife, jackknife_error, null_level, random_rotation
@@ -67,7 +67,7 @@ class FewToOne:
 
     @classmethod
     def steps(cls, shape: PairShape, config: AnalysisConfig, direction: str) -> list[Step]:
-        """What there is to compute for a pair of a shape."""
+        """Steps of the method for a pair of a shape."""
         name, sparse = f"sparse_{direction}", config.sparse
         n_x, n_targets = (shape.n_x, shape.n_y) if direction == "xy" else (shape.n_y, shape.n_x)
         one = cost.DENSE * n_x**3 + (cost.FORWARD * sparse.max_units * n_x + cost.MOMENTS * n_x) * n_targets

@@ -1,4 +1,4 @@
-"""``analysis.h5``: trees of results, written and read as they are. Format: docs/files.md."""
+"""``analysis.h5`` as tables and matrices of :mod:`convergence.analysis.layout`; parts of tasks as nested groups."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
+from convergence.analysis.layout import MADE_BY, MATRIX_BY_NAME, SCHEMA, TABLE_BY_NAME, VERSION
+from convergence.analysis.schema import DTYPES, MISSING, MatrixSchema, TableSchema
 from convergence.errors import FileError, did_you_mean
 from convergence.io import hdf5
 
-SCHEMA = "convergence-analysis"
 PARTIAL_SCHEMA = "convergence-analysis-part"
-VERSION = 2
-MADE_BY = "convergence analyze CONFIG"
+PARTIAL_VERSION = 2
+Array = npt.NDArray[Any]
+Columns = dict[str, Array]
+"""Columns of a table by name, all of one length; texts are numpy strings."""
 
 
 def write_tree(place: h5py.Group, tree: Mapping[str, Any]) -> None:
-    """Nested dicts become groups; arrays, numbers and strings become datasets with a checksum."""
+    """Write nested dicts as groups; arrays, numbers and strings as datasets with a checksum."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             write_tree(place.require_group(name), value)
@@ -30,7 +34,7 @@ def write_tree(place: h5py.Group, tree: Mapping[str, Any]) -> None:
 
 
 def read_tree(place: h5py.Group) -> dict[str, Any]:
-    """What :func:`write_tree` wrote; scalars come back as Python numbers and strings. Checksums are verified."""
+    """Read what :func:`write_tree` wrote and verify checksums; scalars become Python numbers and strings."""
     tree: dict[str, Any] = {}
     for name, item in place.items():
         if isinstance(item, h5py.Group):
@@ -41,61 +45,132 @@ def read_tree(place: h5py.Group) -> dict[str, Any]:
     return tree
 
 
+class TableRows:
+    """Rows of a table or matrix, collected in blocks and joined when they are written."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, list[tuple[int, Mapping[str, Any]]]] = {name: [] for name in TABLE_BY_NAME}
+        self._matrices: dict[str, list[Array]] = {name: [] for name in MATRIX_BY_NAME}
+
+    def add(self, table: str, n_rows: int = 1, /, **columns: Any) -> None:
+        """Append rows; a column is an array (n_rows,) or one value for all rows, a missing one does not apply."""
+        unknown = set(columns) - {column.name for column in TABLE_BY_NAME[table].columns}
+        if unknown:
+            raise ValueError(f"table {table} has no columns {', '.join(sorted(unknown))}")
+        self._tables[table].append((n_rows, columns))
+
+    def add_matrix(self, matrix: str, rows: npt.ArrayLike) -> None:
+        """Append rows (n, m) to a matrix; rows of fewer columns than others are filled up when they are written."""
+        self._matrices[matrix].append(np.atleast_2d(np.asarray(rows)))
+
+    def write(self, place: h5py.Group) -> None:
+        """Write every table and matrix of a comparison, empty ones included."""
+        for table in TABLE_BY_NAME.values():
+            write_table(place, table, self._joined(table))
+        for matrix in MATRIX_BY_NAME.values():
+            hdf5.write_array(place, matrix.name, self._stacked(matrix), matrix.axes, matrix.unit, matrix.about)
+
+    def _joined(self, table: TableSchema) -> Columns:
+        blocks = self._tables.pop(table.name)
+        total = sum(n for n, _ in blocks)
+        joined: Columns = {}
+        for column in table.columns:
+            found = [
+                np.broadcast_to(np.asarray(columns.get(column.name, MISSING[column.kind])), (n,))
+                for n, columns in blocks
+            ]
+            values = np.concatenate(found) if found else np.zeros(0, DTYPES[column.kind])
+            joined[column.name] = values if column.kind == "text" else values.astype(DTYPES[column.kind])
+            assert len(joined[column.name]) == total
+        return joined
+
+    def _stacked(self, matrix: MatrixSchema) -> Array:
+        blocks = self._matrices.pop(matrix.name)
+        dtype = DTYPES[matrix.kind]
+        if len(blocks) == 1:
+            return np.asarray(blocks[0], dtype)
+        width = max((block.shape[1] for block in blocks), default=0)
+        out = np.full((sum(len(block) for block in blocks), width), matrix.empty, dtype)
+        start = 0
+        for block in blocks:
+            out[start : start + len(block), : block.shape[1]] = block
+            start += len(block)
+        return out
+
+
+def write_table(place: h5py.Group, table: TableSchema, columns: Columns) -> None:
+    """Write a table as one compound dataset with its checksum, its meaning and the description of its columns."""
+    packed: Columns = {}
+    fields: list[tuple[str, Any]] = []
+    for column in table.columns:
+        values = columns[column.name]
+        if column.kind == "text":
+            values = np.array([text.encode() for text in values.tolist()], dtype=np.bytes_)
+            fields.append((column.name, h5py.string_dtype("utf-8", max(values.dtype.itemsize, 1))))
+        else:
+            fields.append((column.name, np.dtype(DTYPES[column.kind])))
+        packed[column.name] = values
+    rows = np.zeros(len(next(iter(packed.values()))), np.dtype(fields))
+    for name, values in packed.items():
+        rows[name] = values
+    dataset = hdf5.write_array(place, table.name, rows, about=f"A row is {table.about}.")
+    dataset.attrs["columns"] = table.description()
+
+
+def read_table(place: h5py.Group, table: TableSchema) -> Columns:
+    """Read a table by columns and verify its checksum."""
+    rows = hdf5.read_array(place, table.name)
+    columns: Columns = {}
+    for column in table.columns:
+        values = np.ascontiguousarray(rows[column.name])
+        columns[column.name] = _decoded(values) if column.kind == "text" else values
+    return columns
+
+
+def _decoded(values: Array) -> Array:
+    try:
+        return values.astype(f"U{max(values.dtype.itemsize, 1)}")  # of ASCII; fast
+    except UnicodeDecodeError:
+        return np.char.decode(values, "utf-8")
+
+
 class AnalysisFile:
-    """An open ``analysis.h5``."""
+    """An open ``analysis.h5``.
+
+    Attributes
+    ----------
+    raw_file : the HDF5 file
+    digest, statistics_digest : of the analysis, and of the statistics that it was made from
+    provenance : versions of what computed it
+    comparisons : their names
+    """
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = self.raw_file = file
+        self.raw_file = file
         self.digest = str(file.attrs["digest"])
         self.statistics_digest = str(file.attrs.get("statistics_digest", ""))
         self.provenance: dict[str, str] = json.loads(file.attrs.get("provenance", "{}"))
-        self.comparisons = list(file["comparisons"])
+        self.comparisons: list[str] = list(file["comparisons"])
 
-    def about(self, comparison: str) -> dict[str, list[Any]]:
-        """Per member: name, net and epoch, whether it was trained, the layer asked for and the graph node read."""
+    def table(self, comparison: str, name: str) -> Columns:
+        """A table by columns; FileError if it is missing or damaged."""
+        return read_table(self.raw(comparison), TABLE_BY_NAME[name])
+
+    def matrix(self, comparison: str, name: str) -> Array:
+        """A matrix; FileError if it is missing or damaged."""
+        return hdf5.read_array(self.raw(comparison), MATRIX_BY_NAME[name].name)
+
+    def raw(self, comparison: str) -> h5py.Group:
+        """The group of a comparison; FileError with the nearest name if there is none."""
         if comparison not in self.comparisons:
             raise FileError(
-                f'{self._file.filename} has no comparison "{comparison}"; {did_you_mean(comparison, self.comparisons)}.'
+                f'{self.raw_file.filename} has no comparison "{comparison}"; {did_you_mean(comparison, self.comparisons)}.'
             )
-        attributes = self._file["comparisons"][comparison].attrs
-        return {
-            "nets": [str(net) for net in attributes["nets"]],
-            "trained": [bool(flag) for flag in attributes["trained"]],
-            "of_net": [str(net) for net in attributes.get("of_net", attributes["nets"])],
-            "epochs": [int(epoch) for epoch in attributes.get("epochs", [-1] * len(attributes["nets"]))],
-            "layers": [str(layer) for layer in attributes["layers"]],
-            "sources": [str(source) for source in attributes["sources"]],
-        }
-
-    def units(self, comparison: str) -> dict[str, Any]:
-        """Per unit of the joined axis: see docs/files.md."""
-        return read_tree(self._file["comparisons"][comparison]["units"])
-
-    def correlation(self, comparison: str) -> Any:
-        """(n_units, n_units) pooled correlations of the joined axis."""
-        return hdf5.read_array(self._file["comparisons"][comparison], "correlation")
-
-    def all_nets(self, comparison: str) -> dict[str, Any]:
-        """What is about all nets at once: consensus units, the map, trajectories; {} in files of version 1."""
-        place = self._file["comparisons"][comparison]
-        return read_tree(place["all_nets"]) if "all_nets" in place else {}
-
-    def pairs(self, comparison: str) -> list[tuple[str, str]]:
-        """Pairs of nets, in the order of the nets."""
-        pairs = self._file["comparisons"][comparison]["pairs"]
-        return [(str(pairs[key].attrs["x"]), str(pairs[key].attrs["y"])) for key in pairs]
-
-    def measures(self, comparison: str, x: str, y: str) -> list[str]:
-        """Names of the measures of one pair of nets; none if it has no results."""
-        return list(self._file["comparisons"][comparison]["pairs"][f"{x}|{y}"].get("measures", ()))
-
-    def pair(self, comparison: str, x: str, y: str) -> dict[str, Any]:
-        """The results of one pair of nets."""
-        return read_tree(self._file["comparisons"][comparison]["pairs"][f"{x}|{y}"])
+        return self.raw_file["comparisons"][comparison]
 
 
 @contextmanager
 def open_analysis(path: str | Path) -> Iterator[AnalysisFile]:
     """Open an analysis file; FileError says what is wrong with one that cannot be used."""
-    with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY) as file:
+    with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY, oldest=VERSION) as file:
         yield AnalysisFile(file)

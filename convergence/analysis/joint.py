@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.live import LiveUnits
+from convergence.analysis.active_units import ActiveUnits
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.moments import correlation, covariance
 
@@ -24,7 +24,7 @@ class JointCorrelations:
     net_of_unit : (n,) index into the nets given
     """
 
-    def __init__(self, sums: ComparisonSums, live: LiveUnits, nets: Sequence[str]) -> None:
+    def __init__(self, sums: ComparisonSums, live: ActiveUnits, nets: Sequence[str]) -> None:
         self._sums = sums
         of_nets = [sums.units(net)[live.alive[sums.units(net)]] for net in nets]
         self.units = np.concatenate(of_nets)

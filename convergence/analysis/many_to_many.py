@@ -9,8 +9,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from convergence.analysis import cost
 from convergence.analysis.few_to_one import FewToOne
-from convergence.analysis.section import Float64, Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
-from convergence.analysis.units import PairSums
+from convergence.analysis.pair_sums import PairSums
+from convergence.analysis.steps import Float64, Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.clustering.graph import Labels
 from convergence.clustering.hierarchical import hierarchical_clusters
 from convergence.clustering.sparse_clusters import agglomerative_clusters
@@ -38,7 +38,7 @@ class ManyToMany:
 
     @classmethod
     def steps(cls, shape: PairShape, config: AnalysisConfig) -> list[Step]:
-        """What there is to compute for a pair of a shape."""
+        """Steps of the method for a pair of a shape."""
         both, name, after = shape.n_x + shape.n_y, cls.name, (f"{cls.name}/spectral",)
         graph = cost.GRAPH * both**2 * config.clustering.max_clusters
         subspaces = cost.SUBSPACES * both**3

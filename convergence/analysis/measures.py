@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convergence.analysis import cost
-from convergence.analysis.section import Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
-from convergence.analysis.units import PairSums
+from convergence.analysis.pair_sums import PairSums
+from convergence.analysis.steps import Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
@@ -41,7 +41,7 @@ class Measures:
 
     @classmethod
     def steps(cls, shape: PairShape, config: AnalysisConfig) -> list[Step]:
-        """What there is to compute for a pair of a shape."""
+        """Steps of the method for a pair of a shape."""
         once = cost.MEASURES * shape.n**3 + cost.MEASURES_SQUARE * shape.n**2 + cost.CALL
         after = (f"{cls.name}/values",)
         found = [Step(cls.name, "values", seconds=once)]

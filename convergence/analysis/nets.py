@@ -17,10 +17,10 @@ from convergence.alignment.cycles import cycle_consistency
 from convergence.alignment.embedding import embed
 from convergence.alignment.matching import matching
 from convergence.analysis import cost
+from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.joint import JointCorrelations
-from convergence.analysis.live import LiveUnits
 from convergence.analysis.over_time import trajectories
-from convergence.analysis.section import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
+from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums
 from convergence.uncertainty import generator_of, random_rotation
@@ -44,7 +44,7 @@ def kinds_of_nets(sums: ComparisonSums) -> dict[str, list[str]]:
     return kinds
 
 
-def nets_steps(sums: ComparisonSums, live: LiveUnits, config: AnalysisConfig) -> list[Step]:
+def nets_steps(sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig) -> list[Step]:
     """All steps about all nets of a comparison: those of every kind of three live nets or more."""
     steps: list[Step] = []
     if len(set(sums.epochs)) > 1:
@@ -77,7 +77,11 @@ class Nets:
     """
 
     def __init__(
-        self, sums: ComparisonSums, live: LiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
+        self,
+        sums: ComparisonSums,
+        live: ActiveUnits,
+        config: AnalysisConfig,
+        distances: Mapping[tuple[str, str], float],
     ) -> None:
         self.sums, self.distances = sums, distances
         self._live, self._config = live, config
@@ -169,17 +173,18 @@ class Nets:
             "cycle_chance": part["cycle_chance"],
             "cycle_paths": part["cycle_paths"],
             "unit_cycles": part["cycle_units"],
+            "active_units": {net: index[joint.net_of_unit == k] for k, net in enumerate(nets)},
         }
 
 
 def analyze_nets(
-    sums: ComparisonSums, live: LiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
+    sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
 ) -> Tree:
     """Everything about all nets of a comparison, here and now."""
     return computed(Nets(sums, live, config, distances))
 
 
-def _alive(sums: ComparisonSums, live: LiveUnits) -> dict[str, list[str]]:
+def _alive(sums: ComparisonSums, live: ActiveUnits) -> dict[str, list[str]]:
     """Kinds of three nets or more that have a live unit."""
     kinds = {
         kind: [net for net in nets if live.alive[sums.units(net)].any()] for kind, nets in kinds_of_nets(sums).items()

@@ -1,4 +1,4 @@
-"""A layer of the same nets at several epochs: when a net's units become what they end as, and when they first match.
+"""A layer of the same nets at several epochs: correlation of units with their last epoch and with their partners.
 
 A comparison with ``epochs`` holds every net at every epoch. The partner of a unit is the one that one-to-one matching
 of two nets at their last epoch gives it.
@@ -11,17 +11,17 @@ from itertools import combinations
 import numpy as np
 
 from convergence.alignment.matching import matching
+from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.joint import JointCorrelations
-from convergence.analysis.live import LiveUnits
-from convergence.analysis.section import Float64, Indices, Numbers, Replicated, Tree, full
+from convergence.analysis.steps import Float64, Indices, Numbers, Replicated, Tree, full
 from convergence.statistics.file import ComparisonSums
 
 
-def trajectories(sums: ComparisonSums, live: LiveUnits) -> Tree:
-    """By layer: each net with its own end, and each pair of nets at equal epochs; {} unless there are several epochs.
+def trajectories(sums: ComparisonSums, live: ActiveUnits) -> Tree:
+    """By layer: each net with its last epoch, and each pair of nets at equal epochs; {} for a single epoch.
 
-    Units that carry nothing at an epoch have no partner then, and correlation 0 with what they end as; those that end
-    so are left out.
+    Units that are inactive at an epoch have no partner then, and correlation 0 with themselves at the last epoch. Units
+    that are inactive at the last epoch are left out.
     """
     tree: Tree = {}
     for layer in dict.fromkeys(sums.layers):
@@ -40,13 +40,13 @@ def trajectories(sums: ComparisonSums, live: LiveUnits) -> Tree:
 
 class _Trajectories:
     def __init__(
-        self, sums: ComparisonSums, live: LiveUnits, nets: list[str], epochs: list[int], names: list[str]
+        self, sums: ComparisonSums, live: ActiveUnits, nets: list[str], epochs: list[int], names: list[str]
     ) -> None:
         self._nets, self._epochs = nets, epochs
         self._joint = JointCorrelations(sums, live, names)
         starts = np.array([sums.units(name)[0] for name in names])
         index = self._joint.units - starts[self._joint.net_of_unit]
-        # Position along the joint axis of every unit of every member, -1 for one that carries nothing.
+        # Position along the joint axis of every unit of every member, -1 for an inactive one.
         self._place: dict[tuple[str, int], Indices] = {}
         for k, (net, epoch) in enumerate((net, epoch) for net in nets for epoch in epochs):
             own = np.flatnonzero(self._joint.net_of_unit == k)
@@ -69,7 +69,7 @@ class _Trajectories:
             key = f"{x}|{y}"
             tree["pairs"][key] = {
                 "matched": self._described(found, f"matched {key}"),
-                "with_final_partner": self._described(found, f"partner {key}"),
+                "final_partner": self._described(found, f"partner {key}"),
                 "same_partner": self._described(found, f"same {key}"),
                 "partner": self._partners[x, y],
                 "first_matched": self._first_matched(pooled, x, y),

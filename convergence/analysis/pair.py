@@ -1,38 +1,37 @@
-"""Everything about two nets, x and y, in one comparison: a tree of arrays, ready to be written.
+"""Results of two nets, x and y, of one comparison, as nested groups of arrays.
 
-Indices are those of units within their layer, dead units included; ``-1`` stands for "none". Directions: ``xy`` looks
-for every unit of x among those of y, or predicts every unit of y from those of x; ``yx`` is the other way round.
+Unit indices are those within the layer, inactive units included; -1 means "none". Direction ``xy`` looks up every unit
+of x among those of y, or predicts every unit of y from those of x; ``yx`` is the reverse.
 """
 
 from __future__ import annotations
 
 from convergence.alignment.matching import matching
 from convergence.analysis import cost
+from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.distributions import compare_distributions, mean_activation_distance
 from convergence.analysis.few_to_one import FewToOne
-from convergence.analysis.information import information
-from convergence.analysis.live import LiveUnits
+from convergence.analysis.layout import DIRECTIONS
 from convergence.analysis.many_to_many import ManyToMany
 from convergence.analysis.measures import Measures
-from convergence.analysis.one_to_one import OneToOne
-from convergence.analysis.section import Method, PairShape, Parts, Step, Tree, computed
-from convergence.analysis.units import PairSums
+from convergence.analysis.one_to_one import OneToOne, information
+from convergence.analysis.pair_sums import PairSums
+from convergence.analysis.steps import Method, PairShape, Parts, Step, Tree, computed
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums
 
-DIRECTIONS = ("xy", "yx")
 OTHERS = "others"
 
 
-def shape_of(sums: ComparisonSums, live: LiveUnits, x: str, y: str) -> PairShape:
-    """What the steps of a pair are planned from; reads no matrix."""
+def shape_of(sums: ComparisonSums, live: ActiveUnits, x: str, y: str) -> PairShape:
+    """Input for planning the steps of a pair; reads no matrix."""
     n_x, n_y = (int(live.alive[sums.units(net)].sum()) for net in (x, y))
     has_information, has_histograms = sums.mutual_information is not None, sums.histograms is not None
     return PairShape(n_x, n_y, len(sums.group_count), whole(sums), has_information, has_histograms)
 
 
 def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
-    """All steps of a pair, every one behind those that it comes after; none if a net has no live unit.
+    """All steps of a pair, each after its predecessors; none if a net has no active unit.
 
     Sparse mappings and clusters are left out where a comparison joins several layers or epochs of a net.
     """
@@ -52,9 +51,9 @@ def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
 
 
 class Pair:
-    """Two nets of a comparison: computes steps, and puts their parts together."""
+    """Two nets of a comparison: computes steps and combines their parts."""
 
-    def __init__(self, sums: ComparisonSums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
+    def __init__(self, sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
         self._sums, self._live, self._x, self._y = sums, live, x, y
         self._pair = PairSums.of(sums, live, x, y)
         self.steps = pair_steps(shape_of(sums, live, x, y), config)
@@ -69,7 +68,7 @@ class Pair:
         self._methods = {method.name: method for method in made if method.name in planned}
 
     def compute(self, step: Step, parts: Parts) -> Tree:
-        """The part of a step, from those of the steps before."""
+        """Result of a step, from the results of earlier steps."""
         if step.method != OTHERS:
             return self._methods[step.method].compute(step, parts)
         if step.name == "information":
@@ -78,12 +77,12 @@ class Pair:
         return compare_distributions(self._sums, self._live, self._x, self._y, partners)
 
     def tree(self, parts: Parts) -> Tree:
-        """All results; a net without live units gives a tree that says so and holds nothing else."""
+        """All results; only the reason where a net has no active unit."""
         pair = self._pair
         tree: Tree = {"units_x": pair.units_x, "units_y": pair.units_y, "n_x": pair.n_x, "n_y": pair.n_y}
         if not self._methods:
             dead = self._y if len(pair.units_x) else self._x
-            return tree | {"nothing_because": f"{dead} has no unit that carries anything"}
+            return tree | {"skip_reason": f"{dead} has no active unit"}
         for name, method in self._methods.items():
             tree[name] = method.tree(parts)
         measures = self._methods[Measures.name]
@@ -97,8 +96,8 @@ class Pair:
         return tree
 
 
-def analyze_pair(sums: ComparisonSums, live: LiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
-    """All results of two nets, here and now."""
+def analyze_pair(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
+    """All results of two nets, computed in this process."""
     return computed(Pair(sums, live, x, y, config))
 
 

@@ -1,8 +1,8 @@
-"""The tasks of an analysis: steps of one subject (a pair of nets, or all nets of a comparison) that are done together.
+"""The tasks of an analysis: groups of steps of one subject, a pair of nets or all nets of a comparison.
 
-A subject that takes little is one task. Else its steps are gathered, level by level, into tasks of about
-:data:`~convergence.analysis.cost.TOGETHER` seconds, and a last task puts their parts together. How steps are gathered
-changes no result: a step's arithmetic does not depend on its company.
+A fast subject is one task. The steps of others are grouped, level by level, into tasks of about
+:data:`~convergence.analysis.cost.TOGETHER` seconds, and a last task combines their parts. The grouping does not
+change results.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from convergence.analysis import cost
+from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.few_to_one import WEIGHTS_BYTES
-from convergence.analysis.live import LiveUnits
 from convergence.analysis.nets import nets_steps
 from convergence.analysis.pair import pair_steps, shape_of
-from convergence.analysis.section import PairShape, Step, levels
-from convergence.analysis.units import KEPT_BYTES
+from convergence.analysis.pair_sums import KEPT_BYTES
+from convergence.analysis.steps import PairShape, Step, levels
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums
 
@@ -33,7 +33,7 @@ JOINT_MATRICES = 6
 
 @dataclass(frozen=True)
 class Subject:
-    """A comparison and two of its nets; or "" and "", for what is about all of them."""
+    """A comparison and two of its nets; "" and "" for all nets."""
 
     comparison: str
     x: str = ""
@@ -45,13 +45,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """Steps that one worker does in one go.
+    """Steps that one worker computes in one go.
 
     Attributes
     ----------
     steps : to compute, in order; those before the last task of a subject leave a part each
-    final : puts the parts together, and leaves the result of the subject
-    after : positions of tasks that have to be done before
+    final : whether it combines the parts and writes the result of the subject
+    after : positions of tasks that have to be finished before
     """
 
     subject: Subject
@@ -66,7 +66,7 @@ class Task:
 
     @property
     def method(self) -> str:
-        """Under which name its time is told: the method of its longest step, "all" of a whole subject."""
+        """Name under which its time is reported: the method of its longest step."""
         if self.final:
             return "whole pairs" if self.subject.x and self.steps else "folding in" if self.subject.x else "all nets"
         return max(self.steps, key=lambda step: step.seconds).method
@@ -80,7 +80,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """All tasks of an analysis, each behind those that it comes after; and the memory that the largest one takes.
+    """All tasks of an analysis in an order of execution, and the memory of the largest one.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ def pair_memory(shape: PairShape, config: AnalysisConfig) -> float:
     )
 
 
-def plan(comparisons: Iterable[tuple[ComparisonSums, LiveUnits]], config: AnalysisConfig) -> Plan:
+def plan(comparisons: Iterable[tuple[ComparisonSums, ActiveUnits]], config: AnalysisConfig) -> Plan:
     """The tasks of comparisons; reads no matrix."""
     tasks: list[Task] = []
     memory = BASE_BYTES

@@ -1,4 +1,4 @@
-"""The analysis stage: tasks are handed out, each is kept at once, and the file is put together at the end."""
+"""The analysis stage: submit tasks, keep the result of each, and assemble the file at the end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from convergence.analysis.file import SCHEMA, VERSION, write_tree
-from convergence.analysis.layer import describe_units, pooled_correlation
-from convergence.analysis.live import LiveUnits, live_units
+from convergence.analysis.active_units import ActiveUnits, active_units, pooled_correlation
+from convergence.analysis.assembly import ComparisonRows
+from convergence.analysis.layout import SCHEMA, VERSION
 from convergence.analysis.plan import Plan, Subject, Task, plan
-from convergence.analysis.watch import Watch
+from convergence.analysis.task_progress import TaskProgress
 from convergence.analysis.worker import Job, close_all, compute, is_done, part_path, read_part, restore_threads
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import TaskLost, UserError
@@ -32,11 +31,11 @@ SECONDS_BETWEEN_CHECKS = 0.5
 
 
 class Executor(Protocol):
-    """What runs tasks: see :mod:`hpc.dask_executor`."""
+    """Runs tasks: see :mod:`hpc.dask_executor`."""
 
     @property
     def slots(self) -> int:
-        """Tasks that run at a time, at present."""
+        """Tasks that run at the same time."""
         ...
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -45,30 +44,30 @@ class Executor(Protocol):
 
 
 Executors = Callable[[Plan], AbstractContextManager[Executor]]
-"""Starts what runs the tasks of a plan."""
+"""Starts the executor of a plan."""
 
 
 def analyze(
     statistics: Path, target: Path, config: AnalysisConfig, digest: str, partial: Path, executors: Executors
 ) -> None:
-    """Compute every pair of every comparison of a statistics file and leave ``target``.
+    """Compute every pair of every comparison of a statistics file and write ``target``.
 
     ``partial`` is a folder for finished tasks; a task found there with the same ``digest`` is not computed again.
-    ``executors`` starts what runs the tasks, those of :mod:`hpc.dask_executor` or anything of their shape.
+    ``executors`` starts an executor: see :mod:`hpc.dask_executor`.
 
     Raises
     ------
     FileError
-        when the statistics file is damaged anywhere.
+        for a damaged statistics file.
     UserError
-        when tasks ended every worker that tried them; all others are kept.
+        for tasks whose workers ended three times in a row; results of other tasks are kept.
     """
-    live: dict[str, LiveUnits] = {}
+    live: dict[str, ActiveUnits] = {}
     with open_statistics(statistics) as file:
-        file.verify()  # once, block by block: tasks read parts of matrices, which have no checksum of their own
+        file.verify()  # once, block by block: tasks read parts of matrices, which have no separate checksums
         names, source = file.comparisons, file.digest
         comparisons: dict[str, ComparisonSums] = {name: file.sums(name) for name in names}
-        live = {name: live_units(sums) for name, sums in comparisons.items()}
+        live = {name: active_units(sums) for name, sums in comparisons.items()}
         whole = plan([(sums, live[name]) for name, sums in comparisons.items()], config)
     partial.mkdir(parents=True, exist_ok=True)
     job = Job(str(statistics), str(partial), digest, config)
@@ -85,22 +84,22 @@ def analyze(
     ):
         places = out.create_group("comparisons", track_order=True)
         for name in names:
-            place = places.create_group(name)
-            _describe(place, file.sums(name), live[name])
-            _fold_in(place, "all_nets", part_path(job, Subject(name)))
-            pairs = place.create_group("pairs", track_order=True)
+            sums = file.sums(name)
+            rows = ComparisonRows(sums, live[name])
             for task in whole.tasks:
                 subject = task.subject
                 if task.final and subject.comparison == name and subject.x:
-                    there = _fold_in(pairs, f"{subject.x}|{subject.y}", part_path(job, subject))
-                    there.attrs["x"], there.attrs["y"] = subject.x, subject.y
+                    rows.add_pair(subject.x, subject.y, read_part(part_path(job, subject)))
+            rows.add_nets(read_part(part_path(job, Subject(name))))
+            rows.add_matrix("correlation", pooled_correlation(sums, live[name]))
+            rows.write(places.create_group(name))
 
 
 def planned(statistics: Path, config: AnalysisConfig) -> Plan:
-    """The tasks of an analysis, and what they are expected to take."""
+    """The tasks of an analysis, with their expected time and memory."""
     with open_statistics(statistics) as file:
         comparisons = [file.sums(name) for name in file.comparisons]
-        return plan([(sums, live_units(sums)) for sums in comparisons], config)
+        return plan([(sums, active_units(sums)) for sums in comparisons], config)
 
 
 def _run(job: Job, whole: Plan, executors: Executors) -> None:
@@ -110,7 +109,7 @@ def _run(job: Job, whole: Plan, executors: Executors) -> None:
         logger.info("analyze: %d of %d tasks found on disk", len(done), len(tasks))
     if len(done) == len(tasks):
         return
-    watch = Watch(tasks, done)
+    watch = TaskProgress(tasks, done)
     with executors(whole) as executor:
         try:
             lost = run_tasks(
@@ -123,15 +122,16 @@ def _run(job: Job, whole: Plan, executors: Executors) -> None:
     if lost:
         named = "\n  ".join(str(tasks[index]) for index in lost[:10]) + ("\n  …" if len(lost) > 10 else "")
         raise UserError(
-            f"{len(lost)} task{'s' * (len(lost) > 1)} ended every worker that tried, three times in a row:\n  {named}\n"
-            f"The likely cause is memory: a worker is expected to need up to {whole.memory / 1e9:.2f} GB. Give workers "
-            "more (--memory), or start fewer (--workers), or analyse in this process (--workers 1) to see what "
-            "happens. All other tasks are kept; the same command tries these again."
+            f"{len(lost)} task{'s' * (len(lost) > 1)} failed: three workers in a row ended while computing"
+            f" {'them' if len(lost) > 1 else 'it'}:\n  {named}\n"
+            f"The likely cause is memory: a worker needs up to {whole.memory / 1e9:.2f} GB. Give workers more memory "
+            "(--memory), start fewer (--workers), or analyse in this process (--workers 1) to see the error. "
+            "Results of other tasks are kept; the same command retries these."
         )
 
 
 def found_done(job: Job, tasks: Sequence[Task]) -> set[int]:
-    """Positions of tasks that are on disk: their parts, or the result of their subject."""
+    """Positions of tasks with results on disk: their parts, or the result of their subject."""
     finished = {task.subject: is_done(part_path(job, task.subject), job.digest) for task in tasks if task.final}
     return {
         index
@@ -148,11 +148,10 @@ def run_tasks(
     submit: Callable[[int], Future[Any]],
     finished: Callable[[int, Any, int], None],
 ) -> list[int]:
-    """Run tasks that are not ``done``, none before those that it comes after, and the first ones first.
+    """Run tasks that are not ``done``, in their order, each after its predecessors.
 
-    No more are handed out than can run at once: the order is ours, and a worker that ends takes no task with it that
-    had not begun. Returns the positions of tasks whose workers ended; those that come after them are left undone.
-    Other exceptions of a task end the run and are raised here.
+    At most ``slots`` tasks are submitted at a time, so that a worker that ends loses no task that has not begun.
+    Returns the positions of tasks whose workers ended; their successors are not run. Other exceptions of a task are raised.
     """
     waits = {k: {j for j in task.after if j not in done} for k, task in enumerate(tasks) if k not in done}
     followers: dict[int, list[int]] = {}
@@ -174,7 +173,7 @@ def run_tasks(
                 try:
                     finished(index, future.result(), executor.slots)
                 except TaskLost:
-                    logger.warning("analyze: lost, three workers ended at it: %s", tasks[index])
+                    logger.warning("analyze: failed, three workers ended: %s", tasks[index])
                     lost.append(index)
                     continue
                 for k in followers.get(index, ()):
@@ -186,19 +185,3 @@ def run_tasks(
         for future in running:
             future.cancel()
     return sorted(lost)
-
-
-def _describe(place: Any, sums: ComparisonSums, live: LiveUnits) -> None:
-    for key in ("nets", "of_net", "layers", "sources"):
-        place.attrs[key] = list(getattr(sums, key))
-    place.attrs["epochs"] = np.array(sums.epochs, dtype=np.int64)
-    place.attrs["trained"] = np.array(sums.trained)
-    write_tree(place, {"units": {"net": sums.unit_net, **describe_units(sums, live)}})
-    hdf5.write_array(place, "correlation", pooled_correlation(sums, live), ("unit", "unit"))
-
-
-def _fold_in(place: Any, name: str, part: Path) -> Any:
-    """Copy a part into a new group, held against its checksums on the way."""
-    there = place.create_group(name)
-    write_tree(there, read_part(part))
-    return there

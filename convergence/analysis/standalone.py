@@ -22,6 +22,7 @@ from convergence.errors import ConfigError, FileError, UserError, did_you_mean
 from convergence.io import hdf5
 from convergence.io.file_errors import is_hdf5
 from convergence.io.files import check_writable, name_beside
+from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 from convergence.registry import load_object
 from convergence.runs.run_folder import shown_files
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
@@ -103,7 +104,7 @@ def analyze_task(
     target: Path, statistics_digest: str, config: AnalysisConfig, comparisons: tuple[str, ...] = ()
 ) -> StageTask:
     """The analysis of a file as a stage with a record; in a run folder it is the analysis of the run."""
-    values: dict[str, Any] = {"analysis": config.digest_values()}
+    values: dict[str, Any] = {"analysis": config.digest_values(), "analysis_schema": ANALYSIS_SCHEMA_VERSION}
     if comparisons:
         values["comparisons"] = list(comparisons)
     return StageTask(
@@ -234,10 +235,10 @@ def _do(work: StageTask, digest_of: Callable[[Path], str], overwrite: bool, act:
 
 
 def _analysis_digest(path: Path) -> str:
-    from convergence.analysis.file import MADE_BY, SCHEMA, VERSION
+    from convergence.analysis.layout import MADE_BY, SCHEMA, VERSION
 
     try:
-        with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
+        with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY, oldest=VERSION) as file:
             return str(file.attrs["digest"])
     except FileError as error:
         raise FileError(f"{error} The analysis would replace it: move it, or choose another path with --out.") from None

@@ -1,7 +1,7 @@
-"""What a worker does: opens what a task is about, computes its steps, and leaves a part on the disk for each.
+"""Execution of a task in a worker: open its subject, compute its steps, and write a part file for each.
 
-A subject stays open from task to task, so that neighbouring tasks share its matrices, also between the threads of a
-worker. Nothing but names goes out to a worker, and nothing but seconds comes back.
+A subject stays open between tasks, so that consecutive tasks and threads of a worker share its matrices. Workers
+receive names and return seconds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from convergence.analysis.file import MADE_BY, PARTIAL_SCHEMA, VERSION, read_tree, write_tree
-from convergence.analysis.live import LiveUnits, live_units
+from convergence.analysis.active_units import ActiveUnits, active_units
+from convergence.analysis.file import PARTIAL_SCHEMA, PARTIAL_VERSION, read_tree, write_tree
+from convergence.analysis.layout import MADE_BY
 from convergence.analysis.nets import Nets
 from convergence.analysis.pair import Pair
 from convergence.analysis.plan import Subject, Task
-from convergence.analysis.section import Parts, Step, Tree
-from convergence.analysis.section import Subject as Computable
+from convergence.analysis.steps import Computation, Parts, Step, Tree
 from convergence.config.stages import AnalysisConfig
 from convergence.io import hdf5
 from convergence.statistics import partial_results
@@ -35,7 +35,7 @@ MAP_MEASURE = "shape_distance"
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks of an analysis share: the file of sums, the folder for parts, its digest and the config."""
+    """Common input of all tasks: the file of sums, the folder of part files, the digest and the config."""
 
     statistics: str
     partial: str
@@ -45,10 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """A task's time, and the most memory that its worker has had so far (0 where the system does not say).
-
-    ``process`` is that of the worker.
-    """
+    """Time of a task, and peak memory and process id of its worker; 0 bytes where the system does not report it."""
 
     seconds: float
     peak_bytes: float
@@ -56,7 +53,7 @@ class Done:
 
 
 def compute(job: Job, task: Task) -> Done:
-    """Do a task; what is on the disk already is not done again: a worker may end after its work and before its word."""
+    """Do a task; parts on disk are not computed again, since a worker may end before it reports."""
     start = time.monotonic()
     if is_done(part_path(job, task.subject), job.digest):
         return Done(0.0, peak_memory(), os.getpid())
@@ -72,8 +69,8 @@ def compute(job: Job, task: Task) -> Done:
     return Done(time.monotonic() - start, peak_memory(), os.getpid())
 
 
-def _finish(job: Job, task: Task, subject: Computable) -> None:
-    """Leave the result of a subject; a small one is computed in memory, parts of a large one are removed then."""
+def _finish(job: Job, task: Task, subject: Computation) -> None:
+    """Write the result of a subject, computed in memory or from its part files, which are then removed."""
     left: dict[Step, Tree] = {}
     stored = stored_parts(job, task.subject, subject.steps)
     parts = Parts(subject.steps, left.__getitem__) if task.steps else stored
@@ -87,40 +84,40 @@ def _finish(job: Job, task: Task, subject: Computable) -> None:
 
 
 def part_path(job: Job, subject: Subject, step: Step | None = None) -> Path:
-    """Where a part is; names of nets may hold what a file name may not, so that they are hashed."""
+    """Path of a part file; names of nets may contain characters that file names may not, so they are hashed."""
     named = (subject.comparison, subject.x, subject.y, step.key if step else "")
     return Path(job.partial) / f"part-{hashlib.sha256(repr(named).encode()).hexdigest()[:24]}.h5"
 
 
 def stored_parts(job: Job, subject: Subject, steps: list[Step]) -> Parts:
-    """Parts of a subject from the disk, held against their checksums."""
+    """Parts of a subject from disk, with verified checksums."""
     return Parts(steps, lambda step: read_part(part_path(job, subject, step)))
 
 
 def read_part(path: Path) -> Tree:
-    """What a task left."""
-    with hdf5.open_checked(path, PARTIAL_SCHEMA, VERSION, MADE_BY) as file:
+    """Read a part file."""
+    with hdf5.open_checked(path, PARTIAL_SCHEMA, PARTIAL_VERSION, MADE_BY) as file:
         return read_tree(file)
 
 
 def leave(path: Path, digest: str, tree: Tree) -> None:
-    """Write a part."""
-    with hdf5.create(path, PARTIAL_SCHEMA, VERSION, {"digest": digest}) as file:
+    """Write a part file."""
+    with hdf5.create(path, PARTIAL_SCHEMA, PARTIAL_VERSION, {"digest": digest}) as file:
         write_tree(file, tree)
 
 
 def is_done(path: Path, digest: str) -> bool:
-    """Whether a part is on disk, whole, and of these settings; a damaged one is removed, to be done again."""
-    return partial_results.is_done(path, PARTIAL_SCHEMA, VERSION, digest, read_tree)
+    """Whether a part is on disk, complete, and of these settings; a damaged file is removed."""
+    return partial_results.is_done(path, PARTIAL_SCHEMA, PARTIAL_VERSION, digest, read_tree)
 
 
 def _distances(job: Job, comparison: str, sums: ComparisonSums) -> dict[tuple[str, str], float]:
-    """Shape distances of the pairs of a comparison, of those that have one."""
+    """Shape distances of the pairs of a comparison that have one."""
     found = {}
     for a, x in enumerate(sums.nets):
         for y in sums.nets[a + 1 :]:
             path = part_path(job, Subject(comparison, x, y))
-            with hdf5.open_checked(path, PARTIAL_SCHEMA, VERSION, MADE_BY) as file:
+            with hdf5.open_checked(path, PARTIAL_SCHEMA, PARTIAL_VERSION, MADE_BY) as file:
                 if f"measures/{MAP_MEASURE}" in file:
                     found[x, y] = float(hdf5.read_array(file[f"measures/{MAP_MEASURE}/xy"], "value"))
     return found
@@ -134,7 +131,7 @@ class _Open:
         file = self._stack.enter_context(open_statistics(job.statistics))
         sums = file.sums(subject.comparison)
         live = _live(job, sums)
-        self.subject: Computable
+        self.subject: Computation
         if subject.x:
             self.subject = Pair(sums, live, subject.x, subject.y, job.config)
         else:
@@ -146,13 +143,13 @@ class _Open:
 
 _lock = threading.Lock()
 _open: dict[tuple[Any, ...], _Open] = {}
-_alive: dict[tuple[Any, ...], LiveUnits] = {}
+_alive: dict[tuple[Any, ...], ActiveUnits] = {}
 _in_use: dict[int, tuple[Any, ...]] = {}
-"""What each thread was at last."""
+"""The subject that each thread used last."""
 
 
-def _opened(job: Job, subject: Subject) -> Computable:
-    """The subject, open; others are closed first, unless another thread is at them: a pair's matrices may be large."""
+def _opened(job: Job, subject: Subject) -> Computation:
+    """The open subject; subjects that no thread uses are closed first, since matrices of a pair may be large."""
     key = (*_identity(job), subject)
     with _lock:
         _in_use[threading.get_ident()] = key
@@ -164,7 +161,7 @@ def _opened(job: Job, subject: Subject) -> Computable:
 
 
 def close_all() -> None:
-    """Close what is open: at the end of an analysis in this process, before its files are moved."""
+    """Close all subjects, at the end of an analysis in this process."""
     with _lock:
         for one in _open.values():
             one.close()
@@ -173,15 +170,15 @@ def close_all() -> None:
         _in_use.clear()
 
 
-def _live(job: Job, sums: ComparisonSums) -> LiveUnits:
+def _live(job: Job, sums: ComparisonSums) -> ActiveUnits:
     key = (*_identity(job), sums.name)
     if key not in _alive:
-        _alive[key] = live_units(sums)
+        _alive[key] = active_units(sums)
     return _alive[key]
 
 
 def _identity(job: Job) -> tuple[Any, ...]:
-    """An analysis and its file as it is: another file of the same name is opened anew."""
+    """An analysis and the state of its file: a replaced file is opened anew."""
     stat = os.stat(job.statistics)
     return job.statistics, stat.st_size, stat.st_mtime_ns, job.digest
 
@@ -190,21 +187,21 @@ _limits: list[Any] = []
 
 
 def _one_thread() -> None:
-    """Products on one thread, for good: the same bits however many workers and threads there are."""
+    """Limit matrix products to one thread: the same bits for any number of workers and threads."""
     with _lock:
         if not _limits:
             _limits.append(threadpool_limits(1))
 
 
 def restore_threads() -> None:
-    """Take the limit back: at the end of an analysis in this process."""
+    """Remove the limit, at the end of an analysis in this process."""
     with _lock:
         while _limits:
             _limits.pop().restore_original_limits()
 
 
 def peak_memory() -> float:
-    """The most memory that this process has had, in bytes.
+    """Peak memory of this process in bytes.
 
     Linux's ``ru_maxrss`` counts that of the process which started this one, too: its memory was copied at the start.
     """

@@ -10,12 +10,12 @@ from typing import Any
 
 import h5py
 
-from convergence.analysis.file import SCHEMA as ANALYSIS
-from convergence.analysis.file import open_analysis
+from convergence.analysis.layout import SCHEMA as ANALYSIS
 from convergence.analysis.standalone import analysis_path, analyze_task, read_settings, statistics_path
 from convergence.cli.output import columns
 from convergence.io import hdf5
 from convergence.progress import readable_bytes
+from convergence.results import read_analysis
 from convergence.runs.tasks import StageTask, TaskFolder, describe_changes, read_record
 from convergence.statistics.file import StatisticsFile, open_statistics
 from convergence.statistics.schema import VERSION
@@ -148,16 +148,14 @@ def _schema(path: Path) -> str:
 
 
 def _analysis(path: Path, checksums: str) -> AnalysisDescription:
-    """All that is read of analysis.h5."""
-    with open_analysis(path) as file:
-        entries = []
-        for name in file.comparisons:
-            pairs = file.pairs(name)
-            measures = dict.fromkeys(measure for x, y in pairs for measure in file.measures(name, x, y))
-            entries.append(ResultsEntry(name, tuple(file.about(name)["nets"]), len(pairs), tuple(measures)))
-        return AnalysisDescription(
-            path.stat().st_size, file.digest, file.statistics_digest, tuple(entries), file.provenance, checksums
-        )
+    analysis = read_analysis(path)
+    entries = tuple(
+        ResultsEntry(found.name, tuple(found.nets), len(found.pairs) + len(found.left_out), tuple(found.measures))
+        for found in analysis.all()
+    )
+    return AnalysisDescription(
+        path.stat().st_size, analysis.digest, analysis.statistics_digest, entries, analysis.provenance, checksums
+    )
 
 
 def _statistics(path: Path, overrides: Iterable[str], checksums: str) -> StatisticsDescription:

@@ -11,7 +11,7 @@ from convergence.cli import options
 from convergence.cli.output import print_json
 
 if TYPE_CHECKING:
-    from convergence.report.compare import Compared
+    from convergence.report.comparison import Compared
     from convergence.uncertainty import Estimate
 
 
@@ -116,7 +116,7 @@ def _comparison(page: Path, compared: Compared) -> dict[str, Any]:
         "same_images": compared.same_images,
         "findings": [
             {"question": question, "asks": asks, "a": a.verdict if a else None, "b": b.verdict if b else None}
-            for asks, question, a, b in compared.answers
+            for asks, question, a, b in compared.findings
         ],
         "measures": [
             {

@@ -1,4 +1,4 @@
-"""Mean activations of every net, sorted."""
+"""Activation statistics: mean activations of every net, sorted, and distributions of activation."""
 
 from __future__ import annotations
 
@@ -7,70 +7,92 @@ from typing import Any
 import numpy as np
 
 from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
-from convergence.summary import Layer, PairResult, over_pairs
+from convergence.results import ComparisonResults, PairResults
+
+BARS = {
+    "assigned": "best fit,\none-to-one",
+    "matched": "matched by\ncorrelation",
+    "any": "any two,\nbetween",
+    "within": "any two,\nwithin",
+}
 
 
-def mean_activations(layer: Layer, pair: PairResult) -> Drawing:
+def mean_activations(layer: ComparisonResults, pair: PairResults) -> Drawing:
     """Mean activations of every net's units, sorted, overlaid."""
     figure, axes = new_figure(6.4, 3.4)
     (ax,) = axes
     rows: list[tuple[Any, ...]] = []
-    of_values = [name for name in ("zero_fraction", "median", "percentile_99") if name in layer.units]
+    statistics = [layer.units(net) for net in layer.nets]
+    of_values = [n for n in ("zero_fraction", "median", "percentile_99") if getattr(statistics[0], n) is not None]
     with drawing_style():
-        for k, net in enumerate(layer.nets):
-            units = np.flatnonzero(layer.units["net"] == k)
-            mean, error = layer.units["mean"][units], layer.units["mean_error"][units]
+        for k, (net, units) in enumerate(zip(layer.nets, statistics, strict=True)):
+            mean, error = units.mean, units.mean_error
             order = np.argsort(-mean, kind="stable")
             kind = "trained" if layer.trained[k] else "untrained"
             style = "-" if layer.trained[k] else "--"
-            first = layer.trained.index(layer.trained[k]) == k
-            ax.fill_between(
-                np.arange(len(units)),
-                (mean - 2 * error)[order],
-                (mean + 2 * error)[order],
-                color=KIND_COLOURS[kind],
-                alpha=0.12,
-                linewidth=0,
-            )
-            ax.plot(
-                mean[order],
-                style,
-                color=KIND_COLOURS[kind],
-                alpha=0.85,
-                label=KIND_WORDS[kind] if first else None,
-            )
+            colour, first = KIND_COLOURS[kind], layer.trained.index(layer.trained[k]) == k
+            low, high = (mean - 2 * error)[order], (mean + 2 * error)[order]
+            ax.fill_between(np.arange(len(mean)), low, high, color=colour, alpha=0.12, linewidth=0)
+            ax.plot(mean[order], style, color=colour, alpha=0.85, label=KIND_WORDS[kind] if first else None)
             rows += [
                 (
-                    net,
-                    kind,
-                    int(i),
-                    mean[i],
-                    error[i],
-                    *(layer.units[name][units[i]] for name in of_values),
-                    layer.units["left_out_because"][units[i]],
+                    net, kind, int(i), mean[i], error[i], *(getattr(units, name)[i] for name in of_values),
+                    units.inactive_reason[i],
                 )
                 for i in order
-            ]
+            ]  # fmt: skip
         ax.set(xlabel=f"units of {layer.name}, most active first", ylabel="mean activation")
         ax.legend()
     said = " and ".join(
-        f"{over_pairs(layer.of_kind(kind), ('mean_activations',))} between {KIND_WORDS[kind]}" for kind in layer.kinds
+        f"{layer.summary('mean_activation_distance', kind)} between {KIND_WORDS[kind]}" for kind in layer.kinds
     )
     return Drawing(
         name=f"{layer.name}-mean-activations",
         title="Do mean activations converge although units differ?",
-        caption="One curve a net: its units' mean activations, sorted. Mean distance of two curves, relative to the "
-        f"mean activation: {said}. Bands are ± 2 standard errors over image groups.",
+        caption=f"Mean activations of the units of each net, sorted; one curve a net. The mean distance of two curves, "
+        f"relative to the mean activation, is {said}. Bands: ± 2 standard errors over image groups.",
         alt="Sorted mean activations of every net",
         figure=figure,
-        columns=(
-            "net",
-            "kind",
-            "unit",
-            "mean",
-            "standard_error",
-            *of_values,
-            "left_out_because",
-        ),
+        columns=("net", "kind", "unit", "mean", "standard_error", *of_values, "inactive_reason"),
+        rows=rows,
+    )
+
+
+def distributions(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
+    """Distance of units' distributions: partners, the best fit, and any two units, between nets and within."""
+    if pair.distributions is None:
+        return None
+    figure, (ax,) = new_figure(6.4, 3.4)
+    rows: list[tuple[Any, ...]] = []
+    means: dict[str, dict[str, float]] = {}
+    with drawing_style():
+        for k, kind in enumerate(layer.kinds):
+            found = [one.distributions for one in layer.of_kind(kind) if one.distributions is not None]
+            mean = {
+                name: float(np.mean([getattr(one, name) for one in found]))
+                for name in ("assigned", "matched", "any", "within_x", "within_y", "sparsity")
+            }
+            values = {name: mean[name] for name in ("assigned", "matched", "any")}
+            values["within"] = float(np.mean([mean["within_x"], mean["within_y"]]))
+            means[kind] = values
+            at = np.arange(len(BARS)) + 0.38 * (k - (len(layer.kinds) - 1) / 2)
+            ax.bar(at, [values[n] for n in BARS], width=0.36, color=KIND_COLOURS[kind], label=KIND_WORDS[kind])
+            numbers = {**values, "sparsity": mean["sparsity"]}
+            rows += [(kind, name, value, len(found)) for name, value in numbers.items()]
+        ax.set_xticks(range(len(BARS)), list(BARS.values()))
+        ax.set_ylabel("distance of distributions")
+        ax.legend(fontsize="small")
+    first = means[layer.kinds[0]]
+    return Drawing(
+        name=f"{layer.name}-distributions",
+        title="Do units have the same distributions of activation?",
+        caption="Wasserstein-1 distance of two units' activations, each divided by its standard deviation, mean over "
+        f"pairs of nets. For {KIND_WORDS[layer.kinds[0]]} it is {first['matched']:.3f} for units matched by "
+        f"correlation, {first['any']:.3f} for any two units of the two nets (chance), {first['within']:.3f} for any "
+        f"two units of one net, and {first['assigned']:.3f} for units assigned by this distance. Histograms cover all "
+        "images together, so there is no error over images.",
+        alt="Mean distances of activation distributions for partners and for any two units",
+        figure=figure,
+        columns=("pairs", "what", "distance", "n_pairs"),
         rows=rows,
     )

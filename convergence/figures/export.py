@@ -7,14 +7,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from convergence.analysis.file import open_analysis
 from convergence.errors import FileError, UserError, did_you_mean
-from convergence.figures import FIGURES, JOINT_FIGURES
+from convergence.figures import FIGURES, JOINT_FIGURES, drawings_of
 from convergence.figures.overview import overview
-from convergence.figures.style import Drawing, Format, drawing_for, finish_for_print
-from convergence.paper.run import choose_pair, find_run
-from convergence.report.drawings import drawings_of, slugged
-from convergence.summary import Layer, read_layers
+from convergence.figures.style import Drawing, Format, drawing_for, finish_for_print, slugged
+from convergence.results import ComparisonResults, read_analysis
+from convergence.results.run import find_run
 
 logger = logging.getLogger(__name__)
 INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27}
@@ -64,9 +62,9 @@ def export(
     wanted = Format(None if width is None else inches(width), points, titles)
     _check("--figure", figures, [OVERVIEW, *FIGURES, *JOINT_FIGURES])
     folder = find_run(run, runs)
-    with open_analysis(folder / "analysis.h5") as analysis:
-        _check("--layer", layers, analysis.comparisons)
-        found = read_layers(analysis, [name for name in analysis.comparisons if not layers or name in layers])
+    analysis = read_analysis(folder / "analysis.h5")
+    _check("--layer", layers, analysis.comparisons)
+    found = analysis.all([name for name in analysis.comparisons if not layers or name in layers])
     target = folder / "figures" if out is None else Path(out)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -87,13 +85,15 @@ def export(
     return written
 
 
-def _drawings(layers: Sequence[Layer], figures: Sequence[str], pair: tuple[str, str] | None) -> list[Drawing]:
+def _drawings(
+    layers: Sequence[ComparisonResults], figures: Sequence[str], pair: tuple[str, str] | None
+) -> list[Drawing]:
     drawings: list[Drawing] = []
     whole = [layer for layer in layers if layer.whole and layer.pairs]
     if whole and (not figures or OVERVIEW in figures):
         drawings.append(overview(whole))
     for layer in layers:
-        shown = choose_pair(layer, pair) if layer.whole else None
+        shown = None if not layer.whole else layer.either_pair(*pair) if pair else layer.first_pair
         if layer.whole and pair is not None and shown is None:
             raise UserError(
                 f"--pair {' '.join(pair)}: {layer.name} has no results of these two; its nets are "
@@ -106,7 +106,7 @@ def _drawings(layers: Sequence[Layer], figures: Sequence[str], pair: tuple[str, 
 def _check(option: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise UserError(f"{option} {name}: there is none of that name; {did_you_mean(name, known)}.")
+            raise UserError(f"{option} {name}: unknown name; {did_you_mean(name, known)}.")
 
 
 def inches(text: str) -> float:

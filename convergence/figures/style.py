@@ -1,14 +1,16 @@
-"""How figures look, and what a figure is: the drawing, one sentence on what it shows, and its numbers."""
+"""The style of figures, and their parts: drawing, caption and numbers."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from matplotlib.figure import Figure
 
 from convergence.io.files import atomic_write, safe_name
 
-# Okabe & Ito's palette: told apart with any colour vision.
+# Okabe & Ito's palette: distinguishable with any colour vision.
 TRAINED, UNTRAINED, NULL, ACCENT, SECOND = "#0072B2", "#D55E00", "#7A7A7A", "#009E73", "#CC79A7"
 KIND_COLOURS = {"trained": TRAINED, "untrained": UNTRAINED, "mixed": SECOND}
 KIND_WORDS = {"trained": "trained nets", "untrained": "untrained nets", "mixed": "trained with untrained"}
@@ -42,12 +44,12 @@ STYLE: dict[Any, Any] = {
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # says a hundred lines of every embedded font
 FORMATS = ("svg", "png", "pdf")
 METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}, "png": {}}
-"""Nothing in a file that changes from one day to the next."""
+"""No dates in files, so that their bytes depend on the results alone."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """What figures are drawn for.
+    """Format of figures.
 
     Attributes
     ----------
@@ -77,7 +79,7 @@ def drawing_for(wanted: Format) -> Iterator[None]:
 
 
 def printing() -> bool:
-    """Whether the format has a width of its own, that of a column."""
+    """Whether the format has a given width, that of a column."""
     return _FORMAT.get().width is not None
 
 
@@ -158,7 +160,7 @@ def new_figure(
 ) -> tuple[Figure, Any]:
     """A figure in inches with a row of axes; no window system is touched.
 
-    In a format with a width of its own, panels keep their shape and break into rows before they are narrower than
+    In a format with a given width, panels keep their shape and break into rows before they are narrower than
     ``narrowest`` inches (or than the format, if that is narrower).
     """
     wanted = _FORMAT.get()
@@ -177,7 +179,7 @@ def new_figure(
 
 
 def finish_for_print(drawing: Drawing) -> None:
-    """What panels that broke into rows need: the label of the axis that they shared; and titles off, if asked."""
+    """Label the shared axis of panels in rows again, and remove titles if the format has none."""
     donor = None
     for ax in drawing.figure.axes:
         place = ax.get_subplotspec()
@@ -199,3 +201,20 @@ def show_matrix(axes: Any, matrix: Any, title: str, x_label: str, y_label: str) 
     axes.set_ylabel(y_label)
     axes.grid(False)
     return image
+
+
+def slug(name: str) -> str:
+    """A name as part of file names and addresses: unchanged if it is safe, else its safe characters and a hash.
+
+    >>> slug("conv1"), slug("net1:conv2@5")
+    ('conv1', 'net1-conv2-5-93711b')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:80] or "x"
+    return (
+        safe if safe == name and not name.startswith("_") else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    )
+
+
+def slugged(drawing: Drawing) -> Drawing:
+    """The drawing under a name that is safe in file names and addresses."""
+    return replace(drawing, name=slug(drawing.name))

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from convergence.analysis.live import LiveUnits, live_units
-from convergence.analysis.units import PairSums
+from convergence.analysis.active_units import ActiveUnits, active_units
+from convergence.analysis.pair_sums import PairSums
 from convergence.config.schema import Net
 from convergence.config.stages import Comparison
 from convergence.data.images import ImageSet, Splits, batches_on_device
@@ -162,10 +162,10 @@ class Bench:
         """The sums of a comparison."""
         return self.statistics.sums(comparison)
 
-    def live(self, comparison: str) -> LiveUnits:
+    def live(self, comparison: str) -> ActiveUnits:
         """Which units of a comparison carry anything, of all nets joined."""
         if comparison not in self._live:
-            self._live[comparison] = live_units(self.sums(comparison))
+            self._live[comparison] = active_units(self.sums(comparison))
         return self._live[comparison]
 
     def pair(self, comparison: str, x: str, y: str) -> PairSums:
@@ -196,7 +196,7 @@ class Bench:
         return layers[0] if layers else None
 
     @cached_property
-    def _live(self) -> dict[str, LiveUnits]:
+    def _live(self) -> dict[str, ActiveUnits]:
         return {}
 
     def _splits(self) -> Splits:

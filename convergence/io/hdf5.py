@@ -41,14 +41,14 @@ def create(path: Path, schema: str, version: int, attributes: Mapping[str, Any])
 
 
 @contextmanager
-def open_checked(path: Path, schema: str, version: int, made_by: str) -> Iterator[h5py.File]:
+def open_checked(path: Path, schema: str, version: int, made_by: str, oldest: int = 1) -> Iterator[h5py.File]:
     """Open a file for reading.
 
     Raises
     ------
     FileError
-        if it is missing, truncated, no HDF5 file, of another schema, or of a newer version than ``version``;
-        ``made_by`` is the command that makes such a file.
+        if it is missing, truncated, no HDF5 file, of another schema, or of a version before ``oldest`` or after
+        ``version``; ``made_by`` is the command that makes such a file.
     """
     if not path.exists():
         raise FileError(f"{path}: there is no such file. {unfinished(path)}It is made by: {made_by}.")
@@ -61,6 +61,11 @@ def open_checked(path: Path, schema: str, version: int, made_by: str) -> Iterato
         if found != schema:
             raise FileError(f"{path}: {another_schema(found, schema, made_by)}")
         found_version = int(file.attrs["schema_version"])
+        if found_version < oldest:
+            raise FileError(
+                f"{path}: the file has version {found_version} of its schema, and version {oldest} or later is needed. "
+                f"Make it again with: {made_by}."
+            )
         if found_version > version:
             raise FileError(
                 f"{path}: the file has version {found_version} of its schema, written by a newer convergence "

@@ -1,4 +1,4 @@
-"""What the paper got wrong that a run shows, a paragraph each, with the paper's reading and the right one by layer."""
+"""Corrections of the paper, a paragraph each, with the published reading and the corrected one by layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convergence.paper.readings import LayerReading, Prediction
 from convergence.paper.tables import power
 
 EVEN = 5e-5
-"""Losses are compared to four decimals, as they are printed."""
+"""Losses are compared to four decimals."""
 
 
 def corrections(readings: Sequence[LayerReading]) -> list[str]:
@@ -44,8 +44,8 @@ _ABOUT_LASSO = (
     f"{_CONV1.loss.by_lambda[1e-4]:.3f} at 1e-4, {_CONV1.loss.by_lambda[1e-3]:.3f} at 1e-3 (D)."
 )
 _ABOUT_CHANCE = (
-    "Published means of matched correlations stand alone. After a random rotation of one net's basis the recovered "
-    f"conv1 gives {_CONV1.semi_matching_null.value:.3f} of {CONV1.semi_matching.value:.3f} (semi-matching) and "
+    "The paper gives mean matched correlations without a chance level. After a random rotation of one net's basis the "
+    f"recovered conv1 gives {_CONV1.semi_matching_null.value:.3f} of {CONV1.semi_matching.value:.3f} (semi-matching) and "
     f"{_CONV1.matching_null.value:.3f} of {CONV1.matching.value:.3f} (matching) (D, N)."
 )
 _ABOUT_ERRORS = (
@@ -57,7 +57,8 @@ _ABOUT_BIAS = (
 )
 _ABOUT_LAPLACIAN = (
     "With signed correlations D − C is no Laplacian: its eigenvalues reach "
-    f"{_CONV1.smallest_signed_eigenvalue:.2f} on the recovered conv1 (D). The normalised one of |r| lies in 0 … 2."
+    f"{_CONV1.smallest_signed_eigenvalue:.2f} on the recovered conv1 (D). The normalised one of |r| has "
+    "eigenvalues in 0 … 2."
 )
 
 

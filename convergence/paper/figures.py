@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from convergence.figures.matching import matched_units, matrices
+from convergence.figures.partners import matched_units, matrices
 from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
 from convergence.paper.published import LAYERS, RECOVERED, Curve, PublishedLayer
 from convergence.paper.readings import LayerReading, Prediction
 
 ZERO_AT = 10**-5.7
-"""Where λ = 0 stands on the logarithmic axis."""
+"""Position of λ = 0 on the logarithmic axis."""
 _SHORT = {"color": UNTRAINED, "marker": "^"}
 _LONG = {"color": TRAINED, "linewidth": 4, "alpha": 0.4}
 _EXACT = {"color": ACCENT, "marker": "o"}

@@ -112,7 +112,7 @@ def train_mapping(
         else _Sgd(x, xy, yy, lambdas, start, learning_rate, batch, generator)
     )
     losses, counts = np.empty((len(marks), len(lambdas))), np.empty((len(marks), len(lambdas)))
-    # One thread: the same bits however many cores there are. Divergence is looked for, and told.
+    # One thread: the same bits for any number of cores. Divergence is detected below.
     with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
         for step in range(1, steps + 1):
             state.advance()

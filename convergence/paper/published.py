@@ -43,7 +43,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class PublishedLayer:
-    """What is known of one layer.
+    """Published numbers of one layer.
 
     Attributes
     ----------

@@ -1,10 +1,9 @@
-"""What the paper's tables need of a run, layer by layer: alignment, prediction, information, activations."""
+"""Numbers of a run for the paper's tables, layer by layer: alignment, prediction, information, activations."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -14,8 +13,8 @@ from convergence.alignment.sparse import LARGE_WEIGHT, dense_fit, lasso_path
 from convergence.clustering.spectral import normalised_laplacian, similarity_graph
 from convergence.paper.mapping_sgd import SHORT_STEPS, train_mapping
 from convergence.paper.published import TABLE_LAMBDAS
+from convergence.results import ComparisonResults, PairResults
 from convergence.statistics.file import StatisticsFile
-from convergence.summary import Layer, PairResult
 
 Float64 = NDArray[np.float64]
 NONE = float("nan")
@@ -111,8 +110,8 @@ class LayerReading:
     ``others``: alignments of all pairs of trained nets; ``top_activations``: per net, mean of its most active unit.
     """
 
-    layer: Layer
-    pair: PairResult
+    layer: ComparisonResults
+    pair: PairResults
     alignment: Alignment
     others: tuple[Alignment, ...]
     prediction: Prediction | None
@@ -126,7 +125,9 @@ class LayerReading:
         return self.layer.name
 
 
-def read_layer(layer: Layer, pair: PairResult, statistics: StatisticsFile, long_steps: int) -> LayerReading:
+def read_layer(
+    layer: ComparisonResults, pair: PairResults, statistics: StatisticsFile, long_steps: int
+) -> LayerReading:
     """Everything of one layer and pair; trains the mapping layers."""
     return LayerReading(
         layer=layer,
@@ -140,34 +141,31 @@ def read_layer(layer: Layer, pair: PairResult, statistics: StatisticsFile, long_
     )
 
 
-def correlations(layer: Layer, pair: PairResult) -> tuple[Float64, Float64, Float64]:
-    """r_xx, r_xy, r_yy of the live units of a pair."""
-    x, y = (
-        np.flatnonzero(layer.units["net"] == layer.nets.index(net))[live]
-        for net, live in ((pair.x, pair.tree["units_x"]), (pair.y, pair.tree["units_y"]))
-    )
-    return layer.correlation[np.ix_(x, x)], layer.correlation[np.ix_(x, y)], layer.correlation[np.ix_(y, y)]
+def correlations(layer: ComparisonResults, pair: PairResults) -> tuple[Float64, Float64, Float64]:
+    """r_xx, r_xy, r_yy of the active units of a pair."""
+    joint, n_x = layer.joint_correlation(pair), len(pair.units_x)
+    return joint[:n_x, :n_x].copy(), joint[:n_x, n_x:].copy(), joint[n_x:, n_x:].copy()
 
 
-def alignment(pair: PairResult) -> Alignment:
+def alignment(pair: PairResults) -> Alignment:
     """Means and shares of one pair, from x to y."""
-    found = pair.tree["alignment"]
-    r, matched = found["semi_xy_correlation"], found["matching_correlation"][found["matching"] >= 0]
+    r, matching = pair.semi_matching("xy").correlation, pair.matching
+    matched = matching.correlation[matching.unit_y >= 0]
     return Alignment(
         semi_matching=_number(pair, "semi_matching", float(r.mean())),
         matching=_number(pair, "matching", float(matched.mean())),
-        same_assignment=float(found["same_assignment"]),
+        same_assignment=pair.same_partner,
         below_half=float((r < 0.5).mean()),
     )
 
 
-def _number(pair: PairResult, measure: str, value: float) -> Number:
+def _number(pair: PairResults, measure: str, value: float) -> Number:
     """A mean with the error and the null of the measure, if it was among those of the analysis."""
-    found = pair.tree["measures"].get(measure, {}).get("xy")
-    return Number(value) if found is None else Number(value, found["standard_error"], found["null"], found["null_sd"])
+    found = pair.measure(measure)
+    return Number(value) if found is None else Number(value, found.standard_error, found.null, found.null_sd)
 
 
-def prediction(layer: Layer, pair: PairResult, long_steps: int) -> Prediction | None:
+def prediction(layer: ComparisonResults, pair: PairResults, long_steps: int) -> Prediction | None:
     """Losses by penalty: exact, and by SGD of two lengths; the shorter one is a checkpoint of the longer."""
     r_xx, r_xy, r_yy = correlations(layer, pair)
     if max(r_xy.shape) > WIDEST:
@@ -181,7 +179,7 @@ def prediction(layer: Layer, pair: PairResult, long_steps: int) -> Prediction | 
         lambdas=penalties,
         n_targets=n_targets,
         exact=np.append(dense_loss.mean(), path.loss.mean(axis=1)),
-        exact_error=_loss_errors(pair.tree.get("sparse_xy"), penalties * n_targets),
+        exact_error=_loss_errors(pair, penalties * n_targets),
         exact_weights=np.append((np.abs(dense_weights) > LARGE_WEIGHT).sum(axis=1).mean(), path.n_above.mean(axis=1)),
         short=trained.loss[0],
         short_weights=trained.n_above[0],
@@ -193,33 +191,34 @@ def prediction(layer: Layer, pair: PairResult, long_steps: int) -> Prediction | 
     )
 
 
-def _loss_errors(sparse: dict[str, Any] | None, alphas: Float64) -> Float64:
-    errors = np.full(len(alphas), NONE)
+def _loss_errors(pair: PairResults, alphas: Float64) -> Float64:
+    errors, sparse = np.full(len(alphas), NONE), pair.sparse("xy")
     if sparse is None:
         return errors
-    errors[alphas == 0] = sparse["dense"]["standard_error"]
-    rising = np.argsort(sparse["alphas"])
-    known, at = np.log(sparse["alphas"][rising]), alphas > 0
-    errors[at] = np.interp(np.log(alphas[at]), known, sparse["loss_error"][rising], left=NONE, right=NONE)
+    errors[alphas == 0] = pair.need("all_units_loss").standard_error
+    path = sparse.path
+    rising = np.argsort(path.alpha)
+    known, at = np.log(path.alpha[rising]), alphas > 0
+    errors[at] = np.interp(np.log(alphas[at]), known, path.loss_error[rising], left=NONE, right=NONE)
     return errors
 
 
-def information(layer: Layer, pair: PairResult, statistics: StatisticsFile) -> Information | None:
-    """Best partners by mutual information; None where the second pass was not made."""
-    if "information" not in pair.tree:
+def information(layer: ComparisonResults, pair: PairResults, statistics: StatisticsFile) -> Information | None:
+    """Best partners by mutual information; None where it was not counted."""
+    found, semi = pair.mutual_information, pair.semi_matching("xy")
+    if found is None:
         return None
-    nats, r = pair.tree["information"], pair.tree["alignment"]
-    order = np.argsort(-nats["semi_xy_nats"], kind="stable")
+    order = np.argsort(-found.best_nats, kind="stable")
     n_best = min(N_SHOWN, len(order))
-    by_r = np.argsort(-r["semi_xy_correlation"], kind="stable")[:n_best]
+    by_r = np.argsort(-semi.correlation, kind="stable")[:n_best]
     settings = json.loads(statistics.config_text)["statistics"]["mutual_information"]
     n_positions = int(np.prod(statistics.sums(layer.name).map_shape, dtype=np.int64))
     if settings["positions"] != "all":
         n_positions = min(n_positions, int(settings["positions"]))
     return Information(
-        nats=nats["semi_xy_nats"][order],
-        errors=nats["semi_xy_error"][order],
-        same_best=len({(i, nats["semi_xy"][i]) for i in order[:n_best]} & {(i, r["semi_xy"][i]) for i in by_r}),
+        nats=found.best_nats[order],
+        errors=found.best_error[order],
+        same_best=len({(i, found.best_unit_y[i]) for i in order[:n_best]} & {(i, semi.partner[i]) for i in by_r}),
         n_best=n_best,
         n_samples=statistics.n_images * n_positions,
         bins=int(settings["bins"]),
@@ -236,11 +235,11 @@ def laplacian(r_xx: Float64, r_xy: Float64, r_yy: Float64) -> Laplacian:
     return Laplacian(float(signed[0]), float(values[0]), float(values[-1]))
 
 
-def top_activations(layer: Layer) -> tuple[Number, ...]:
+def top_activations(layer: ComparisonResults) -> tuple[Number, ...]:
     """Per net, the mean activation of its most active unit."""
     found = []
-    for k in range(len(layer.nets)):
-        units = np.flatnonzero(layer.units["net"] == k)
-        top = units[np.argmax(layer.units["mean"][units])]
-        found.append(Number(float(layer.units["mean"][top]), float(layer.units["mean_error"][top])))
+    for net in layer.nets:
+        units = layer.units(net)
+        top = int(np.argmax(units.mean))
+        found.append(Number(float(units.mean[top]), float(units.mean_error[top])))
     return tuple(found)

@@ -9,10 +9,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from convergence.analysis.file import MADE_BY, SCHEMA, VERSION, open_analysis
-from convergence.config.load import read_config
-from convergence.errors import FileError, StaleOutputError, UserError, did_you_mean
-from convergence.io import hdf5
+from convergence.errors import FileError, UserError, did_you_mean
 from convergence.io.files import atomic_write
 from convergence.paper.corrections import corrections
 from convergence.paper.figures import drawings
@@ -27,9 +24,9 @@ from convergence.paper.tables import (
     prediction_table,
     published_activations,
 )
-from convergence.runs.run_folder import RunFolder
+from convergence.results import ComparisonResults, PairResults, read_analysis
+from convergence.results.run import find_run
 from convergence.statistics.file import open_statistics
-from convergence.summary import Layer, PairResult, read_layers
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +53,14 @@ def paper(run: str, runs: str, pair: tuple[str, str] | None, steps: int, out: st
     if steps < SHORT_STEPS:
         raise UserError(f"--steps {steps}: the long training takes at least as many steps as the short: {SHORT_STEPS}.")
     folder = find_run(run, runs)
-    _check_version(folder / "analysis.h5")
     target = folder / "paper" if out is None else Path(out)
     readings: list[LayerReading] = []
     left_out: list[str] = []
+    layers = read_analysis(folder / "analysis.h5").all()
     with (
         open_statistics(folder / "statistics.h5") as statistics,
-        open_analysis(folder / "analysis.h5") as analysis,
         threadpool_limits(1),  # the same bits on any number of cores
     ):
-        layers = read_layers(analysis)
         if pair is not None:
             _check_pair(pair, layers)
         _make(target)
@@ -88,43 +83,14 @@ def paper(run: str, runs: str, pair: tuple[str, str] | None, steps: int, out: st
     return f"{text}\n\n{target.resolve()}"
 
 
-def find_run(run: str, runs: str) -> Path:
-    """The run folder that is meant: the folder itself, or that of a config, whose results must be of its settings."""
-    path = Path(run)
-    if path.is_dir():
-        return path
-    if not path.is_file():
-        known = sorted(p.parent.name for p in Path(runs).glob("*/analysis.h5"))
-        raise FileError(
-            f"{run}: there is no such run folder or config. "
-            + (
-                f"Below {runs}/: {did_you_mean(path.name, known)}."
-                if known
-                else "Give the folder of a run, or a .toml file."
-            )
-        )
-    experiment = read_config(path)
-    folder = RunFolder(Path(runs) / experiment.name, experiment)
-    for work in (folder.statistics_task(), folder.analyze_task()):
-        state = folder.state(work)
-        if state != "done":
-            raise StaleOutputError(
-                f'{folder.path}: "{work.name}" is {state} for this config. Run `convergence run {run}` first, or give '
-                "the run folder instead of the config to read what is there."
-            )
-    return folder.path
-
-
-def choose_pair(layer: Layer, pair: tuple[str, str] | None) -> PairResult | None:
+def choose_pair(layer: ComparisonResults, pair: tuple[str, str] | None) -> PairResults | None:
     """The pair that was asked for, in the order of the file; else the first trained one, else the first.
 
     Where nets take part several times, with layers or epochs, the pair has to be asked for.
     """
     if pair is not None:
-        return layer.pair(*pair) or layer.pair(*pair[::-1])
-    if not layer.whole:
-        return None
-    return next(iter([*layer.of_kind("trained"), *layer.pairs]), None)
+        return layer.either_pair(*pair)
+    return layer.first_pair if layer.whole else None
 
 
 def page(name: str, readings: Sequence[LayerReading], nets: Sequence[dict[str, Any]], left_out: Sequence[str]) -> str:
@@ -161,21 +127,10 @@ def page(name: str, readings: Sequence[LayerReading], nets: Sequence[dict[str, A
         _heading("Nets: accuracy on held-out images, mean activation of the most active unit ± jackknife error"),
         nets_table(readings, nets),
         *([paragraph(said)] if (said := published_activations(readings)) else []),
-        _heading("What the paper got wrong that this run shows"),
+        _heading("Corrections of the paper"),
         *("\n".join(paragraph(line, "   ") for line in text.splitlines()) for text in corrections(readings)),
     ]
     return "\n\n".join(parts)
-
-
-def _check_version(analysis: Path) -> None:
-    """An older analysis can be read, but has not all that the figures show."""
-    with hdf5.open_checked(analysis, SCHEMA, VERSION, MADE_BY) as file:
-        version = int(file.attrs["schema_version"])
-    if version < VERSION:
-        raise FileError(
-            f"{analysis}: the analysis is of version {version} and lacks what the figures show. Run `convergence "
-            "analyze` again with the run's config."
-        )
 
 
 def _make(folder: Path) -> None:
@@ -189,7 +144,7 @@ def _heading(text: str) -> str:
     return f"{text}\n{'=' * len(text)}"
 
 
-def _check_pair(pair: tuple[str, str], layers: Sequence[Layer]) -> None:
+def _check_pair(pair: tuple[str, str], layers: Sequence[ComparisonResults]) -> None:
     known = {net for layer in layers for net in layer.nets}
     for name in pair:
         if name not in known:
@@ -198,12 +153,12 @@ def _check_pair(pair: tuple[str, str], layers: Sequence[Layer]) -> None:
         raise UserError(f"--pair {' '.join(pair)}: give two different nets; {did_you_mean(pair[0], known)}.")
 
 
-def _why_left_out(layer: Layer, pair: tuple[str, str] | None) -> str:
+def _why_left_out(layer: ComparisonResults, pair: tuple[str, str] | None) -> str:
     if pair is None and not layer.whole:
         x, y = layer.nets[0], layer.nets[-1]
         return f"{layer.name}: nets take part with several layers or epochs; name two, as in --pair {x} {y}"
     if pair is None:
         reasons = "; ".join(sorted(set(layer.left_out.values()))) or "it has fewer than two nets"
         return f"{layer.name}: {reasons}"
-    reason = layer.left_out.get(", ".join(pair)) or layer.left_out.get(", ".join(pair[::-1]))
+    reason = layer.why_left_out(*pair)
     return f"{layer.name}: {reason or f'it does not hold both {pair[0]} and {pair[1]}'}"

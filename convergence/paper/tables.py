@@ -19,7 +19,7 @@ Row = Sequence[str]
 def text_table(header: Row, rows: Iterable[Row], width: int = WIDTH) -> str:
     """Columns as wide as they need to be, the first one to the left; those beyond ``width`` follow below.
 
-    The first column stands before each part. A cell wider than a part is cut, with an ellipsis.
+    The first column is repeated before each part. A cell wider than a part is cut, with an ellipsis.
     """
     cells = [[*header], *([*row] for row in rows)]
     first = min(max(len(row[0]) for row in cells), width // 2)
@@ -73,7 +73,7 @@ def alignment_table(readings: Sequence[LayerReading]) -> str:
 
     def ours(reading: LayerReading) -> list[Row]:
         pair, shown = reading.pair, reading.alignment
-        widths = f"{len(pair.tree['units_x'])}, {len(pair.tree['units_y'])}"
+        widths = f"{len(pair.units_x)}, {len(pair.units_y)}"
         rows: list[Row] = [
             (
                 reading.name, widths, number(shown.semi_matching), number(shown.matching),
@@ -215,7 +215,7 @@ def published_activations(readings: Sequence[LayerReading]) -> str:
 
 
 def number(value: Number) -> str:
-    """Value ± error (null ± its spread), as far as they are known."""
+    """Value ± error (null ± its spread), where known."""
     text = _significant(value.value)
     if np.isfinite(value.error):
         text += f" ± {_significant(value.error)}"

@@ -12,16 +12,14 @@ from typing import Any, Protocol
 
 from markupsafe import Markup
 
-from convergence.answers import answers
 from convergence.config.stages import ReportConfig
 from convergence.errors import UserError
+from convergence.figures import drawings_of
 from convergence.figures.overview import overview
-from convergence.figures.two_runs import two_runs
-from convergence.report.compare import Compared, compare, comparison_rows
-from convergence.report.drawings import Placed, drawings_of, place
+from convergence.figures.style import slug
+from convergence.report.comparison import compare, write_comparison
 from convergence.report.galleries import galleries
 from convergence.report.matters import Chapter, read_chapters
-from convergence.report.pictures import ABOUT, KINDS, RunPictures, gallery_sheets, place_sheets, run_pictures
 from convergence.report.published import SOURCES_SAID, published_tables
 from convergence.report.results import (
     RunResults,
@@ -31,12 +29,21 @@ from convergence.report.results import (
     read_run,
     shown_pair,
 )
-from convergence.report.site import Link, Section, Site
-from convergence.report.slugs import slug
-from convergence.report.sprites import SheetWriter
+from convergence.report.site import Link, MenuSection, Site, place
 from convergence.report.tables import layer_sentence, measures_table, nets_table, pairs_table
+from convergence.report.thumbnail_sheets import (
+    ABOUT,
+    KINDS,
+    NONE_YET,
+    RunPictures,
+    SheetWriter,
+    gallery_sheets,
+    place_sheets,
+    run_pictures,
+)
 from convergence.report.units import data_file, manifest, script_json, unit_script
-from convergence.summary import Layer, PairResult, kinds_of
+from convergence.results import ComparisonResults, PairResults, kinds_of
+from convergence.results.findings import findings
 
 logger = logging.getLogger(__name__)
 OVERVIEW, UNITS, MATTERS, PAPER, COMPARISON, PROVENANCE = (
@@ -46,7 +53,7 @@ OVERVIEW, UNITS, MATTERS, PAPER, COMPARISON, PROVENANCE = (
 
 
 class Titled(Protocol):
-    """What a report needs of an experiment."""
+    """The settings that a report needs."""
 
     @property
     def name(self) -> str:
@@ -83,9 +90,9 @@ def report(
     pictures
         The file of pictures; there need not be one.
     analysis_digest, pictures_digest
-        What the files should bear; others are announced, and pictures of another run left out. None takes any.
+        Expected digests. Other analyses are shown with a notice; other pictures are left out. None accepts any.
     functional, functional_digests
-        The folder of functional experiments, and what each file should bear; files of other settings are left out.
+        Folder of functional experiments, and the expected digest of each file; others are left out.
 
     Raises
     ------
@@ -129,10 +136,10 @@ def _write(
     rest = [UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])]
     rest += [*([COMPARISON] if other else []), PROVENANCE]
     menu = (
-        Section("", (OVERVIEW,)),
-        Section("Layers", tuple(layer_links.values())),
-        Section("Galleries", tuple(gallery_links.values())),
-        Section("More", tuple(rest)),
+        MenuSection("", (OVERVIEW,)),
+        MenuSection("Layers", tuple(layer_links.values())),
+        MenuSection("Galleries", tuple(gallery_links.values())),
+        MenuSection("More", tuple(rest)),
     )
     notices = (*run.notices, *([pictures.why] if _is_wrong(pictures) else []))
     site = Site(folder, run.title, menu, notices)
@@ -160,13 +167,11 @@ def _write(
 
 def _is_wrong(pictures: RunPictures) -> bool:
     """Whether there is a file of pictures that is not used."""
-    from convergence.report.pictures import NONE_YET
-
     return pictures.file is None and pictures.why != NONE_YET
 
 
 def _write_gallery(
-    site: Site, link: Link, layer: Layer, pair: PairResult | None, pictures: RunPictures
+    site: Site, link: Link, layer: ComparisonResults, pair: PairResults | None, pictures: RunPictures
 ) -> dict[str, list[dict[str, Any]]]:
     """The page of a layer's galleries, and the sheets of all of its units."""
     found = galleries(layer, pair)
@@ -186,7 +191,7 @@ def _write_gallery(
 def _write_overview(
     site: Site,
     run: RunResults,
-    shown: list[tuple[Layer, PairResult]],
+    shown: list[tuple[ComparisonResults, PairResults]],
     layer_links: dict[str, Link],
     chapters: list[Chapter],
 ) -> None:
@@ -198,7 +203,7 @@ def _write_overview(
         n_trained=sum(bool(net["trained"]) for net in run.nets),
         n_untrained=sum(not net["trained"] for net in run.nets),
         links=[*layer_links.values(), UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])],
-        answers=answers(whole),
+        findings=findings(whole),
         kinds=kinds_of(whole),
         overview=place(overview(whole), site.folder) if whole else None,
         measures=measures_table(whole),
@@ -209,7 +214,7 @@ def _write_overview(
 def _write_rest(
     site: Site,
     run: RunResults,
-    shown: list[tuple[Layer, PairResult]],
+    shown: list[tuple[ComparisonResults, PairResults]],
     pictures: RunPictures,
     sheets: dict[str, Any],
     other: RunResults | None,
@@ -226,16 +231,6 @@ def _write_rest(
         write_comparison(site, COMPARISON, compare(run, other))
     config = json.dumps(run.config, indent=1, ensure_ascii=False)
     site.write(PROVENANCE, "provenance.html", run=run, config=config)
-
-
-def write_comparison(site: Site, link: Link, compared: Compared) -> None:
-    """The page of two runs side by side, with its figure."""
-    there = {layer.name for layer in compared.b.whole}
-    layers = [layer.name for layer in compared.a.whole if layer.name in there]
-    names = (compared.a.title, compared.b.title)
-    drawing = two_runs(names, layers, comparison_rows(compared, layers))
-    placed: Placed | None = None if drawing is None else place(drawing, site.folder)
-    site.write(link, "compare.html", c=compared, drawing=placed)
 
 
 def _capital(text: str) -> str:

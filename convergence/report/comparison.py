@@ -1,20 +1,207 @@
-"""``convergence compare RUN RUN``: two runs on one page, in a folder of its own."""
+"""Two runs side by side: findings, measures with their differences, and settings that differ, as a page."""
 
 from __future__ import annotations
 
-import logging
+import json
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from convergence.errors import UserError
-from convergence.paper.run import find_run
-from convergence.report.build import write_comparison
-from convergence.report.compare import Compared, compare
-from convergence.report.results import distinguished, read_run
-from convergence.report.site import Link, Section, Site
-from convergence.report.slugs import slug
+from convergence.figures.overview import two_runs
+from convergence.figures.style import slug
+from convergence.report.results import RunResults, distinguished, read_run
+from convergence.report.site import Link, MenuSection, Placed, Site, place
+from convergence.report.tables import MISSING, Table
+from convergence.results import TRAINED_OR_NOT, Kind, Summary
+from convergence.results.findings import Finding, findings
+from convergence.results.run import find_run
+from convergence.similarity import MEASURES
+from convergence.uncertainty import Estimate, jackknife, reach
 
-logger = logging.getLogger(__name__)
+NOT_SETTINGS = ("name", "report", "pictures")
+"""Parts of a config that change no number."""
+
+
+@dataclass(frozen=True)
+class MeasureDifference:
+    """One measure in both runs.
+
+    Attributes
+    ----------
+    layer, measure, title : names of the comparison and of the measure, and the measure's title
+    nets : kind of the pairs of nets
+    a, b : means over the pairs of that kind in either run
+    difference : b − a with its interval
+    """
+
+    layer: str
+    measure: str
+    title: str
+    nets: Kind
+    a: Summary
+    b: Summary
+    difference: Estimate
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval of the difference excludes 0."""
+        return not self.difference.low <= 0.0 <= self.difference.high
+
+
+@dataclass(frozen=True)
+class SettingDifference:
+    """A setting, by its dotted name, with its value in either run; None where a run does not have it."""
+
+    setting: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The content of a comparison page.
+
+    Attributes
+    ----------
+    same_images : whether both runs used the same images in the same groups; differences are then taken group by group
+    findings : each question with the finding of either run, None where a run has none
+    differences : every measure that both runs have
+    changed : settings that differ
+    only_a, only_b : layers of one run alone
+    """
+
+    a: RunResults
+    b: RunResults
+    same_images: bool
+    findings: tuple[tuple[str, str, Finding | None, Finding | None], ...]
+    differences: tuple[MeasureDifference, ...]
+    changed: tuple[SettingDifference, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+    @property
+    def measures(self) -> Table:
+        """The differences of measures as a table of text."""
+        columns = ("layer", "measure", "nets", self.a.title, self.b.title, "difference", "interval excludes 0")
+        rows = tuple(
+            (
+                item.layer, item.title, item.nets, str(item.a), str(item.b),
+                _signed(item.difference), "yes" if item.excludes_zero else "no",
+            )
+            for item in self.differences
+        )  # fmt: skip
+        return Table("Measures of both runs", columns, rows, wide=True)
+
+    @property
+    def settings(self) -> Table:
+        """The settings that differ as a table of text."""
+        rows = tuple((item.setting, _quoted(item.a), _quoted(item.b)) for item in self.changed)
+        return Table("Settings that differ", ("setting", self.a.title, self.b.title), rows)
+
+
+def compare(a: RunResults, b: RunResults) -> Compared:
+    """Compare two runs: findings, measures and settings."""
+    same_images = a.images == b.images
+    return Compared(
+        a=a,
+        b=b,
+        same_images=same_images,
+        findings=_findings(a, b),
+        differences=_measures(a, b, same_images),
+        changed=_settings(a, b),
+        only_a=tuple(layer.name for layer in a.whole if layer.name not in {one.name for one in b.whole}),
+        only_b=tuple(layer.name for layer in b.whole if layer.name not in {one.name for one in a.whole}),
+    )
+
+
+def difference(a: Estimate, b: Estimate, same_images: bool) -> Estimate:
+    """B − a with its error over images.
+
+    On the same image groups it is jackknifed itself, group by group, since what an image adds to both cancels.
+    Otherwise the errors are independent and add in squares, with the degrees of freedom of the run with fewer groups.
+    """
+    value, smooth = b.value - a.value, a.bias != 0.0 or b.bias != 0.0
+    if same_images and len(a.without) == len(b.without) > 1:
+        return jackknife(value, b.without - a.without, smooth)
+    error, bias = float(np.hypot(a.standard_error, b.standard_error)), b.bias - a.bias
+    far = reach(min(len(a.without), len(b.without))) * error
+    return Estimate(value, error, value - max(bias, 0.0) - far, value - min(bias, 0.0) + far, bias)
+
+
+def _measures(a: RunResults, b: RunResults, same_images: bool) -> tuple[MeasureDifference, ...]:
+    found = []
+    of_b = {layer.name: layer for layer in b.whole}
+    for layer in a.whole:
+        other = of_b.get(layer.name)
+        if other is None:
+            continue
+        for name in (name for name in MEASURES if name in layer.measures and name in other.measures):
+            for kind in TRAINED_OR_NOT:
+                ours, theirs = layer.summary(name, kind), other.summary(name, kind)
+                if ours is None or theirs is None:
+                    continue
+                d = difference(ours.estimate, theirs.estimate, same_images)
+                found.append(MeasureDifference(layer.name, name, MEASURES.load(name).title, kind, ours, theirs, d))
+    return tuple(found)
+
+
+def _findings(a: RunResults, b: RunResults) -> tuple[tuple[str, str, Finding | None, Finding | None], ...]:
+    ours, theirs = ({finding.question: finding for finding in findings(run.whole)} for run in (a, b))
+    questions = {finding.question: finding.asks for finding in (*ours.values(), *theirs.values())}
+    order = sorted(questions, key=lambda question: questions[question])
+    return tuple((questions[q], q, ours.get(q), theirs.get(q)) for q in order)
+
+
+def _settings(a: RunResults, b: RunResults) -> tuple[SettingDifference, ...]:
+    old, new = (
+        {key: value for key, value in flat(run.config) if key.split(".")[0] not in NOT_SETTINGS} for run in (a, b)
+    )
+    return tuple(
+        SettingDifference(key, old.get(key), new.get(key))
+        for key in [*old, *(key for key in new if key not in old)]
+        if old.get(key) != new.get(key) or (key in old) != (key in new)
+    )
+
+
+def _signed(e: Estimate) -> str:
+    return f"{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]".replace("-", "−")
+
+
+def _quoted(value: Any) -> str:
+    return MISSING if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names; items of lists of sections by their number."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for k, item in enumerate(value):
+            yield from flat(item, f"{path}.{k}")
+    else:
+        yield path, value
+
+
+def comparison_rows(compared: Compared, layers: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Numbers of the comparison's figure: measure, layer, kind, run, value, low, high."""
+    rows = []
+    for run in (compared.a, compared.b):
+        for layer in run.whole:
+            if layer.name not in layers:
+                continue
+            for name in ("matching", "semi_matching", "linear_cka"):
+                for kind in TRAINED_OR_NOT:
+                    found = layer.summary(name, kind)
+                    if found is not None:
+                        e = found.estimate
+                        rows.append((name, layer.name, kind, run.title, e.value, e.low, e.high))
+    return rows
 
 
 def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> tuple[Path, Compared]:
@@ -44,10 +231,20 @@ def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> tuple[Pa
     for name in ("figures", "tables"):
         (building / name).mkdir(parents=True)
     page = Link("Comparison", "index")
-    site = Site(building, f"{a.title} and {b.title}", (Section("", (page,)),), (*a.notices, *b.notices))
+    site = Site(building, f"{a.title} and {b.title}", (MenuSection("", (page,)),), (*a.notices, *b.notices))
     site.write_assets()
     compared = compare(a, b)
     write_comparison(site, page, compared)
     shutil.rmtree(target, ignore_errors=True)
     building.replace(target)
     return target / "index.html", compared
+
+
+def write_comparison(site: Site, link: Link, compared: Compared) -> None:
+    """Write the page of two runs side by side, with its figure."""
+    there = {layer.name for layer in compared.b.whole}
+    layers = [layer.name for layer in compared.a.whole if layer.name in there]
+    names = (compared.a.title, compared.b.title)
+    drawing = two_runs(names, layers, comparison_rows(compared, layers))
+    placed: Placed | None = None if drawing is None else place(drawing, site.folder)
+    site.write(link, "compare.html", c=compared, drawing=placed)

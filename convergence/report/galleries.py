@@ -1,6 +1,6 @@
-"""Which units to look at: lists of units side by side, each with what it shows and the numbers it was chosen by.
+"""Galleries: lists of units side by side, with the numbers by which they were selected.
 
-Galleries are chosen from the analysis alone; pictures only illustrate them.
+The selection uses the analysis alone; pictures illustrate it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from convergence.report.directions import Direction, directions
-from convergence.summary import Layer, PairResult
+from convergence.report.pair_view import PairView, pair_views
+from convergence.results import ComparisonResults, PairResults
 
 EACH = 8
 """Cards of a list."""
@@ -24,7 +24,7 @@ MOST_MEMBERS = 8
 
 
 @dataclass(frozen=True)
-class Part:
+class CardUnit:
     """A unit on a card: its member, its index there (−1: there is none), and a word above it."""
 
     net: str
@@ -37,7 +37,7 @@ class Card:
     """Units side by side, a title, and the numbers that belong to them."""
 
     title: str
-    parts: tuple[Part, ...]
+    parts: tuple[CardUnit, ...]
     text: str
 
 
@@ -55,7 +55,7 @@ class Gallery:
         return {(p.net, p.unit) for _, cards in self.lists for card in cards for p in card.parts if p.unit >= 0}
 
 
-def galleries(layer: Layer, pair: PairResult | None) -> list[Gallery]:
+def galleries(layer: ComparisonResults, pair: PairResults | None) -> list[Gallery]:
     """All galleries that the results of a comparison have something for."""
     found: list[Gallery | None] = []
     if pair is not None:
@@ -64,9 +64,9 @@ def galleries(layer: Layer, pair: PairResult | None) -> list[Gallery]:
     return [gallery for gallery in found if gallery is not None and any(cards for _, cards in gallery.lists)]
 
 
-def matched(layer: Layer, pair: PairResult) -> Gallery:
+def matched(layer: ComparisonResults, pair: PairResults) -> Gallery:
     """One-to-one matched pairs by correlation: best, median and worst."""
-    d = directions(pair)[0]
+    d = pair_views(pair)[0]
 
     def card(i: int) -> Card:
         title = f"r = {d.matched_r[i]:z.3f} ± {d.matched_error[i]:z.3f}"
@@ -76,20 +76,20 @@ def matched(layer: Layer, pair: PairResult) -> Gallery:
     return Gallery(
         "matched",
         "Matched pairs, by correlation",
-        f"Units of {d.x} beside their one-to-one partners of {d.y}: the strongest pairs, those in the middle and the "
-        "weakest. Errors are over image groups; held out, partners are chosen on one half of the images and "
-        "correlated on the other.",
+        f"Units of {d.x} beside their one-to-one partners of {d.y}: the strongest, the median and the weakest pairs. "
+        "Errors are over image groups. Held out: partners are chosen on one half of the images and correlated on the "
+        "other half.",
         lists,
     )
 
 
-def matched_by_information(layer: Layer, pair: PairResult) -> Gallery | None:
+def matched_by_information(layer: ComparisonResults, pair: PairResults) -> Gallery | None:
     """One-to-one matched pairs by mutual information."""
-    found = pair.tree.get("information")
+    found = pair.mutual_information
     if found is None:
         return None
-    d = directions(pair)[0]
-    partner, nats, error = found["matching"], found["matching_nats"], found["matching_error"]
+    d = pair_views(pair)[0]
+    partner, nats, error = found.matched_unit_y, found.matched_nats, found.matched_error
 
     def card(i: int) -> Card:
         same = "the same partner by correlation" if partner[i] == d.matched[i] else (
@@ -100,76 +100,76 @@ def matched_by_information(layer: Layer, pair: PairResult) -> Gallery | None:
     return Gallery(
         "information",
         "Matched pairs, by mutual information",
-        f"The same for the matching that makes mutual information largest, which sees dependence of any shape: units "
-        f"of {d.x} beside {d.y}.",
+        f"Units of {d.x} beside their partners of {d.y} by the matching with the largest mutual information, which "
+        "measures dependence of any shape.",
         _ends(np.flatnonzero(partner >= 0), nats, card),
     )
 
 
-def where_they_differ(layer: Layer, pair: PairResult) -> Gallery:
-    """Units whose best partner is not the one that matching leaves them."""
-    d = directions(pair)[0]
+def where_they_differ(layer: ComparisonResults, pair: PairResults) -> Gallery:
+    """Units with a better partner than their one-to-one partner."""
+    d = pair_views(pair)[0]
     loss = np.where(d.matched >= 0, d.best_r - d.matched_r, -np.inf)
     order = [i for i in np.argsort(-loss, kind="stable") if loss[i] > 0 and d.best[i] != d.matched[i]][:EACH]
     cards = tuple(
         Card(
             f"r = {d.best_r[i]:z.3f}, then {d.matched_r[i]:z.3f}",
             (
-                Part(d.x, int(d.units[i]), d.x),
-                Part(d.y, int(d.best[i]), "best"),
-                Part(d.y, int(d.matched[i]), "matched"),
+                CardUnit(d.x, int(d.units[i]), d.x),
+                CardUnit(d.y, int(d.best[i]), "best"),
+                CardUnit(d.y, int(d.matched[i]), "matched"),
             ),
-            f"unit {d.units[i]} with its best partner, and with the one that matching leaves it",
+            f"unit {d.units[i]} with its best partner and its one-to-one partner",
         )
         for i in order
     )
     return Gallery(
         "differ",
-        "Where matching gives up the best partner",
-        f"Units of {d.x}, their best partner of {d.y} (which other units may share), and the one of their own that the "
-        "matching leaves them; the largest losses of correlation first.",
+        "Units whose matched partner is not the best one",
+        f"Units of {d.x}, their best partner of {d.y} (which other units may share), and their one-to-one partner. The "
+        "largest losses of correlation come first.",
         (("", cards),),
     )
 
 
-def clusters(layer: Layer, pair: PairResult) -> Gallery | None:
+def clusters(layer: ComparisonResults, pair: PairResults) -> Gallery | None:
     """Members of spectral clusters that have units of both nets."""
-    found = pair.tree.get("clusters")
+    found = pair.clusters
     if found is None:
         return None
-    between = found["mean_similarity"][:, 2]
-    both = [k for k in range(len(found["sizes"])) if (found["sizes"][k] > 0).all()]
+    between = found.similarity[:, 2]
+    both = [k for k in range(len(found.sizes)) if (found.sizes[k] > 0).all()]
     order = sorted(both, key=lambda k: (-between[k], k))[:MOST_CLUSTERS]
     cards = []
     for k in order:
-        parts: list[Part] = []
+        parts: list[CardUnit] = []
         hidden = 0
         for net, units, labels in (
-            (pair.x, pair.tree["units_x"], found["labels_x"]),
-            (pair.y, pair.tree["units_y"], found["labels_y"]),
+            (pair.x, pair.units_x, found.labels_x),
+            (pair.y, pair.units_y, found.labels_y),
         ):
             members = units[labels == k]
-            parts += [Part(net, int(unit), net) for unit in members[: MOST_MEMBERS // 2]]
+            parts += [CardUnit(net, int(unit), net) for unit in members[: MOST_MEMBERS // 2]]
             hidden += max(0, len(members) - MOST_MEMBERS // 2)
         more = f"; {hidden} more are not shown" if hidden else ""
-        n_x, n_y = found["sizes"][k]
+        n_x, n_y = found.sizes[k]
         text = f"{n_x} units of {pair.x}, {n_y} of {pair.y}; mean |r| between the nets {between[k]:z.3f}{more}"
         cards.append(Card(f"cluster {k}", tuple(parts), text))
     return Gallery(
         "clusters",
         "Members of a cluster across nets",
-        f"Spectral clusters of the joined units of {pair.x} and {pair.y} that have units of both, the most alike "
-        "between the nets first.",
+        f"Spectral clusters of the joined units of {pair.x} and {pair.y} with units of both nets. Clusters with the "
+        "most similar units between the nets come first.",
         (("", tuple(cards)),),
     )
 
 
-def recipes(layer: Layer, pair: PairResult) -> Gallery | None:
+def recipes(layer: ComparisonResults, pair: PairResults) -> Gallery | None:
     """Units as sums of few units of the other net, by the LASSO."""
-    if "sparse_xy" not in pair.tree:
+    if pair.sparse_both is None:
         return None
-    candidates: list[tuple[float, float, Direction, int]] = []
-    for d in directions(pair):
+    candidates: list[tuple[float, float, PairView, int]] = []
+    for d in pair_views(pair):
         sizes = np.abs(d.recipe_weights)
         first = sizes[:, :TERMS].sum(axis=1) / np.maximum(sizes.sum(axis=1), 1e-300)
         explained = 1 - 2 * d.recipe_loss
@@ -184,14 +184,14 @@ def recipes(layer: Layer, pair: PairResult) -> Gallery | None:
     return Gallery(
         "recipes",
         "Sums of few units",
-        f"Units of {pair.x} and {pair.y} as the LASSO predicts them from units of the other net, at the largest "
-        "penalty that holds on other images; weights are of standardised units. Of the better explained half of "
-        f"those with two terms or more, the ones that depend most on their {TERMS} strongest.",
+        f"Units of {pair.x} and {pair.y}, predicted by the LASSO from units of the other net, at the largest penalty "
+        "within one error of the smallest held-out loss. Weights refer to standardised units. Shown are units with two "
+        f"terms or more, from the better explained half, whose {TERMS} largest weights have the largest share.",
         (("", tuple(_recipe(best[k][2], best[k][3], best[k][1]) for k in order)),),
     )
 
 
-def _recipe(d: Direction, i: int, explained: float) -> Card:
+def _recipe(d: PairView, i: int, explained: float) -> Card:
     weights, units = d.recipe_weights[i], d.recipe_units[i]
     shown = [
         (float(weights[k]), int(units[k])) for k in range(min(TERMS, len(units))) if abs(weights[k]) >= SMALL_WEIGHT
@@ -199,48 +199,43 @@ def _recipe(d: Direction, i: int, explained: float) -> Card:
     shown = shown or [(float(weights[0]), int(units[0]))]
     more = int((np.abs(weights) >= SMALL_WEIGHT).sum()) - len(shown)
     title = f"unit {d.units[i]} of {d.x} ≈ {signed_sum([(w, f'unit {u}') for w, u in shown])}{' + …' * (more > 0)}"
-    parts = [Part(d.x, int(d.units[i]), d.x)]
-    parts += [Part(d.y, u, f"{'≈ ' * (k == 0)}{_signed(w, k == 0)} ×") for k, (w, u) in enumerate(shown)]
+    parts = [CardUnit(d.x, int(d.units[i]), d.x)]
+    parts += [CardUnit(d.y, u, f"{'≈ ' * (k == 0)}{_signed(w, k == 0)} ×") for k, (w, u) in enumerate(shown)]
     at_least = "at least " * (more + len(shown) == len(weights))
     others = f"; {at_least}{more} more weight{'s' * (more > 1)} of .05 or beyond" if more > 0 else ""
     text = f"the whole recipe explains {100 * explained:.0f} % of its variance (R²){others}"
     return Card(title, tuple(parts), text)
 
 
-def consensus(layer: Layer) -> Gallery | None:
+def consensus(layer: ComparisonResults) -> Gallery | None:
     """Units that all nets of a kind have."""
-    lists = []
-    for kind, tree in layer.all_nets.get("kinds", {}).items():
-        if kind != "trained":
-            continue
-        nets, everywhere = [str(net) for net in tree["nets"]], tree["n_nets"]
-        order = np.lexsort((-tree["unit_correlation"], -everywhere))[:EACH]
-        cards = tuple(
-            Card(
-                f"r = {tree['unit_correlation'][k]:z.3f} ± {tree['unit_correlation_error'][k]:z.3f} between members",
-                tuple(Part(net, int(unit), net) for net, unit in zip(nets, tree["members"][k], strict=True)),
-                f"consensus unit {k}, present in {everywhere[k]} of {len(nets)} nets",
-            )
-            for k in order
-        )
-        lists.append(("", cards))
-    if not lists:
+    found = layer.consensus.get("trained")
+    if found is None:
         return None
+    r, error, nets = found.unit_correlation, found.unit_correlation_error, found.nets
+    cards = tuple(
+        Card(
+            f"r = {r[k]:z.3f} ± {error[k]:z.3f} between members",
+            tuple(CardUnit(net, int(unit), net) for net, unit in zip(nets, found.members[k], strict=True)),
+            f"consensus unit {k}, present in {found.n_nets[k]} of {len(nets)} nets",
+        )
+        for k in np.lexsort((-r, -found.n_nets))[:EACH]
+    )
     return Gallery(
         "consensus",
         "Consensus units over all nets",
-        "All trained nets aligned at once: units that stand for the same thing in every net, those in most nets and "
-        "with the most alike members first. A member counts as present if it correlates with the others beyond what "
-        "rotated bases give.",
-        tuple(lists),
+        "All trained nets aligned together, one unit of each net. Units present in most nets come first, then those "
+        "with the most similar members. A member counts as present if it correlates with the others more than in "
+        "rotated bases.",
+        (("", cards),),
     )
 
 
-def alone(layer: Layer) -> Gallery | None:
-    """Units of trained nets that no other trained net has anything like."""
+def alone(layer: ComparisonResults) -> Gallery | None:
+    """Units of trained nets without a similar unit in any other trained net."""
     best: dict[tuple[str, int], dict[str, tuple[float, int]]] = {}
     for pair in layer.of_kind("trained"):
-        for d in directions(pair):
+        for d in pair_views(pair):
             for i, unit in enumerate(d.units):
                 best.setdefault((d.x, int(unit)), {})[d.y] = (float(d.best_r[i]), int(d.best[i]))
     n_others = max((len(found) for found in best.values()), default=0)
@@ -256,7 +251,7 @@ def alone(layer: Layer) -> Gallery | None:
         cards.append(
             Card(
                 f"r = {r:z.3f} at best",
-                (Part(net, unit, net), Part(other, partner, f"{other}, nearest")),
+                (CardUnit(net, unit, net), CardUnit(other, partner, f"{other}, nearest")),
                 f"unit {unit} of {net}, in any other trained net",
             )
         )
@@ -264,26 +259,25 @@ def alone(layer: Layer) -> Gallery | None:
         return None
     return Gallery(
         "alone",
-        "Units that no other net has",
-        "Units of trained nets whose best partner over all other trained nets is the weakest, beside that partner.",
+        "Units without a counterpart",
+        "Units of trained nets with the lowest correlation with their best partner over all other trained nets, beside "
+        "that partner.",
         (("", tuple(cards)),),
     )
 
 
-def activity(layer: Layer, pair: PairResult | None) -> Gallery:
-    """Most and least active live units of the shown nets."""
+def activity(layer: ComparisonResults, pair: PairResults | None) -> Gallery:
+    """Units of the shown nets with the largest and the smallest mean activation."""
     shown = (pair.x, pair.y) if pair is not None else layer.nets[:2]
     lists = []
     for net in shown:
-        units = np.flatnonzero(layer.units["net"] == layer.nets.index(net))
-        mean, error = layer.units["mean"][units], layer.units["mean_error"][units]
-        zero = layer.units["zero_fraction"][units] if "zero_fraction" in layer.units else None
-        alive = layer.units["alive"][units]
-        order = [int(i) for i in np.argsort(-mean, kind="stable") if alive[i]]
+        units = layer.units(net)
+        mean, error, zero = units.mean, units.mean_error, units.zero_fraction
+        order = [int(i) for i in np.argsort(-mean, kind="stable") if units.active[i]]
 
         def card(i: int, net: str = net, mean: Any = mean, error: Any = error, zero: Any = zero) -> Card:
             text = "" if zero is None else f"zero in {100 * zero[i]:.0f} % of the samples"
-            return Card(f"mean {mean[i]:.3g} ± {error[i]:.1g}", (Part(net, i, net),), text)
+            return Card(f"mean {mean[i]:.3g} ± {error[i]:.1g}", (CardUnit(net, i, net),), text)
 
         n = min(EACH, len(order) // 2)
         lists.append((f"{net}, most active", tuple(card(i) for i in order[:n])))
@@ -291,7 +285,7 @@ def activity(layer: Layer, pair: PairResult | None) -> Gallery:
     return Gallery(
         "activity",
         "Most and least active units",
-        "By mean activation over all images; units that carry nothing are left out.",
+        "By mean activation over all images, without inactive units.",
         tuple(lists),
     )
 
@@ -308,8 +302,8 @@ def _signed(weight: float, first: bool) -> str:
     return f"− {size}" if weight < 0 else f"+ {size}"
 
 
-def _two(d: Direction, i: int, partner: int, title: str, text: str) -> Card:
-    return Card(title, (Part(d.x, int(d.units[i]), d.x), Part(d.y, int(partner), d.y)), text)
+def _two(d: PairView, i: int, partner: int, title: str, text: str) -> Card:
+    return Card(title, (CardUnit(d.x, int(d.units[i]), d.x), CardUnit(d.y, int(partner), d.y)), text)
 
 
 def _ends(some: Any, values: Any, card: Callable[[int], Card]) -> tuple[tuple[str, tuple[Card, ...]], ...]:
@@ -325,6 +319,6 @@ def _ends(some: Any, values: Any, card: Callable[[int], Card]) -> tuple[tuple[st
     )
 
 
-OF_PAIRS: tuple[Callable[[Layer, PairResult], Gallery | None], ...] = (
+OF_PAIRS: tuple[Callable[[ComparisonResults, PairResults], Gallery | None], ...] = (
     matched, matched_by_information, where_they_differ, recipes, clusters,
 )  # fmt: skip

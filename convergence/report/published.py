@@ -1,7 +1,4 @@
-"""The paper's values beside the run's, as far as the analysis has what they need; nothing is trained for them.
-
-``convergence paper`` prints the same with the paper's mapping layers trained anew.
-"""
+"""Published values of Li et al. 2016 beside those of the run; ``convergence paper`` trains mapping layers as well."""
 
 from __future__ import annotations
 
@@ -13,21 +10,21 @@ from convergence.paper.published import LAYERS, RECOVERED, SOURCES, TABLE_LAMBDA
 from convergence.paper.readings import N_SHOWN, alignment, top_activations
 from convergence.paper.tables import number, percent, power
 from convergence.report.tables import MISSING, Table
-from convergence.summary import Layer, PairResult
+from convergence.results import ComparisonResults, PairResults
 
 Rows = list[list[str]]
 SOURCES_SAID = "; ".join(f"{letter}: {words}" for letter, words in SOURCES.items())
 
 
-def published_tables(shown: Sequence[tuple[Layer, PairResult]]) -> list[tuple[str, str, Table]]:
-    """Title, explanation and table of what the paper and this run both have."""
+def published_tables(shown: Sequence[tuple[ComparisonResults, PairResults]]) -> list[tuple[str, str, Table]]:
+    """Title, explanation and table of every number that both the paper and the run have."""
     makers = (_alignment, _prediction, _information, _activations)
     return [(title, about, table) for title, about, table in (maker(shown) for maker in makers) if table.rows]
 
 
 def _beside(
-    shown: Sequence[tuple[Layer, PairResult]],
-    ours: Callable[[Layer, PairResult], Rows],
+    shown: Sequence[tuple[ComparisonResults, PairResults]],
+    ours: Callable[[ComparisonResults, PairResults], Rows],
     theirs: Callable[[PublishedLayer], Rows],
 ) -> Rows:
     """Rows of each layer with those of the paper's namesake; its other layers below, unless all have a namesake."""
@@ -44,10 +41,10 @@ def _beside(
     return rows
 
 
-def _alignment(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Table]:
-    def ours(layer: Layer, pair: PairResult) -> Rows:
+def _alignment(shown: Sequence[tuple[ComparisonResults, PairResults]]) -> tuple[str, str, Table]:
+    def ours(layer: ComparisonResults, pair: PairResults) -> Rows:
         found = alignment(pair)
-        units = f"{len(pair.tree['units_x'])}, {len(pair.tree['units_y'])}"
+        units = f"{len(pair.units_x)}, {len(pair.units_y)}"
         return [
             [
                 layer.name, units, number(found.semi_matching), number(found.matching), percent(found.same_assignment),
@@ -71,20 +68,20 @@ def _alignment(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Tab
     )
 
 
-def _prediction(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Table]:
-    def ours(layer: Layer, pair: PairResult) -> Rows:
-        sparse = pair.tree.get("sparse_xy")
+def _prediction(shown: Sequence[tuple[ComparisonResults, PairResults]]) -> tuple[str, str, Table]:
+    def ours(layer: ComparisonResults, pair: PairResults) -> Rows:
+        sparse = pair.sparse("xy")
         if sparse is None:
             return []
-        n_targets = sparse["unit_loss"].shape[1]
-        rising = np.argsort(sparse["alphas"])
-        known = np.log(sparse["alphas"][rising])
+        n_targets, path = len(sparse.target), sparse.path
+        rising = np.argsort(path.alpha)
+        known = np.log(path.alpha[rising])
         cells = []
         for value in TABLE_LAMBDAS:
             if value == 0:
-                cells.append(f"{sparse['dense']['value']:.4f}")
+                cells.append(f"{pair.need('all_units_loss').value:.4f}")
                 continue
-            loss = np.interp(np.log(value * n_targets), known, sparse["loss"][rising], left=np.nan, right=np.nan)
+            loss = np.interp(np.log(value * n_targets), known, path.loss[rising], left=np.nan, right=np.nan)
             cells.append(f"{loss:.4f}" if np.isfinite(loss) else MISSING)
         return [[layer.name, "exact LASSO", *cells]]
 
@@ -98,12 +95,12 @@ def _prediction(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Ta
             rows.append([f"paper’s {p.name}", f"exact LASSO {loss.source}", *curve(loss.at(TABLE_LAMBDAS), 3)])
         return rows
 
-    rows = _beside(shown, ours, theirs) if any("sparse_xy" in pair.tree for _, pair in shown) else []
+    rows = _beside(shown, ours, theirs) if any(pair.sparse_both for _, pair in shown) else []
     return (
         "Prediction from few units (the paper's Table 1)",
-        "Loss ½ (1 − R²) by penalty λ: .5 nothing explained, 0 all. This run's are the exact optimum, interpolated "
-        "between the penalties of the analysis; the paper trained a mapping layer by SGD, which stops short of it. "
-        "“convergence paper RUN” trains such layers for this run as well.",
+        "Loss ½ (1 − R²) by penalty λ: .5 explains nothing, 0 explains all. Losses of this run are the exact optimum, "
+        "interpolated between the penalties of the analysis. The paper trained mapping layers by SGD, which do not "
+        "reach the optimum. “convergence paper RUN” trains such layers for this run.",
         Table.of(
             "Prediction losses beside the paper's",
             ("layer", "by", *(f"λ = {power(value)}" for value in TABLE_LAMBDAS)),
@@ -112,27 +109,27 @@ def _prediction(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Ta
     )
 
 
-def _information(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Table]:
+def _information(shown: Sequence[tuple[ComparisonResults, PairResults]]) -> tuple[str, str, Table]:
     def listed(values: Iterable[float]) -> str:
         return " ".join(f"{value:.2f}".replace("0.", ".", 1) for value in values)
 
-    def ours(layer: Layer, pair: PairResult) -> Rows:
-        found = pair.tree.get("information")
+    def ours(layer: ComparisonResults, pair: PairResults) -> Rows:
+        found = pair.mutual_information
         if found is None:
             return []
-        nats = -np.sort(-found["semi_xy_nats"])
-        return [[layer.name, listed(nats[:N_SHOWN]), listed(nats[-N_SHOWN:]), percent(found["same_halves"])]]
+        nats = -np.sort(-found.best_nats)
+        return [[layer.name, listed(nats[:N_SHOWN]), listed(nats[-N_SHOWN:]), percent(pair.same_halves)]]
 
     def theirs(p: PublishedLayer) -> Rows:
         if not p.information_best:
             return []
         return [[f"paper’s {p.name}", listed(p.information_best), listed(p.information_worst), MISSING]]
 
-    rows = _beside(shown, ours, theirs) if any("information" in pair.tree for _, pair in shown) else []
+    rows = _beside(shown, ours, theirs) if any(pair.mutual_information for _, pair in shown) else []
     return (
         "Mutual information of the best partners",
-        "Nats, corrected for the bias of counting. Same on both halves: units whose best partner by correlation is the "
-        "same on either half of the images.",
+        "Nats, corrected for the bias of counting. Same on both halves: share of units with the same best partner by "
+        "correlation on both halves of the images.",
         Table.of(
             "Mutual information beside the paper's",
             ("layer", f"best {N_SHOWN}", f"worst {N_SHOWN}", "same on both halves"),
@@ -141,8 +138,8 @@ def _information(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, T
     )
 
 
-def _activations(shown: Sequence[tuple[Layer, PairResult]]) -> tuple[str, str, Table]:
-    def ours(layer: Layer, pair: PairResult) -> Rows:
+def _activations(shown: Sequence[tuple[ComparisonResults, PairResults]]) -> tuple[str, str, Table]:
+    def ours(layer: ComparisonResults, pair: PairResults) -> Rows:
         kept = [n for n, trained in zip(top_activations(layer), layer.trained, strict=True) if trained]
         return [[layer.name, ", ".join(number(n) for n in kept)]] if kept else []
 

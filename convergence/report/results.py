@@ -1,4 +1,4 @@
-"""What a report is made of, read from the two files of results; what is wrong with them is said, not fatal."""
+"""Results of a run for a report, read from its two files; what does not fit becomes a notice on every page."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convergence.analysis.file import open_analysis
+import numpy as np
+
 from convergence.errors import UserError
+from convergence.results import ComparisonResults, PairResults, read_analysis
 from convergence.statistics.file import StatisticsFile, open_statistics
-from convergence.summary import Layer, PairResult, read_layers
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +30,12 @@ class RunResults:
     provenance : of the sums, with the digests of both files
     config : the resolved settings
     images : digest of the images and of the groups they were dealt to: the same where two runs saw the same
-    notices : sentences for every page, on what does not fit
+    notices : sentences for every page, on files and comparisons that do not fit
     """
 
     name: str
     title: str
-    layers: tuple[Layer, ...]
+    layers: tuple[ComparisonResults, ...]
     nets: tuple[dict[str, Any], ...]
     n_images: int
     n_groups: int
@@ -44,7 +45,7 @@ class RunResults:
     notices: tuple[str, ...]
 
     @property
-    def whole(self) -> list[Layer]:
+    def whole(self) -> list[ComparisonResults]:
         """Comparisons in which every net takes part once."""
         return [layer for layer in self.layers if layer.whole and layer.pairs]
 
@@ -63,28 +64,28 @@ def read_results(
         if no pair of nets has results, or nothing fits.
     """
     notices = []
-    with open_statistics(statistics) as sums, open_analysis(analysis) as results:
-        layers = read_layers(results)
+    results = read_analysis(analysis)
+    layers = results.all()
+    with open_statistics(statistics) as sums:
         fitting = [layer for layer in layers if _fits(layer, sums)]
         others = [layer.name for layer in layers if layer not in fitting]
         provenance = sums.provenance | {"statistics digest": sums.digest, "analysis digest": results.digest}
         config, nets = json.loads(sums.config_text), tuple(sums.nets)
         n_images, n_groups, images = sums.n_images, sums.n_groups, sums.images_digest
-        found_digest = results.digest
     if others:
         notices.append(
-            f"{analysis.name} does not fit {statistics.name} in {', '.join(others)}: it is of another run. What does "
-            "not fit is left out; run `convergence analyze` again."
+            f"{analysis.name} does not fit {statistics.name} in {', '.join(others)}: it belongs to another run. These "
+            "comparisons are left out; run `convergence analyze` again."
         )
         if not fitting:
             raise UserError(
                 f"{analysis}: no comparison fits {statistics}: the analysis is of another run. Run `convergence "
                 "analyze` with this run's config again."
             )
-    elif analysis_digest is not None and found_digest != analysis_digest:
+    elif analysis_digest is not None and results.digest != analysis_digest:
         notices.append(
             f"{analysis.name} was made with other settings or from other sums than this run's (its digest is "
-            f"{found_digest[:12]}…, not {analysis_digest[:12]}…). It is shown as it is; run `convergence analyze` "
+            f"{results.digest[:12]}…, not {analysis_digest[:12]}…). Its results are shown; run `convergence analyze` "
             "again."
         )
     if not any(layer.pairs for layer in fitting):
@@ -99,40 +100,34 @@ def read_results(
     )  # fmt: skip
 
 
-def _fits(layer: Layer, sums: StatisticsFile) -> bool:
+def _fits(layer: ComparisonResults, sums: StatisticsFile) -> bool:
     """Whether a comparison of the analysis is one of the sums, with the same members of the same widths."""
     if layer.name not in sums.comparisons:
         return False
     members, unit_net = sums.unit_members(layer.name)
-    return members == layer.nets and len(unit_net) == len(layer.units["net"]) and bool(
-        (unit_net == layer.units["net"]).all()
-    )  # fmt: skip
+    widths = np.bincount(unit_net, minlength=len(members))
+    return members == layer.nets and tuple(widths.tolist()) == layer.widths
 
 
-def shown_pair(layer: Layer, wanted: Sequence[str] | None) -> PairResult | None:
-    """The pair that is shown unit by unit: the one that is wanted, else the first trained one, else the first."""
-    if wanted is not None:
-        x, y = wanted
-        chosen = layer.pair(x, y) or layer.pair(y, x)
-        if chosen:
-            return chosen
-    return next(iter([*layer.of_kind("trained"), *layer.pairs]), None)
+def shown_pair(layer: ComparisonResults, wanted: Sequence[str] | None) -> PairResults | None:
+    """The pair that is shown unit by unit: the wanted one, else the first trained one, else the first."""
+    chosen = None if wanted is None else layer.either_pair(*wanted)
+    return chosen or layer.first_pair
 
 
-def left_out_units(layer: Layer) -> list[str]:
-    """One phrase a net with units that carry nothing."""
+def left_out_units(layer: ComparisonResults) -> list[str]:
+    """One phrase for each net with inactive units."""
     phrases = []
     for k, net in enumerate(layer.nets):
-        of_net = layer.units["net"] == k
-        reasons = [str(reason) for reason in layer.units["left_out_because"][of_net] if reason]
+        reasons = [str(reason) for reason in layer.units(net).inactive_reason if reason]
         if reasons:
             said = ", ".join(f"{reasons.count(reason)} {reason}" for reason in sorted(set(reasons)))
-            phrases.append(f"{net}: {len(reasons)} of {int(of_net.sum())} units ({said})")
+            phrases.append(f"{net}: {len(reasons)} of {layer.widths[k]} units ({said})")
     return phrases
 
 
 def read_run(folder: Path) -> RunResults:
-    """The results of a run folder, called as its config calls it."""
+    """The results of a run folder, with the title of its config."""
     run = read_results(folder / "statistics.h5", folder / "analysis.h5", folder.resolve().name)
     title = run.config.get("report", {}).get("title") or run.config.get("name") or run.name
     return replace(run, title=str(title))

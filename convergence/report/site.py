@@ -1,4 +1,4 @@
-"""Pages, the menu that leads to them, and the files that they share."""
+"""Pages of a report, their menu, their shared files, and figures placed among them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from convergence.figures.style import FORMATS, Drawing, slugged
+
 _NUMBER_AND_UNIT = re.compile(r"(\d) ([%±])")
-"""What no line should break between."""
+"""A number and its unit, joined by a non-breaking space."""
 ASSETS = ("report.css", "report.js", "units.js")
 
 
@@ -28,7 +30,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Section:
+class MenuSection:
     """A part of the menu."""
 
     title: str
@@ -49,7 +51,7 @@ class Site:
 
     folder: Path
     title: str
-    menu: tuple[Section, ...]
+    menu: tuple[MenuSection, ...]
     notices: tuple[str, ...] = ()
     home: str = "index.html"
 
@@ -68,6 +70,26 @@ class Site:
         for name in ASSETS:
             with resources.as_file(resources.files("convergence") / "templates" / name) as path:
                 shutil.copyfile(path, self.folder / "assets" / name)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A drawing with its files by ending, relative to the report's folder."""
+
+    drawing: Drawing
+    files: dict[str, str]
+
+    @property
+    def image(self) -> str:
+        """The file that the page shows."""
+        return self.files["svg"]
+
+
+def place(drawing: Drawing, folder: Path) -> Placed:
+    """Write a drawing and its numbers below the report's folder."""
+    safe = slugged(drawing)
+    written = safe.save(folder / "figures", folder / "tables", FORMATS)
+    return Placed(safe, {ending: path.relative_to(folder).as_posix() for ending, path in written.items()})
 
 
 def unit_address(layer: str, net: str, unit: int) -> str:

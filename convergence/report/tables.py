@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convergence.results import HELD_OUT, ComparisonResults, kinds_of
 from convergence.similarity import MEASURES
-from convergence.summary import Layer, Summary, held_out, kinds_of, measured
 from convergence.uncertainty import Estimate, mean_estimate
 
 MISSING = "–"
@@ -16,7 +16,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """A table: ``caption`` says what it is, the first column names the row, ``notes`` explain cells on hovering."""
+    """A table of texts for a page: a caption, headings, and rows whose first cell names the row."""
 
     caption: str
     columns: tuple[str, ...]
@@ -25,24 +25,24 @@ class Table:
 
     @classmethod
     def of(cls, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = False) -> Table:
-        """The table without columns that nothing stands in."""
+        """The table without its empty columns."""
         kept = [k for k in range(len(columns)) if any(row[k] not in ("", MISSING) for row in rows)]
         cut = tuple(tuple(str(row[k]) for k in kept) for row in rows)
         return cls(caption, tuple(columns[k] for k in kept), cut, wide)
 
 
-def measures_table(layers: Sequence[Layer], with_layer: bool = True) -> Table:
+def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True) -> Table:
     """Layer × measure, trained beside untrained beside rotated."""
     kinds = kinds_of(layers)
     rows = []
     for layer in layers:
-        for name in (name for name in MEASURES if name in layer.measures()):
-            found = {kind: measured(layer, name, kind) for kind in kinds}
+        for name in (name for name in MEASURES if name in layer.measures):
+            found = {kind: layer.summary(name, kind) for kind in kinds}
             first_kind = next((kind for kind in kinds if found[kind]), None)
             first = found[first_kind] if first_kind else None
             if first is None or first_kind is None:
                 continue
-            e, elsewhere = first.estimate, held_out(layer, name, first_kind)
+            e, elsewhere = first.estimate, layer.summary(name, first_kind, HELD_OUT)
             calibrated = e.calibrated()
             rows.append(
                 [
@@ -52,7 +52,7 @@ def measures_table(layers: Sequence[Layer], with_layer: bool = True) -> Table:
                     str(elsewhere or MISSING),
                     f"{e.null:z.3f} ± {e.null_sd:z.3f}" if np.isfinite(e.null) else MISSING,
                     f"{e.shifted:z.3f}" if np.isfinite(e.shifted) else MISSING,
-                    str(Summary(calibrated, 0, 0, 0)) if calibrated else MISSING,
+                    interval(calibrated) if calibrated else MISSING,
                     f"{first.lowest:z.3f} – {first.highest:z.3f}",
                 ]
             )
@@ -64,19 +64,16 @@ def measures_table(layers: Sequence[Layer], with_layer: bool = True) -> Table:
     return Table.of("Measures of every layer" if with_layer else "All measures", columns, rows, wide=True)
 
 
-def pairs_table(layer: Layer) -> Table:
-    """Every pair of nets: matched correlation and linear CKA, what the units of one share with the other."""
+def pairs_table(layer: ComparisonResults) -> Table:
+    """Every pair of nets: matched correlation, linear CKA, shares of units with the same partner."""
     rows = []
     for pair in layer.pairs:
         cells = [f"{pair.x} and {pair.y}", pair.kind]
         for name in ("matching", "semi_matching", "linear_cka"):
-            found = pair.tree["measures"].get(name)
+            found = pair.directions(name)
             bounds = MEASURES.load(name).bounds
-            cells.append(
-                interval(mean_estimate([Estimate(**e) for e in found.values()]).within(bounds)) if found else "–"
-            )
-        a = pair.tree["alignment"]
-        cells += [f"{100 * a['same_assignment']:.0f} %", str(a["mutual_best"])]
+            cells.append(interval(mean_estimate(found).within(bounds)) if found else MISSING)
+        cells += [f"{100 * pair.same_partner:.0f} %", str(pair.mutual_best)]
         rows.append(cells)
     return Table.of(
         f"Pairs of nets in {layer.name}",
@@ -112,17 +109,17 @@ def interval(e: Estimate) -> str:
     return f"{e.value:z.3f} [{e.low:z.3f}, {e.high:z.3f}]"
 
 
-def layer_sentence(layer: Layer) -> str:
-    """What the layer's matching says, with its chance levels; "" where no trained nets were matched."""
-    name = next((m for m in ("matching", "semi_matching") if m in layer.measures()), None)
-    trained = measured(layer, name, "trained") if name else None
+def layer_sentence(layer: ComparisonResults) -> str:
+    """The matched correlation of a layer with its chance levels; "" where no trained nets were matched."""
+    name = next((m for m in ("matching", "semi_matching") if m in layer.measures), None)
+    trained = layer.summary(name, "trained") if name else None
     if name is None or trained is None:
         return ""
     words = "matched" if name == "matching" else "best"
     sentence = (
-        f"Units of two trained nets correlate at {trained} with their {words} partner on average over "
-        f"{trained.n_pairs} pair{'s' * (trained.n_pairs > 1)}; a random rotation of one net's basis leaves "
-        f"{trained.estimate.null:z.3f}"
+        f"Units of two trained nets correlate at {trained} with their {words} partner (mean over {trained.n_pairs} "
+        f"pair{'s' * (trained.n_pairs > 1)} of nets). Chance levels: {trained.estimate.null:z.3f} after a random "
+        "rotation of one net's basis"
     )
-    untrained = measured(layer, name, "untrained")
-    return sentence + (f", and untrained nets reach {untrained}." if untrained else ".")
+    untrained = layer.summary(name, "untrained")
+    return sentence + (f", {untrained} for untrained nets." if untrained else ".")

@@ -1,4 +1,4 @@
-"""What the unit browser shows: everything known of every unit of a layer, a file for each net, in columns.
+"""Data of the unit browser: all results of every unit of a layer, a file for each net, in columns.
 
 A page from disk cannot fetch data, but it can load scripts: each file is one call of a function of the page.
 """
@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convergence.report.directions import Direction, directions
-from convergence.report.pictures import RunPictures
-from convergence.report.slugs import slug
-from convergence.summary import Layer
+from convergence.figures.style import slug
+from convergence.report.pair_view import PairView, pair_views
+from convergence.report.thumbnail_sheets import RunPictures
+from convergence.results import ComparisonResults
 
 TERMS = 6
 """Terms of a recipe that are shown."""
 
 
-def manifest(layers: tuple[Layer, ...], sheets: dict[str, dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """What there is to choose from: layers, their nets, the units of each, and the sheets of their pictures."""
+def manifest(
+    layers: tuple[ComparisonResults, ...], sheets: dict[str, dict[str, list[dict[str, Any]]]]
+) -> list[dict[str, Any]]:
+    """Choices of the unit browser: layers, their nets, the units of each, and the sheets of their pictures."""
     return [
         {
             "name": layer.name,
@@ -29,7 +31,7 @@ def manifest(layers: tuple[Layer, ...], sheets: dict[str, dict[str, list[dict[st
                 {
                     "name": net,
                     "trained": layer.trained[k],
-                    "units": int((layer.units["net"] == k).sum()),
+                    "units": layer.widths[k],
                     "file": data_file(layer, net),
                     "sheets": sheets.get(layer.name, {}).get(net, []),
                 }
@@ -40,19 +42,19 @@ def manifest(layers: tuple[Layer, ...], sheets: dict[str, dict[str, list[dict[st
     ]
 
 
-def data_file(layer: Layer, net: str) -> str:
+def data_file(layer: ComparisonResults, net: str) -> str:
     """Where the data of a net's units are, relative to the report."""
     return f"data/{slug(layer.name)}--{slug(net)}.js"
 
 
-def unit_script(layer: Layer, member: int, pictures: RunPictures) -> str:
+def unit_script(layer: ComparisonResults, member: int, pictures: RunPictures) -> str:
     """The file of a net's units: ``unitData("data/…", {…})``."""
     name = json.dumps(data_file(layer, layer.nets[member]))
     return f"unitData({name}, {script_json(unit_columns(layer, member, pictures))});\n"
 
 
 def script_json(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it closes one."""
+    """JSON that is safe in a script element: it cannot close the element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -61,17 +63,16 @@ STATS = ("mean", "mean_error", "standard_deviation", "zero_fraction", "median", 
 """Numbers of a unit; those that come from histograms are not there where groups were cut away."""
 
 
-def unit_columns(layer: Layer, member: int, pictures: RunPictures) -> dict[str, Any]:
-    """Columns over all units of a net, dead ones included; null is “not known”, and −1 “none”."""
+def unit_columns(layer: ComparisonResults, member: int, pictures: RunPictures) -> dict[str, Any]:
+    """Columns over all units of a net, inactive ones included; null is “not known”, and −1 “none”."""
     name = layer.nets[member]
-    of_net = np.flatnonzero(layer.units["net"] == member)
-    n = len(of_net)
-    stats = {key: numbers(layer.units[key][of_net], 4) for key in STATS if key in layer.units}
-    reasons = {i: str(reason) for i, reason in enumerate(layer.units["left_out_because"][of_net]) if reason}
+    units, n = layer.units(name), layer.widths[member]
+    stats = {key: numbers(values, 4) for key in STATS if (values := getattr(units, key)) is not None}
+    reasons = {i: str(reason) for i, reason in enumerate(units.inactive_reason) if reason}
     others = {
         d.y: _against(d, n)
         for pair in layer.pairs
-        for d in directions(pair)
+        for d in pair_views(pair)
         if d.x == name
     }  # fmt: skip
     return {
@@ -80,23 +81,15 @@ def unit_columns(layer: Layer, member: int, pictures: RunPictures) -> dict[str, 
         "left_out": reasons,
         "others": {net: others[net] for net in layer.nets if net in others},
         "no_results": {
-            other: reason
-            for names, reason in layer.left_out.items()
-            for other in [_other(names, name)]
-            if other is not None
+            other: reason for pair, reason in layer.left_out.items() for own, other in (pair, pair[::-1]) if own == name
         },
         "consensus": _consensus(layer, name, n),
         "pictures": _about_pictures(pictures, layer, member),
     }
 
 
-def _other(names: str, name: str) -> str | None:
-    x, _, y = names.partition(", ")
-    return y if x == name else x if y == name else None
-
-
-def _against(d: Direction, n: int) -> dict[str, Any]:
-    """What n units have in one other net."""
+def _against(d: PairView, n: int) -> dict[str, Any]:
+    """Columns of n units of a net about one other net."""
 
     def spread(values: Any, digits: int | None, empty: Any) -> list[Any]:
         out: list[Any] = [empty] * n
@@ -138,28 +131,28 @@ def _against(d: Direction, n: int) -> dict[str, Any]:
     return columns
 
 
-def _consensus(layer: Layer, name: str, n: int) -> dict[str, Any] | None:
+def _consensus(layer: ComparisonResults, name: str, n: int) -> dict[str, Any] | None:
     """The consensus unit that each unit belongs to, with its members; None where the net has none."""
-    for tree in layer.all_nets.get("kinds", {}).values():
-        nets = [str(net) for net in tree["nets"]]
+    for found in layer.consensus.values():
+        nets = list(found.nets)
         if name not in nets:
             continue
         of_unit: list[int] = [-1] * n
-        for k, unit in enumerate(tree["members"][:, nets.index(name)].tolist()):
+        for k, unit in enumerate(found.members[:, nets.index(name)].tolist()):
             if unit >= 0:
                 of_unit[unit] = k
         return {
             "nets": nets,
             "of": of_unit,
-            "members": tree["members"].tolist(),
-            "n_nets": tree["n_nets"].tolist(),
-            "r": numbers(tree["unit_correlation"], 3),
-            "error": numbers(tree["unit_correlation_error"], 3),
+            "members": found.members.tolist(),
+            "n_nets": found.n_nets.tolist(),
+            "r": numbers(found.unit_correlation, 3),
+            "error": numbers(found.unit_correlation_error, 3),
         }
     return None
 
 
-def _about_pictures(pictures: RunPictures, layer: Layer, member: int) -> dict[str, Any] | None:
+def _about_pictures(pictures: RunPictures, layer: ComparisonResults, member: int) -> dict[str, Any] | None:
     """Values beside the pictures: activations of the top images, of the made ones and of the best real image."""
     found = pictures.of(layer, member)
     if found is None:
@@ -179,7 +172,7 @@ def _about_pictures(pictures: RunPictures, layer: Layer, member: int) -> dict[st
 
 
 def numbers(values: NDArray[Any] | Any, digits: int) -> list[float | None]:
-    """Values to so many significant digits of the largest, as short as they can be written; null if not finite."""
+    """Values rounded to significant digits of the largest, in their shortest form; null if not finite."""
     array = np.asarray(values, dtype=np.float64)
     finite = np.isfinite(array)
     largest = float(np.abs(array[finite]).max(initial=0.0))

@@ -1,8 +1,32 @@
-"""Results for a notebook: files opened by :func:`convergence.open`, as labelled arrays, tables and figures.
+"""Results of an analysis, typed and labelled: the one way in for the report, figures, paper tables and notebooks.
 
-run.py       a file or run folder: nets, comparisons
-layer.py     one comparison: correlation, matchings, mutual information, measures, clusters, recipes
-pairs.py     what two nets have in common, with its table and figure
-labelled.py  arrays and tables that say what their axes and columns are
-moments.py   correlations of two nets straight from the sums
+comparison.py  an analysis and its comparisons: members, units, all nets together, means over pairs
+pair.py        two members: matchings, sparse predictions, clusters, measures
+source.py      tables of ``analysis.h5``, each read and verified once
+findings.py    the study's questions, each with an answer and its numbers
+run.py, view.py  ``convergence.open``: a file or run folder in a notebook, and one comparison of it
+unit_tables.py what a notebook shows of two nets
+labelled.py    arrays with named axes and tables with named columns
 """
+
+from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
+from convergence.results.comparison import (
+    AnalysisResults,
+    ComparisonResults,
+    ConsensusResults,
+    LayerOverTime,
+    NetMap,
+    Summary,
+    Trajectory,
+    UnitStatistics,
+    interval,
+    kinds_of,
+    read_analysis,
+)
+from convergence.results.pair import CODES, KINDS, TRAINED_OR_NOT, Kind, PairResults, SparsePrediction
+
+__all__ = [
+    "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "AnalysisResults", "ComparisonResults",
+    "ConsensusResults", "Kind", "LayerOverTime", "NetMap", "PairResults", "SparsePrediction", "Summary", "Trajectory",
+    "UnitStatistics", "interval", "kinds_of", "read_analysis",
+]  # fmt: skip

@@ -26,7 +26,7 @@ class Labelled:
     ----------
     values : the numbers
     dims : a name for each axis
-    labels : by name of an axis, (length of the axis,) what stands at each place
+    labels : by name of an axis, (length of the axis,) label of each element
     name : what the numbers are
     """
 
@@ -83,13 +83,13 @@ class Labelled:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class ResultsTable:
     """Columns of equal length by name: ``table["correlation"]``; a dict a row when iterated over."""
 
     columns: Mapping[str, Array]
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> ResultsTable:
         """From rows; every row has all columns."""
         return cls({name: np.array([row[name] for row in rows]) for name in columns})
 
@@ -105,17 +105,17 @@ class Table:
         for k in range(len(self)):
             yield {name: values[k] for name, values in self.columns.items()}
 
-    def where(self, **wanted: Any) -> Table:
+    def where(self, **wanted: Any) -> ResultsTable:
         """Rows in which columns have these values: ``table.where(measure="matching", kind="trained")``."""
         kept = np.ones(len(self), dtype=bool)
         for name, value in wanted.items():
             kept &= self[name] == value
-        return Table({name: values[kept] for name, values in self.columns.items()})
+        return ResultsTable({name: values[kept] for name, values in self.columns.items()})
 
-    def sorted(self, by: str, descending: bool = True) -> Table:
+    def sorted(self, by: str, descending: bool = True) -> ResultsTable:
         """Rows in the order of a column; of equal ones the first comes first."""
         order = np.argsort(-self[by] if descending else self[by], kind="stable")
-        return Table({name: values[order] for name, values in self.columns.items()})
+        return ResultsTable({name: values[order] for name, values in self.columns.items()})
 
     def to_structured(self) -> Array:
         """A numpy array of records, one a row."""
@@ -166,4 +166,4 @@ def _optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"{name} is not installed: pip install {name}, or take the numbers as they are.") from None
+        raise UserError(f"{name} is not installed: pip install {name}, or use .values and .columns.") from None

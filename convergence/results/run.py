@@ -1,4 +1,4 @@
-"""``convergence.open``: a downloaded file, or a run folder, for a notebook."""
+"""``convergence.open``: a downloaded file or a run folder in a notebook; run folders by name or config."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from convergence.analysis.file import SCHEMA as ANALYSIS
 from convergence.analysis.file import open_analysis
+from convergence.analysis.layout import SCHEMA as ANALYSIS
 from convergence.analysis.standalone import STATISTICS, analysis_path, analyze_file, statistics_path
-from convergence.errors import FileError, UserError, did_you_mean
+from convergence.config.load import read_config
+from convergence.errors import FileError, StaleOutputError, UserError, did_you_mean
 from convergence.io import hdf5
 from convergence.registry import load_object
-from convergence.results.labelled import Table
-from convergence.results.layer import Layer
+from convergence.results.comparison import read_analysis
+from convergence.results.labelled import ResultsTable
+from convergence.results.view import ComparisonView
+from convergence.runs.run_folder import RunFolder
 from convergence.statistics.file import open_statistics
 
 
@@ -48,8 +51,35 @@ def open(path: str | Path) -> Run:
     return Run(beside if beside != place and _digest(beside) == wanted else None, place)
 
 
+def find_run(run: str, runs: str) -> Path:
+    """The run folder that is meant: the folder itself, or that of a config, whose results must be of its settings."""
+    path = Path(run)
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        known = sorted(p.parent.name for p in Path(runs).glob("*/analysis.h5"))
+        raise FileError(
+            f"{run}: there is no such run folder or config. "
+            + (
+                f"Below {runs}/: {did_you_mean(path.name, known)}."
+                if known
+                else "Give the folder of a run, or a .toml file."
+            )
+        )
+    experiment = read_config(path)
+    folder = RunFolder(Path(runs) / experiment.name, experiment)
+    for work in (folder.statistics_task(), folder.analyze_task()):
+        state = folder.state(work)
+        if state != "done":
+            raise StaleOutputError(
+                f'{folder.path}: "{work.name}" is {state} for this config. Run `convergence run {run}` first, or give '
+                "the run folder instead of the config to read what is there."
+            )
+    return folder.path
+
+
 class Run:
-    """Results of an experiment: ``run["conv1"]`` is a layer.
+    """Results of an experiment; ``run["conv1"]`` is one of its comparisons.
 
     Attributes
     ----------
@@ -62,33 +92,33 @@ class Run:
 
     def __init__(self, statistics: Path | None, analysis: Path | None) -> None:
         self.statistics, self.analysis = statistics, analysis
-        self._layers: dict[str, Layer] = {}
+        self._layers: dict[str, ComparisonView] = {}
         self._analysed: tuple[str, ...] = ()
         self.n_images = self.n_groups = 0
         if analysis is not None:
-            with open_analysis(analysis) as file:
-                self.provenance = file.provenance
-                self._analysed = self.comparisons = tuple(file.comparisons)
-                trained = {
-                    net: flag for name in file.comparisons for net, flag in _nets(file.about(name)).items()
-                }  # fmt: skip
-                self.nets = Table({"name": np.array(list(trained)), "trained": np.array(list(trained.values()))})
+            found_analysis = read_analysis(analysis)
+            self.provenance = found_analysis.provenance
+            self._analysed = self.comparisons = found_analysis.comparisons
+            trained: dict[str, bool] = {}
+            for one in found_analysis.all():
+                trained |= dict(zip(one.of_net, one.trained, strict=True))
+            self.nets = ResultsTable({"name": np.array(list(trained)), "trained": np.array(list(trained.values()))})
         if statistics is not None:
             with open_statistics(statistics) as found:
                 self.provenance = found.provenance
                 self.comparisons = tuple(found.comparisons)
                 self.n_images, self.n_groups = found.n_images, found.n_groups
                 columns = ("name", "seed", "trained", "held_out_accuracy")
-                self.nets = Table({key: np.array([net[key] for net in found.nets]) for key in columns})
+                self.nets = ResultsTable({key: np.array([net[key] for net in found.nets]) for key in columns})
 
-    def __getitem__(self, name: str) -> Layer:
+    def __getitem__(self, name: str) -> ComparisonView:
         if name not in self.comparisons:
             raise UserError(f'the run has no comparison "{name}"; {did_you_mean(name, self.comparisons)}.')
         if name not in self._layers:
-            self._layers[name] = Layer(self, name)
+            self._layers[name] = ComparisonView(self, name)
         return self._layers[name]
 
-    def __iter__(self) -> Iterator[Layer]:
+    def __iter__(self) -> Iterator[ComparisonView]:
         return (self[name] for name in self.comparisons)
 
     def __len__(self) -> int:
@@ -101,7 +131,7 @@ class Run:
         """Whether the analysis holds a comparison."""
         return comparison in self._analysed
 
-    def measures(self) -> Table:
+    def measures(self) -> ResultsTable:
         """A row a layer, pair of nets, measure and direction, over all layers that are analysed."""
         if not self._analysed:
             raise UserError("there is no analysis. Make it with run.analyze().")
@@ -109,7 +139,7 @@ class Run:
         columns: dict[str, Any] = {"layer": np.concatenate([np.repeat(name, len(table)) for name, table in tables])}
         for key in tables[0][1].columns:
             columns[key] = np.concatenate([table[key] for _, table in tables])
-        return Table(columns)
+        return ResultsTable(columns)
 
     def analyze(self, *comparisons: str, workers: int | None = 1, settings: dict[str, Any] | None = None) -> Run:
         """Analyse the statistics beside which the results go, as `convergence analyze` does; gives the run with them.
@@ -151,10 +181,6 @@ class Run:
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.comparisons)
-
-
-def _nets(about: dict[str, Any]) -> dict[str, bool]:
-    return dict(zip(about["of_net"], about["trained"], strict=True))
 
 
 def _matching_analysis(statistics: Path) -> Path | None:

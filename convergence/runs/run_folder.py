@@ -10,6 +10,7 @@ from convergence.config.functional import EXPERIMENT_NAMES
 from convergence.config.schema import Experiment, Net
 from convergence.errors import FileError
 from convergence.io.files import CHECKPOINTS
+from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 from convergence.runs.tasks import StageTask, TaskFolder, file_size, read_record
 
 
@@ -108,7 +109,7 @@ class RunFolder(TaskFolder):
             "analyze",
             (self.analysis_file,),
             self.path / "analysis.json",
-            {"analysis": self.experiment.analysis.digest_values()},
+            {"analysis": self.experiment.analysis.digest_values(), "analysis_schema": ANALYSIS_SCHEMA_VERSION},
             {"statistics": self.statistics_task().digest},
             (self.path / "analysis.partial",),
         )

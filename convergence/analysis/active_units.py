@@ -1,4 +1,4 @@
-"""Which units carry anything, and why the others do not."""
+"""Which units enter results and why others do not; means, spread, sparsity and correlations of units."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.statistics.file import ComparisonSums
+from convergence.statistics.moments import correlation, covariance
+from convergence.uncertainty import jackknife_error
 
 Float64 = npt.NDArray[np.float64]
 RELATIVE_VARIANCE = 1e-12
@@ -18,8 +20,8 @@ NOT_FINITE = "non-finite values"
 
 
 @dataclass(frozen=True)
-class LiveUnits:
-    """Units that enter results, and why the others do not.
+class ActiveUnits:
+    """Units that enter results, and reasons of the others.
 
     Attributes
     ----------
@@ -31,11 +33,11 @@ class LiveUnits:
     reason: tuple[str, ...]
 
 
-def live_units(sums: ComparisonSums) -> LiveUnits:
-    """Units with finite values that vary, also without any one image group, and in either half of the groups.
+def active_units(sums: ComparisonSums) -> ActiveUnits:
+    """Units with finite values that vary in every subset of the image groups that is used.
 
-    In a half they have to vary without any run of half of its groups, too: as error bars leave blocks of groups out. A
-    unit that does not would have no correlation in a replicate; it is left out of everything.
+    The subsets are all groups without one, and both halves of the groups without any run of half of their groups, since
+    error bars leave out blocks. Other units would have no correlation in a replicate and are inactive.
     """
     count, total = sums.group_count.sum(), sums.group_sums.sum(axis=0)
     squares = group_squares(sums)
@@ -58,7 +60,7 @@ def live_units(sums: ComparisonSums) -> LiveUnits:
             reasons.append("varies in too few image groups")
         else:
             reasons.append("")
-    return LiveUnits(np.array([not reason for reason in reasons], dtype=bool), tuple(reasons))
+    return ActiveUnits(np.array([not reason for reason in reasons], dtype=bool), tuple(reasons))
 
 
 def group_squares(sums: ComparisonSums) -> Float64:
@@ -81,7 +83,7 @@ def _without_each(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...
 def _halves_without_runs(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], ...]]:
     """Sums over the even and over the odd groups, whole and without each run of half of theirs (if that leaves any).
 
-    Whatever block of groups an error bar leaves out, of a half or of all, takes no more from a half than such a run.
+    Every block of groups that an error bar leaves out, of a half or of all, takes at most such a run from a half.
     """
     found = []
     for half in (0, 1):
@@ -93,3 +95,46 @@ def _halves_without_runs(*arrays: npt.NDArray[Any]) -> list[tuple[npt.NDArray[An
             left_out = slice(start, start + run)
             found.append(tuple(np.delete(array, left_out, axis=0).sum(axis=0) for array in own))
     return found
+
+
+def unit_means(sums: ComparisonSums) -> Float64:
+    """(n_units,) mean activations."""
+    return sums.shift + sums.group_sums.sum(axis=0) / sums.group_count.sum()
+
+
+def unit_means_without(sums: ComparisonSums) -> Float64:
+    """(n_groups, n_units) mean activations without each image group."""
+    n = sums.group_count.sum() - sums.group_count[:, None]
+    return sums.shift + (sums.group_sums.sum(axis=0) - sums.group_sums) / n
+
+
+def describe_units(sums: ComparisonSums, live: ActiveUnits) -> dict[str, npt.NDArray[np.generic]]:
+    """Columns of the table ``units``; without histograms no share of zeros and no percentiles."""
+    n = float(sums.group_count.sum())
+    variance = group_squares(sums).sum(axis=0) / n - (sums.group_sums.sum(axis=0) / n) ** 2
+    of_values = {}
+    if sums.histograms is not None:
+        percentiles = sums.histograms.percentiles((50, 90, 99))
+        of_values = {
+            "zero_fraction": sums.histograms.zero_fraction(),
+            **dict(zip(("median", "percentile_90", "percentile_99"), percentiles.T, strict=True)),
+        }
+    return {
+        "mean": np.nan_to_num(unit_means(sums)),
+        "mean_error": np.nan_to_num(jackknife_error(unit_means_without(sums))),
+        "standard_deviation": np.sqrt(np.maximum(np.nan_to_num(variance), 0.0)),
+        **of_values,
+        "active": live.alive,
+        "inactive_reason": np.array(live.reason, dtype=object),
+    }
+
+
+def pooled_correlation(sums: ComparisonSums, live: ActiveUnits) -> Float64:
+    """(n_units, n_units) correlations within and between all nets; 0 for inactive units."""
+    products = np.array(sums.group_products[0])
+    for group in range(1, len(sums.group_count)):
+        products += sums.group_products[group]
+    cov = covariance(float(sums.group_count.sum()), sums.group_sums.sum(axis=0), products)
+    cov[~live.alive] = 0.0
+    cov[:, ~live.alive] = 0.0
+    return correlation(cov)

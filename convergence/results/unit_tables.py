@@ -1,4 +1,4 @@
-"""What two nets have in common in a layer: a matching, clusters, and the recipe of a unit, with tables and figures."""
+"""Results of two nets for a notebook: a matching, clusters, and the recipe of a unit, with tables and figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import UserError
-from convergence.results.labelled import Labelled, Table
+from convergence.results.labelled import Labelled, ResultsTable
 from convergence.uncertainty import Estimate
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class UnitMatching:
-    """A one-to-one matching of the live units of two nets, the strongest total correlation.
+    """A one-to-one matching of the active units of two nets with the largest total correlation.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class UnitMatching:
     held_out : (n_pairs,) correlation of each unit of x with the partner that the other half of the images chooses;
         None without an analysis, and where x and y are in the other order than in the file
     estimate : mean correlation with interval, chance level and ceiling; None without an analysis
-    correlations : (n_x, n_y) of all units, 0 for those that carry nothing
+    correlations : (n_x, n_y) of all units, 0 for inactive units
     """
 
     layer: str
@@ -60,18 +60,18 @@ class UnitMatching:
         return found
 
     @cached_property
-    def table(self) -> Table:
+    def table(self) -> ResultsTable:
         """A row a pair: unit_x, unit_y, correlation, and what the analysis adds."""
         columns: dict[str, Any] = {"unit_x": self.unit_x, "unit_y": self.unit_y, "correlation": self.correlation}
         if self.standard_error is not None:
             columns["standard_error"] = self.standard_error
         if self.held_out is not None:
             columns["held_out"] = self.held_out
-        return Table(columns)
+        return ResultsTable(columns)
 
     def figure(self) -> Figure:
         """Correlations as they come and with pairs on the diagonal, and the pairs' correlations, best first."""
-        from convergence.results.pictures import matching_figure
+        from convergence.results.notebook_figures import matching_figure
 
         return matching_figure(self)
 
@@ -87,8 +87,8 @@ class UnitMatching:
 
 
 @dataclass(frozen=True, eq=False)
-class UnitClusters:
-    """Spectral clusters of the joined live units of two nets.
+class ClusterTable:
+    """Spectral clusters of the joined active units of two nets.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class UnitClusters:
     layer: str
     x: str
     y: str
-    table: Table
+    table: ResultsTable
     n_clusters: int
     sizes: Indices
     mean_similarity: Float64
@@ -134,7 +134,7 @@ class Recipe:
 
     Attributes
     ----------
-    net, unit, predictors : whose unit it is, and the net that predicts it
+    net, unit, predictors : the unit and its net, and the net that predicts it
     lasso : the strongest weights of standardised units at the chosen penalty: predictor, weight
     lasso_loss : the loss there
     forward : units added one by one, the best each time: predictor, loss with it and those before
@@ -145,9 +145,9 @@ class Recipe:
     net: str
     unit: int
     predictors: str
-    lasso: Table
+    lasso: ResultsTable
     lasso_loss: float
-    forward: Table
+    forward: ResultsTable
     all_units_loss: float
     units_for_90: int
 
@@ -164,23 +164,9 @@ class Recipe:
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{self.lasso._repr_html_()}{self.forward._repr_html_()}"
 
 
-def partners(tree: dict[str, Any], key: str, turned: bool) -> tuple[Indices, Indices, Indices]:
-    """Of a per-unit partner array of an analysed pair: rows that have one, unit of x, unit of y, ``unit_x`` ascending.
-
-    ``turned``: x and y change places.
-    """
-    partner = np.asarray(tree["alignment"][key])
-    rows = np.flatnonzero(partner >= 0)
-    unit_x, unit_y = np.asarray(tree["units_x"])[rows], partner[rows]
-    if turned:
-        order = np.argsort(unit_y, kind="stable")
-        return rows[order], unit_y[order], unit_x[order]
-    return rows, unit_x, unit_y
-
-
 def row_of(units: Indices, unit: int, net: str) -> int:
-    """Place of a unit among the live ones; UserError if it is not among them."""
+    """Position of a unit among the active ones; UserError if it is not among them."""
     found = np.flatnonzero(units == unit)
     if not len(found):
-        raise UserError(f"unit {unit} of {net} has no results: it carries nothing, or there is no such unit.")
+        raise UserError(f"unit {unit} of {net} has no results: it is inactive, or there is no such unit.")
     return int(found[0])

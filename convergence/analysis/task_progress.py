@@ -1,4 +1,4 @@
-"""Progress of many tasks of unlike times: what is done, what is left by method, and in the end what took long."""
+"""Progress of many tasks of different lengths: finished, remaining by method, and the slowest at the end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 SLOWEST = 5
 
 
-class Watch:
-    """A bar on a terminal, a plain line now and then in a log, and a summary at the end.
+class TaskProgress:
+    """A bar on a terminal, lines in a log, and a summary at the end.
 
-    Time left is the expected time of what is left, by the method's measured and expected times so far.
+    The remaining time is the expected time of the remaining tasks, scaled by the measured times of their method.
     """
 
     def __init__(self, tasks: Sequence[Task], done: set[int]) -> None:
@@ -54,7 +54,7 @@ class Watch:
             logger.info("analyze: %d of %d tasks; %s", len(self._done), len(self._tasks), self.left(slots))
 
     def left(self, slots: int) -> str:
-        """What is left: "about 3 min left (sparse_xy 4/12 2 min, clusters 0/3 1 min)"."""
+        """Remaining work: "about 3 min left (sparse_xy 4/12 2 min, clusters 0/3 1 min)"."""
         all_expected, all_taken = sum(self._expected.values()), sum(self._taken.values())
         overall = all_taken / all_expected if all_expected > 0 else 1.0
         seconds: dict[str, float] = {}
@@ -75,12 +75,12 @@ class Watch:
         return f"about {readable_seconds(sum(seconds.values()))} left ({listed})"
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
     def summary(self, slots: int, promised: float) -> None:
-        """Tell what took how long, unless there was next to nothing to do."""
+        """Log the slowest tasks, unless the analysis was short."""
         elapsed, work = time.monotonic() - self._start, sum(seconds for seconds, _ in self._times)
         if elapsed < 2 * SLOWEST:
             return

@@ -1,21 +1,25 @@
-"""Pictures of a run's units, if there are any that belong to it, and their sheets for the pages."""
+"""Pictures of a run's units, if there are any that belong to it, as sheets of thumbnails for the pages."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from convergence.errors import FileError
+from convergence.figures.style import slug
 from convergence.pictures.file import PicturesFile, UnitPictures, open_pictures
-from convergence.report.slugs import slug
-from convergence.report.sprites import CRISP, PER_SHEET, Pixels, SheetWriter, tiles
-from convergence.summary import Layer
+from convergence.results import ComparisonResults
 
 logger = logging.getLogger(__name__)
 KINDS = {
@@ -38,6 +42,19 @@ NONE_YET = (
     "There are no pictures of the units of this run, so they are listed by their numbers. “convergence pictures "
     "CONFIG” makes the pictures, and “convergence report CONFIG” then shows them."
 )
+Pixels = npt.NDArray[np.uint8]
+TILE = 216
+"""Side in pixels that a tile does not exceed by much."""
+SMALLEST = 24
+"""Smaller pictures are enlarged by a whole factor, so that their pixels are visible."""
+CRISP = 32
+"""Pictures up to this side are kept without loss."""
+GAP, GREY = 2, 150
+COLUMNS = 8
+PER_SHEET = COLUMNS * COLUMNS
+WAITING = 8
+TILE_CRISP = 3 * CRISP + 8
+"""Tiles up to this side are of small pictures, kept without loss."""
 Wanted = set[tuple[str, int]]
 Kept = dict[str, dict[tuple[str, int], Pixels]]
 
@@ -49,7 +66,7 @@ class RunPictures:
     file: PicturesFile | None
     why: str = ""
 
-    def of(self, layer: Layer, member: int) -> UnitPictures | None:
+    def of(self, layer: ComparisonResults, member: int) -> UnitPictures | None:
         """Of a member's units; None where there are none, or not of as many units, or of another epoch's weights."""
         net, name = layer.of_net[member], layer.layers[member]
         if self.file is None or layer.epochs[member] >= 0 or net not in self.file.nets:
@@ -57,7 +74,7 @@ class RunPictures:
         if name not in self.file.layers(net):
             return None
         found = self.file.of(net, name)
-        if found.n_units != int((layer.units["net"] == member).sum()):
+        if found.n_units != layer.widths[member]:
             logger.warning(
                 "report: %s has pictures of %d units of %s in %s, which has another number; left out",
                 self.file.path.name, found.n_units, name, net,
@@ -94,7 +111,7 @@ def run_pictures(path: Path | None, digest: str | None) -> Iterator[RunPictures]
 
 
 def place_sheets(
-    layer: Layer, pictures: RunPictures, folder: Path, writer: SheetWriter, wanted: Wanted
+    layer: ComparisonResults, pictures: RunPictures, folder: Path, writer: SheetWriter, wanted: Wanted
 ) -> tuple[dict[str, list[dict[str, Any]]], Kept]:
     """Write the sheets of a comparison's units below ``folder``.
 
@@ -139,7 +156,7 @@ def _present(found: UnitPictures, kind: str, some: slice) -> Any:
     return None
 
 
-def gallery_sheets(layer: Layer, kept: Kept, folder: Path, writer: SheetWriter) -> dict[str, Any] | None:
+def gallery_sheets(layer: ComparisonResults, kept: Kept, folder: Path, writer: SheetWriter) -> dict[str, Any] | None:
     """One sheet a kind with the tiles that the galleries show; None without any.
 
     Returns ``{"kinds": {kind: file}, "crisp": …, "columns", "rows", "place": {(member, unit): index}}``; all sheets
@@ -164,5 +181,92 @@ def gallery_sheets(layer: Layer, kept: Kept, folder: Path, writer: SheetWriter) 
     return {"kinds": kinds, "place": {unit: at for at, unit in enumerate(units)}}
 
 
-TILE_CRISP = 3 * CRISP + 8
-"""Tiles up to this side are of small pictures, kept without loss."""
+def tiles(pictures: npt.NDArray[Any], present: npt.NDArray[np.bool_] | None = None) -> Pixels:
+    """(n, side, side', 3) one tile a unit: its pictures in a square, ranks in reading order.
+
+    Parameters
+    ----------
+    pictures : (n, K, h, w, 1 or 3)
+        uint8; grey ones get three equal channels.
+    present : (n, K)
+        Places to leave empty where False; None leaves none.
+
+    Notes
+    -----
+    Large pictures shrink by whole factors to the mean of their pixels; small ones grow by whole factors.
+    """
+    n, k, height, width, channels = pictures.shape
+    per_side = math.ceil(math.sqrt(k))
+    factor = max(1, math.ceil(max(height, width) / (TILE // per_side)))
+    h, w = max(height // factor, 1), max(width // factor, 1)
+    small = np.ascontiguousarray(pictures[:, :, : h * factor, : w * factor])
+    if factor > 1:
+        small = _shrink(small, factor).reshape(n, k, h, w, channels)
+    grow = max(1, SMALLEST // max(h, w))
+    if grow > 1:
+        small = small.repeat(grow, axis=2).repeat(grow, axis=3)
+        h, w = h * grow, w * grow
+    out = np.full((n, per_side * (h + GAP) - GAP, per_side * (w + GAP) - GAP, 3), GREY, np.uint8)
+    for rank in range(k):
+        top, left = (rank // per_side) * (h + GAP), (rank % per_side) * (w + GAP)
+        shown = slice(None) if present is None else present[:, rank]
+        out[shown, top : top + h, left : left + w] = small[shown, rank]
+    return out
+
+
+def _shrink(pictures: Pixels, factor: int) -> Pixels:
+    """Means over squares of ``factor`` pixels; heights and widths are multiples of it."""
+    n, k, height, width, channels = pictures.shape
+    stacked = pictures.reshape(n * k * height, width, channels)
+    image = Image.fromarray(stacked[..., 0] if channels == 1 else stacked)
+    return np.asarray(image.reduce(factor), dtype=np.uint8)
+
+
+def sheet(all_tiles: Sequence[Pixels]) -> Pixels:
+    """Tiles of one shape, ``COLUMNS`` a row."""
+    height, width, _ = all_tiles[0].shape
+    rows = math.ceil(len(all_tiles) / COLUMNS)
+    columns = min(COLUMNS, len(all_tiles)) if rows == 1 else COLUMNS
+    out = np.full((rows * height, columns * width, 3), GREY, np.uint8)
+    for at, tile in enumerate(all_tiles):
+        top, left = (at // COLUMNS) * height, (at % COLUMNS) * width
+        out[top : top + height, left : left + width] = tile
+    return out
+
+
+class SheetWriter:
+    """Writes sheets as WebP, two at a time; an error of one is raised when the block ends."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(2)
+        self._pending: list[Future[None]] = []
+
+    def __enter__(self) -> SheetWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if error is None:
+                for one in self._pending:
+                    one.result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def write(self, path: Path, all_tiles: Sequence[Pixels], crisp: bool) -> dict[str, int]:
+        """Have a sheet written; its grid: columns and rows of tiles, and the width and height of one."""
+        pixels = sheet(all_tiles)
+        height, width, _ = all_tiles[0].shape
+        while len(self._pending) >= WAITING:
+            self._pending.pop(0).result()
+        self._pending.append(self._pool.submit(_save, path, pixels, crisp))
+        return {
+            "columns": pixels.shape[1] // width, "rows": pixels.shape[0] // height, "width": width, "height": height,
+        }  # fmt: skip
+
+
+def _save(path: Path, pixels: Pixels, crisp: bool) -> None:
+    image = Image.fromarray(pixels)
+    if crisp:
+        image.save(path, "WEBP", lossless=True, quality=20, method=0)
+    else:
+        image.save(path, "WEBP", quality=80, method=0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.live import NOT_FINITE, LiveUnits
+from convergence.analysis.active_units import NOT_FINITE, ActiveUnits
 from convergence.similarity.pair import PairMoments, UnbiasedHsic
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.hsic import NormSums, unbiased_hsic
@@ -105,7 +105,7 @@ class PairSums:
     sample_group: Indices | None
 
     @classmethod
-    def of(cls, sums: ComparisonSums, live: LiveUnits, x: str, y: str) -> PairSums:
+    def of(cls, sums: ComparisonSums, live: ActiveUnits, x: str, y: str) -> PairSums:
         """Cut two nets out of a comparison; reads what belongs to them and nothing else.
 
         Products of more than ``KEPT_BYTES`` stay in the file, which has to stay open as long as the pair is used.

@@ -13,7 +13,7 @@ from convergence.alignment.matching import aligned_order
 from convergence.figures.style import NULL, STYLE, TRAINED, show_matrix
 
 if TYPE_CHECKING:
-    from convergence.results.pairs import UnitMatching
+    from convergence.results.unit_tables import UnitMatching
 
 
 class NotebookFigure(Figure):

@@ -1,8 +1,7 @@
-"""What the results of a pair are made of: methods, each cut into steps that any worker can compute on its own.
+"""Methods of the analysis, cut into steps that any worker can compute independently.
 
-A method names its steps from the shape of the pair alone, so that whoever hands them out has read no matrix. A step's
-arithmetic depends on nothing but the pair, the config and the parts of earlier steps: which worker computes it, with
-which others, before or after a kill, changes no bit. The last step of a method puts its parts together.
+A method derives its steps from the shape of the pair alone; planning reads no matrix. The arithmetic of a step depends
+only on the pair, the config and the parts of earlier steps, so that results do not depend on workers, order or kills.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PairShape:
-    """All that steps are planned from: live units of both nets, image groups, and what the file has.
+    """Input of the planning: active units of both nets, image groups, and contents of the file.
 
     ``whole``: the comparison joins one layer of every net; ``information`` and ``histograms``: it holds mutual
     information, and histograms of its units.
@@ -46,15 +45,15 @@ class PairShape:
 
 @dataclass(frozen=True)
 class Step:
-    """A piece of a method.
+    """A part of a method that one worker computes in one go.
 
     Attributes
     ----------
-    method, name : what is computed
-    first, last : the range of it: targets, replicates or draws
-    which : one of several of the same range: a block, a share
-    after : ``method/name`` of steps whose parts it reads, or of which it wants to come after
-    seconds : expected, on one core; only its size matters
+    method, name : of the computation
+    first, last : range of targets, replicates or draws
+    which : index among several steps of the same range
+    after : ``method/name`` of steps that have to be finished before
+    seconds : expected time on one core
     """
 
     method: str
@@ -67,19 +66,19 @@ class Step:
 
     @property
     def group(self) -> str:
-        """What ``after`` calls it."""
+        """The name in ``after`` of other steps."""
         return f"{self.method}/{self.name}"
 
     @property
     def key(self) -> str:
-        """As it is named to people and on disk."""
+        """The name in messages and on disk."""
         part = f" {self.which}" if self.which else ""
         part += f" {self.first}–{self.last - 1}" if self.last else ""
         return f"{self.method} {self.name}{part}"
 
 
 class Parts:
-    """What the steps of a pair left, by method and name, in the order of the steps."""
+    """Results of the finished steps of a pair, by method and name, in the order of the steps."""
 
     def __init__(self, steps: Iterable[Step], read: Callable[[Step], Tree]) -> None:
         self._steps: dict[tuple[str, str], list[Step]] = {}
@@ -92,36 +91,36 @@ class Parts:
         return self._steps.get((method, name), [])
 
     def of(self, method: str, name: str) -> list[Tree]:
-        """What every step of a name left."""
+        """Results of every step of a name."""
         return [self._read(step) for step in self.steps(method, name)]
 
     def one(self, method: str, name: str) -> Tree:
-        """What the only step of a name left."""
+        """Result of the only step of a name."""
         (step,) = self.steps(method, name)
         return self._read(step)
 
 
 class Method(Protocol):
-    """One part of the results of a pair, made for a pair and a config."""
+    """One part of the results of a pair."""
 
     name: str
 
     def compute(self, step: Step, parts: Parts) -> Tree:
-        """What a step leaves: arrays and numbers by name."""
+        """Result of a step: arrays and numbers by name."""
         ...
 
     def tree(self, parts: Parts) -> Tree:
-        """The results as they are written, from the parts of all steps; takes no time worth a worker."""
+        """Results of the method from the results of its steps; fast."""
         ...
 
 
-class Subject(Protocol):
-    """What is analysed: two nets, or all nets of a comparison."""
+class Computation(Protocol):
+    """Two nets, or all nets of a comparison, with the steps of their analysis."""
 
     steps: list[Step]
 
     def compute(self, step: Step, parts: Parts) -> Tree:
-        """What a step leaves."""
+        """Result of a step."""
         ...
 
     def tree(self, parts: Parts) -> Tree:
@@ -129,8 +128,8 @@ class Subject(Protocol):
         ...
 
 
-def computed(subject: Subject) -> Tree:
-    """All results of a subject, here and now: every step one after the other."""
+def computed(subject: Computation) -> Tree:
+    """All results, computed step by step in this process."""
     left: dict[Step, Tree] = {}
     parts = Parts(subject.steps, left.__getitem__)
     for level in levels(subject.steps):
@@ -140,7 +139,7 @@ def computed(subject: Subject) -> Tree:
 
 
 def levels(steps: Sequence[Step]) -> list[list[Step]]:
-    """Steps that come after none, then those that come after these, and so on."""
+    """Steps without predecessors, then their successors, level by level."""
     found: list[list[Step]] = []
     left = list(steps)
     while left:
@@ -154,19 +153,19 @@ def levels(steps: Sequence[Step]) -> list[list[Step]]:
 
 
 class Replicated:
-    """Numbers from all image groups, and without each: estimates and errors by name."""
+    """Numbers from all image groups and without each group: estimates and errors by name."""
 
     def __init__(self, values: Numbers, without: Sequence[Numbers]) -> None:
         self.values, self._without = values, without
 
     @classmethod
     def of(cls, parts: Sequence[Tree]) -> Replicated:
-        """From what :func:`replicates` left in several steps, in their order."""
+        """From the results of :func:`replicates` in several steps, in their order."""
         found = [numbers for part in parts for _, numbers in sorted(part.items(), key=lambda item: int(item[0]))]
         return cls(found[0], found[1:])
 
     def estimate(self, name: str, smooth: bool = True) -> Estimate:
-        """A number with its interval; see :func:`~convergence.uncertainty.jackknife` for what is not smooth."""
+        """A number with its interval; see :func:`~convergence.uncertainty.jackknife` for ``smooth``."""
         return jackknife(float(self.values[name]), [float(numbers[name]) for numbers in self._without], smooth)
 
     def error(self, name: str) -> Float64:
@@ -174,7 +173,7 @@ class Replicated:
         return jackknife_error(np.stack([np.asarray(numbers[name], dtype=np.float64) for numbers in self._without]))
 
     def of_all(self, name: str) -> list[Any]:
-        """The number without each group, as it is."""
+        """The number without each group."""
         return [numbers[name] for numbers in self._without]
 
 
@@ -198,10 +197,10 @@ def full(length: int, rows: npt.NDArray[Any], values: npt.NDArray[Any], empty: f
 
 
 def to_units(positions: npt.NDArray[Any], units: Indices) -> Indices:
-    """Positions among live units to indices of units; −1 stays."""
+    """Convert positions among active units to unit indices; −1 stays."""
     return np.where(positions >= 0, units[positions], -1)
 
 
 def joined_columns(parts: Sequence[Mapping[str, Any]], name: str) -> npt.NDArray[Any]:
-    """An array whose last axis was cut into ranges, whole again."""
+    """Join an array that was cut into ranges of its last axis."""
     return np.concatenate([np.asarray(part[name]) for part in parts], axis=-1)
