@@ -1,0 +1,42 @@
+"""The shape of the house, held by reading every file's imports: slurm → hpc → convergence, one door each."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for package in ("convergence", "hpc", "slurm") for path in (ROOT / package).rglob("*.py"))
+DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/tasks.py", "dask": "hpc/tasks.py",
+         "dask_jobqueue": "hpc/batch_workers.py", "submitit": "slurm/",
+         "ot": "convergence/alignment/soft_matching.py"}  # fmt: skip
+HEAVY = {"torch", "torchvision", "mpi4py", "submitit"}
+LAPTOP = ["convergence/analysis", "convergence/alignment", "convergence/similarity", "convergence/figures",
+          "convergence/paper", "convergence/report", "convergence/summary.py",
+          "convergence/uncertainty.py"]  # fmt: skip
+
+
+def imports(path: Path) -> list[str]:
+    """Top-level packages that a file imports, wherever in it."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports(path):
+    here = path.relative_to(ROOT).as_posix()
+    packages = {name.split(".")[0] for name in imports(path)}
+    if here.startswith("convergence/"):
+        assert not packages & {"hpc", "slurm"}, "the science imports nothing that launches it"
+    if here.startswith("hpc/"):
+        assert "slurm" not in packages
+    for package, door in DOORS.items():
+        if package in packages:
+            assert here.startswith(door), f"{package} is imported through {door} alone"
+    if any(here.startswith(part) for part in LAPTOP):
+        assert not packages & HEAVY, "the laptop install runs analyze and report"
