@@ -1,16 +1,56 @@
-"""One tiny experiment, run once a session, for tests that look at what stages leave; a folder of real JPEG files."""
+"""Markers by folder, groups for pytest-xdist, and the runs that many tests read."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from tests.helpers.fake_slurm import fake  # noqa: F401
 from tests.helpers.runs import PLANTED, TINY, planted_activations
-from tests.helpers.slurm_site import cluster, site  # noqa: F401
+
+FOLDERS = ("cluster", "mpi", "pipeline", "browser", "unit")
+"""In the order in which they run: what takes longest first, small files last."""
+NEEDS = ("mpi", "cluster", "browser")
+"""Folders whose tests have a marker of the same name, and run one at a time."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=6, help="how often the kill test kills")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark tests by folder; a folder that needs the whole machine, and any other file, stays in one worker."""
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(tests).parts[0]
+        if folder in NEEDS:
+            item.add_marker(folder)
+        item.add_marker(pytest.mark.xdist_group(folder if folder in NEEDS else item.path.stem))
+    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(tests).parts[0]))
+
+
+@pytest.fixture(scope="session")
+def shared(request, tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function that fills a folder once, whichever worker asks first, and returns it to every worker."""
+    workers = hasattr(request.config, "workerinput")
+    base = tmp_path_factory.getbasetemp().parent if workers else tmp_path_factory.getbasetemp()
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        path, done = base / name, base / f"{name}.done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                fill(path)
+                done.touch()
+        return path
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -22,13 +62,14 @@ def tiny_config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_config, tmp_path_factory) -> Path:
+def tiny_run(tiny_config, shared) -> Path:
     """Folder of the finished tiny run; tests must not change it."""
     from convergence.cli import main
 
-    runs = tmp_path_factory.mktemp("runs")
-    assert main(["run", str(tiny_config), "--runs", str(runs)]) == 0
-    return runs / "tiny"
+    def fill(runs: Path) -> None:
+        assert main(["run", str(tiny_config), "--runs", str(runs)]) == 0
+
+    return shared("runs", fill) / "tiny"
 
 
 @pytest.fixture
@@ -38,20 +79,21 @@ def tiny_copy(tiny_run, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def planted_runs(tmp_path_factory) -> Path:
+def planted_runs(shared) -> Path:
     """Runs folder with a run of given activations, made without torch: nets with the same units in another order.
 
     Unit i of net1 is unit ``ORDER[i]`` of net2 and ``OTHER[i]`` of net3, with noise; "alone" has units of its own.
     """
     from convergence.cli import main
 
-    root = tmp_path_factory.mktemp("planted")
-    for name, values in planted_activations().items():
-        np.save(root / f"{name}.npy", values)
-    (root / "planted.toml").write_text(PLANTED.format(root=root.as_posix()), encoding="utf-8")
-    assert main(["statistics", str(root / "planted.toml"), "--runs", str(root / "runs")]) == 0
-    assert main(["analyze", str(root / "planted.toml"), "--runs", str(root / "runs")]) == 0
-    return root
+    def fill(root: Path) -> None:
+        for name, values in planted_activations().items():
+            np.save(root / f"{name}.npy", values)
+        (root / "planted.toml").write_text(PLANTED.format(root=root.as_posix()), encoding="utf-8")
+        assert main(["statistics", str(root / "planted.toml"), "--runs", str(root / "runs")]) == 0
+        assert main(["analyze", str(root / "planted.toml"), "--runs", str(root / "runs")]) == 0
+
+    return shared("planted", fill)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +111,3 @@ def image_root(tmp_path_factory):
                 noise = rng.integers(-30, 30, (50 + 7 * k, 64, 3))
                 Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(folder / f"{k}.JPEG")
     return root
-
-
-def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=6, help="how often the kill test kills")

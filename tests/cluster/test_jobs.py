@@ -14,7 +14,7 @@ from tests.helpers.runs import datasets, forget_statistics
 from tests.helpers.slurm_site import Site, alive_comments, slurm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def limited(cluster, tiny_config, tmp_path_factory) -> dict[str, Site]:
     """Held training with a minute's time limit, begun before the other tests, one site for each signal."""
     sites = {}

@@ -89,7 +89,7 @@ def free_ports(n: int) -> int:
     raise AssertionError("no free ports")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory):
     """A running Slurm without accounting; what it takes is put into this process's environment."""
     for tool in ("slurmctld", "slurmd", "munged"):
