@@ -11,12 +11,12 @@ from hpc.comm import SerialCommunicator, launched_ranks, world
 from hpc.ownership import owned
 
 
-@pytest.mark.parametrize("size", range(1, 18))
-@pytest.mark.parametrize("n_items", [0, 1, 2, 7, 16, 17, 100])
-def test_every_item_has_one_owner(n_items, size):
-    shares = [owned(n_items, rank, size) for rank in range(size)]
-    assert sorted(item for share in shares for item in share) == list(range(n_items))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_every_item_has_one_owner():
+    for size in range(1, 18):
+        for n_items in (0, 1, 2, 7, 16, 17, 100):
+            shares = [owned(n_items, rank, size) for rank in range(size)]
+            assert sorted(item for share in shares for item in share) == list(range(n_items))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_rank_outside_the_world_is_refused():

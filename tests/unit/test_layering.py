@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for package in ("convergence", "hpc", "slurm") for path in (ROOT / package).rglob("*.py"))
 DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/tasks.py", "dask": "hpc/tasks.py",
@@ -27,16 +25,16 @@ def imports(path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports(path):
-    here = path.relative_to(ROOT).as_posix()
-    packages = {name.split(".")[0] for name in imports(path)}
-    if here.startswith("convergence/"):
-        assert not packages & {"hpc", "slurm"}, "the science imports nothing that launches it"
-    if here.startswith("hpc/"):
-        assert "slurm" not in packages
-    for package, door in DOORS.items():
-        if package in packages:
-            assert here.startswith(door), f"{package} is imported through {door} alone"
-    if any(here.startswith(part) for part in LAPTOP):
-        assert not packages & HEAVY, "the laptop install runs analyze and report"
+def test_packages_import_in_one_direction_and_through_one_file():
+    for path in FILES:
+        here = path.relative_to(ROOT).as_posix()
+        packages = {name.split(".")[0] for name in imports(path)}
+        if here.startswith("convergence/"):
+            assert not packages & {"hpc", "slurm"}, f"{here}: convergence imports neither hpc nor slurm"
+        if here.startswith("hpc/"):
+            assert "slurm" not in packages, f"{here}: hpc does not import slurm"
+        for package, door in DOORS.items():
+            if package in packages:
+                assert here.startswith(door), f"{here}: only {door} imports {package}"
+        if any(here.startswith(part) for part in LAPTOP):
+            assert not packages & HEAVY, f"{here}: the base install runs analyze and report"
