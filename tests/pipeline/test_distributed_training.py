@@ -16,8 +16,8 @@ from convergence.errors import ConfigError, UserError
 from convergence.io.files import CHECKPOINTS
 from convergence.training.process_group import ProcessGroup, ProcessRank, first_host, launched
 from convergence.training.trainer import own_part
-from tests.pipeline.test_resume import metrics, results
 from tests.helpers.torch_processes import finish, start
+from tests.pipeline.test_resume import metrics, results
 
 TOML = """
 name = "over"

@@ -23,7 +23,7 @@ def view_of(module, layer: str, image: tuple[int, int]) -> tuple[LayerReader, Vi
     return reader, View(receptive_fields(reader.module)[reader.node(layer)], shape, image)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(net=nets() | st.builds(Residual), side=st.integers(24, 40), seed=st.integers(0, 99))
 def test_a_part_decides_the_value(net, side, seed):
     layer = "last" if isinstance(net, Residual) else str(len(net) - 1)
