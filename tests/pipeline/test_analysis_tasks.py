@@ -141,12 +141,12 @@ def test_large_pairs_are_cut_and_small_ones_are_not(small, monkeypatch):
     assert seconds[0] == pytest.approx(seconds[1])
 
 
-def test_the_same_bits_cut_into_steps(analysed, expected, monkeypatch):
+def test_analysis_in_steps_gives_the_same_bits(analysed, expected, monkeypatch):
     monkeypatch.setattr(cost, "TOGETHER", 0.0)
     assert analysed() == expected
 
 
-def test_the_same_bits_on_workers_and_threads(analysed, expected, monkeypatch):
+def test_analysis_on_workers_gives_the_same_bits(analysed, expected, monkeypatch):
     monkeypatch.setattr(cost, "TOGETHER", 0.0)
     assert analysed(executors(Workers(number=2, threads=2))) == expected
 
@@ -206,7 +206,7 @@ def wait_for_parts(runs, n, process):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_killed_client_goes_on_and_leaves_no_process(small, copied, expected, workers):
+def test_killed_client_resumes_and_leaves_no_process(small, copied, expected, workers):
     process = run_cut(small.parent, copied, "--workers", workers)
     wait_for_parts(copied, 20, process)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -237,7 +237,7 @@ def test_killed_workers_are_replaced(small, copied, expected):
     assert content_hash(copied / "small" / "analysis.h5") == expected
 
 
-def test_a_signal_stops_and_the_same_command_goes_on(small, copied, expected):
+def test_signal_stops_analysis_and_same_command_resumes(small, copied, expected):
     process = run_cut(small.parent, copied, "--workers", "2")
     wait_for_parts(copied, 10, process)
     process.send_signal(signal.SIGTERM)
@@ -249,7 +249,7 @@ def test_a_signal_stops_and_the_same_command_goes_on(small, copied, expected):
     assert content_hash(copied / "small" / "analysis.h5") == expected
 
 
-def test_a_damaged_part_is_computed_again(analysed, expected, monkeypatch, tmp_path):
+def test_damaged_partial_result_is_computed_again(analysed, expected, monkeypatch, tmp_path):
     monkeypatch.setattr(cost, "TOGETHER", 0.0)
 
     class Torn(InProcess):
@@ -272,7 +272,7 @@ def test_a_damaged_part_is_computed_again(analysed, expected, monkeypatch, tmp_p
     assert analysed() == expected
 
 
-def test_a_task_that_ends_its_workers_is_named_and_the_rest_is_kept(analysed, expected, monkeypatch, caplog):
+def test_task_that_ends_its_workers_is_named_and_others_are_kept(analysed, expected, monkeypatch, caplog):
     monkeypatch.setattr(cost, "TOGETHER", 0.0)
 
     class Deadly:
@@ -330,7 +330,7 @@ class Slow:
         return self.running.get(index) or future
 
 
-def test_no_task_before_those_it_comes_after_and_none_after_a_lost_one():
+def test_tasks_respect_order_and_skip_dependents_of_lost_tasks():
     tasks = [fake(0, ()), fake(1, ()), fake(2, ()), fake(3, (0, 1)), fake(4, (2,)), fake(5, (3,)), fake(6, ())]
     executor, finished = Slow(), []
     lost = run_tasks(tasks, {1}, executor, executor.submit, lambda k, *_: finished.append(k))
@@ -346,7 +346,7 @@ def test_an_error_of_a_task_is_raised_and_ends_the_run():
         run_tasks([fake(0, ())], set(), executor, lambda k: executor.submit(abs, "no number"), print)
 
 
-def test_time_left_by_method():
+def test_remaining_time_is_estimated_by_method():
     tasks = [Task(Subject("c", "x", "y"), (Step("m", f"s{k}", seconds=1.0),), False) for k in range(4)]
     watch = Watch(tasks, {0})
     watch.finished(1, Done(10.0, 5e8, 0), 2)  # ten times what was expected: 20 s of work are left, on two workers
@@ -355,7 +355,7 @@ def test_time_left_by_method():
     assert [readable_seconds(s) for s in (89, 100, 7200)] == ["89 s", "2 min", "2.0 h"]
 
 
-def test_memory_of_a_worker_is_its_own():
+def test_worker_memory_excludes_parent_memory():
     """It is copied from the process that starts it, whose memory has nothing to do with it."""
     large = np.ones(120_000_000)
     assert peak_memory() > large.nbytes
@@ -370,7 +370,7 @@ def _fill(n_bytes: int) -> float:
     return peak_memory()
 
 
-def test_how_many_workers(monkeypatch):
+def test_number_of_workers_fits_work_and_memory(monkeypatch):
     import hpc.tasks as tasks
 
     monkeypatch.setattr(tasks, "usable_cores", lambda: 8)
@@ -415,7 +415,7 @@ def test_every_port_is_on_the_loopback_interface_and_shows_no_page(cluster):
     assert executor.submit(abs, -1).result(60) == 1
 
 
-def test_without_the_certificate_one_gets_nothing(cluster):
+def test_connections_without_certificate_are_refused(cluster):
     from distributed import Client
     from distributed.security import Security
 
@@ -447,14 +447,14 @@ def test_the_dashboard_is_on_the_loopback_interface_when_it_is_asked_for(caplog)
             assert b"Dask" in page.read()
 
 
-def test_a_worker_beyond_its_memory_is_ended(caplog):
+def test_worker_beyond_its_memory_is_ended(caplog):
     with on_this_machine(Workers(memory_gb=0.4), 1, 1e8) as executor:
         with pytest.raises(TaskLost):
             executor.submit(bytearray, 2_000_000_000).result(120)
         assert executor.submit(abs, -3).result(60) == 3
 
 
-def test_show_tells_tasks_and_memory(small, capsys):
+def test_show_lists_tasks_and_memory(small, capsys):
     assert main(["show", str(small.parent / "small.toml"), "--runs", str(small.parent)]) == 0
     said = capsys.readouterr().out
     assert "analyze: 4 tasks" in said

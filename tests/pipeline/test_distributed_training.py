@@ -65,7 +65,7 @@ def curve(folder: Path) -> np.ndarray:
         return np.array([[float(row[name]) for name in names] for row in csv.DictReader(file)])
 
 
-def test_two_processes_have_the_curve_of_one(tmp_path):
+def test_two_processes_follow_the_curve_of_one(tmp_path):
     """To rounding: the sums over a batch are taken in two parts, and are not associative."""
     config = tmp_path / "over.toml"
     config.write_text(TOML, encoding="utf-8")
@@ -84,7 +84,7 @@ def test_two_processes_have_the_curve_of_one(tmp_path):
         np.testing.assert_allclose(second[name], values, atol=1e-5)
 
 
-def test_a_signal_to_one_process_stops_all_and_changes_no_bit(tmp_path):
+def test_signal_to_one_process_stops_all_and_changes_no_bit(tmp_path):
     """With dropout and batch statistics, each process's random stream of its own."""
     config = tmp_path / "over.toml"
     network = '{ name = "tests.pipeline.test_resume:noisy" }'
@@ -109,7 +109,7 @@ def test_a_signal_to_one_process_stops_all_and_changes_no_bit(tmp_path):
     assert metrics(stopped / "over/nets/net1") == metrics(whole / "over/nets/net1")
 
 
-def test_a_failing_process_ends_all(tmp_path):
+def test_failing_process_ends_all(tmp_path):
     config = tmp_path / "over.toml"
     config.write_text(TOML, encoding="utf-8")
     started = time.monotonic()
@@ -126,14 +126,14 @@ def test_other_stages_refuse_processes(tiny_config, tiny_copy, monkeypatch, caps
     assert "experiments on nets alone use them" in capsys.readouterr().err
 
 
-def test_the_parts_of_a_batch():
+def test_parts_of_a_batch_cover_it_once():
     batch = np.arange(10, 17)
     parts = [list(own_part(batch, ProcessGroup(rank, 3))) for rank in range(3)]
     assert parts == [[10, 11, 12], [13, 14], [15, 16]]
     assert len(own_part(batch[:1], ProcessGroup(1, 2))) == 0
 
 
-def test_what_launchers_say():
+def test_launcher_variables_give_the_process_rank():
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "5"}
     assert launched(torchrun) == ProcessRank(3, 4, 1, "a", 5)
     assert launched({}) is None

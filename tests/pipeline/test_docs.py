@@ -13,7 +13,7 @@ from convergence.similarity import MEASURES
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_readmes_measure_reaches_the_report(tiny_config, tiny_copy, tmp_path, monkeypatch):
+def test_measure_of_the_readme_reaches_the_report(tiny_config, tiny_copy, tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     (line,) = re.findall(r'`"(mean_strength)": "convergence\.similarity\.(mean_strength:mean_strength)"`', readme)

@@ -12,7 +12,7 @@ from convergence.cli import main
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def test_the_imagenet_config_runs(image_root, tmp_path):
+def test_imagenet_config_runs_on_small_images(image_root, tmp_path):
     """The paper's AlexNet and preprocessing on twenty JPEG files, with nothing changed but how much there is of it."""
     changes = [
         f'data.root="{image_root}"', "nets.0.seeds=[1]", "nets.1.seeds=[101]", "training.epochs=1",

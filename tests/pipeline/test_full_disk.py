@@ -52,7 +52,7 @@ def says_so(capsys, folder: Path) -> bool:
     return "Traceback" not in errors and f"convergence: {folder}" in line and "bytes are free" in line
 
 
-def test_training_keeps_its_checkpoint_and_goes_on(disk, tiny_config, tiny_run, monkeypatch, capsys, caplog):
+def test_full_disk_keeps_checkpoint_and_training_resumes(disk, tiny_config, tiny_run, monkeypatch, capsys, caplog):
     runs = disk.path / "runs"
     command = ["train", str(tiny_config), "--runs", str(runs), "--net", "net1"]
     command += ["--set", "training.checkpoint_minutes=1e-6"]
@@ -82,7 +82,7 @@ def test_training_keeps_its_checkpoint_and_goes_on(disk, tiny_config, tiny_run, 
 
 
 @pytest.mark.parametrize(("stage", "room"), [("statistics", (0, 100_000, 900_000)), ("analyze", (100_000,))])
-def test_stages_over_sums_go_on_when_there_is_room(disk, stage, room, tiny_config, tiny_run, capsys):
+def test_statistics_and_analysis_resume_after_full_disk(disk, stage, room, tiny_config, tiny_run, capsys):
     run = disk.path / "runs" / "tiny"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("report", "pictures.*"))
     command = [stage, str(tiny_config), "--runs", str(run.parent)]
@@ -109,7 +109,7 @@ def write_new(path: Path, size: int) -> None:
             hdf5.write_array(file, f"x{k}", np.zeros(size), about="y" * 200)
 
 
-def test_a_file_of_sums_that_finds_no_room_leaves_the_old_one(disk):
+def test_full_disk_keeps_previous_file(disk):
     """Also where the last bytes of HDF5's own bookkeeping are what finds none."""
     path = disk.path / "a.h5"
     with hdf5.create(path, "s", 1, {"which": "old"}) as file:
@@ -123,7 +123,7 @@ def test_a_file_of_sums_that_finds_no_room_leaves_the_old_one(disk):
             hdf5.verify(file)
 
 
-def test_what_says_that_a_disk_is_full(tmp_path):
+def test_errors_of_full_disk_and_quota_are_recognised(tmp_path):
     assert is_full(OSError(28, os.strerror(28)))
     assert is_full(OSError(122, os.strerror(122)))
     assert is_full(RuntimeError("I/O error: No space left on device (os error 28)"))

@@ -58,7 +58,7 @@ def arrays(tmp_path) -> dict[str, np.ndarray]:
     return found
 
 
-def test_from_arrays_to_the_report_without_torch(arrays, tmp_path):
+def test_given_activations_reach_the_report_without_torch(arrays, tmp_path):
     code = (
         "import sys\n"
         "class NotInstalled:\n"
@@ -99,7 +99,7 @@ def test_a_changed_array_makes_the_statistics_stale(arrays, tmp_path, caplog):
         assert list(file["comparisons/fc"].attrs["widths"]) == [5, 5, 6]
 
 
-def test_faults_are_explained(arrays, tmp_path, capsys):
+def test_faulty_activation_files_are_refused(arrays, tmp_path, capsys):
     def refused(*changes: str) -> str:
         sets = [word for change in changes for word in ("--set", change)]
         assert main(["statistics", str(tmp_path / "given.toml"), "--runs", str(tmp_path / "r"), *sets]) == 2
@@ -118,7 +118,7 @@ def test_faults_are_explained(arrays, tmp_path, capsys):
     assert "no array could be read" in refused('activations.nets.a.fc="torn.npy"')
 
 
-def test_codes_in_pieces_count_the_same(arrays, tmp_path, monkeypatch):
+def test_codes_computed_in_parts_equal_codes_at_once(arrays, tmp_path, monkeypatch):
     """A group's bin numbers come in pieces of a bounded number of samples; however many, the counts are the same."""
     found = []
     for samples in (65_536, 7):

@@ -79,7 +79,7 @@ def test_nets_trained_together_have_the_bits_of_nets_trained_alone(splits, alone
     assert [row["epoch"] for row in rows] == [3, 3, 3]
 
 
-def test_each_batch_is_read_once(splits, tmp_path, monkeypatch):
+def test_joint_training_reads_each_batch_once(splits, tmp_path, monkeypatch):
     read, seen = MirroredImages.read, []
     monkeypatch.setattr(
         MirroredImages, "read", lambda *arguments: (seen.append(len(arguments[1])), read(*arguments))[1]
@@ -89,7 +89,7 @@ def test_each_batch_is_read_once(splits, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("n", [1, 8, 15, 29, 45])
-def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatch, n):
+def test_joint_training_resumes_after_stop_at_any_step(splits, alone, tmp_path, monkeypatch, n):
     """Within a step some nets have taken it and others have not; and one of them loses its checkpoints."""
     learn, steps = Trainer.step, []
 
@@ -110,7 +110,7 @@ def test_a_group_stopped_at_any_step_goes_on(splits, alone, tmp_path, monkeypatc
     assert results(tmp_path) == results(alone)
 
 
-def test_a_net_that_fails_leaves_the_others_alone(splits, alone, tmp_path):
+def test_failing_net_does_not_stop_others(splits, alone, tmp_path):
     candidates = nets(tmp_path)
     candidates.insert(1, Candidate(tmp_path / "x", EXPLODING, 1))
     first, failed, *others = loop.train_jointly(candidates, splits, CONFIG)
@@ -157,7 +157,7 @@ def one_by_one(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("together", ["true", "2", "3"])
-def test_the_command_trains_groups(one_by_one, tmp_path, caplog, together):
+def test_train_command_trains_nets_jointly(one_by_one, tmp_path, caplog, together):
     arguments = ["train", str(one_by_one), "--runs", str(tmp_path), "--set", f"training.train_jointly={together}"]
     with caplog.at_level("INFO"):
         assert main([*arguments, "--net", "net2"]) == 0
@@ -170,7 +170,7 @@ def test_the_command_trains_groups(one_by_one, tmp_path, caplog, together):
     assert caplog.text.count("done already") == 5
 
 
-def test_the_command_keeps_what_was_done_beside_a_failing_net(one_by_one, tmp_path, capsys, caplog):
+def test_train_command_keeps_other_nets_when_one_fails(one_by_one, tmp_path, capsys, caplog):
     config = tmp_path / "group.toml"
     config.write_text(
         TOML.replace(

@@ -49,7 +49,7 @@ def wide_net(n_classes: int) -> nn.Module:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
-def test_sums_larger_than_the_memory(tmp_path):
+def test_statistics_larger_than_memory_are_computed(tmp_path):
     """Twelve thousand units: the products of one group alone are 1.15 GB, and the process may take 0.9 GB more."""
     config = tmp_path / "wide.toml"
     config.write_text(CONFIG)

@@ -80,7 +80,7 @@ def small_blocks():
 
 @pytest.mark.parametrize("resize", ["[40, 44]", "40", "37", "[33, 64]"])
 @pytest.mark.parametrize("crop", [30, 31, 33])
-def test_pixels_are_those_of_the_folder(root, tmp_path, resize, crop):
+def test_packed_pixels_equal_folder_pixels(root, tmp_path, resize, crop):
     """Exactly, in evaluation; and in training where the whole resized image is packed."""
     assert main(["pack", str(config(tmp_path, root, resize, crop)), "--out", str(tmp_path / "out")]) == 0
     settings = {"crop": crop, "augmentation": "crop"}
@@ -108,7 +108,7 @@ def packs(root, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("augmentation", ["crop", "resized_crop"])
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("workers", [0, 3])
-def test_images_on_a_device_are_those_that_are_read(packs, root, name, augmentation, seed, workers):
+def test_images_on_device_equal_images_read(packs, root, name, augmentation, seed, workers):
     place = {"packed": {"root": str(packs)}, "image_folder": {"root": str(root), "resize": [40, 44]}}[name]
     images = source(name, crop=31, augmentation=augmentation, **place).load().train
     batches = [np.arange(20)[::-1], np.arange(20, 38)]
@@ -123,7 +123,7 @@ def test_images_on_a_device_are_those_that_are_read(packs, root, name, augmentat
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_crops_on_the_device_are_those_of_the_host(packs, seed):
+def test_device_crops_equal_host_crops(packs, seed):
     images = source("packed", root=str(packs), crop=31, augmentation="crop").load().train
     everyone = np.arange(len(images))
     whole = torch.from_numpy(images.fetch(everyone, seed))
@@ -132,7 +132,7 @@ def test_crops_on_the_device_are_those_of_the_host(packs, seed):
     np.testing.assert_array_equal(cut_on_device(whole, crops, 31, False).numpy(), images.pixels(everyone, seed))
 
 
-def test_resized_crops_on_the_device_are_those_of_the_host_to_a_rounding(packs):
+def test_device_resized_crops_equal_host_to_rounding(packs):
     images = source("packed", root=str(packs), crop=20, augmentation="resized_crop").load().train
     everyone = np.arange(len(images))
     whole = torch.from_numpy(images.whole(everyone))
@@ -142,7 +142,7 @@ def test_resized_crops_on_the_device_are_those_of_the_host_to_a_rounding(packs):
     assert (difference > 0).mean() < 0.05
 
 
-def test_nets_trained_from_either_have_the_same_weights(packs, root, tmp_path):
+def test_training_from_pack_equals_training_from_folder(packs, root, tmp_path):
     assert main(["train", str(config(tmp_path, root)), "--runs", str(tmp_path / "a")]) == 0
     sets = ["data.name=packed", f'data.root="{packs}"']
     text = (tmp_path / "folder.toml").read_text().replace("resize = [40, 44]\n", "")
@@ -153,7 +153,7 @@ def test_nets_trained_from_either_have_the_same_weights(packs, root, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_pack_is_plain_and_summed_up(packs, root, caplog, tmp_path):
+def test_pack_has_plain_arrays_and_checksums(packs, root, caplog, tmp_path):
     with h5py.File(packs / "train.h5") as file:
         pixels = file["images"][()]
         assert pixels.shape == (38, 40, 44, 3)
@@ -166,7 +166,7 @@ def test_a_pack_is_plain_and_summed_up(packs, root, caplog, tmp_path):
     assert caplog.text.count("every checksum holds") == 2
 
 
-def test_what_was_packed_from_other_images_is_not_touched(packs, root, tmp_path, capsys):
+def test_pack_of_other_images_is_not_overwritten(packs, root, tmp_path, capsys):
     before = digest(packs / "train.h5")
     assert main(["pack", str(config(tmp_path, root, resize="[41, 44]")), "--out", str(packs)]) == 2
     assert "packed from other images, or with another data.resize" in capsys.readouterr().err
@@ -190,7 +190,7 @@ def test_a_damaged_pack_is_named(packs, root, tmp_path, capsys):
         source("packed", root=str(packs)).load()
 
 
-def test_what_cannot_be_packed_is_explained(root, tmp_path, capsys):
+def test_unusable_pack_inputs_are_refused(root, tmp_path, capsys):
     path = config(tmp_path, root, crop=42)
     assert main(["pack", str(path), "--out", str(tmp_path)]) == 2
     assert "data.crop = 42 is more than" in capsys.readouterr().err
@@ -213,14 +213,14 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("ranks", [2, 5])
-def test_ranks_leave_the_same_bytes(packs, root, tmp_path, ranks):
+def test_any_number_of_ranks_packs_the_same_bytes(packs, root, tmp_path, ranks):
     code, errors = run_ranks(ranks, pack_command(config(tmp_path, root), tmp_path / "out"), timeout=120)
     assert code == 0, errors
     for name in ("train.h5", "val.h5"):
         assert digest(tmp_path / "out" / name) == digest(packs / name)
 
 
-def test_a_failing_rank_ends_all(root, tmp_path):
+def test_failing_rank_ends_all_ranks(root, tmp_path):
     import shutil
 
     shutil.copytree(root, tmp_path / "images")
@@ -257,7 +257,7 @@ while True:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_kills_at_any_instant_leave_the_same_bytes(packs, root, tmp_path, request):
+def test_killed_pack_resumes_to_the_same_bytes(packs, root, tmp_path, request):
     kills = 3 * request.config.getoption("kills")
     arguments = ["pack", str(config(tmp_path, root)), "--out", str(tmp_path / "out")]
     done = subprocess.run(
@@ -270,7 +270,7 @@ def test_kills_at_any_instant_leave_the_same_bytes(packs, root, tmp_path, reques
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.h5", "val.h5"]
 
 
-def test_unfinished_blocks_are_verified_and_only_damaged_ones_made_again(packs, root, tmp_path, monkeypatch):
+def test_only_damaged_blocks_are_packed_again(packs, root, tmp_path, monkeypatch):
     """Stop by signal after three blocks, flip a bit in one of them, tear the journal's last line."""
     made, decode = [], packed.decode
 

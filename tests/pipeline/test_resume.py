@@ -116,7 +116,7 @@ def stop(monkeypatch, splits, folder: Path, n: int, number: int = signal.SIGUSR2
 
 
 @pytest.mark.parametrize("n", range(1, 16))
-def test_a_stop_at_any_step_changes_no_bit_and_costs_no_step(splits, whole, tmp_path, monkeypatch, n):
+def test_stop_at_any_step_changes_no_bit_and_repeats_no_step(splits, whole, tmp_path, monkeypatch, n):
     stop(monkeypatch, splits, tmp_path, n, signal.SIGTERM if n % 2 else signal.SIGUSR2)
     steps = stop_after(monkeypatch, SLOW)
     assert make_net(tmp_path, NOISY, 1, True, splits, CONFIG)["epoch"] == 3
@@ -125,7 +125,7 @@ def test_a_stop_at_any_step_changes_no_bit_and_costs_no_step(splits, whole, tmp_
     assert sorted(whole) == ["epochs/00001.safetensors", "weights.safetensors"]
 
 
-def test_stops_one_after_the_other(splits, whole, tmp_path, monkeypatch):
+def test_repeated_stops_change_no_bit(splits, whole, tmp_path, monkeypatch):
     for _ in range(7):
         stop(monkeypatch, splits, tmp_path, 2)
     make_net(tmp_path, NOISY, 1, True, splits, CONFIG)
@@ -133,7 +133,7 @@ def test_stops_one_after_the_other(splits, whole, tmp_path, monkeypatch):
     assert len(metrics(tmp_path)) == 1 + 3
 
 
-def test_a_stop_while_held_out_images_are_read(splits, whole, tmp_path, monkeypatch):
+def test_stop_during_evaluation_changes_no_bit(splits, whole, tmp_path, monkeypatch):
     from convergence.training import loop
 
     evaluate = loop.evaluate
@@ -167,7 +167,7 @@ def foreign(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [torn, flipped, foreign, lambda content: b""])
 @pytest.mark.parametrize("both", [False, True])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+def test_damaged_checkpoint_is_reported_and_previous_one_used(
     splits, whole, tmp_path, monkeypatch, caplog, damage, both
 ):
     """Two stops leave two generations, the newest one of step 7."""
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_other_settings_is_not_used(splits, whole, tmp_path, mon
     assert results(tmp_path) == whole
 
 
-def test_the_timer_writes_between_epochs(splits, whole, tmp_path, monkeypatch):
+def test_checkpoint_timer_writes_within_epochs(splits, whole, tmp_path, monkeypatch):
     """With no time between them there is one after every step that the writer could follow."""
     written = []
     write = checkpoints.write
@@ -204,7 +204,7 @@ def test_the_timer_writes_between_epochs(splits, whole, tmp_path, monkeypatch):
     assert set(written) == {0}
 
 
-def test_saving_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+def test_checkpoint_is_written_in_the_background(tmp_path, monkeypatch):
     """A state that changes after it was handed over is written as it was; a second one is passed over meanwhile."""
     go, write = threading.Event(), checkpoints.write
     monkeypatch.setattr(checkpoints, "write", lambda path, state: (go.wait(10), write(path, state)))
@@ -223,7 +223,7 @@ def test_saving_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     kept.close()
 
 
-def test_a_full_disk_is_explained(tmp_path, monkeypatch):
+def test_full_disk_is_explained(tmp_path, monkeypatch):
     def full(path, state):
         raise OSError(28, "No space left on device")
 
@@ -240,7 +240,7 @@ class Intruder:
         return (print, ("code from a checkpoint ran",))
 
 
-def test_no_code_from_a_checkpoint_is_run(tmp_path, capsys, caplog):
+def test_checkpoint_cannot_run_code(tmp_path, capsys, caplog):
     checkpoints.write(tmp_path / CHECKPOINTS[0], {"key": "a", "module": Intruder()})
     assert Checkpoints(tmp_path, "a").load() is None
     assert "more than plain arrays" in caplog.text
@@ -324,7 +324,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGUSR2", 0)])
-def test_signals_end_with_code_75_and_the_same_command_goes_on(undisturbed, tmp_path, number, caplog):
+def test_signals_end_with_code_75_and_same_command_resumes(undisturbed, tmp_path, number, caplog):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWED, *command(undisturbed, tmp_path)],
         stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],

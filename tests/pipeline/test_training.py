@@ -126,7 +126,7 @@ def test_all_nets_see_the_same_order():
     assert (np.concatenate(first) != np.concatenate(list(loop.epoch_batches(100, CONFIG, 4)))).any()
 
 
-def test_schedules():
+def test_learning_rate_schedules_equal_definition():
     def rate(epoch, **settings):
         return loop.learning_rate(TrainingConfig(epochs=90, learning_rate=0.01, **settings), epoch)
 
@@ -162,7 +162,7 @@ def test_initial_weights_leave_the_random_state_alone():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-def test_devices():
+def test_unavailable_devices_are_refused():
     assert devices.choose_device("cpu").type == "cpu"
     with pytest.raises(ConfigError, match="is unknown"):
         devices.choose_device("gpu7x")
@@ -171,7 +171,7 @@ def test_devices():
             devices.choose_device("cuda")
 
 
-def test_he_initialisation():
+def test_weights_have_he_variance():
     net = loop.initialise(Small(name="small", channels=(64, 64)), 0, (3, 16, 16), 10)
     assert net.conv2.weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
 

@@ -57,7 +57,7 @@ def test_settings_of_speed_alone_do_not_enter_the_digest():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision(splits, tmp_path, precision):
+def test_half_precision_training_resumes_exactly(splits, tmp_path, precision):
     """Convolutions in the short type, weights in float32, and still the net learns."""
     row = trained(tmp_path / "half", splits, WATCHED, precision=precision)
     assert {tensor.dtype for tensor in SEEN[1::2] if tensor.dtype != torch.float32} == {getattr(torch, precision)}
@@ -70,7 +70,7 @@ def test_half_precision(splits, tmp_path, precision):
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
 
 
-def test_the_scale_of_float16_is_in_the_checkpoint(splits, tmp_path):
+def test_checkpoint_stores_float16_loss_scale(splits, tmp_path):
     config = CONFIG.model_copy(update={"precision": "float16"})
     trainer = Trainer(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
     trainer.start_epoch()
@@ -86,7 +86,7 @@ def test_the_scale_of_float16_is_in_the_checkpoint(splits, tmp_path):
     trainer.checkpoints.close()
 
 
-def test_channels_last(splits, tmp_path):
+def test_channels_last_gives_close_weights(splits, tmp_path):
     row = trained(tmp_path / "last", splits, WATCHED, channels_last=True)
     assert SEEN[0].is_contiguous(memory_format=torch.channels_last)
     assert not SEEN[0].is_contiguous()
@@ -96,7 +96,7 @@ def test_channels_last(splits, tmp_path):
     assert load_net(tmp_path / "last", WATCHED, (3, 8, 8), 3)[0].weight.is_contiguous()
 
 
-def test_label_smoothing(splits, tmp_path):
+def test_label_smoothing_changes_the_loss(splits, tmp_path):
     """The loss of a smoothed target is (1 - s) times that of the label plus s times the mean over the classes."""
     config = CONFIG.model_copy(update={"label_smoothing": 0.3})
     trainer = Trainer(Candidate(tmp_path, NETWORK, 1), splits, config, torch.device("cpu"))
@@ -113,7 +113,7 @@ def test_label_smoothing(splits, tmp_path):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("default")
-def test_compile(splits, tmp_path):
+def test_compiled_training_gives_close_weights(splits, tmp_path):
     from torch._dynamo.utils import counters
 
     counters.clear()

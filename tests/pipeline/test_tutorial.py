@@ -10,7 +10,7 @@ TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-def test_the_tutorial_says_what_happens(tmp_path, monkeypatch):
+def test_tutorial_blocks_print_what_the_tutorial_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```$", TUTORIAL.read_text(encoding="utf-8"), re.S | re.M)
     assert len(blocks) >= 8

@@ -111,7 +111,7 @@ def test_permuted_and_scaled_units_come_back():
     assert tree["information"]["same_semi"]["value"] == 1
 
 
-def test_what_only_mutual_information_sees():
+def test_mutual_information_finds_nonlinear_partners():
     """A unit that fires at both ends of another's range: correlation misses it, mutual information does not."""
     x = np.random.default_rng(0).standard_normal((5, 4_000))
     y = np.concatenate([np.abs(x[:1]), x[1:4] + 0.5 * np.random.default_rng(1).standard_normal((3, 4_000))])
@@ -121,7 +121,7 @@ def test_what_only_mutual_information_sees():
     assert found["semi_xy_nats"][0] > 1
 
 
-def test_units_that_carry_nothing_are_named_and_left_out():
+def test_units_without_variance_are_listed_and_excluded():
     x = rectified(8)
     x[1] = 0
     x[2] = 4.25
@@ -151,7 +151,7 @@ def test_units_that_carry_nothing_are_named_and_left_out():
 
 
 @pytest.mark.parametrize("n_groups", [2, 3, 6, 7, 16, 17])
-def test_live_units_vary_whatever_blocks_are_left_out(n_groups):
+def test_live_units_vary_in_every_jackknife_replicate(n_groups):
     """Units that fire in a few groups, as those do that see one kind of picture."""
     rng = np.random.default_rng(n_groups)
     x = rectified(60, 40 * n_groups)
@@ -176,7 +176,7 @@ def test_live_units_vary_whatever_blocks_are_left_out(n_groups):
     assert all(np.isfinite(moments.corr_xy).all() for moments in pair.without())
 
 
-def test_a_dead_net_gives_a_reason_and_no_results():
+def test_net_without_live_units_is_skipped_with_reason():
     sums = sums_of({"a": rectified(4), "b": np.zeros((4, 3_000))})
     tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
     assert tree["nothing_because"] == "b has no unit that carries anything"
@@ -210,7 +210,7 @@ def test_replicates_leave_whole_groups_out():
     assert even.n + odd.n == pair.pooled.n
 
 
-def test_cross_fitting_takes_the_best_of_noise_away():
+def test_cross_fitting_removes_selection_bias_of_maxima():
     """Independent units: the best of forty correlations is far above zero, a partner chosen elsewhere is not."""
     rng = np.random.default_rng(0)
     sums = sums_of({"a": rng.standard_normal((40, 300)), "b": rng.standard_normal((40, 300))})
@@ -277,7 +277,7 @@ def test_debiased_cka_is_that_of_the_samples():
     np.testing.assert_allclose(pair.pooled.hsic.xx, unbiased_hsic(whole, whole), rtol=1e-5)
 
 
-def test_one_unit_has_every_number_that_it_can_have():
+def test_layer_of_one_unit_has_all_defined_numbers():
     x = rectified(3)
     sums = sums_of({"a": x[:1], "b": x})
     tree = analyze_pair(sums, live_units(sums), "a", "b", CONFIG)
@@ -286,7 +286,7 @@ def test_one_unit_has_every_number_that_it_can_have():
     assert tree["unavailable"] == {}
 
 
-def test_codes_are_told_apart():
+def test_codes_of_three_kinds_are_distinguished():
     """Of six units of y one is a unit of x, one the sum of three, and one of all; the rest are nothing of x."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((30, 6_000))
@@ -304,7 +304,7 @@ def test_codes_are_told_apart():
     assert found["kkt_gap"].max() <= 1e-8
 
 
-def test_groups_that_share_a_subspace_and_not_a_basis():
+def test_rotated_groups_share_subspace_but_not_basis():
     """Two blocks of units: in the first y has x's units, in the second a rotation of them."""
     rng = np.random.default_rng(0)
     n = 12_000
@@ -339,7 +339,7 @@ def test_groups_that_share_a_subspace_and_not_a_basis():
     assert found["of_weights"]["labels_x"].min() >= 0
 
 
-def test_slices_of_targets_change_nothing(monkeypatch):
+def test_slices_of_targets_give_the_same_lasso(monkeypatch):
     x, y = rectified(8), rectified(11, seed=5)
     sums = sums_of({"a": x, "b": y})
     live = live_units(sums)

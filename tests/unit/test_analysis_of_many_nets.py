@@ -35,7 +35,7 @@ def nets_with_common_units(n_common: int, n_own: int, n_nets: int = 4, n_samples
     return nets, np.array(places)
 
 
-def test_units_that_all_nets_have_come_back():
+def test_units_shared_by_all_nets_are_found():
     nets, places = nets_with_common_units(5, 4)
     sums = sums_of(nets)
     found = analyze_nets(sums, live_units(sums), CONFIG, {})["kinds"]["trained"]
@@ -55,7 +55,7 @@ def test_units_that_all_nets_have_come_back():
         assert found["unit_cycles"][net][place[:5]].min() == 1, "common units come back to themselves"
 
 
-def test_units_that_no_other_net_has_room_for_are_there():
+def test_units_of_the_wider_net_remain_unmatched():
     """The last net is wider than the others: its last units have no partner, and still a place in every array."""
     nets, _ = nets_with_common_units(3, 0, n_nets=3)
     nets["net3"] = np.concatenate([nets["net3"], np.random.default_rng(1).standard_normal((4, 4_000))])
@@ -66,7 +66,7 @@ def test_units_that_no_other_net_has_room_for_are_there():
     assert set(found["members"][:, 2]) == set(range(7))
 
 
-def test_nets_of_one_kind_only_go_together():
+def test_only_nets_of_one_kind_are_joined():
     nets, _ = nets_with_common_units(3, 1)
     sums = replace(sums_of(nets), trained=(True, True, False, False))
     assert kinds_of_nets(sums) == {"trained": ["net1", "net2"], "untrained": ["net3", "net4"]}
@@ -80,7 +80,7 @@ def test_nets_of_one_kind_only_go_together():
     ]
 
 
-def test_the_map_has_the_distances_that_it_was_made_of():
+def test_map_of_nets_keeps_planar_distances():
     nets, _ = nets_with_common_units(3, 1)
     sums = sums_of(nets)
     points = np.array([[0.0, 0], [0.3, 0], [0, 0.4], [0.3, 0.4]])
@@ -108,7 +108,7 @@ def test_joint_correlations_are_those_of_the_samples():
     np.testing.assert_array_equal(joint.net_of_unit, [0] * 5 + [1] * 4)
 
 
-def test_when_units_first_match():
+def test_first_matching_epoch_is_found():
     """Half of ten units are there from epoch 1, the others from epoch 5; y has them in another order."""
     rng = np.random.default_rng(0)
     final = rng.standard_normal((10, 3_000))

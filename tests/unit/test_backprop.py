@@ -92,7 +92,7 @@ def made(kind, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("kind", [Plain, Functional])
 @pytest.mark.parametrize("method", ["deconvolution", "guided"])
-def test_by_hand(kind, method):
+def test_backprop_signals_equal_plain_numpy(kind, method):
     net = made(kind)
     layer = PicturedLayer(net, "conv2", SHAPE, CPU)
     assert layer.rectified
@@ -116,7 +116,7 @@ def test_by_hand(kind, method):
 
 
 @pytest.mark.parametrize("method", ["deconvolution", "guided"])
-def test_as_captum_where_activation_functions_are_modules(method):
+def test_backprop_signals_equal_captum(method):
     net = made(lambda: nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(),
         nn.Conv2d(5, 4, 3), nn.ReLU(),
@@ -152,7 +152,7 @@ class Residual(nn.Module):
         return self.relu(self.conv2(y))
 
 
-def test_a_residual_net_with_one_relu_for_all():
+def test_residual_net_with_shared_relu_is_supported():
     """Against the rule written out for this net: the signal parts where the branches meet, and adds up."""
     net = made(Residual, 1)
     nn.init.constant_(net.conv2.bias, 0.5)

@@ -145,7 +145,7 @@ def test_normalised_cut_by_its_definition() -> None:
     assert normalised_cut(graph, labels) == pytest.approx(np.mean(shares))
 
 
-def test_no_edge_is_cut_between_components() -> None:
+def test_components_are_never_merged() -> None:
     graph = np.kron(np.eye(3), np.ones((4, 4)) - np.eye(4))
     assert normalised_cut(graph, np.repeat([0, 1, 2], 4)) == pytest.approx(0, abs=1e-12)
     assert normalised_cut(graph, np.repeat([0, 1, -1], 4)) == pytest.approx(0, abs=1e-12)
@@ -153,7 +153,7 @@ def test_no_edge_is_cut_between_components() -> None:
     assert normalised_cut(graph, np.full(12, -1)) == 0.0
 
 
-def test_a_sweep_is_the_clusters_of_each_number() -> None:
+def test_sweep_equals_separate_clusterings() -> None:
     correlation, truth = planted([10, 7, 5, 4])
     graph = similarity_graph(correlation, threshold=0.02)
     found = sweep(graph, [6, 2, 4, 3], seed=5)

@@ -30,7 +30,7 @@ def test_without_a_launcher_there_is_one_rank():
     assert isinstance(world({"SLURM_NTASKS": "4"}), SerialCommunicator)  # a batch script, not a step
 
 
-def test_a_launcher_without_pmi_is_refused():
+def test_launcher_without_pmi_is_refused():
     """What srun without PMI looks like from inside: four tasks, a world of one."""
     environ = os.environ | {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}
     code = "from hpc.comm import world; world()"
@@ -40,6 +40,6 @@ def test_a_launcher_without_pmi_is_refused():
     assert "--mpi=pmi2" in done.stderr
 
 
-def test_abort_of_one_process_raises():
+def test_abort_without_ranks_raises():
     with pytest.raises(UserError, match="mended"):
         SerialCommunicator().abort(UserError("can be mended"), 2)

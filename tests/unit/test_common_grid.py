@@ -37,7 +37,7 @@ def joiner(layer: str) -> NetJoiner:
 
 
 @pytest.mark.parametrize("positions", ["all", 5])
-def test_a_coarser_map_chooses_the_grid(positions):
+def test_coarser_map_defines_the_common_grid(positions):
     joined = joiner("conv2")
     about = joined.joined["mixed"]
     assert about.map_shapes == ((8, 8), (4, 4))
@@ -67,6 +67,6 @@ def test_points_of_a_grid_lie_in_the_middle_of_their_cells():
         assert (np.abs((found + 0.5) / side - (np.arange(n) + 0.5) / n) <= 0.5 / side + 1e-12).all()
 
 
-def test_maps_and_vectors_do_not_go_together():
+def test_maps_and_vectors_are_refused_together():
     with pytest.raises(ConfigError, match=r"no positions in common \(a1\.conv1: \(8, 8\), b1\.fc1: \(\)\)"):
         joiner("fc1")

@@ -85,7 +85,7 @@ def test_overrides_reach_tables_and_lists():
         ("statistics.subset=-1", ['"statistics.subset"', "greater than or equal to 0"]),
     ],
 )
-def test_refusals_say_what_came_and_what_is_valid(override, words):
+def test_config_errors_name_value_and_valid_choices(override, words):
     with pytest.raises(ConfigError) as refused:
         parse_config(TEXT, [override])
     for word in words:
@@ -100,7 +100,7 @@ def test_missing_and_broken_files(tmp_path):
         read_config(tmp_path / "broken.toml")
 
 
-def test_groups_of_other_networks_take_part_with_their_own_layer():
+def test_net_groups_may_name_different_layers():
     text = TEXT + '\n[[nets]]\nlabel = "wide"\nseeds = [1, 2]\nnetwork = { name = "small", channels = [8, 8] }\n'
     text = text.replace('["conv1"]', '[{ name = "mixed", layers = { net = "conv1", wide = "conv2" } }]')
     experiment = parse_config(text)
@@ -113,7 +113,7 @@ def test_groups_of_other_networks_take_part_with_their_own_layer():
     ]
 
 
-def test_one_net_is_enough_where_it_takes_part_more_than_once():
+def test_one_net_at_two_epochs_is_a_comparison():
     for layers in ('"conv1", epochs = [3, 0]', '["conv1", "conv2"]'):
         text = TEXT.replace('["conv1"]', f'[{{ name = "own", layers = {layers} }}]')
         experiment = parse_config(text, ["nets.0.seeds=[4]", "training.epochs=3", "training.keep_epochs=[0, 1]"])
@@ -136,7 +136,7 @@ comparisons = [{ name = "fc", layers = "fc", epochs = [1] }]
         parse_config(text)
 
 
-def test_speed_only_settings_are_no_part_of_a_digest():
+def test_speed_settings_do_not_change_the_digest():
     slow, quick = parse_config(TEXT), parse_config(TEXT, ["statistics.loader_workers=7"])
     assert slow.statistics.digest_values() == quick.statistics.digest_values()
     other = parse_config(TEXT, ["statistics.batch_size=7"])

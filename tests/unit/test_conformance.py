@@ -83,7 +83,7 @@ def test_the_document_has_these_rows_and_no_others() -> None:
     assert LEGEND in TEXT
 
 
-def test_a_planted_error_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conformance_check_detects_planted_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Covariances between layers are too large by a millionth: all rows that rest on them say so."""
     right = PairMoments.__dict__["std_xy"].fget
     monkeypatch.setattr(PairMoments, "std_xy", property(lambda pair: right(pair) * (1 + 1e-6)))
@@ -92,7 +92,7 @@ def test_a_planted_error_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row.what for row in ROWS if (f := found.get(row.what)) and f.difference > 10 * row.within} == names
 
 
-def test_what_is_no_number_agrees_with_nothing() -> None:
+def test_nan_agrees_with_no_number() -> None:
     assert difference([1.0, np.nan], [1.0, 2.0]) == np.inf
     assert difference([1.0, 3.0], [1.0, 2.0]) == 1.0
     with pytest.raises(ValueError, match="compares nothing"):

@@ -90,7 +90,7 @@ def test_units_that_some_nets_lack_are_present_in_the_others() -> None:
         assert set(feature[found.members[unit][nets]]) == {wanted}
 
 
-def test_a_weak_member_does_not_take_the_others_with_it() -> None:
+def test_weak_member_does_not_lower_presence_of_others() -> None:
     # Three alike and one turned against them: beside it, none of the three is as strong as they are.
     correlation = np.full((4, 4), 0.8)
     correlation[3, :] = correlation[:, 3] = -0.5
@@ -118,7 +118,7 @@ def test_strength_is_the_correlation_with_the_mean_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("rounding", [0.0, 1e-15])
-def test_members_that_cancel_have_no_strength(rounding: float) -> None:
+def test_anticorrelated_members_have_zero_strength(rounding: float) -> None:
     turned = rounding - 1.0
     correlation = np.array([[1.0, turned, 0.3], [turned, 1.0, -0.3 + 1e-9], [0.3, -0.3 + 1e-9, 1.0]])
     found = score_members(correlation, [[0, 1, 2]])
@@ -141,7 +141,7 @@ def check_numbers(found: Consensus, correlation: Matrix) -> None:
 
 @pytest.mark.parametrize("widths", [[8, 8, 8, 8, 8], [5, 9, 7], [1, 6, 4, 6]])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_sum_never_falls_and_ends_where_no_net_can_raise_it(widths: list[int], seed: int) -> None:
+def test_consensus_search_is_monotone_and_ends_at_optimum(widths: list[int], seed: int) -> None:
     correlation, net = noise_correlations(widths, seed)
     found = consensus_units(correlation, net)
     check_numbers(found, correlation)
@@ -155,7 +155,7 @@ def test_the_sum_never_falls_and_ends_where_no_net_can_raise_it(widths: list[int
         assert gain[rows, columns].sum() <= now + 1e-8
 
 
-def test_the_search_has_something_to_raise() -> None:
+def test_consensus_search_improves_its_start() -> None:
     traces = [consensus_units(*noise_correlations([8] * 5, seed)).trace for seed in range(3)]
     assert all(len(trace) > 2 and trace[-1] > trace[0] + 0.1 for trace in traces)
 
@@ -181,7 +181,7 @@ def test_the_best_pivot_is_kept() -> None:
     assert len(kept) > 1
 
 
-def test_small_nets_come_near_the_best_of_all_alignments() -> None:
+def test_consensus_is_near_exhaustive_optimum() -> None:
     hits = 0
     for seed in range(8):
         correlation, net = noise_correlations([3, 3, 3], seed)
@@ -225,7 +225,7 @@ def test_the_order_of_the_joined_axis_does_not_matter() -> None:
     np.testing.assert_array_equal(named[counted], one.members[counted])
 
 
-def test_a_start_is_where_the_search_begins() -> None:
+def test_consensus_search_begins_at_given_start() -> None:
     x, net, _ = nets_of(FOUR, noise=0.5)
     correlation = correlation_of(x)
     found = consensus_units(correlation, net)

@@ -43,7 +43,7 @@ def test_random_matchings_are_at_chance() -> None:
     assert means.std() < 0.05
 
 
-def test_partial_matchings_count_the_paths_that_there_are() -> None:
+def test_partial_matchings_count_existing_paths() -> None:
     # Features 0 … 5 are in all nets; net 0 alone has 6, nets 1 and 3 alone have 7.
     orders = [np.array(order) for order in ([6, 0, 1, 2, 3, 4, 5], [5, 4, 7, 3, 2, 1, 0], [1, 0, 2, 3, 4, 5])]
     orders.append(np.array([7, 2, 1, 0, 5, 4, 3]))
@@ -63,7 +63,7 @@ def test_partial_matchings_count_the_paths_that_there_are() -> None:
     np.testing.assert_allclose(found.unit_share[2], [4 / 6, 4 / 6, 1, 1, 1, 1])
 
 
-def test_chance_is_of_the_nets_where_paths_begin() -> None:
+def test_cycle_chance_uses_width_of_first_net() -> None:
     # 0 of the first net -> 0 -> 0 -> 1 of the first, whose other unit has no partner: back only the same way.
     found = cycle_consistency({(0, 1): np.array([0, -1]), (0, 2): np.array([-1, 0]), (1, 2): np.array([0])})
     assert (found.mean, found.chance, found.n_paths) == (0.0, 0.5, 2)

@@ -68,7 +68,7 @@ def test_image_folder_in_imagenets_layout(image_root):
     assert splits.train.manifest_hash() != splits.test.manifest_hash()
 
 
-def test_the_papers_preprocessing(image_root):
+def test_preprocessing_equals_the_papers(image_root):
     settings = {"resize": [256, 256], "crop": 227, "scale": 1.0, "mean": [0, 0, 0], "deviation": [1, 1, 1]}
     batch = source("image_folder", root=str(image_root), augmentation="crop", **settings).load().test.read(np.arange(2))
     assert batch.shape == (2, 3, 227, 227)
@@ -77,7 +77,7 @@ def test_the_papers_preprocessing(image_root):
 
 @pytest.mark.parametrize("name", ["digits", "photos", "image_folder"])
 @pytest.mark.parametrize("augment_seed", [None, 5])
-def test_readers_change_no_bit(name, augment_seed, image_root):
+def test_reader_processes_give_identical_batches(name, augment_seed, image_root):
     settings = {"photos": {"n_train": 64, "n_test": 64}, "image_folder": {"root": str(image_root), "crop": 32}}
     images = source(name, **settings.get(name, {})).load().train
     batches = [np.arange(12)[k : k + 5] for k in (0, 5, 10)]
@@ -162,7 +162,7 @@ def values_of(held):
     lambda batch: batch, lambda batch: batch[1:, 0], torch.from_numpy, lambda batch: torch.from_numpy(batch)[1:, 0],
     memoryview,
 ])  # fmt: skip
-def test_memory_of_batches_that_are_held_is_left_alone(held, workers):
+def test_held_batches_are_not_overwritten(held, workers):
     """Batches that nobody holds make room for later ones; a view or a tensor of one keeps it as it is."""
     images = source("digits").load().train
     order = np.arange(len(images))[: 16 * 60]

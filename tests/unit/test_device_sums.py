@@ -33,7 +33,7 @@ def group_sums(path, samples: np.ndarray, precision: str, device) -> h5py.File:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
-def test_device_and_host_agree(tmp_path, precision, tolerance):
+def test_device_sums_agree_with_host_sums(tmp_path, precision, tolerance):
     samples = hostile_samples(12_000)
     with (
         group_sums(tmp_path / "host.h5", samples, precision, None) as host,
@@ -52,7 +52,7 @@ def test_device_and_host_agree(tmp_path, precision, tolerance):
             assert np.abs((a - b) / np.outer(size, size)).max() <= tolerance
 
 
-def test_codes_agree():
+def test_device_codes_equal_host_codes():
     samples = np.concatenate([hostile_samples(5_000), np.full((1, 5_000), np.nan, np.float32)])
     samples[3, :7] = np.inf
     histograms = UnitHistograms.zeros(len(samples))
@@ -61,7 +61,7 @@ def test_codes_agree():
     np.testing.assert_array_equal(encode_on_device(torch.from_numpy(samples).to(DEVICE), edges), encode(samples, edges))
 
 
-def test_a_whole_run_on_the_device(tiny_config, tiny_copy, tiny_run):
+def test_statistics_on_the_device_agree_with_host(tiny_config, tiny_copy, tiny_run):
     """The torch path through the stage, positions drawn and all, on whatever device there is."""
     arguments = ["statistics", str(tiny_config), "--runs", str(tiny_copy.parent), "--set", "statistics.sums=device"]
     assert main(arguments) == 0
@@ -74,7 +74,7 @@ def test_a_whole_run_on_the_device(tiny_config, tiny_copy, tiny_run):
             np.testing.assert_allclose(a["mutual_information"][()], b["mutual_information"][()], atol=0.02)
 
 
-def test_the_device_keeps_nothing_of_the_batch_size():
+def test_device_sums_do_not_depend_on_batch_size():
     samples = torch.from_numpy(hostile_samples(9_000)[:11]).to(DEVICE)
     shift = np.zeros(13)
     found = []

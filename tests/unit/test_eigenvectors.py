@@ -73,14 +73,14 @@ def test_eigenpairs_are_those_of_the_whole_laplacian(name: str) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2])
-def test_large_graphs_are_not_solved_in_full(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_graphs_use_the_iterative_solver(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = latent(560, 10, threshold)
     values, _ = smallest_eigenpairs_plain(graph, 11)
     monkeypatch.delattr(eigenvectors, "smallest_eigenpairs_plain")
     np.testing.assert_allclose(spectral_embedding(graph, 11).values, values, atol=1e-9)
 
 
-def test_what_does_not_pass_the_check_is_solved_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_eigenvectors_fall_back_to_dense_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = latent(560, 10, 0.2)
     right = spectral_embedding(graph, 11)
     largest = eigenvectors._largest
@@ -95,7 +95,7 @@ def test_what_does_not_pass_the_check_is_solved_in_full(monkeypatch: pytest.Monk
     np.testing.assert_allclose(np.abs(found.vectors), np.abs(right.vectors), atol=1e-6)
 
 
-def test_an_eigenvalue_that_was_passed_over_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missed_eigenvalue_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = latent(560, 10, 0.2)
     right = spectral_embedding(graph, 11)
     largest = eigenvectors._largest

@@ -33,7 +33,7 @@ def test_planar_distances_are_recovered() -> None:
     assert on_line == pytest.approx(values[1] / values.sum())
 
 
-def test_an_embedding_says_what_it_leaves_out() -> None:
+def test_embedding_reports_explained_share() -> None:
     corners, explained = embed(1 - np.eye(4), dimensions=2)
     assert explained == pytest.approx(2 / 3)  # four equal distances need three dimensions
     assert corners.shape == (4, 2)
@@ -58,7 +58,7 @@ def test_small_embeddings() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 1 / 3, 1e-9, 7e5])
-def test_signs_do_not_hang_on_rounding(scale: float) -> None:
+def test_embedding_signs_are_stable_under_rounding(scale: float) -> None:
     # Corners of rectangles and ends of lines: every entry of a column has the same size.
     corners = scale * np.array([[3.0, 1.0], [-3.0, 1.0], [-3.0, -1.0], [3.0, -1.0]])
     np.testing.assert_allclose(embed(between(corners))[0], corners, rtol=1e-9)

@@ -16,7 +16,7 @@ def widths(pdf: bytes) -> list[float]:
     return [float(w) / 72 for w in re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) [\d.]+ \]", pdf)]
 
 
-def test_figures_have_the_width_that_is_asked_for(tiny_run, tmp_path, capsys):
+def test_exported_figures_have_the_given_width(tiny_run, tmp_path, capsys):
     arguments = [
         "figures",
         str(tiny_run),
@@ -46,7 +46,7 @@ def test_figures_have_the_width_that_is_asked_for(tiny_run, tmp_path, capsys):
         assert float(size[1]) / 72 == pytest.approx(3.25)
 
 
-def test_one_figure_without_titles_and_the_same_bytes_again(tiny_run, tmp_path):
+def test_figure_export_is_reproducible_and_titles_are_optional(tiny_run, tmp_path):
     arguments = ["figures", str(tiny_run), "--width", "82.5mm", "--layer", "fc1", "--figure", "matched_units"]
     for name in ("a", "b"):
         assert main([*arguments, "--no-titles", "--out", str(tmp_path / name)]) == 0
@@ -68,7 +68,7 @@ def test_one_figure_without_titles_and_the_same_bytes_again(tiny_run, tmp_path):
         (["--figure", "layer_map"], "nothing for layer_map"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(tiny_run, tmp_path, capsys, arguments, said):
+def test_invalid_figure_requests_are_refused(tiny_run, tmp_path, capsys, arguments, said):
     assert main(["figures", str(tiny_run), "--out", str(tmp_path), *arguments]) == 2
     assert said in capsys.readouterr().err
 

@@ -100,7 +100,7 @@ def test_shifted_products_are_of_each_image_with_the_next(tmp_path, monkeypatch,
     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_a_piece_as_small_as_an_image(monkeypatch):
+def test_sums_allow_groups_of_one_image(monkeypatch):
     monkeypatch.setattr("convergence.statistics.group_sums.PIECE_VALUES", 1)
     x = samples()
     shifted = ShiftedProducts(np.zeros(12))

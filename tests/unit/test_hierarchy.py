@@ -94,7 +94,7 @@ def test_equal_units_are_not_split() -> None:
     check_tree(found)
 
 
-def test_a_unit_that_has_no_edge_inside_its_cluster() -> None:
+def test_unit_without_edge_inside_its_cluster_is_kept() -> None:
     graph = np.kron(np.eye(2), np.ones((4, 4)))
     graph[3, 4] = graph[4, 3] = 0.1
     graph = np.pad(graph, (0, 3))

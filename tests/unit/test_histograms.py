@@ -46,7 +46,7 @@ def assert_same(a: UnitHistograms, b: UnitHistograms) -> None:
         assert one[name].dtype == other[name].dtype
 
 
-def test_counts_are_the_definition():
+def test_histogram_counts_equal_definition():
     samples = hostile()
     h = histogram(samples)
     np.testing.assert_array_equal(h.positive.dense(), plain(samples))
@@ -55,7 +55,7 @@ def test_counts_are_the_definition():
 
 
 @pytest.mark.parametrize("n_bins", [3, 10, 16])
-def test_masses_of_codes_are_what_edges_promise(n_bins):
+def test_masses_of_codes_equal_those_of_edges(n_bins):
     samples = hostile()
     h = histogram(samples)
     edges = h.edges(n_bins)
@@ -94,7 +94,7 @@ def test_rare_units_do_not_crash():
     assert histogram(np.zeros((1, 0), np.float32)).edges(10).n_effective_bins[0] == 0
 
 
-def test_merging_in_any_order_is_one_pass():
+def test_merge_order_changes_no_histogram():
     samples = hostile()
     whole = histogram(samples)
     merged = UnitHistograms.zeros(len(samples))
@@ -138,7 +138,7 @@ def test_counts_beyond_sixteen_bits_are_exact_in_any_order():
     assert doubled.positive.dense().max() == 600_000
 
 
-def test_edges_see_counts_beyond_sixteen_bits():
+def test_bin_edges_use_counts_beyond_sixteen_bits():
     """Four values a third of a million times each: modulo 65,536 they would be very unequal."""
     samples = planted([327_680, 327_681, 327_690, 393_216])
     found = histogram(samples).edges(5)
@@ -149,7 +149,7 @@ def test_edges_see_counts_beyond_sixteen_bits():
     assert list(np.bincount(encode(samples, signed.edges)[0])[4:]) == [327_680, 327_681, 327_690, 393_216]
 
 
-def test_the_stated_memory_is_what_is_taken():
+def test_stated_memory_equals_allocated_memory():
     """16,384 rectified units take 340 MB."""
     h = histogram(np.abs(hostile()[:4]))
     assert h.negative is None
@@ -187,7 +187,7 @@ def test_zero_fraction():
     )
 
 
-def test_arrays_and_back():
+def test_histograms_survive_conversion_to_arrays():
     whole = histogram(hostile())
     arrays = whole.to_arrays()
     back = UnitHistograms.from_arrays(arrays)
@@ -207,7 +207,7 @@ def test_percentiles_are_within_their_error():
     assert (found[-1] == 0).all()
 
 
-def test_percentiles_count_past_sixteen_bits():
+def test_percentiles_use_counts_beyond_sixteen_bits():
     samples = np.concatenate([np.full(200_000, 2.0), np.full(100_000, 3.0), np.full(1, 5.0)]).astype(np.float32)[None]
     found = histogram(samples).percentiles((50, 66, 67, 99.9, 100))[0]
     np.testing.assert_allclose(found, [2, 2, 3, 3, 5], rtol=0.002)

@@ -28,7 +28,7 @@ def test_planted_clusters_come_back() -> None:
 
 
 @pytest.mark.parametrize("spread", [0.2, 0.5])
-def test_a_run_is_that_of_scikit_learn(spread: float) -> None:
+def test_k_means_run_equals_scikit_learn(spread: float) -> None:
     points, _ = clouds(400, 7, spread)
     start = np.random.default_rng(2).integers(7, size=400)
     means = np.stack([points[start == cluster].mean(axis=0) for cluster in range(7)])
@@ -46,7 +46,7 @@ def test_the_best_of_ten_is_as_good_as_that_of_scikit_learn() -> None:
     assert inertia < 1.01 * theirs
 
 
-def test_the_best_run_counts() -> None:
+def test_k_means_keeps_the_best_run() -> None:
     points, _ = clouds(500, 12, 0.4)
     _, ten = k_means(points, 12, seed=0)
     _, hundred = k_means(points, 12, seed=0, n_init=100)
@@ -56,7 +56,7 @@ def test_the_best_run_counts() -> None:
     assert ten == pytest.approx(inertia_of(points, labels), rel=1e-3)  # the last means lag by the tolerance
 
 
-def test_starts_are_far_apart() -> None:
+def test_k_means_starts_are_spread() -> None:
     points, truth = clouds(200, 10, 0.01)
     draws = np.random.default_rng(0).random((5, 10, 4))
     for run in _starts(points, (points**2).sum(axis=1), draws):
@@ -71,7 +71,7 @@ def test_an_empty_cluster_gets_the_farthest_point() -> None:
     assert inertia == pytest.approx(0.01)
 
 
-def test_duplicated_points_make_no_more_clusters_than_they_are() -> None:
+def test_duplicated_points_do_not_add_clusters() -> None:
     points = np.repeat(np.eye(3), 5, axis=0)
     assert distinct(points) == 3
     labels, inertia = k_means(points, 8, seed=0)
@@ -80,7 +80,7 @@ def test_duplicated_points_make_no_more_clusters_than_they_are() -> None:
     assert k_means(points, 1, seed=0)[1] == pytest.approx(inertia_of(points, np.zeros(15)))
 
 
-def test_a_partition_without_a_mean_for_each_is_no_start() -> None:
+def test_start_with_empty_cluster_is_refused() -> None:
     points, truth = clouds(60, 3, 0.1)
     assert k_means_from(points, np.where(truth == 2, -1, truth), 3) is None
     assert k_means_from(np.ones((4, 2)), np.array([0, 1, 0, 1]), 2) is None

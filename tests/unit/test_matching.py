@@ -46,7 +46,7 @@ def test_ties_go_to_the_lowest_index() -> None:
     np.testing.assert_array_equal(semi_matching(np.ones((3, 4))), [0, 0, 0])
 
 
-def test_overlap_counts_what_it_says() -> None:
+def test_overlap_equals_definition() -> None:
     similarity = np.array([[0.9, 0.1, 0.0], [0.8, 0.5, 0.0], [0.0, 0.6, 0.1]])
     # Semi-matching takes 0, 0, 1; the best assignment is 0-0, 1-1, 2-2 (1.5) or 0-0, 1-2, 2-1 (1.5): any of
     # the two.
@@ -112,7 +112,7 @@ def test_chains_lie_on_the_diagonal_after_the_cycles_and_unmatched_units_come_la
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20), (9, 14), (14, 9), (3, 30)])
-def test_cycle_order_holds_what_it_says(shape: tuple[int, int]) -> None:
+def test_cycle_order_contains_every_unit_once(shape: tuple[int, int]) -> None:
     n_x, n_y = shape
     found = matching(np.random.default_rng(3).uniform(-1, 1, shape))
     order_x, order_y = cycle_order(found, n_x, n_y)

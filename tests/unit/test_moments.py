@@ -54,7 +54,7 @@ def test_mean_and_covariance():
     np.testing.assert_allclose(np.diag(moments.covariance()), wanted.var(axis=1), rtol=1e-10)
 
 
-def test_merging_is_adding():
+def test_merged_moments_equal_moments_of_all_images():
     samples = hostile_samples(6_000)
     whole = collect(samples, "float64", 1_000)
     total = Moments(whole.shift, "float64")
@@ -114,7 +114,7 @@ def test_a_unit_with_nan_spoils_no_other():
     np.testing.assert_allclose(found[:-1, :-1], clean, atol=1e-6)
 
 
-def test_errors_teach():
+def test_moment_errors_state_the_remedy():
     with pytest.raises(UserError, match="no mean"):
         Moments([0.0]).mean()
     with pytest.raises(UserError, match="different shifts"):
@@ -146,7 +146,7 @@ def test_sampled_positions_depend_on_the_image_alone():
 
 
 @pytest.mark.parametrize("labels", [np.repeat(np.arange(8), 40), np.tile(np.arange(8), 40)], ids=["sorted", "in turn"])
-def test_no_order_of_the_images_makes_groups_of_one_class(labels):
+def test_groups_mix_classes_for_any_image_order(labels):
     """Eight groups of 40 images of eight classes: a class has about five images in each, whatever the order."""
     groups = ImageGroups(320, 8, seed=1)
     counts = np.array([np.bincount(labels[groups.images(g)], minlength=8) for g in range(8)])
@@ -160,7 +160,7 @@ def test_no_order_of_the_images_makes_groups_of_one_class(labels):
     assert np.bincount(labels[used], minlength=8).min() >= 3
 
 
-def test_units_that_come_apart_are_the_same_units():
+def test_units_given_in_parts_equal_units_given_together():
     """Whole products are taken where they lie, rests are gathered; one array or two, the bits are the same."""
     samples = hostile_samples(11_000)
     whole, apart = Moments(samples[:, 0]), Moments(samples[:, 0])

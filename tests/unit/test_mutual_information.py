@@ -44,7 +44,7 @@ def test_joint_counts_are_exact(n_units, n_samples, n_bins, x0, x1):
             np.testing.assert_array_equal(counts[x - x0, y], joint_counts_plain(codes[x], codes[y], n_bins))
 
 
-def test_all_zero_and_all_one_bin():
+def test_bins_without_or_with_all_samples_are_counted():
     codes = np.zeros((4, 9_000), np.uint8)
     codes[1] = 9
     joint = JointCounts(4, 4, 10)
@@ -61,7 +61,7 @@ def test_many_blocks_carry_into_high_bits():
     assert (joint.counts()[:, :, 2, 2] == 40 * 8_192).all()
 
 
-def test_the_stated_memory_is_what_is_taken():
+def test_stated_memory_equals_allocated_memory():
     joint = JointCounts(64, 200, 10)
     taken = joint._planes.nbytes + joint._rows.nbytes + joint._lists.nbytes + joint.counts().nbytes
     assert taken <= tile_bytes(64, 200, 10) <= 3 * taken
@@ -101,12 +101,12 @@ def test_order_of_bins_does_not_matter():
     np.testing.assert_allclose(mutual_information(counts), mutual_information(counts.swapaxes(2, 3)), atol=1e-12)
 
 
-def test_nothing_gives_nothing():
+def test_no_samples_give_zero_information():
     assert (mutual_information(np.zeros((3, 4, 10, 10), np.int64)) == 0).all()
 
 
 @pytest.mark.parametrize("largest", [3, 400, 200_000])
-def test_leaving_blocks_out_is_the_definition(largest):
+def test_leave_one_out_information_equals_definition(largest):
     blocks = RNG.integers(0, largest, (8, 5, 4, 10, 10))
     blocks[:, 0, :, 3:] = 0  # bins that nothing is in
     blocks[:, 1, 1] = 0

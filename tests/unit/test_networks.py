@@ -81,7 +81,7 @@ def test_residual_layers_are_read_after_addition_and_relu():
     assert any(getattr(part, "inplace", False) for part in net.modules()), "the caller's net stays as it was"
 
 
-def test_reading_does_not_train():
+def test_reading_layers_leaves_norm_statistics_unchanged():
     net = build('{name="torchvision:resnet18"}').train()
     before = net.bn1.running_mean.clone()
     LayerReader(net, ["conv1"])(torch.randn(4, 3, 32, 32))
@@ -106,7 +106,7 @@ def not_a_module() -> int:
     return 3
 
 
-def test_factories_of_the_users(monkeypatch):
+def test_user_factories_build_nets_or_are_refused(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "users_nets", sys.modules[__name__])
@@ -139,7 +139,7 @@ def test_shapes_that_can_be_compared():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5"])  # the second asks for the version of its parts
-def test_weights_come_back_from_plain_arrays(name, tmp_path):
+def test_weights_survive_safetensors(name, tmp_path):
     spec = TorchvisionNetwork(name=f"torchvision:{name}")
     net = initialise(spec, 3, (3, 48, 48), 4).eval()
     save_weights(net, tmp_path)

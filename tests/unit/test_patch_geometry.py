@@ -25,7 +25,7 @@ def view_of(module, layer: str, image: tuple[int, int]) -> tuple[LayerReader, Vi
 
 @settings(max_examples=10, deadline=None)
 @given(net=nets() | st.builds(Residual), side=st.integers(24, 40), seed=st.integers(0, 99))
-def test_a_part_decides_the_value(net, side, seed):
+def test_patch_determines_the_unit_value(net, side, seed):
     layer = "last" if isinstance(net, Residual) else str(len(net) - 1)
     image = (side, side + 5)
     reader, view = view_of(net.double(), layer, image)
@@ -61,7 +61,7 @@ def images_of(channels: int) -> ArrayImages:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_bytes_go_there_and_back(channels):
+def test_colours_survive_conversion_to_bytes(channels):
     images = images_of(channels)
     colours = Colours.of(images, np.arange(20))
     seen = images.read(np.arange(20))
@@ -73,7 +73,7 @@ def test_bytes_go_there_and_back(channels):
     assert colours.to_bytes(seen + 99).min() == 255
 
 
-def test_a_range_that_nobody_told_is_that_of_the_images():
+def test_pixel_range_defaults_to_that_of_the_images():
     images = ArrayImages(np.linspace(-3, 5, 48).reshape(3, 1, 4, 4), [0, 0, 0], ["a"])
     assert [float(end[0]) for end in images.pixel_range()] == [-3, 5]
 

@@ -110,7 +110,7 @@ def test_torchvision_nets_compute_the_same_in_any_order(name):
         check_selected(module, shape, spaces)
 
 
-def test_densely_connected_nets():
+def test_densely_connected_net_is_permuted():
     from torchvision.models import DenseNet
 
     torch.manual_seed(3)
@@ -126,7 +126,7 @@ def test_densely_connected_nets():
         ({"channels": [4, 6, 8], "hidden": [9, 5], "kernel_size": 5}, (2, 12, 10)),
     ],
 )
-def test_small_nets(settings, shape):
+def test_small_nets_are_permuted(settings, shape):
     torch.manual_seed(1)
     module = randomised(Small(name="small", **settings).build(shape, 6))
     check_selected(module, shape, check_permuted(module, shape))
@@ -213,7 +213,7 @@ def test_norms_and_parameters_of_each_unit(between, cuts):
     [(nn.GroupNorm(3, 12), "GroupNorm"), (nn.LocalResponseNorm(3), "LocalResponseNorm"),
      (nn.Conv2d(12, 12, 1, groups=4), "convolution of 4 groups")],
 )  # fmt: skip
-def test_what_depends_on_neighbours_is_fixed(between, reason):
+def test_operations_over_neighbouring_channels_fix_units(between, reason):
     module = randomised(Odd(between))
     spaces = check_permuted(module, (3, 9, 9))
     assert reason in space_of(spaces, "first").fixed
@@ -238,7 +238,7 @@ class Gated(nn.Module):
 
 
 @torch.no_grad()
-def test_shared_layers_and_halves():
+def test_shared_layers_and_split_halves_are_permuted():
     torch.manual_seed(0)
     module = randomised(Gated())
     spaces = unit_spaces(module, (3, 9, 9))
@@ -265,7 +265,7 @@ class Mixed(nn.Module):
         return self.head(torch.relu(self.norm(x) * self.scale).permute(0, 2, 3, 1).reshape(x.size(0), -1))
 
 
-def test_concatenation_scales_and_positions_first():
+def test_concatenation_scales_and_position_major_flattening_are_permuted():
     torch.manual_seed(0)
     module = randomised(Mixed())
     module.scale.data = torch.rand(11, 1, 1, dtype=torch.float64)

@@ -14,7 +14,7 @@ def path(tmp_path_factory):
     return write_pictures_file(tmp_path_factory.mktemp("pictures") / "pictures.h5", without=("guided",), channels=3)
 
 
-def test_reads_what_was_written(path):
+def test_pictures_file_survives_round_trip(path):
     with h5py.File(path) as raw, open_pictures(path) as file:
         assert file.nets == ("net1", "net2", "net3", "net4")
         assert file.layers("net2") == tuple(DIGITS)
@@ -35,7 +35,7 @@ def test_reads_what_was_written(path):
         file.verify()
 
 
-def test_mistakes_get_a_sentence(path, tmp_path):
+def test_misuse_of_pictures_file_is_explained(path, tmp_path):
     with open_pictures(path) as file:
         with pytest.raises(FileError, match="no pictures of the net"):
             file.layers("net9")
@@ -49,7 +49,7 @@ def test_mistakes_get_a_sentence(path, tmp_path):
         pass
 
 
-def test_damage_is_found(path, tmp_path):
+def test_damage_of_pictures_file_is_found(path, tmp_path):
     copy = tmp_path / "pictures.h5"
     copy.write_bytes(path.read_bytes())
     with h5py.File(copy, "r+") as raw:

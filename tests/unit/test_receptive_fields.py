@@ -73,7 +73,7 @@ def nets(draw) -> nn.Sequential:
 
 @settings(max_examples=15, deadline=None)
 @given(net=nets(), where=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)))
-def test_random_nets(net, where):
+def test_fields_of_random_nets_equal_gradients(net, where):
     layer, image = str(len(net) - 1), (1, 48, 48)
     shape = LayerReader(net, [layer])(torch.zeros(1, *image))[layer].shape[2:]
     position = tuple(int(w * n) for w, n in zip(where, shape, strict=True))
@@ -109,7 +109,7 @@ class Residual(nn.Module):
         return torch.cat([x, y], 1), functional.relu(self.last(torch.cat([x, y], dim=1)))
 
 
-def test_branches_meet_in_their_hull():
+def test_field_of_branches_is_their_hull():
     net = Residual()
     field = field_of(net, "last")
     (first, last), position, _ = reached(open_net(net), "last", None, (1, 64, 64))
@@ -148,12 +148,12 @@ def test_fields_of_known_nets_have_the_published_sizes(model, sizes, image):
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Upsample(scale_factor=2), nn.Conv2d(2, 2, 1)), "operation Upsample"),
     ],
 )
-def test_what_mixes_positions_or_is_unknown_sees_everything(net, says):
+def test_unknown_operations_have_the_whole_image_as_field(net, says):
     with pytest.raises(AssertionError, match=says):
         assert not field_of(net, "2").whole
 
 
-def test_seeing_the_whole_image():
+def test_fields_that_cover_the_image_are_recognised():
     field = ReceptiveField((9, 9), (4, 4), (4, 4))
     assert field.sees_all((2, 1), (5, 5))
     assert not field.sees_all((2, 1), (6, 5))

@@ -40,26 +40,26 @@ def pair() -> PairMoments:
         ("r_squared", 1 - 2 * 0.107),
     ],
 )
-def test_measures(pair: PairMoments, name: str, value: float) -> None:
+def test_measures_equal_published_values(pair: PairMoments, name: str, value: float) -> None:
     # The figure has 8 bits: recovered correlations are within .003 of the authors' own.
     tolerance = 0.003 if "matching" in name else 0.001
     assert MEASURES.load(name)(pair) == pytest.approx(value, abs=tolerance)
 
 
-def test_alignment(pair: PairMoments) -> None:
+def test_alignment_equals_published_values(pair: PairMoments) -> None:
     agreement = overlap(pair.corr_xy, matching(pair.corr_xy))
     assert agreement.share == pytest.approx(0.729167, abs=1e-6)
     assert len(agreement.never_chosen) == 24
     assert len(agreement.mutual) == 59
 
 
-def test_dense_fit(pair: PairMoments) -> None:
+def test_dense_fit_equals_published_values(pair: PairMoments) -> None:
     _, loss, rank = sparse.dense_fit(pair.corr_xx, pair.corr_xy)
     assert rank == 96
     assert loss.mean() == pytest.approx(0.107, abs=0.0006)
 
 
-def test_lasso(pair: PairMoments) -> None:
+def test_lasso_equals_published_values(pair: PairMoments) -> None:
     lambdas = np.array([1e-4, 1e-3, 10**-2.6])
     path = sparse.lasso_path(pair.corr_xx, pair.corr_xy, lambdas * 96)
     np.testing.assert_allclose(sparse.paper_lambda(path.alphas, 96), lambdas)
@@ -68,12 +68,12 @@ def test_lasso(pair: PairMoments) -> None:
     np.testing.assert_allclose(path.n_nonzero.mean(axis=1), [41, 6.1, 2.7], rtol=0.02)
 
 
-def test_forward_selection(pair: PairMoments) -> None:
+def test_forward_selection_equals_published_values(pair: PairMoments) -> None:
     _, loss = sparse.forward_selection(pair.corr_xx, pair.corr_xy, 5)
     np.testing.assert_allclose(loss.mean(axis=0)[[0, 1, 2, 4]], [0.226, 0.176, 0.158, 0.141], atol=0.0006)
 
 
-def test_rotation_null(pair: PairMoments) -> None:
+def test_rotation_null_equals_published_values(pair: PairMoments) -> None:
     rotations = ortho_group.rvs(96, size=60, random_state=0)
     for name, value, spread in [("semi_matching", 0.363, 0.008), ("matching", 0.289, 0.010)]:
         measure = MEASURES.load(name)

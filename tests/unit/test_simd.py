@@ -18,7 +18,7 @@ def add_rows(table, row, sums, carries):
     return any_bit(bits), any_bit(carry), any_bit(zeros())
 
 
-def test_every_bit_is_a_full_adder():
+def test_vector_addition_equals_numpy_for_every_bit():
     table = RNG.integers(0, 2**64, (6, WORDS), dtype=np.uint64)
     sums, carries = np.zeros((2, 6, WORDS), np.uint64)
     assert add_rows(table, np.uint16(2), sums, carries) == (True, True, False)
@@ -29,7 +29,7 @@ def test_every_bit_is_a_full_adder():
     assert not carries[[0, 1, 3, 4, 5]].any()
 
 
-def test_one_bit_is_found_wherever_it_is():
+def test_population_count_finds_every_bit():
     for column in (0, 63, 64, 511):
         table = np.zeros((3, WORDS), np.uint64)
         table[0, column // 64] = np.uint64(1) << np.uint64(column % 64)
@@ -37,7 +37,7 @@ def test_one_bit_is_found_wherever_it_is():
         assert add_rows(table, 0, out[0], out[1]) == (True, False, False)
 
 
-def test_rows_start_at_cache_lines():
+def test_rows_are_aligned_to_cache_lines():
     for n in (1, 3, 1000):
         table = aligned_zeros((n, 2, WORDS))
         assert table.shape == (n, 2, WORDS)

@@ -117,7 +117,7 @@ def test_a_rotation_null_is_declared_where_rotations_of_y_matter(measure: Measur
 
 
 @measures
-def test_what_is_fitted_can_be_scored_elsewhere(measure: Measure) -> None:
+def test_fitted_measures_score_held_out_images(measure: Measure) -> None:
     """The measure is the score on the images of the fit; on others a copy of the layer gets no less than that."""
     if measure.fit is None:
         assert measure.score is None
@@ -154,7 +154,7 @@ def test_declared_scale_invariance_holds(measure: Measure) -> None:
 
 
 @measures
-def test_permuted_units_are_the_same_layer(measure: Measure) -> None:
+def test_measures_do_not_depend_on_unit_order(measure: Measure) -> None:
     rng = np.random.default_rng(3)
     x = np.maximum(rng.standard_normal((300, 12)), 0)
     value = measure(moments(x, x[:, rng.permutation(12)] * 3.0))
@@ -182,7 +182,7 @@ def test_measures_match_their_definition_on_samples() -> None:
     assert MEASURES.load("semi_matching")(pair) == pytest.approx(r.max(1).mean())
 
 
-def test_correlations_have_an_exact_diagonal_and_range() -> None:
+def test_correlations_have_unit_diagonal_and_stay_in_range() -> None:
     for pair in PAIRS:
         for square in (pair.corr_xx, pair.corr_yy):
             assert np.all(np.diagonal(square) == 1.0)

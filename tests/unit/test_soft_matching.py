@@ -54,7 +54,7 @@ def check_plan(found: SoftMatching, similarity: NDArray[np.float64], mass: float
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_soft_matching_is_the_best_plan(shape: tuple[int, int]) -> None:
+def test_soft_matching_equals_linear_programme(shape: tuple[int, int]) -> None:
     similarity = similarities(shape)
     found = soft_matching(similarity)
     check_plan(found, similarity, 1.0)
@@ -65,7 +65,7 @@ def test_soft_matching_is_the_best_plan(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_partial_matching_is_the_best_plan_of_its_mass(shape: tuple[int, int]) -> None:
+def test_partial_matching_equals_linear_programme(shape: tuple[int, int]) -> None:
     for mass, bounds in itertools.product(
         (1e-9, 0.1, 1 / 3, 0.5, np.sqrt(0.5), 0.999999, 1.0), ((-1.0, 1.0), (-1.0, -0.5), (2.0, 3.0))
     ):
@@ -98,7 +98,7 @@ def test_units_with_copies_share_their_mass() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_a_part_of_square_layers_is_the_best_k_pairs(k: int) -> None:
+def test_partial_matching_of_square_layers_is_the_best_k_pairs(k: int) -> None:
     similarity = similarities((5, 5), seed=2)
     best = max(
         sum(similarity[i, j] for i, j in zip(rows, columns, strict=True))
@@ -111,14 +111,14 @@ def test_a_part_of_square_layers_is_the_best_k_pairs(k: int) -> None:
     assert found.mean == pytest.approx(best / k)
 
 
-def test_a_part_that_is_a_count_but_for_rounding_is_that_count() -> None:
+def test_partial_mass_is_rounded_to_a_count_of_pairs() -> None:
     assert 0.58 * 50 != 29
     plan = partial_soft_matching(similarities((50, 50)), 0.58).plan
     assert np.count_nonzero(plan) == 29
     np.testing.assert_array_equal(np.unique(plan), [0.0, 1 / 50])
 
 
-def test_a_part_leaves_the_planted_outliers_out() -> None:
+def test_partial_matching_excludes_planted_outliers() -> None:
     rng = np.random.default_rng(3)
     hidden = rng.permutation(30)[:20]
     similarity = rng.uniform(-0.3, 0.3, (20, 30))
@@ -140,7 +140,7 @@ def test_the_mean_never_rises_with_the_mass(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("value", [-0.5, 0.0, 2.0])
-def test_equal_similarities_still_place_the_mass(value: float) -> None:
+def test_equal_similarities_give_a_plan_of_full_mass(value: float) -> None:
     similarity = np.full((4, 6), value)
     for mass in (0.25, 0.3, 1.0):
         found = partial_soft_matching(similarity, mass)
@@ -155,7 +155,7 @@ def test_the_same_bits_every_time() -> None:
     np.testing.assert_array_equal(first.plan, second.plan)
 
 
-def test_a_solver_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_solver_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     similarity = similarities((30, 50))
     best, solved = soft_matching(similarity).mean, []
     for pivots in range(1, 1000, 7):
@@ -174,7 +174,7 @@ def test_a_solver_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         partial_soft_matching(similarity, 0.5)
 
 
-def test_a_flow_that_does_not_add_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inconsistent_plan_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     solver = module._pot().emd
 
     def leaking(given: Any, taken: Any, cost: Any, **options: Any) -> Any:
@@ -216,7 +216,7 @@ def test_a_mass_out_of_range_is_refused(mass: float) -> None:
         partial_soft_matching(np.eye(3), mass)
 
 
-def test_pot_comes_late_and_without_torch() -> None:
+def test_pot_is_imported_late_and_without_torch() -> None:
     program = """
 import sys
 import convergence.alignment.soft_matching as soft

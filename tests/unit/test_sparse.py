@@ -51,7 +51,7 @@ KINDS = ["random", "correlated", "duplicated", "combined", "few samples", "spars
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_point_is_optimal(kind: str, seed: int) -> None:
+def test_lasso_path_has_zero_kkt_gap(kind: str, seed: int) -> None:
     r_xx, r_xy = correlations(*design(kind, seed))
     path = sparse.lasso_path(r_xx, r_xy, np.append(ALPHAS, 1e-6))
     assert path.kkt_gap.max() <= 1e-8
@@ -126,7 +126,7 @@ def test_penalties_may_come_in_any_order() -> None:
     np.testing.assert_array_equal(rising.loss, falling.loss[::-1])
 
 
-def test_penalties_above_every_correlation_leave_nothing() -> None:
+def test_large_penalties_give_zero_weights() -> None:
     r_xx, r_xy = correlations(*design("random"))
     path = sparse.lasso_path(r_xx, r_xy, [2.0, np.abs(r_xy).max()])
     assert not path.weights.any()
@@ -185,7 +185,7 @@ def test_forward_selection_stops_when_nothing_is_left() -> None:
     assert np.all(loss == loss[:, :1])
 
 
-def test_what_no_samples_could_give_ends_and_shows_in_the_gap() -> None:
+def test_indefinite_correlations_end_with_positive_gap() -> None:
     rng = np.random.default_rng(0)
     contradictory = sparse.lasso_path(np.ones((8, 8)), rng.uniform(-0.9, 0.9, (8, 3)), [0.1, 0.01])
     noise = rng.uniform(-0.9, 0.9, (20, 20))
@@ -244,7 +244,7 @@ def test_both_kernels_and_the_plain_one_agree(
         np.testing.assert_allclose(at, plain, atol=1e-6)
 
 
-def test_the_table_of_the_homotopy_is_what_it_says() -> None:
+def test_homotopy_knots_equal_solutions() -> None:
     r_xx, r_xy = correlations(*design("random"))
     n, target, k = len(r_xx), np.ascontiguousarray(r_xy[:, 0]), homotopy_kernels
     units, x = np.random.default_rng(0).permutation(n), np.empty((k.TOGETHER, n))
@@ -283,7 +283,7 @@ def test_the_table_of_the_homotopy_is_what_it_says() -> None:
     assert size == 4
 
 
-def test_where_homotopy_ends_the_active_set_goes_on() -> None:
+def test_active_set_continues_after_homotopy() -> None:
     handed_over = 0
     for seed in range(40):
         r_xx, r_xy = correlations(*design("combined", seed))
@@ -297,7 +297,7 @@ def test_where_homotopy_ends_the_active_set_goes_on() -> None:
     assert handed_over > 0
 
 
-def test_ties_at_the_start_are_taken_together() -> None:
+def test_tied_units_enter_the_path_together() -> None:
     # Two units that the target treats alike, by mirror symmetry, and a third that is uncorrelated with them.
     r_xx = np.array([[1.0, 0.3, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
     for signs in ([1.0, 1.0, 1.0], [1.0, -1.0, 1.0], [-1.0, -1.0, -1.0]):
@@ -337,7 +337,7 @@ def test_a_single_unit_is_shrunk() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_path_does_not_depend_on_the_penalties_beside(kind: str) -> None:
+def test_solution_does_not_depend_on_other_penalties(kind: str) -> None:
     r_xx, r_xy = correlations(*design(kind, 3))
     alphas = np.geomspace(0.9, 1e-3, 2000)
     dense = sparse.lasso_path(r_xx, r_xy, alphas)
@@ -349,7 +349,7 @@ def test_the_path_does_not_depend_on_the_penalties_beside(kind: str) -> None:
             np.testing.assert_allclose(dense.weights[k], alone.weights[0], atol=1e-9)
 
 
-def test_the_papers_penalty() -> None:
+def test_penalty_scale_equals_the_papers() -> None:
     np.testing.assert_allclose(sparse.paper_lambda([0.96], 96), [0.01])
 
 
@@ -379,7 +379,7 @@ def test_unusable_correlations_are_refused(r_xx: np.ndarray, r_xy: np.ndarray) -
             call()
 
 
-def test_of_copies_the_first_is_selected() -> None:
+def test_forward_selection_takes_the_first_of_copies() -> None:
     """Sums of a copy may differ in their last digit, which must not decide."""
     for seed in range(60):
         r = np.corrcoef(np.random.default_rng(seed).standard_normal((50, 3)), rowvar=False)

@@ -98,7 +98,7 @@ def test_no_weights_make_no_clusters() -> None:
     assert found.linkage.shape == (0, 4)
 
 
-def test_a_cut_is_that_of_scipy_and_exact_where_distances_tie() -> None:
+def test_tree_cut_equals_scipy_and_handles_ties() -> None:
     weights_xy, weights_yx, _ = planted([6, 4, 3], [5, 5, 2], seed=3)
     tree = agglomerative_clusters(weights_xy, weights_yx, n_clusters=1).linkage
     for n_merges in range(25):

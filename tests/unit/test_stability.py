@@ -71,7 +71,7 @@ def test_units_without_structure_are_not_stable() -> None:
     assert stability(labels, halves).mean < 0.3
 
 
-def test_a_replicate_does_not_stay_where_it_began() -> None:
+def test_replicates_do_not_depend_on_their_start() -> None:
     samples, truth = blocks([14, 11, 9, 6])
     graph = similarity_graph(np.corrcoef(samples, rowvar=False), threshold=0.1)
     wrong = np.random.default_rng(2).integers(0, 4, len(truth))

@@ -108,7 +108,7 @@ def test_rotated_matching_is_that_of_a_rotated_pair() -> None:
     assert rotated_matching(pair.corr_xy, pair.corr_yy, q) == pytest.approx(expected)
 
 
-def test_clusters_stand_beside_chance_and_rotation() -> None:
+def test_cluster_subspaces_have_chance_and_rotation_levels() -> None:
     """Cluster 0 shares its basis, 1 its subspace alone, 2 neither; units of x and y are mixed on the axis."""
     rng = np.random.default_rng(7)
     x = np.concatenate([units_of_x(8, seed=s) for s in (11, 12, 13)], axis=1)

@@ -35,7 +35,7 @@ def made_maps(seed: int, n_images: int = 40, n_units: int = 7, n_positions: int 
 @pytest.mark.parametrize("n_kept", [1, 9, 64])
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), pieces=st.integers(1, 5))
-def test_any_order_and_division_gives_the_definition(n_kept, seed, pieces):
+def test_top_images_equal_definition_for_any_batches(n_kept, seed, pieces):
     maps = made_maps(seed)
     rng = np.random.default_rng(seed)
     images = np.sort(rng.choice(1000, len(maps), replace=False))
@@ -52,7 +52,7 @@ def test_any_order_and_division_gives_the_definition(n_kept, seed, pieces):
     same(total, expected)
 
 
-def test_on_a_device_the_same():
+def test_top_images_on_the_device_equal_definition():
     maps = made_maps(3)
     images = np.arange(len(maps))
     found = TopImages.zeros(7, 9)
@@ -61,7 +61,7 @@ def test_on_a_device_the_same():
     same(found, top_images_plain(maps, images, 9))
 
 
-def test_a_silent_unit_keeps_the_first_images_and_a_broken_one_none():
+def test_silent_unit_has_first_images_and_nan_unit_none():
     found = top_images_plain(made_maps(0), np.arange(40), 3)
     np.testing.assert_array_equal(found.image[3], [0, 1, 2])
     np.testing.assert_array_equal(found.position[3], 0)
@@ -87,7 +87,7 @@ mutual_information = {{ enabled = false }}
 """
 
 
-def test_the_statistics_keep_them_over_all_positions(tmp_path):
+def test_statistics_store_top_images_over_all_positions(tmp_path):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((50, 6, 4, 4)), rng.standard_normal((50, 3, 2, 2))
     tokens = rng.standard_normal((50, 5, 4))
@@ -107,7 +107,7 @@ def test_the_statistics_keep_them_over_all_positions(tmp_path):
             same(file.sums(name).top_images, wanted)
 
 
-def test_sampled_positions_and_device_change_none(tiny_config, tiny_copy, tiny_run):
+def test_sampled_positions_and_device_change_no_top_image(tiny_config, tiny_copy, tiny_run):
     for change in ("statistics.positions=3", "statistics.sums=device"):
         assert main(["statistics", str(tiny_config), "--runs", str(tiny_copy.parent), "--set", change]) == 0
         with open_statistics(tiny_copy / "statistics.h5") as one, open_statistics(tiny_run / "statistics.h5") as other:
@@ -115,7 +115,7 @@ def test_sampled_positions_and_device_change_none(tiny_config, tiny_copy, tiny_r
                 same(one.top_images(name), other.top_images(name))
 
 
-def test_none_are_kept_if_none_are_asked_for(tiny_config, tiny_copy):
+def test_top_images_can_be_disabled(tiny_config, tiny_copy):
     arguments = ["statistics", str(tiny_config), "--runs", str(tiny_copy.parent), "--set", "statistics.top_images=0"]
     assert main(arguments) == 0
     with open_statistics(tiny_copy / "statistics.h5") as file:

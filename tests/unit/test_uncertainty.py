@@ -66,7 +66,7 @@ def test_null_level_is_reproducible_and_below_identity():
     assert spread < 0.1
 
 
-def test_the_bias_of_a_square_is_found_and_the_interval_holds_both_readings():
+def test_jackknife_bias_of_a_square_is_found():
     """The square of a mean is too large by its variance; the jackknife's bias of it is exact."""
     x = 0.3 + np.random.default_rng(0).standard_normal(20)
     estimate = jackknife(x.mean() ** 2, [np.delete(x, g).mean() ** 2 for g in range(20)])
@@ -79,7 +79,7 @@ def test_the_bias_of_a_square_is_found_and_the_interval_holds_both_readings():
     assert stepwise.high - stepwise.value == pytest.approx(stepwise.value - stepwise.low)
 
 
-def test_calibration_puts_chance_at_0_and_the_ceiling_at_1():
+def test_calibration_maps_chance_to_0_and_ceiling_to_1():
     without = np.linspace(0.58, 0.62, 10)
     base = Estimate(0.6, 0.02, 0.55, 0.65, null=0.4, null_sd=0.03, ceiling=0.9, without=without)
     found = base.calibrated()
@@ -105,7 +105,7 @@ def test_a_mean_over_pairs_keeps_its_levels():
     )
 
 
-def test_p_values_of_the_null_are_uniform_and_small_for_what_is_planted():
+def test_p_values_are_uniform_under_null_and_small_for_planted_pairs():
     rng = np.random.default_rng(0)
     scale, place = rng.uniform(0.5, 2, 60), rng.uniform(-1, 1, 60)
     null = place + scale * rng.gumbel(size=(20, 60))
