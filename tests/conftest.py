@@ -30,7 +30,9 @@ def pytest_collection_modifyitems(items):
         folder = item.path.relative_to(tests).parts[0]
         if folder in NEEDS:
             item.add_marker(folder)
-        item.add_marker(pytest.mark.xdist_group(folder if folder in NEEDS else item.path.stem))
+        if item.get_closest_marker("xdist_group") is None:
+            needs = [name for name in NEEDS if item.get_closest_marker(name)]
+            item.add_marker(pytest.mark.xdist_group(needs[0] if needs else item.path.stem))
     items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(tests).parts[0]))
 
 

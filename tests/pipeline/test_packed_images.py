@@ -14,61 +14,22 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from convergence.cli import main
 from convergence.data import DATA_SETS, packed
 from convergence.data.images import batches_on_device
 from convergence.data.packed import cut_on_device
 from convergence.errors import ConfigError, FileError
-from tests.helpers.ranks import run_ranks
-
-TOML = """
-name = "folder"
-[data]
-name = "image_folder"
-root = "{root}"
-resize = {resize}
-crop = {crop}
-augmentation = "{augmentation}"
-[[nets]]
-seeds = [1, 2]
-network = {{ name = "small", channels = [4], hidden = [] }}
-[training]
-epochs = 1
-threads = 1
-[statistics]
-comparisons = ["conv1"]
-"""
+from tests.helpers.photographs import config, digest, write_photographs
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Two classes of small photographs, none of which is like another, some tall and some wide."""
-    folder = tmp_path_factory.mktemp("photographs")
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 19), ("val", 5)):
-        for label in ("n01", "n02"):
-            (folder / split / label).mkdir(parents=True)
-            for k in range(n):
-                coarse = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
-                size = (40 + 3 * k, 61) if k % 2 else (61, 45 + 2 * k)
-                coarse.resize(size, Image.Resampling.BICUBIC).save(folder / split / label / f"{k}.JPEG", quality=95)
-    return folder
-
-
-def config(folder: Path, root: Path, resize="[40, 44]", crop=31, augmentation="crop") -> Path:
-    path = folder / "folder.toml"
-    path.write_text(TOML.format(root=root.as_posix(), resize=resize, crop=crop, augmentation=augmentation))
-    return path
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 def source(name: str, **settings):
     return DATA_SETS.load(name).model_validate({"name": name, **settings})
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -78,8 +39,9 @@ def small_blocks():
         yield
 
 
-@pytest.mark.parametrize("resize", ["[40, 44]", "40", "37", "[33, 64]"])
-@pytest.mark.parametrize("crop", [30, 31, 33])
+@pytest.mark.parametrize(
+    ("resize", "crop"), [("[40, 44]", 30), ("[40, 44]", 33), ("40", 31), ("37", 30), ("37", 33), ("[33, 64]", 31)]
+)
 def test_packed_pixels_equal_folder_pixels(root, tmp_path, resize, crop):
     """Exactly, in evaluation; and in training where the whole resized image is packed."""
     assert main(["pack", str(config(tmp_path, root, resize, crop)), "--out", str(tmp_path / "out")]) == 0
@@ -106,8 +68,7 @@ def packs(root, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ["packed", "image_folder"])
 @pytest.mark.parametrize("augmentation", ["crop", "resized_crop"])
-@pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize(("seed", "workers"), [(None, 0), (3, 0), (3, 3)])
 def test_images_on_device_equal_images_read(packs, root, name, augmentation, seed, workers):
     place = {"packed": {"root": str(packs)}, "image_folder": {"root": str(root), "resize": [40, 44]}}[name]
     images = source(name, crop=31, augmentation=augmentation, **place).load().train
@@ -197,38 +158,6 @@ def test_unusable_pack_inputs_are_refused(root, tmp_path, capsys):
     path.write_text(re.sub(r"\[data\].*?\[\[", '[data]\nname = "digits"\n[[', path.read_text(), flags=re.S))
     assert main(["pack", str(path), "--out", str(tmp_path)]) == 2
     assert '"digits": only "image_folder" can be packed' in capsys.readouterr().err
-
-
-def pack_command(path: Path, out: Path) -> list[str]:
-    return [sys.executable, "-c", SMALL_BLOCKS, "pack", str(path), "--out", str(out)]
-
-
-SMALL_BLOCKS = """
-import sys
-from convergence.data import packed
-packed.BLOCK_IMAGES = 4
-from convergence.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.parametrize("ranks", [2, 5])
-def test_any_number_of_ranks_packs_the_same_bytes(packs, root, tmp_path, ranks):
-    code, errors = run_ranks(ranks, pack_command(config(tmp_path, root), tmp_path / "out"), timeout=120)
-    assert code == 0, errors
-    for name in ("train.h5", "val.h5"):
-        assert digest(tmp_path / "out" / name) == digest(packs / name)
-
-
-def test_failing_rank_ends_all_ranks(root, tmp_path):
-    import shutil
-
-    shutil.copytree(root, tmp_path / "images")
-    (tmp_path / "images" / "train" / "n02" / "3.JPEG").write_bytes(b"\xff\xd8 no picture")
-    code, errors = run_ranks(3, pack_command(config(tmp_path, tmp_path / "images"), tmp_path / "out"), timeout=120)
-    assert code == 2
-    assert errors.count("3.JPEG: the image could not be decoded") == 1
-    assert not (tmp_path / "out" / "train.h5").exists()
 
 
 KILLS = """
