@@ -24,12 +24,12 @@ from statistics import median
 import numpy as np
 
 from convergence.config.load import parse_config
-from convergence.pictures.file import open_pictures
 from convergence.runs.run_folder import RunFolder
 from convergence.statistics.partial_results import PartialResults
 from convergence.statistics.passes import StatisticsPasses, moments_name
 from convergence.statistics.torch_source import NetSource
 from convergence.training.loop import make_net
+from convergence.visualization.file import open_pictures
 
 CONFIGS = {
     "digits": """

@@ -27,8 +27,8 @@ from convergence.cli import main as convergence
 from convergence.config.load import read_config
 from convergence.figures.style import Drawing
 from convergence.io import hdf5
-from convergence.pictures.file import DATASETS, create_layer, create_pictures
 from convergence.report import report
+from convergence.visualization.file import DATASETS, create_layer, create_pictures
 
 LAYERS = {"conv1": (96, 11), "conv2": (256, 51), "conv3": (384, 99), "conv4": (384, 128), "conv5": (256, 128)}
 NETS = ("net1", "net2", "net3", "net4")

@@ -1,4 +1,4 @@
-"""Accuracy of averaged workers against what they send, and what the first average does to them."""
+"""Figure of averaging: accuracy against bytes sent, and accuracy after the first average."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from convergence.figures.style import (
     new_figure,
     printing,
 )
-from convergence.functional.averaged import Scored, Training
+from convergence.functional.averaging.results import MeanScore, MeanTraining
 
 INITS = {"same": (TRAINED, "one init"), "different": (UNTRAINED, "different inits")}
 ALIGNMENTS = {
-    "none": ("o", "-", "plain"),
+    "none": ("o", "-", "not aligned"),
     "weight": ("s", "--", "aligned by weights"),
     "activation": ("^", ":", "aligned by activations"),
-    "random": ("x", "-.", "permuted at random"),
+    "random": ("x", "-.", "randomly permuted"),
 }
 REFERENCES = {
     "synchronous": (ACCENT, "-", "gradients averaged each step"),
@@ -34,8 +34,10 @@ REFERENCES = {
 }
 
 
-def drawing(trainings: Sequence[Training], references: Mapping[str, Scored], synchronous_bytes: float) -> Drawing:
-    """Left: at the end, against bytes sent. Right: the first average, against the steps taken apart before it."""
+def drawing(
+    trainings: Sequence[MeanTraining], references: Mapping[str, MeanScore], synchronous_bytes: float
+) -> Drawing:
+    """Left: final accuracy against bytes sent. Right: accuracy of the first average against the steps before it."""
     figure, axes = new_figure(9.4, 4.6, 2, narrowest=3.0)
     kinds = list(dict.fromkeys((t.init, t.align) for t in trainings))
     with drawing_style():
@@ -64,18 +66,18 @@ def drawing(trainings: Sequence[Training], references: Mapping[str, Scored], syn
             grey, word = ("#444444", "-") if init == "same" else ("#999999", "--")
             axes[1].plot(
                 [t.every for t in lines], [t.before.accuracy.value for t in lines], color=grey, linestyle=word,
-                linewidth=1, marker=".", label=f"the workers themselves, {INITS[init][1]}",
+                linewidth=1, marker=".", label=f"workers before it, {INITS[init][1]}",
             )  # fmt: skip
         chance = [(t.every, t.first.accuracy.null) for t in trainings if np.isfinite(t.first.accuracy.null)]
         if chance:
             every = sorted({x for x, _ in chance})
             level = [float(np.mean([y for x, y in chance if x == one])) for one in every]
-            axes[1].plot(every, level, color=NULL, linewidth=3, alpha=0.35, label="units in random order")
+            axes[1].plot(every, level, color=NULL, linewidth=3, alpha=0.35, label="random permutations")
         axes[0].set_title("At the end of training")
-        axes[0].set_xlabel("megabytes that a worker sent")
+        axes[0].set_xlabel("megabytes sent per worker")
         axes[0].set_ylabel("held-out accuracy")
-        axes[1].set_title("Just after the first average")
-        axes[1].set_xlabel("steps taken apart before it")
+        axes[1].set_title("After the first average")
+        axes[1].set_xlabel("steps before it")
         shown: set[str] = set()
         for ax in axes:
             ax.set_xscale("log")
@@ -104,12 +106,11 @@ def drawing(trainings: Sequence[Training], references: Mapping[str, Scored], syn
     parts = ("value", "low", "high", "null", "null_sd", "lowest_repeat", "highest_repeat")
     return Drawing(
         name="averaging",
-        title="Accuracy against what workers send",
-        caption="Bars are 95 % jackknife intervals over image groups, of the mean over repeats. Right: what the first "
-        "average makes of workers that took so many steps apart, beside what they reach by themselves, and the "
-        "average of the same workers with their units in random order.",
-        alt="Left, held-out accuracy at the end of training against megabytes sent by a worker, a line for each kind "
-        "of start and alignment. Right, accuracy just after the first average against the steps before it.",
+        title="Accuracy against bytes sent",
+        caption="Means over repeats with 95 % jackknife intervals over image groups. Right: accuracy of the first "
+        "average, of the workers before it, and of their average with random permutations of the units.",
+        alt="Left, held-out accuracy at the end of training against megabytes sent per worker, a line per "
+        "initialisation and alignment. Right, accuracy after the first average against the steps before it.",
         figure=figure,
         columns=(
             "init", "alignment", "steps", "rounds", "bytes",
@@ -120,6 +121,6 @@ def drawing(trainings: Sequence[Training], references: Mapping[str, Scored], syn
     )  # fmt: skip
 
 
-def _numbers(scored: Scored) -> tuple[float, ...]:
+def _numbers(scored: MeanScore) -> tuple[float, ...]:
     e = scored.accuracy
     return e.value, e.low, e.high, e.null, e.null_sd, scored.lowest, scored.highest

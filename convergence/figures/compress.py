@@ -1,4 +1,4 @@
-"""Accuracy of nets that were made smaller, against the units and the multiply–adds that are left."""
+"""Figures of compression: accuracy of pruned nets against remaining units and multiply–adds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, 
 from convergence.uncertainty import Estimate
 
 WORDS = {
-    "redundancy": "redundant units, all others stand in",
-    "few": "redundant units, few others stand in",
-    "one": "redundant units, one other stands in",
-    "redundancy_unfolded": "redundant units, nobody stands in",
-    "magnitude_folded": "smallest weights, all others stand in",
-    "magnitude": "smallest weights",
-    "random_folded": "random units, all others stand in",
-    "random": "random units",
-    "subspace": "principal components, no unit removed",
+    "redundancy": "redundant units, folded into all others",
+    "few": "redundant units, folded into few others",
+    "one": "redundant units, folded into one other",
+    "redundancy_unfolded": "redundant units, not folded",
+    "magnitude_folded": "smallest weights, folded into all others",
+    "magnitude": "smallest weights, not folded",
+    "random_folded": "random units, folded into all others",
+    "random": "random units, not folded",
+    "subspace": "principal components",
 }
-"""What methods are called, in the order in which they are shown."""
+"""Names of the methods, in the order of figures and tables."""
 LOOKS = {
     "redundancy": (TRAINED, "-", "o"),
     "few": (ACCENT, "-", "s"),
@@ -31,18 +31,18 @@ LOOKS = {
     "random": (NULL, ":", "v"),
     "subspace": (SECOND, "--", "D"),
 }
-"""Colour by the choice of units, dots where nobody stands in."""
+"""Colour by the choice of units; dotted lines without folding."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method at a share, over all nets.
+    """A method at a share of units removed, mean over nets.
 
     Attributes
     ----------
     method, share : as in the settings
-    left, multiply_adds : shares of the units, and of the multiply–adds, that are left
-    accuracy : of the smaller nets
+    left, multiply_adds : remaining shares of units and of multiply–adds
+    accuracy : of the pruned nets
     """
 
     method: str
@@ -56,7 +56,7 @@ COLUMNS = ("method", "share_removed", "units_left", "multiply_adds_left", "accur
 
 
 def curves(points: Sequence[Point], whole: Estimate, n_nets: int) -> Drawing:
-    """Accuracy against the share of units removed, and against the multiply–adds that are left."""
+    """Accuracy against the share of units removed and against remaining multiply–adds."""
     figure, (by_units, by_cost) = new_figure(10.4, 5.0, 2)
     with drawing_style():
         for method, label in WORDS.items():
@@ -85,14 +85,14 @@ def curves(points: Sequence[Point], whole: Estimate, n_nets: int) -> Drawing:
         by_units.set_ylabel("held-out accuracy")
         figure.legend(*by_units.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
         by_cost.set_title("By multiply–adds")
-        by_cost.set_xlabel("multiply–adds left (%)")
+        by_cost.set_xlabel("remaining multiply–adds (%)")
         by_cost.invert_xaxis()
     return Drawing(
         name="compress-curves",
-        title="Accuracy of smaller nets",
+        title="Accuracy of pruned nets",
         caption=f"Mean of {n_nets} net{'s' * (n_nets > 1)}; bars are 95 % jackknife intervals over image groups. Solid "
-        "lines: the units that stay take over the weights of those that go. Dotted lines: they do not (green dots: one "
-        "unit takes over). Units and multiply–adds are counted from the smaller nets.",
+        "lines: the weights of removed units are folded into the kept units. Dotted lines: they are not (green: folded "
+        "into one unit). Units and multiply–adds are counted from the pruned nets.",
         alt="Accuracy falls with the share of units removed: last for redundant units whose weights are folded into "
         "others, first for random ones"
         if points
@@ -104,7 +104,7 @@ def curves(points: Sequence[Point], whole: Estimate, n_nets: int) -> Drawing:
 
 
 def by_layer(points: Mapping[str, Sequence[Point]], whole: Estimate) -> Drawing:
-    """Accuracy where a share of one layer's units was removed and the others are whole."""
+    """Accuracy with a share of the units of one layer removed."""
     shares = sorted({p.share for several in points.values() for p in several})
     figure, axes = new_figure(max(3.4 * len(shares) + 0.4, 5.0), 3.8, len(shares))
     methods = [m for m in ("redundancy", "few", "magnitude_folded", "magnitude", "random_folded", "random")
@@ -132,9 +132,8 @@ def by_layer(points: Mapping[str, Sequence[Point]], whole: Estimate) -> Drawing:
     return Drawing(
         name="compress-layers",
         title="One layer at a time",
-        caption="Units removed from one layer, all others as they are. Filled marks: the units that stay take over the "
-        "weights of those that go; open marks: they do not. Bars are 95 % intervals over image groups, the line is "
-        "whole nets.",
+        caption="Units removed from one layer only. Filled marks: the weights of removed units are folded into the "
+        "kept units; open marks: they are not. Bars are 95 % intervals over image groups; the line is the whole nets.",
         alt="Accuracy for each layer and method, with error bars",
         figure=figure,
         columns=("layer", *COLUMNS),

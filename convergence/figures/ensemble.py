@@ -1,4 +1,4 @@
-"""Figures of ensembles: what members add, and what a shared core costs and keeps."""
+"""Figures of ensembling: accuracy against the number of members, and accuracy against cost of shared cores."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
+from convergence.functional.ensembling.results import EnsemblingResults
 from convergence.uncertainty import Estimate
 
-Tree = dict[str, Any]
 Point = tuple[str, str, float, Estimate]
 MARKS = {
     "full": (TRAINED, "s"), "trunk": ("black", "o"), "least_squares": (ACCENT, "D"), "sparse": (SECOND, "^"),
@@ -18,34 +18,39 @@ MARKS = {
 }  # fmt: skip
 
 
-def accuracy_by_size(members: Tree) -> Drawing:
-    """Accuracy and loss of all ensembles of each size, their mean, and the one chosen by dissimilarity."""
+def accuracy_by_size(results: EnsemblingResults) -> Drawing:
+    """Accuracy and loss of ensembles by size: each, their mean, and the one chosen by dissimilarity."""
     figure, axes = new_figure(8.0, 3.3, 2)
     rows: list[tuple[Any, ...]] = []
-    sizes = [1, *sorted(int(m) for m in members["sizes"])]
+    sizes = [1, *(size.members for size in results.sizes)]
+    mean_single, best_single = results.reference("mean_single"), results.reference("best_single")
+    assert mean_single is not None
+    assert best_single is not None
     with drawing_style():
         for ax, number in zip(axes, ("accuracy", "loss"), strict=True):
-            single = [members["single"][str(name)][number]["value"] for name in members["names"]]
-            means = [Estimate(**members["mean_single"][number])]
-            means += [Estimate(**members["sizes"][str(m)]["mean"][number]) for m in sizes[1:]]
+            means: list[Estimate] = [getattr(row, number) for row in (mean_single, *results.sizes)]
             if number == "accuracy":
                 for m in sizes:
-                    values = single if m == 1 else members["sizes"][str(m)]["accuracies"]
+                    values = (
+                        [row.accuracy.value for row in results.members]
+                        if m == 1
+                        else [row.accuracy for row in results.subsets_of(m)]
+                    )
                     ax.plot(np.full(len(values), m), values, "o", color=NULL, alpha=0.5, markersize=4,
                             label="each subset" if m == 1 else None)  # fmt: skip
             value, low, high = (np.array([getattr(e, key) for e in means]) for key in ("value", "low", "high"))
             ax.errorbar(sizes, value, [value - low, high - value], fmt="o-", color=TRAINED, capsize=3,
-                        label="mean over subsets: members at random")  # fmt: skip
+                        label="mean over subsets (random members)")  # fmt: skip
             rows += [
                 ("mean over subsets", number, m, e.value, e.low, e.high) for m, e in zip(sizes, means, strict=True)
             ]
-            chosen = {m: tree["chosen"] for m, tree in members["sizes"].items() if "n_subsets" in tree["chosen"]}
-            for k, (m, tree) in enumerate(chosen.items()):
-                e = Estimate(**tree[number])
-                ax.errorbar(int(m) + 0.12, e.value, [[e.value - e.low], [e.high - e.value]], fmt="D", color=UNTRAINED,
-                            capsize=3, label=None if k else "least alike (linear CKA)")  # fmt: skip
-                rows.append(("least alike", number, int(m), e.value, e.low, e.high))
-            best = Estimate(**members["best_single"][number])
+            for k, row in enumerate(results.chosen):
+                e = getattr(row, number)
+                bars = [[e.value - e.low], [e.high - e.value]]
+                ax.errorbar(row.members + 0.12, e.value, bars, fmt="D", color=UNTRAINED, capsize=3,
+                            label=None if k else "least similar (linear CKA)")  # fmt: skip
+                rows.append(("least similar", number, row.members, e.value, e.low, e.high))
+            best = getattr(best_single, number)
             ax.axhline(
                 best.value, color="black", linewidth=1, linestyle="--", label="best single net of the other half"
             )
@@ -56,9 +61,10 @@ def accuracy_by_size(members: Tree) -> Drawing:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
     return Drawing(
         name="ensemble-sizes",
-        title="What members add",
-        caption="Mean probabilities of all subsets of each size, with 95 % intervals over image groups. Members that "
-        "are least alike, and the best single net, are chosen on one half of the image groups and scored on the other.",
+        title="Accuracy against the number of members",
+        caption="Ensembles of mean probabilities, all subsets of each size, with 95 % intervals over image groups. The "
+        "least similar members and the best single net are chosen on one half of the image groups and scored on the "
+        "other.",
         alt="Accuracy and loss of ensembles against the number of members",
         figure=figure,
         columns=("which", "number", "members", "value", "low", "high"),
@@ -67,7 +73,7 @@ def accuracy_by_size(members: Tree) -> Drawing:
 
 
 def accuracy_by_cost(layers: Sequence[tuple[str, Sequence[Point]]]) -> Drawing:
-    """Accuracy against multiply–adds, a panel a layer at which the core ends.
+    """Accuracy against multiply–adds, a panel per layer of the cut.
 
     ``layers``: name and points (key of the mark, words, multiply–adds relative to one net, accuracy).
     """
@@ -93,9 +99,8 @@ def accuracy_by_cost(layers: Sequence[tuple[str, Sequence[Point]]]) -> Drawing:
     return Drawing(
         name="ensemble-cost",
         title="Accuracy against cost",
-        caption="Ensembles whose layers up to the one named are computed once, by one member, and mapped into the "
-        "other members' tails; means over trunks, 95 % intervals over image groups. The full ensemble computes "
-        "every net.",
+        caption="One member computes the layers up to the named one, which are mapped into the tails of the others. "
+        "Means over trunks, 95 % intervals over image groups. The full ensemble computes every net.",
         alt="Held-out accuracy against multiply–adds for shared cores, the full ensemble and a single net",
         figure=figure,
         columns=("core_up_to", "which", "cost", "accuracy", "standard_error", "low", "high"),

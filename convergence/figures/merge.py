@@ -1,4 +1,4 @@
-"""Figures of merging: what happens on the line between two nets, how high the barrier is, and how far nets zip."""
+"""Figures of merging: scores on the line between two nets, heights of the barrier, and depth of zipping."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
+from convergence.functional.merging.results import MergingResults
 from convergence.uncertainty import Estimate
 
-Tree = Mapping[str, Any]
 COLOURS = {"random": NULL, "none": UNTRAINED, "activation": TRAINED, "weights": ACCENT}
 WORDS = {
-    "random": "random order",
+    "random": "random permutation",
     "none": "not aligned",
     "activation": "aligned by activations",
     "weights": "aligned by weights",
@@ -23,8 +23,8 @@ KINDS = {"plain": "averaged", "repaired": "averaged and repaired"}
 PERCENT = 100
 
 
-def line_drawing(name: str, pair: Tree) -> Drawing:
-    """Accuracy and loss of the nets on the line between two nets, with intervals, for each way of aligning them."""
+def line_drawing(name: str, results: MergingResults) -> Drawing:
+    """Accuracy and loss on the line between two nets, by alignment."""
     rows: list[tuple[Any, ...]] = []
     figure, axes = new_figure(11.4, 3.5, 4)
     with drawing_style():
@@ -32,14 +32,8 @@ def line_drawing(name: str, pair: Tree) -> Drawing:
             [("accuracy", "plain"), ("accuracy", "repaired"), ("loss", "plain"), ("loss", "repaired")]
         ):
             ax, scale = axes[k], PERCENT if what == "accuracy" else 1
-            steps = np.asarray(pair["none"][kind]["steps"])
             for method, colour in COLOURS.items():
-                found = pair[method][kind][what]
-                if method == "random":
-                    draws = np.asarray(found)
-                    middle, low, high = draws.mean(axis=0), draws.min(axis=0), draws.max(axis=0)
-                else:
-                    middle, low, high = (np.asarray(found[key]) for key in ("value", "low", "high"))
+                steps, middle, low, high = _curve(results, name, method, kind, what)
                 style = "--" if method == "random" else "-"
                 ax.plot(
                     steps, scale * middle, style, color=colour, linewidth=1.8, label=WORDS[method] if k == 0 else None
@@ -56,27 +50,40 @@ def line_drawing(name: str, pair: Tree) -> Drawing:
     return Drawing(
         name="merge-line",
         title=f"On the line between {name}",
-        caption="Weights are mixed from all of the first net (0) to all of the second (1), whose units were put in the "
-        "order of the first before. Bands are 95 % jackknife intervals over image groups; of random orders, the range "
-        "of the draws. A curve that stays as flat as its ends says that both nets lie in one basin.",
-        alt=f"Accuracy and loss along the line between {name}, by method of alignment",
+        caption="Weighted means of the weights of two nets, from the first (0) to the aligned second (1). Bands are 95 "
+        "% jackknife intervals over image groups; for random permutations, the range of the draws. A flat curve means "
+        "that both nets are in one basin.",
+        alt=f"Accuracy and loss along the line between {name}, by alignment",
         figure=figure,
         columns=("quantity", "merged", "alignment", "share_of_second", "value", "low", "high"),
         rows=rows,
     )
 
 
+def _curve(results: MergingResults, name: str, method: str, kind: str, what: str) -> npt.NDArray[np.float64]:
+    """(4, n_steps): steps, values, and the ends of their intervals; of random permutations mean and range."""
+    if method == "random":
+        found: dict[float, list[float]] = {}
+        for one in results.random_lines:
+            if (one.name, one.kind) == (name, kind):
+                found.setdefault(one.step, []).append(getattr(one, what))
+        return np.array([[step, np.mean(v), np.min(v), np.max(v)] for step, v in found.items()]).T
+    points = [p for p in results.lines if (p.name, p.method, p.kind) == (name, method, kind)]
+    estimates: list[Estimate] = [getattr(point, what) for point in points]
+    return np.array([[p.step, e.value, e.low, e.high] for p, e in zip(points, estimates, strict=True)]).T
+
+
 def barrier_drawing(
     barriers: Mapping[tuple[str, str, str], Estimate], chance: Mapping[tuple[str, str], npt.NDArray[Any]]
 ) -> Drawing:
-    """The height of the barrier by method, mean over pairs.
+    """The height of the barrier by alignment, mean over pairs.
 
     Parameters
     ----------
     barriers : by quantity ("barrier", "accuracy_barrier"), kind and method
         Means over the pairs of nets.
     chance : by quantity and kind
-        Barriers of all random orders of all pairs.
+        Barriers of all random permutations of all pairs.
     """
     methods = ("none", "activation", "weights")
     rows: list[tuple[Any, ...]] = []
@@ -101,50 +108,54 @@ def barrier_drawing(
                         capsize=3,
                         label=KINDS[kind] if at == 1 else None,
                     )
-            ax.set_xticks(range(4), ["random\norder", "not\naligned", "by\nactivations", "by\nweights"])
+            ax.set_xticks(range(4), ["random\npermutation", "not\naligned", "by\nactivations", "by\nweights"])
             ax.set_title("barrier of the loss in nats" if quantity == "barrier" else "barrier of the accuracy in %")
             ax.set_ylim(bottom=0)
         axes[1].legend(loc="upper right", fontsize="small")
     return Drawing(
         name="merge-barrier",
-        title="How high the barrier is",
-        caption="How far the loss (left) and the error rate (right) rise above the straight line between the two nets "
-        "at the worst point between them; mean over pairs, 95 % jackknife intervals over image groups. Open grey "
-        "marks: random orders of the units, a mark a draw.",
-        alt="Barriers of loss and accuracy by alignment, before and after repair, beside random orders",
+        title="Height of the barrier",
+        caption="The largest rise of the loss (left) and of the error rate (right) above the straight line between the "
+        "two nets; mean over pairs, 95 % jackknife intervals over image groups. Open grey marks: random permutations "
+        "of the units, one mark per draw.",
+        alt="Barriers of loss and accuracy by alignment, before and after repair, and for random permutations",
         figure=figure,
         columns=("quantity", "merged", "alignment", "value", "low", "high"),
         rows=rows,
     )
 
 
-def zip_drawing(zips: Mapping[str, Tree]) -> Drawing:
-    """Accuracy of two nets that share their first layers, by how many of their unit spaces are zipped."""
+def zip_drawing(results: MergingResults) -> Drawing:
+    """Accuracy of two nets that share their first layers, by the number of permutation groups zipped."""
     rows: list[tuple[Any, ...]] = []
     figure, (ax,) = new_figure(5.2, 3.2)
     with drawing_style():
-        for (name, tree), colour in zip(zips.items(), (TRAINED, ACCENT, SECOND, UNTRAINED) * len(zips), strict=False):
-            depths = np.asarray(tree["depths"])
-            value, low, high = (PERCENT * np.asarray(tree["accuracy"][key]) for key in ("value", "low", "high"))
+        pairs = list(dict.fromkeys(row.name for row in results.zip_depths))
+        for name, colour in zip(pairs, (TRAINED, ACCENT, SECOND, UNTRAINED) * len(pairs), strict=False):
+            found = [row for row in results.zip_depths if row.name == name]
+            depths = [row.depth for row in found]
+            value, low, high = (
+                PERCENT * np.array([getattr(row.accuracy, key) for row in found]) for key in ("value", "low", "high")
+            )
             ax.plot(depths, value, "o-", color=colour, markersize=4, label=name)
             ax.fill_between(depths, low, high, color=colour, alpha=0.14, linewidth=0)
             rows += [
                 (name, int(d), v / 100, l / 100, h / 100) for d, v, l, h in zip(depths, value, low, high, strict=True)
             ]
-        names = next(iter(zips.values()))["spaces"].split("\n")
+        names = [row.group for row in results.zipped_groups if row.name == pairs[0]]
         short = len(names) < 6
         ax.set_xticks(depths, [(["nothing", *names][d] if short else str(d)) for d in depths])
-        ax.set_xlabel("zipped up to" if short else "unit spaces zipped")
+        ax.set_xlabel("zipped up to" if short else "permutation groups zipped")
         ax.set_ylabel("accuracy in %")
         ax.legend(loc="lower left", fontsize="small")
     return Drawing(
         name="merge-zip",
-        title="How far two nets can share their layers",
-        caption="Units are merged with those most like them, of either net, up to a layer; the nets keep their own "
-        "layers after it and answer by the mean of their logits. On the left the ensemble of both; on the right one "
-        "net. Bands are 95 % jackknife intervals.",
+        title="Accuracy of zipped nets",
+        caption="Units are merged with the most similar unit of either net up to a layer; later layers are those of "
+        "each net, and logits are averaged. Left: the ensemble of both nets; right: one net. Bands are 95 % jackknife "
+        "intervals over image groups.",
         alt="Accuracy of zipped nets by depth",
         figure=figure,
-        columns=("nets", "spaces_zipped", "accuracy", "low", "high"),
+        columns=("nets", "groups_zipped", "accuracy", "low", "high"),
         rows=rows,
     )

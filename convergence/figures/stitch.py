@@ -1,4 +1,4 @@
-"""Figures of stitched nets: accuracy by layer and map, by units a target may use, and what single units do."""
+"""Figures of stitching: accuracy by layer and map, by units per target, and effects of single units."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from typing import Any
 import numpy as np
 
 from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
-from convergence.report.stitched import WORDS, StitchedLayer
+from convergence.functional.stitching.results import StitchedLayer
 
+WORDS = {
+    "own": "own layer",
+    "least_squares": "least squares",
+    "one_to_one": "one-to-one",
+    "one_to_one_slope": "one-to-one, slope of least squares",
+    "soft": "soft matching",
+    "mean": "means only",
+    "permuted": "random partners",
+    "permuted_slope": "random partners, slope of least squares",
+    "rotated": "one-to-one, rotated basis",
+}
+"""Names of the maps, in the order of tables."""
 SHOWN = (
     ("least_squares", TRAINED, "o"), ("one_to_one", ACCENT, "D"), ("soft", SECOND, "^"),
     ("rotated", NULL, "x"), ("permuted", NULL, "s"), ("mean", NULL, "."),
@@ -48,11 +60,11 @@ def accuracy_by_layer(layers: Sequence[StitchedLayer]) -> Drawing:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     return Drawing(
         name="stitch-accuracy",
-        title="Accuracy of nets with one layer computed by another net",
-        caption="The front of one net, a map from unit to unit, the back of the other. Black: the net with its own "
-        "layer. Maps are fitted on one half of the image groups and the stitched net is scored on the other; bars are "
-        "95 % intervals over image groups, means over pairs. Grey: one-to-one after a random rotation of the giving "
-        "net's basis (×), with random partners (squares), and every unit at its mean (dots).",
+        title="Accuracy of stitched nets",
+        caption="Accuracy with one layer computed from another net by an affine map, mean over pairs. Black lines: the "
+        "net with its own layer. Grey: one-to-one matching after a random rotation (×), random partners (squares), and "
+        "unit means (dots). Maps are fitted on one half of the image groups and scored on the other; bars are 95 % "
+        "intervals over image groups.",
         alt="Held-out accuracy of stitched nets by layer, for several maps and chance levels, with error bars",
         figure=figure,
         columns=("layer", "from", "map", "accuracy", "standard_error", "low", "high"),
@@ -61,7 +73,7 @@ def accuracy_by_layer(layers: Sequence[StitchedLayer]) -> Drawing:
 
 
 def accuracy_by_units(layers: Sequence[StitchedLayer]) -> Drawing | None:
-    """Accuracy against the number of units that a target may use."""
+    """Accuracy against the largest number of units per target."""
     numbers = {layer.name: layer.units_per_target() for layer in layers}
     if not any(numbers.values()):
         return None
@@ -87,15 +99,16 @@ def accuracy_by_units(layers: Sequence[StitchedLayer]) -> Drawing | None:
                 ax.axhline(own.value, color="black", linewidth=1)
             ax.set_xscale("log", base=2)
             ax.set_xticks(numbers[layer.name], [str(k) for k in numbers[layer.name]])
-            ax.set(ylim=(0, 1.02), xlabel="units a target may use")
+            ax.set(ylim=(0, 1.02), xlabel="units per target")
         axes[0].set_ylabel("held-out accuracy")
         axes[-1].legend(loc="lower right", fontsize="small")
     return Drawing(
         name="stitch-units",
-        title="Accuracy against the units that a target may use",
-        caption="Each unit of the layer is predicted from at most so many units of the other net (forward selection, "
-        "refitted). Dotted: from all of them (least squares). Black: the net with its own layer.",
-        alt="Held-out accuracy of stitched nets against the number of units a target may use, by layer",
+        title="Accuracy against units per target",
+        caption="Each unit of the layer is predicted from at most k units of the other net (forward selection). "
+        "Dotted: from all units (least squares). Black: the net with its own layer. Bars are 95 % intervals over image "
+        "groups.",
+        alt="Held-out accuracy of stitched nets against the number of units per target, by layer",
         figure=figure,
         columns=("layer", "from", "units", "accuracy", "standard_error", "low", "high"),
         rows=rows,
@@ -103,8 +116,8 @@ def accuracy_by_units(layers: Sequence[StitchedLayer]) -> Drawing | None:
 
 
 def effect_by_strength(layers: Sequence[StitchedLayer]) -> Drawing | None:
-    """Each unit's transplant: what it does to the loss against how well it matches."""
-    some = [layer for layer in layers if layer.transplants("trained")]
+    """Rise of the loss by replacing single units against the strength of their match."""
+    some = [layer for layer in layers if layer.replacements("transplanted", "trained")]
     if not some:
         return None
     figure, axes = new_figure(3.3 * len(some) + 0.4, 3.6, len(some))
@@ -112,40 +125,39 @@ def effect_by_strength(layers: Sequence[StitchedLayer]) -> Drawing | None:
     with drawing_style():
         for ax, layer in zip(axes, some, strict=True):
             for kind, colour, marker, words in (
-                ("ablated", NULL, "_", "taken away (its mean)"),
-                ("shuffled", SECOND, ".", "as correlated, the rest of the next image"),
-                ("transplanted", TRAINED, "o", "its partner"),
+                ("ablated", NULL, "_", "ablated (its mean)"),
+                ("shuffled", SECOND, ".", "shuffled: same correlation, error of the next image"),
+                ("transplanted", TRAINED, "o", "partner"),
             ):
-                for k, (a, b, tree) in enumerate(layer.transplants("trained")):
-                    gain, r = tree["kinds"][kind]["gain"], tree["strength"]
+                for k, (pair, units) in enumerate(layer.replacements(kind, "trained")):
+                    gain, r = [u.gain for u in units], [u.strength for u in units]
                     ax.plot(r, gain, marker, color=colour, markersize=5 if marker != "." else 6,
                             alpha=0.75, label=None if k else words)  # fmt: skip
-                    columns = (tree["units"], [kind] * len(r), r, gain, tree["kinds"][kind]["error"])
-                    rows += [(layer.name, a, b, *row) for row in zip(*columns, strict=True)]
+                    rows += [(layer.name, pair.a, pair.b, u.unit, kind, u.strength, u.gain, u.error) for u in units]
             ax.set_yscale("symlog", linthresh=1e-3)
             ax.axhline(0, color="black", linewidth=0.8)
             rank = layer.rank("transplanted", "trained")
             ax.set_title(layer.name if rank is None else f"{layer.name}: Spearman {rank.value:+.2f}")
             ax.set_xlabel("correlation with the partner, held out")
-        axes[0].set_ylabel("loss gained (nats)")
+        axes[0].set_ylabel("rise of the loss (nats)")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     return Drawing(
         name="stitch-transplants",
-        title="Does a strong match do less harm?",
-        caption="Each dot is a unit that is replaced alone by its one-to-one partner in another trained net (blue), "
-        "by its mean (grey), or by something that is as correlated with it but takes the rest from the next image "
-        "(pink). The vertical axis is linear below 0.001 nats. Spearman: mean over pairs, of the partner's effect with "
-        "the correlation.",
-        alt="Gain in loss against match strength for each unit that is replaced alone, by layer",
+        title="Rise of the loss by replacing single units",
+        caption="One mark per unit, replaced alone by its one-to-one partner in another trained net (blue), by its "
+        "mean (grey), or by a signal of the same correlation with the error of the next image (pink). The vertical "
+        "axis is linear below 0.001 nats. Spearman: rank correlation of match strength and the partner's effect, mean "
+        "over pairs.",
+        alt="Rise of the loss against match strength for each unit replaced alone, by layer",
         figure=figure,
-        columns=("layer", "a", "b", "unit", "replaced_by", "correlation", "loss_gain", "standard_error"),
+        columns=("layer", "a", "b", "unit", "replaced_by", "correlation", "loss_rise", "standard_error"),
         rows=rows,
     )
 
 
 def accuracy_by_share(layers: Sequence[StitchedLayer]) -> Drawing | None:
-    """Accuracy with ever more units transplanted, in three orders."""
-    some = [layer for layer in layers if layer.cumulative("trained")]
+    """Accuracy with more and more units replaced by their partners, in three orders."""
+    some = [layer for layer in layers if layer.cumulative("best", "trained")]
     if not some:
         return None
     figure, axes = new_figure(3.3 * len(some) + 0.4, 3.1, len(some))
@@ -157,21 +169,24 @@ def accuracy_by_share(layers: Sequence[StitchedLayer]) -> Drawing | None:
                 ("best", TRAINED, "best matches first"), ("random", NULL, "random order"),
                 ("worst", UNTRAINED, "worst matches first"),
             ):  # fmt: skip
-                for k, (a, b, tree) in enumerate(layer.cumulative("trained")):
-                    share, found = tree["numbers"] / tree["n_units"], tree[order]
-                    ax.plot(share, found["value"], "o-", color=colour, markersize=3.5, linewidth=1.4,
+                for k, (pair, steps) in enumerate(layer.cumulative(order, "trained")):
+                    share, found = [s.units / s.n_units for s in steps], [s.accuracy for s in steps]
+                    ax.plot(share, [e.value for e in found], "o-", color=colour, markersize=3.5, linewidth=1.4,
                             label=None if k else words)  # fmt: skip
-                    ax.fill_between(share, found["low"], found["high"], color=colour, alpha=0.12, linewidth=0)
-                    columns = (tree["numbers"], found["value"], found["low"], found["high"])
-                    rows += [(layer.name, a, b, order, *row) for row in zip(*columns, strict=True)]
+                    low, high = [e.low for e in found], [e.high for e in found]
+                    ax.fill_between(share, low, high, color=colour, alpha=0.12, linewidth=0)
+                    rows += [
+                        (layer.name, pair.a, pair.b, order, s.units, e.value, e.low, e.high)
+                        for s, e in zip(steps, found, strict=True)
+                    ]
             ax.set(ylim=(0, 1.02), xlabel="share of matched units replaced")
         axes[0].set_ylabel("held-out accuracy")
         axes[0].legend(loc="lower left", fontsize="small")
     return Drawing(
         name="stitch-cumulative",
-        title="Ever more units replaced by their partners",
-        caption="Units of the layer replaced together by their one-to-one partners, with 95 % intervals over image "
-        "groups; a line a pair of trained nets.",
+        title="Accuracy with several units replaced by their partners",
+        caption="Units of the layer replaced together by their one-to-one partners; one line per pair of trained nets, "
+        "with 95 % intervals over image groups.",
         alt="Held-out accuracy against the share of units replaced, for best, worst and random matches first",
         figure=figure,
         columns=("layer", "a", "b", "order", "units", "accuracy", "low", "high"),

@@ -1,12 +1,13 @@
-"""Does a match mean anything? What nets do when units, layers or weights of others take the place of their own.
+"""Experiments on what nets compute when units, layers or weights of other nets replace their own.
 
-settings.py    the ``[functional]`` section, a table an experiment
-bench.py       nets, images in groups, sums: what every experiment starts from
-scoring.py     accuracy and loss per image group, so that each has an error bar
-file.py, run.py   pieces that survive a kill, and the file that an experiment leaves
+settings.py          the ``[functional]`` section, one table per experiment
+context.py           nets, images in groups and sums: what an experiment starts from
+scores.py            accuracy and loss per image group; prediction_metrics.py: calibration of many nets
+tables.py, file.py   results as tables; stage.py: tasks that survive a kill, and the file
+surgery/             tracing units, permuting and removing them, splitting a net, aligning and repairing nets
 
-An experiment is a module with a function ``pieces(bench)``, a line in ``EXPERIMENTS``, and a chapter of the report
-(:mod:`convergence.report.matters`).
+Each experiment is a folder with ``experiment.py``, whose ``tasks(context)`` is in ``EXPERIMENTS``, and ``results.py``,
+whose class of tables is in ``RESULTS``. Its chapter of the report is in :mod:`convergence.report.functional_page`.
 """
 
 from convergence.registry import Registry
@@ -14,10 +15,20 @@ from convergence.registry import Registry
 EXPERIMENTS = Registry(
     "experiment",
     {
-        "stitch": "convergence.functional.stitching:pieces",
-        "merge": "convergence.functional.merging:pieces",
-        "compress": "convergence.functional.compression:pieces",
-        "ensemble": "convergence.functional.ensembles:pieces",
-        "average": "convergence.functional.averaging:pieces",
+        "stitch": "convergence.functional.stitching.experiment:tasks",
+        "merge": "convergence.functional.merging.experiment:tasks",
+        "compress": "convergence.functional.compression.experiment:tasks",
+        "ensemble": "convergence.functional.ensembling.experiment:tasks",
+        "average": "convergence.functional.averaging.experiment:tasks",
+    },
+)
+RESULTS = Registry(
+    "results of an experiment",
+    {
+        "stitch": "convergence.functional.stitching.results:StitchingResults",
+        "merge": "convergence.functional.merging.results:MergingResults",
+        "compress": "convergence.functional.compression.results:CompressionResults",
+        "ensemble": "convergence.functional.ensembling.results:EnsemblingResults",
+        "average": "convergence.functional.averaging.results:AveragingResults",
     },
 )

@@ -1,24 +1,24 @@
-"""What a net costs to run, counted from the net as it is: units, parameters, multiply–adds an image."""
+"""What a net costs to run: units, parameters and multiply–adds per image."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-
-COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Costs(NamedTuple):
-    """Of a net.
+    """Costs of a net.
 
     Attributes
     ----------
-    units : units of its hidden layers; what counts as one is the caller's to say
+    units : units of its hidden layers, as the caller counts them
     parameters : weights and biases, without running statistics
-    multiply_adds : multiplications with a weight for one image, in convolutions and linear layers; biases, norms,
-        activation functions and pooling are left out, as is usual
+    multiply_adds : for one image, in convolutions and linear layers; biases, norms, activation functions and pooling
+        are not counted
     """
 
     units: int
@@ -26,23 +26,16 @@ class Costs(NamedTuple):
     multiply_adds: int
 
 
-@torch.no_grad()
 def costs(module: nn.Module, image_shape: tuple[int, int, int], units: int) -> Costs:
-    """Count by one forward pass of an empty image: every convolution and linear layer says what it multiplied."""
-    total = 0
+    """The costs of a net with ``units`` units."""
+    image = torch.zeros(1, *image_shape, device=next(module.parameters()).device)
+    return Costs(units, sum(p.numel() for p in module.parameters()), multiply_adds(module, image))
 
-    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        weight = layer.weight
-        assert isinstance(weight, torch.Tensor)
-        # Every value of the output is a sum over all weights of its unit.
-        total += output.numel() * (weight.numel() // weight.shape[0])
 
-    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, COUNTED)]
-    try:
-        device = next(module.parameters()).device
-        module(torch.zeros(1, *image_shape, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Costs(units, sum(p.numel() for p in module.parameters()), total)
+@torch.no_grad()
+def multiply_adds(function: Callable[..., Any], *inputs: torch.Tensor) -> int:
+    """Multiply–adds of products and convolutions in a call, half of the flops of torch's counter."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        function(*inputs)
+    return int(counter.get_total_flops()) // 2

@@ -1,4 +1,4 @@
-"""``functional/<experiment>.h5``: a tree of results a piece, read with h5py and numpy alone. Format: docs/files.md."""
+"""``functional/<experiment>.h5``: the tables of an experiment's results. Format: docs/files.md."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import h5py
 
-from convergence.analysis.file import read_tree, write_tree
+from convergence.errors import FileError
+from convergence.functional import RESULTS
+from convergence.functional.tables import read_tables, write_tables
 from convergence.io import hdf5
 from convergence.provenance import provenance
 
 SCHEMA = "convergence-functional"
-PARTIAL_SCHEMA = "convergence-functional-piece"
-VERSION = 1
-Tree = dict[str, Any]
+PARTIAL_SCHEMA = "convergence-functional-task"
+VERSION = 2
+Tables = TypeVar("Tables")
 
 
 @dataclass(frozen=True)
-class FunctionalResults:
-    """What an experiment found.
+class FunctionalResults(Generic[Tables]):
+    """Results of an experiment.
 
     Attributes
     ----------
     experiment : its name, as in ``EXPERIMENTS``
     digest : of settings and inputs
-    tree : results by piece; estimates as the dicts of :meth:`~convergence.uncertainty.Estimate.as_dict`
-    n_images, n_groups : what scores are over
-    provenance : versions of what computed it
+    tables : an instance of the experiment's class in ``RESULTS``
+    n_images, n_groups : images and image groups that scores are over
+    provenance : versions of the software that computed them
     """
 
     experiment: str
     digest: str
-    tree: Tree
+    tables: Tables
     n_images: int
     n_groups: int
     provenance: dict[str, str]
@@ -47,7 +49,7 @@ def made_by(experiment: str) -> str:
     return f"convergence {experiment} CONFIG"
 
 
-def write_results(path: Path, experiment: str, digest: str, config: str, tree: Tree, about: Mapping[str, Any]) -> None:
+def write_results(path: Path, experiment: str, digest: str, config: str, tables: Any, about: Mapping[str, Any]) -> None:
     """Write a file of results; ``about`` are further attributes, ``n_images`` and ``n_groups`` among them."""
     attributes = {
         "experiment": experiment,
@@ -57,7 +59,7 @@ def write_results(path: Path, experiment: str, digest: str, config: str, tree: T
         **about,
     }
     with hdf5.create(path, SCHEMA, VERSION, attributes) as file:
-        write_tree(file, tree)
+        write_tables(file, tables)
 
 
 class FunctionalFile:
@@ -67,23 +69,35 @@ class FunctionalFile:
         self.raw_file = file
         self.experiment, self.digest = str(file.attrs["experiment"]), str(file.attrs["digest"])
 
-    def results(self) -> FunctionalResults:
-        """Everything, held against its checksums."""
+    def results(self) -> FunctionalResults[Any]:
+        """Read all tables and verify their checksums."""
         attributes = self.raw_file.attrs
         return FunctionalResults(
-            self.experiment, self.digest, read_tree(self.raw_file), int(attributes["n_images"]),
-            int(attributes["n_groups"]), json.loads(attributes["provenance"]),
+            self.experiment, self.digest, read_tables(self.raw_file, RESULTS.load(self.experiment)),
+            int(attributes["n_images"]), int(attributes["n_groups"]), json.loads(attributes["provenance"]),
         )  # fmt: skip
 
 
 @contextmanager
 def open_results(path: str | Path) -> Iterator[FunctionalFile]:
-    """Open a file of results; FileError for a file that is missing, damaged or another one."""
-    with hdf5.open_checked(Path(path), SCHEMA, VERSION, made_by(Path(path).stem)) as file:
+    """Open a file of results.
+
+    Raises
+    ------
+    FileError
+        for a file that is missing, damaged, of another kind or of another version.
+    """
+    command = made_by(Path(path).stem)
+    with hdf5.open_checked(Path(path), SCHEMA, VERSION, command) as file:
+        if (version := int(file.attrs["schema_version"])) < VERSION:
+            raise FileError(
+                f"{path}: version {version} of its schema; this convergence reads version {VERSION}. "
+                f"Make the file again: {command} --overwrite."
+            )
         yield FunctionalFile(file)
 
 
-def read_results(path: Path) -> FunctionalResults:
+def read_results(path: Path) -> FunctionalResults[Any]:
     """Read what :func:`write_results` wrote; raises as :func:`open_results`."""
     with open_results(path) as file:
         return file.results()

@@ -18,8 +18,8 @@ from convergence.figures import drawings_of
 from convergence.figures.overview import overview
 from convergence.figures.style import slug
 from convergence.report.comparison import compare, write_comparison
+from convergence.report.functional_page import Chapter, read_chapters
 from convergence.report.galleries import galleries
-from convergence.report.matters import Chapter, read_chapters
 from convergence.report.published import SOURCES_SAID, published_tables
 from convergence.report.results import (
     RunResults,

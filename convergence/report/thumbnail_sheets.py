@@ -18,8 +18,8 @@ from PIL import Image
 
 from convergence.errors import FileError
 from convergence.figures.style import slug
-from convergence.pictures.file import PicturesFile, UnitPictures, open_pictures
 from convergence.results import ComparisonResults
+from convergence.visualization.file import PicturesFile, UnitPictures, open_pictures
 
 logger = logging.getLogger(__name__)
 KINDS = {

@@ -224,7 +224,7 @@ def _analyze(folder: RunFolder, options: Options, comm: Any) -> None:
 
 
 def _pictures(folder: RunFolder, options: Options, comm: Any) -> None:
-    pictures = load_object("convergence.pictures.run:pictures")
+    pictures = load_object("convergence.visualization.picture_maker:pictures")
     _run_task(folder, folder.pictures_task(), options, lambda: pictures(folder), comm)
 
 
@@ -240,7 +240,7 @@ def _pictures_skip_reason(folder: RunFolder) -> str:
 
 
 def _functional(experiment: str, folder: RunFolder, options: Options, comm: Any) -> None:
-    functional = load_object("convergence.functional.run:functional")
+    functional = load_object("convergence.functional.stage:run_experiment")
     ranks = comm if comm.size > 1 else None
     action = functools.partial(functional, folder, experiment, ranks)
     _run_task(folder, folder.functional_task(experiment), options, action, comm)

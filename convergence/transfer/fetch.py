@@ -25,10 +25,10 @@ from convergence.functional import EXPERIMENTS
 from convergence.functional.file import open_results
 from convergence.io import hdf5
 from convergence.io.files import LONGEST, check_writable, file_sha256, put_in_place, safe_name
-from convergence.pictures.file import open_pictures
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
 from convergence.statistics.file import open_statistics
 from convergence.transfer.remote import RunSource, parse
+from convergence.visualization.file import open_pictures
 
 logger = logging.getLogger(__name__)
 STAGING = ".fetching"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convergence.io import hdf5
-from convergence.pictures.file import DATASETS, create_layer, create_pictures
+from convergence.visualization.file import DATASETS, create_layer, create_pictures
 
 
 class Made(NamedTuple):

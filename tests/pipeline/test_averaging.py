@@ -1,4 +1,4 @@
-"""Workers that average their weights: planted permutations, the same bits for any processes and after kills."""
+"""Averaging: planted permutations are undone; results have the same bits for any processes and after kills."""
 
 from __future__ import annotations
 
@@ -12,30 +12,22 @@ import torch
 from torch import nn
 
 from convergence.cli import main
-from convergence.config.load import read_config
+from convergence.config import read_config
 from convergence.config.stages import TrainingConfig
 from convergence.data.images import ArrayImages
 from convergence.errors import SharedError
-from convergence.functional.aligning import weight_orders
-from convergence.functional.averaged import references, trainings
+from convergence.functional.averaging.averaging_round import broadcast_bytes, reduced_bytes
+from convergence.functional.averaging.local_sgd import LocalSGD, Start, moments, put_moments
 from convergence.functional.file import read_results
-from convergence.functional.local_sgd import Crew, Start
-from convergence.functional.spaces import permuted_state, unit_spaces
-from convergence.functional.worker_alignment import ActivationMatcher, moved, random_orders
-from convergence.functional.workers import (
-    average,
-    broadcast_bytes,
-    moments,
-    put_moments,
-    reduced_bytes,
-    reestimate,
-)
+from convergence.functional.surgery.alignment import ActivationMatcher, mean_state, moved, random_orders, weight_orders
+from convergence.functional.surgery.permutations import permutation_groups, permuted_state
+from convergence.functional.surgery.repair import reestimate_batch_norm
 from convergence.networks.small import Small
 from convergence.report.chapters.average import chapter
 from convergence.report.tables import MISSING
 from convergence.training.loop import train_jointly
 from convergence.training.process_group import ProcessGroup
-from convergence.training.trainer import Candidate, Trainer
+from convergence.training.trainer import Candidate, Learner
 from tests.helpers.runs import datasets
 from tests.helpers.torch_processes import finish, start
 
@@ -68,13 +60,13 @@ NOISY = TOML.replace(
 )
 PLANTED = """
 import time
-import convergence.functional.local_sgd as local_sgd
+import convergence.functional.averaging.local_sgd as local_sgd
 local_sgd.SAVE_SECONDS = 0.0
-step = local_sgd.Crew._step
+step = local_sgd.LocalSGD._step
 def slow(self, *arguments):
     time.sleep(%s)
     step(self, *arguments)
-local_sgd.Crew._step = slow
+local_sgd.LocalSGD._step = slow
 """
 
 
@@ -102,10 +94,14 @@ def averaged(tmp_path_factory) -> Path:
     return root
 
 
-def crew_of(images, seeds, common, config, tmp_path, ranks=None, network=NETWORK) -> Crew:
-    return Crew(
-        Start(network, tuple(seeds), common), images, config, ranks or ProcessGroup(), CPU, tmp_path / "crew", "key"
-    )
+def local_sgd_of(images, seeds, common, config, tmp_path, ranks=None, network=NETWORK) -> LocalSGD:
+    start, place = Start(network, tuple(seeds), common), tmp_path / "training"
+    return LocalSGD(start, images, config, ranks or ProcessGroup(), CPU, place, "key")
+
+
+def average(states, weights):
+    """The mean in float64, by images seen."""
+    return mean_state(states, [weight / sum(weights) for weight in weights], torch.float64)
 
 
 def net_with(state) -> nn.Module:
@@ -117,7 +113,7 @@ def net_with(state) -> nn.Module:
 # ---- averages ----
 
 
-def test_the_mean_weighs_workers_by_their_images():
+def test_mean_weights_workers_by_images_seen():
     states = [
         {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
         {"w": torch.tensor([4.0, 8.0]), "n": torch.tensor(5)},
@@ -128,7 +124,7 @@ def test_the_mean_weighs_workers_by_their_images():
     assert int(mean["n"]) == 3
 
 
-def test_bytes_are_those_of_a_ring():
+def test_bytes_equal_those_of_a_ring_all_reduce():
     """A ring all-reduce of K pieces, step by step, counting what each worker sends."""
     workers, piece = 5, 7
     values = [[float(k + j) for j in range(workers)] for k in range(workers)]
@@ -146,17 +142,17 @@ def test_bytes_are_those_of_a_ring():
     assert broadcast_bytes(workers * piece, workers) == (workers - 1) * piece
 
 
-def test_an_average_each_step_is_synchronous_training(digits, tmp_path):
+def test_averaging_each_step_equals_synchronous_training(digits, tmp_path):
     """SGD without momentum; parts of a batch differ by an image, and in the last one a worker has none."""
     config = TrainingConfig(epochs=2, batch_size=157, momentum=0.0, learning_rate=0.05, threads=1)
-    together = crew_of(digits.train, [1], None, config, tmp_path / "one")
+    together = local_sgd_of(digits.train, [1], None, config, tmp_path / "one")
     together.run(None, lambda *_: None)
-    apart = crew_of(digits.train, [1, 2, 3], 1, config, tmp_path / "three")
-    apart.run(1, lambda found, _: apart.take(average([state for state, _ in found.values()], apart.seen)))
+    apart = local_sgd_of(digits.train, [1, 2, 3], 1, config, tmp_path / "three")
+    apart.run(1, lambda found, _: apart.load_state(average([state for state, _ in found.values()], apart.seen)))
     for name, value in together.gathered()[0][0].items():
         torch.testing.assert_close(apart.gathered()[0][0][name], value, rtol=1e-4, atol=1e-5)
-    rarely = crew_of(digits.train, [1, 2, 3], 1, config, tmp_path / "rarely")
-    rarely.run(9, lambda found, _: rarely.take(average([state for state, _ in found.values()], rarely.seen)))
+    rarely = local_sgd_of(digits.train, [1, 2, 3], 1, config, tmp_path / "rarely")
+    rarely.run(9, lambda found, _: rarely.load_state(average([state for state, _ in found.values()], rarely.seen)))
     assert rarely.seen == [0, 0, 0]
     difference = max((rarely.gathered()[0][0][n] - v).abs().max() for n, v in together.gathered()[0][0].items())
     assert difference > 1e-3
@@ -167,17 +163,17 @@ def test_one_worker_has_the_bits_of_the_training_stage(digits, tmp_path):
     train_jointly([(tmp_path / "net", NETWORK, 5)], digits, config)
     from convergence.networks.weights import load_net
 
-    crew = crew_of(digits.train, [5], None, config, tmp_path)
-    crew.run(None, lambda *_: None)
+    training = local_sgd_of(digits.train, [5], None, config, tmp_path)
+    training.run(None, lambda *_: None)
     for name, value in load_net(tmp_path / "net", NETWORK, (1, 8, 8), 10).state_dict().items():
-        assert torch.equal(crew.gathered()[0][0][name], value)
+        assert torch.equal(training.gathered()[0][0][name], value)
 
 
-def test_a_worker_without_a_finite_loss_ends_the_training(digits, tmp_path):
+def test_non_finite_loss_of_a_worker_ends_the_training(digits, tmp_path):
     config = TrainingConfig(epochs=3, batch_size=64, learning_rate=1e18, threads=1)
-    crew = crew_of(digits.train, [1, 2], 1, config, tmp_path)
+    training = local_sgd_of(digits.train, [1, 2], 1, config, tmp_path)
     with pytest.raises(SharedError, match=r"worker\d: the loss became (nan|inf).*Lower training.learning_rate"):
-        crew.run(None, lambda *_: None)
+        training.run(None, lambda *_: None)
 
 
 # ---- alignment ----
@@ -185,27 +181,27 @@ def test_a_worker_without_a_finite_loss_ends_the_training(digits, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
-    """State of a net that is far above chance, and its spaces."""
+    """State of a net that is far above chance, and its groups."""
     config = TrainingConfig(epochs=6, batch_size=64, optimizer="adamw", learning_rate=0.01, threads=1)
-    crew = crew_of(digits.train, [3], None, config, tmp_path_factory.mktemp("trained"))
-    crew.run(None, lambda *_: None)
-    state = crew.gathered()[0][0]
-    return state, [space for space in unit_spaces(net_with(state), (1, 8, 8)) if not space.fixed]
+    training = local_sgd_of(digits.train, [3], None, config, tmp_path_factory.mktemp("trained"))
+    training.run(None, lambda *_: None)
+    state = training.gathered()[0][0]
+    return state, [group for group in permutation_groups(net_with(state), (1, 8, 8)) if not group.fixed]
 
 
-def test_permuted_copies_average_to_the_same_net_when_aligned(digits, trained):
-    state, spaces = trained
+def test_average_of_aligned_permuted_copies_is_the_net(digits, trained):
+    state, groups = trained
     generator = np.random.default_rng(0)
     images = torch.from_numpy(digits.test.images)
     labels = torch.from_numpy(digits.test.labels)
-    copies = [permuted_state(state, spaces, random_orders(spaces, generator)) for _ in range(3)]
-    matcher = ActivationMatcher(net_with(state), spaces, [images[:200]])
+    copies = [permuted_state(state, groups, random_orders(groups, generator)) for _ in range(3)]
+    matcher = ActivationMatcher(net_with(state), groups, [images[:200]])
 
     def by_activations(copy):
-        return matcher.match(matcher.answers(state), matcher.answers(copy))
+        return matcher.match(matcher.activations(state), matcher.activations(copy))
 
     def by_weights(copy):
-        return weight_orders(state, copy, spaces, 1, 0)
+        return weight_orders(state, copy, groups, 1, 0)
 
     def accuracy(net):
         return (net(images).argmax(1) == labels).float().mean()
@@ -216,57 +212,57 @@ def test_permuted_copies_average_to_the_same_net_when_aligned(digits, trained):
         assert accuracy(whole) > 0.9
         assert accuracy(plain) < accuracy(whole) - 0.2
         for match in (by_weights, by_activations):
-            aligned = [permuted_state(copy, spaces, match(copy)) for copy in copies]
+            aligned = [permuted_state(copy, groups, match(copy)) for copy in copies]
             mean = net_with(average([state, *aligned], [1, 1, 1, 1]))
             torch.testing.assert_close(mean(images), whole(images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_copy_that_is_aligned_already_stays(trained):
-    state, spaces = trained
+def test_aligned_copy_is_not_permuted(trained):
+    state, groups = trained
     noisy = {name: value + 0.01 * torch.randn(value.shape) for name, value in state.items()}
-    assert moved(weight_orders(state, noisy, spaces, 1, 0)) == 0
+    assert moved(weight_orders(state, noisy, groups, 1, 0)) == 0
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_moments_follow_their_weights(digits, trained, optimizer):
+def test_moments_are_permuted_with_weights(digits, trained, optimizer):
     """A permuted worker goes on as the worker would have gone on, permuted."""
-    _, spaces = trained
+    _, groups = trained
     config = TrainingConfig(epochs=1, batch_size=32, optimizer=optimizer, learning_rate=0.01, threads=1)
-    one, other, forgetful = (Trainer(Candidate(Path("net"), NETWORK, 4), digits, config, CPU) for _ in range(3))
+    one, other, forgetful = (Learner(Candidate(Path("net"), NETWORK, 4), digits, config, CPU) for _ in range(3))
     batch, labels = torch.from_numpy(digits.train.images[:64]), torch.from_numpy(digits.train.labels[:64])
-    orders = random_orders(spaces, np.random.default_rng(1))
+    orders = random_orders(groups, np.random.default_rng(1))
     for trainer in (one, other, forgetful):
         trainer.start_epoch()
         for _ in range(5):
             trainer.step(batch, labels, 0.01)
     assert set(moments(one)) == ({"momentum_buffer"} if optimizer == "sgd" else {"exp_avg", "exp_avg_sq"})
     for trainer in (other, forgetful):
-        trainer.module.load_state_dict(permuted_state(trainer.module.state_dict(), spaces, orders))
+        trainer.module.load_state_dict(permuted_state(trainer.module.state_dict(), groups, orders))
     state = other.module.state_dict()
     put_moments(
         other,
         {
-            kind: {name: permuted_state({**state, **arrays}, spaces, orders)[name] for name in arrays}
+            kind: {name: permuted_state({**state, **arrays}, groups, orders)[name] for name in arrays}
             for kind, arrays in moments(other).items()
         },
     )
     for trainer in (one, other, forgetful):
         for _ in range(3):
             trainer.step(batch, labels, 0.01)
-    wanted = permuted_state(one.module.state_dict(), spaces, orders)
+    wanted = permuted_state(one.module.state_dict(), groups, orders)
     for name, value in other.module.state_dict().items():
         torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=1e-5)
     found = forgetful.module.state_dict()
     assert max((found[name] - value).abs().max() for name, value in wanted.items()) > 1e-3
 
 
-def test_batch_statistics_taken_anew():
+def test_batch_norm_statistics_are_estimated_again():
     generator = torch.Generator().manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5)).eval()
     batches = [torch.randn(50, 1, 6, 6, generator=generator) for _ in range(4)]
     with torch.no_grad():
         maps = torch.stack([net[0](batch) for batch in batches])
-        reestimate(net, batches)
+        reestimate_batch_norm(net, batches)
     torch.testing.assert_close(net[1].running_mean, maps.mean((0, 1, 3, 4)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(net[1].running_var, maps.var((1, 3, 4)).mean(0), rtol=1e-4, atol=1e-5)
     assert net[1].momentum == 0.1
@@ -276,11 +272,11 @@ def test_batch_statistics_taken_anew():
 # ---- the experiment ----
 
 
-def test_what_is_found_on_digits(averaged):
+def test_results_on_digits_hold_for_any_seed(averaged):
     """What holds for any seeds: one init averages well, different inits do not, and bytes follow the formula."""
     results = read_results(averaged / "runs/averaged/functional/average.h5")
-    found = {(t.init, t.align, "whole" if t.whole else t.every): t for t in trainings(results.tree)}
-    other = references(results.tree)
+    found = {(t.init, t.align, "whole" if t.whole else t.every): t for t in results.tables.mean_trainings()}
+    other = results.tables.mean_references()
     assert len(found) == 2 * 3 * 2
     size = 4 * sum(p.numel() for p in NETWORK.build((1, 8, 8), 10).parameters())
     steps = 4 * 13
@@ -309,11 +305,11 @@ def test_what_is_found_on_digits(averaged):
     assert whole.gain.value == pytest.approx(whole.final.accuracy.value - whole.before.accuracy.value)
 
 
-def test_the_chapter(averaged):
+def test_chapter_is_complete(averaged):
     made = chapter(read_results(averaged / "runs/averaged/functional/average.h5"))
     text = " ".join(made.sentences)
-    assert "alignment moves no unit before any average, so it changes nothing and does not help" in text
-    assert "in random order" in text
+    assert "alignment moves no unit and changes nothing" in text
+    assert "randomly permuted" in text
     assert "nan" not in text + made.about
     assert len(made.tables[0].rows) == 12 + 3
     assert not any("nan" in cell for table in made.tables for row in table.rows for cell in row)
@@ -333,7 +329,7 @@ def test_finished_averaging_is_skipped(averaged):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("functional.average.workers=101", "101 workers cannot share the 100 images of a batch"),
+        ("functional.average.workers=101", "101 workers cannot share a batch of training.batch_size = 100 images"),
         ('functional.average.net="net9"', 'there is no trained net "net9".*Known: net1, net2'),
         ("functional.average.local_steps=[8, 8]", "repeat"),
         ("functional.average.local_steps=[0]", "greater than or equal to 1"),
@@ -341,7 +337,7 @@ def test_finished_averaging_is_skipped(averaged):
         ("training.learning_rate=1e18", r"worker\d: the loss became"),
     ],
 )
-def test_what_cannot_be_done_is_said(tmp_path, capsys, change, message):
+def test_invalid_settings_are_refused(tmp_path, capsys, change, message):
     import re
 
     (tmp_path / "c.toml").write_text(TOML, encoding="utf-8")
@@ -351,7 +347,7 @@ def test_what_cannot_be_done_is_said(tmp_path, capsys, change, message):
 
 
 class Fixed(nn.Module):
-    """Units that are added to units in another order: they cannot change places."""
+    """A net whose units cannot be permuted: a cumulative sum runs over them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -366,7 +362,7 @@ def fixed(image_shape, n_classes):
     return Fixed()
 
 
-def test_nets_that_cannot_be_permuted_are_averaged_plainly(tmp_path, capsys):
+def test_net_that_cannot_be_permuted_is_averaged_without_alignment(tmp_path, capsys):
     config = tmp_path / "c.toml"
     text = TOML.replace(
         '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.pipeline.test_averaging:fixed" }'
@@ -398,7 +394,7 @@ def noisy(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     return root / "c.toml", datasets(root / "one/averaged/functional/average.h5")
 
 
-def test_processes_give_the_bits_of_one(noisy, tmp_path):
+def test_two_processes_give_the_bits_of_one(noisy, tmp_path):
     """Three workers on two processes."""
     config, wanted = noisy
     codes, errors = finish(start(2, ["average", str(config), "--runs", str(tmp_path)], PLANTED % 0))
@@ -408,7 +404,7 @@ def test_processes_give_the_bits_of_one(noisy, tmp_path):
 
 
 @pytest.mark.parametrize(("size", "how"), [(1, signal.SIGKILL), (2, signal.SIGTERM)])
-def test_a_kill_changes_no_bit(noisy, tmp_path, size, how):
+def test_killed_experiment_resumes_with_same_bits(noisy, tmp_path, size, how):
     config, wanted = noisy
     arguments = ["average", str(config), "--runs", str(tmp_path)]
     processes = start(size, arguments, PLANTED % 0.05)
@@ -422,12 +418,12 @@ def test_a_kill_changes_no_bit(noisy, tmp_path, size, how):
     assert list(partial.glob("training/*/checkpoint.pt"))
     codes, errors = finish(start(1, arguments, PLANTED % 0))  # on another number of processes
     assert codes == [0], errors
-    assert "a training goes on after step" in errors[0]
+    assert "training resumes after step" in errors[0]
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted
 
 
-def test_settings_have_their_place_in_the_digest(tmp_path):
-    from convergence.runs.run_folder import RunFolder
+def test_digest_depends_on_all_settings(tmp_path):
+    from convergence.runs import RunFolder
 
     (tmp_path / "c.toml").write_text(TOML, encoding="utf-8")
     digests = set()
@@ -437,7 +433,7 @@ def test_settings_have_their_place_in_the_digest(tmp_path):
     assert len(digests) == 4
 
 
-def test_images_of_a_step_are_dealt_once(tmp_path):
+def test_each_image_of_an_epoch_goes_to_one_worker(tmp_path):
     """All workers together see each image of an epoch once, whichever process they are on."""
     images = ArrayImages(np.zeros((23, 1, 2, 2), np.float32), np.arange(23) % 2, ["a", "b"])
     config = TrainingConfig(epochs=1, batch_size=5, threads=1)
@@ -445,8 +441,8 @@ def test_images_of_a_step_are_dealt_once(tmp_path):
     seen = []
     for rank in range(2):
         network = Small(name="small", channels=(1,), hidden=())
-        crew = Crew(Start(network, (0, 1, 2), 0), images, config, ProcessGroup(rank, 2), CPU, tmp_path, "key")
-        for _, parts in crew._batches(0, 0):
+        training = LocalSGD(Start(network, (0, 1, 2), 0), images, config, ProcessGroup(rank, 2), CPU, tmp_path, "key")
+        for _, parts in training._batches(0, 0):
             assert sum(part if isinstance(part, int) else len(part[1]) for part in parts) in (5, 3)
             seen += [int(label) for part in parts if not isinstance(part, int) for label in part[1]]
     assert sorted(seen) == list(range(23))

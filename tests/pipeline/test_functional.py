@@ -1,23 +1,29 @@
-"""What functional experiments share: scores with error bars, fits that never see what they are scored on, pieces."""
+"""Shared parts of the functional experiments: scores with errors, held-out fits, tables, tasks that survive a kill."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from convergence.config.load import parse_config, read_config
 from convergence.errors import FileError, UserError
-from convergence.functional.bench import Bench
-from convergence.functional.file import read_results, write_results
-from convergence.functional.run import Piece
-from convergence.functional.scoring import Scores, mean_scores
-from convergence.report.matters import read_chapters
+from convergence.functional import EXPERIMENTS, RESULTS
+from convergence.functional.context import ExperimentContext
+from convergence.functional.file import VERSION, read_results, write_results
+from convergence.functional.merging.results import MergingResults
+from convergence.functional.scores import Scores, estimates, mean_scores, scored
+from convergence.functional.stage import Task
+from convergence.functional.tables import joined, read_tables, records, write_tables
+from convergence.report.functional_page import read_chapters
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped
 from convergence.runs.stages import Options, run_stages
 from convergence.training.loop import evaluate
-from convergence.uncertainty import jackknife
+from convergence.uncertainty import Estimate, jackknife
 from hpc.comm import world
 from tests.helpers.runs import TINY, datasets
 
@@ -28,37 +34,37 @@ def folder(tiny_copy, tiny_config):
 
 
 @pytest.fixture
-def bench(folder, tmp_path):
-    with Bench(folder, tmp_path / "out") as bench:
-        yield bench
+def context(folder, tmp_path):
+    with ExperimentContext(folder, tmp_path / "out") as context:
+        yield context
 
 
-def test_scores_are_those_of_training(bench):
+def test_scores_equal_those_of_training(context):
     """Over the images of the statistics, which are some of the held-out ones here."""
-    net = bench.net("net1")
-    scores = bench.score({"net": net})["net"]
-    used = np.flatnonzero(bench.groups.group_of_image >= 0)
+    net = context.net("net1")
+    scores = context.score({"net": net})["net"]
+    used = np.flatnonzero(context.groups.group_of_image >= 0)
     with torch.no_grad():
-        logits = net(torch.from_numpy(bench.images.read(used)))
-    right = logits.argmax(1).numpy() == bench.images.labels[used]
+        logits = net(torch.from_numpy(context.images.read(used)))
+    right = logits.argmax(1).numpy() == context.images.labels[used]
     assert scores.count.sum() == len(used) == 200
     assert scores.accuracy().value == pytest.approx(right.mean(), abs=1e-12)
-    groups = bench.groups.group_of_image[used]
+    groups = context.groups.group_of_image[used]
     without = [right[groups != g].mean() for g in range(5)]
     assert scores.accuracy().standard_error == pytest.approx(jackknife(right.mean(), without).standard_error)
-    loss = torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(bench.images.labels[used])).item()
+    loss = torch.nn.functional.cross_entropy(logits.double(), torch.from_numpy(context.images.labels[used])).item()
     assert scores.mean_loss().value == pytest.approx(loss, rel=1e-6)
-    assert scores.mean_loss().value == pytest.approx(evaluate(net, _part(bench, used), bench.device)[0], rel=1e-5)
+    assert scores.mean_loss().value == pytest.approx(evaluate(net, _part(context, used), context.device)[0], rel=1e-5)
 
 
-def _part(bench, used):
+def _part(context, used):
     from convergence.data.images import ArrayImages
 
-    images = bench.images
+    images = context.images
     return ArrayImages(images.read(used), images.labels[used], images.class_names)
 
 
-def test_differences_are_of_the_same_images():
+def test_paired_difference_has_no_error_when_constant():
     """An answer that is right on one image more in every group is better with no error at all."""
     rng = np.random.default_rng(0)
     count = np.full(8, 50.0)
@@ -71,13 +77,13 @@ def test_differences_are_of_the_same_images():
     assert mean_scores([worse, better]).accuracy().value == pytest.approx(worse.accuracy().value + 0.01)
 
 
-def test_what_is_fitted_on_one_half_is_scored_on_the_other(bench):
+def test_cross_fitting_never_scores_fitted_images(context):
     """A "fit" that answers right exactly on the images of its own half is wrong everywhere it is scored."""
     seen = []
 
     def fit(half):
-        own = np.concatenate([bench.images.read(bench.groups.images(g)) for g in bench.half(half)])
-        labels = np.concatenate([bench.images.labels[bench.groups.images(g)] for g in bench.half(half)])
+        own = np.concatenate([context.images.read(context.groups.images(g)) for g in context.half(half)])
+        labels = np.concatenate([context.images.labels[context.groups.images(g)] for g in context.half(half)])
         known = {image.tobytes(): int(label) for image, label in zip(own, labels, strict=True)}
 
         def answer(batch):
@@ -90,55 +96,128 @@ def test_what_is_fitted_on_one_half_is_scored_on_the_other(bench):
 
         return {"memory": answer}
 
-    scores = bench.cross_fitted(fit)["memory"]
-    sevens = np.mean(bench.images.labels[bench.groups.group_of_image >= 0] == 7)
+    scores = context.cross_fitted(fit)["memory"]
+    sevens = np.mean(context.images.labels[context.groups.group_of_image >= 0] == 7)
     assert scores.count.sum() == 200
     assert scores.accuracy().value == pytest.approx(sevens, abs=0.02)  # images that are there twice are few
     assert set(seen) == {0, 1}
 
 
-def test_a_loss_that_is_not_finite_is_said(bench):
+def test_non_finite_loss_is_refused(context):
     with pytest.raises(UserError, match="broken: the loss on the images of group 0 is nan"):
-        bench.score({"broken": lambda batch: torch.full((len(batch), 10), torch.nan)})
+        context.score({"broken": lambda batch: torch.full((len(batch), 10), torch.nan)})
 
 
-def test_sums_are_those_of_the_halves(bench):
-    pair = bench.pair("fc1", "net1", "net2")
+def test_halves_of_the_sums_add_up(context):
+    pair = context.pair("fc1", "net1", "net2")
     whole, (even, odd) = pair.pooled, pair.halves
-    assert bench.half_moments(pair, 0) is even
+    assert context.half_moments(pair, 0) is even
     assert even.n + odd.n == whole.n
-    assert {c.name for c in bench.comparisons()} == {"conv1", "conv2", "fc1"}
-    assert bench.layer_of(bench.comparisons()[0], "untrained1") == "conv1"
+    assert {c.name for c in context.comparisons()} == {"conv1", "conv2", "fc1"}
+    assert context.layer_of(context.comparisons()[0], "untrained1") == "conv1"
+
+
+def test_tables_keep_every_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for k, name in enumerate(["conv1", "α–β", ""]):
+        count = np.full(5, 40.0)
+        scores = Scores(count, rng.integers(0, 40, 5).astype(float), rng.random(5))
+        found = scores.accuracy().against((0.1, 0.01)), scores.mean_loss()
+        missing = scores.mean_loss() if k else None
+        rows.append(Row(name, rng.random(), k, bool(k), *found, missing, scores, scores if k == 1 else None))
+    parts = [Tables(tuple(rows[:1])), Tables(tuple(rows[1:]))]
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        write_tables(file, joined(Tables, parts))
+        found = read_tables(file, Tables)
+        assert len(file) == 2 * 4, "a table, its replicates, and its scores"
+        assert file["rows"].dtype.itemsize == sum(file["rows"].dtype[n].itemsize for n in file["rows"].dtype.names)
+        np.testing.assert_array_equal(file["rows"]["accuracy_low"], [row.accuracy.low for row in rows])
+    assert not found.empty
+    for row, again in zip(rows, found.rows, strict=True):
+        assert (row.name, row.value, row.n, row.good) == (again.name, again.value, again.n, again.good)
+        for name in ("accuracy", "loss", "missing"):
+            old, new = getattr(row, name), getattr(again, name)
+            assert (old is None) == (new is None)
+            if old is not None:
+                np.testing.assert_equal(old.as_dict(), new.as_dict())
+        np.testing.assert_array_equal(row.scores.sums, again.scores.sums)
+    assert [row.no_scores is None for row in found.rows] == [True, False, True]
+    assert records(found.rows)["accuracy_null"] == [0.1, 0.1, 0.1]
+
+
+def test_damaged_table_is_refused(tmp_path):
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        scores = Scores(np.ones(2), np.ones(2), np.ones(2))
+        accuracy, loss, _ = scored(scores)
+        write_tables(file, Tables((Row("a", 1.0, 1, True, accuracy, loss, None, scores),)))
+        table = file["rows"][()]
+        table["value"] = 2.0
+        file["rows"][...] = table
+        with pytest.raises(FileError, match="does not match its checksum"):
+            read_tables(file, Tables)
+
+
+def test_file_of_an_older_version_is_refused(tmp_path):
+    path = tmp_path / "merge.h5"
+    write_results(path, "merge", "d", "{}", MergingResults(), {"n_images": 1, "n_groups": 1})
+    with h5py.File(path, "a") as file:
+        file.attrs["schema_version"] = VERSION - 1
+    with pytest.raises(FileError, match=r"version 1 of its schema.*convergence merge CONFIG --overwrite"):
+        read_results(path)
 
 
 MADE: list[str] = []
 STOP_AT: list[str] = []
 
 
-def pieces(bench):
-    """An experiment of three pieces, the last of which rests on a file that the first leaves."""
+@dataclass(frozen=True)
+class Row:
+    """A row with a column of each kind."""
+
+    name: str
+    value: float
+    n: int
+    good: bool
+    accuracy: Estimate
+    loss: Estimate
+    missing: Estimate | None
+    scores: Scores
+    no_scores: Scores | None = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One table with rows and one without."""
+
+    rows: tuple[Row, ...] = ()
+    empty: tuple[Row, ...] = ()
+
+
+def tasks(context):
+    """An experiment of three tasks, the last of which reads a file that the first writes."""
 
     def make(name):
         if name in STOP_AT:
             raise Stopped("killed")
         MADE.append(name)
         if name == "a/one":
-            (bench.out / "left.txt").write_text("7")
-        value = 1.0 if name != "b" else float((bench.out / "left.txt").read_text())
-        return {"value": value, "scores": bench.score({"x": bench.net("net1")})["x"].as_dict()}
+            (context.out / "left.txt").write_text("7")
+        value = 1.0 if name != "b" else float((context.out / "left.txt").read_text())
+        scores = context.score({"x": context.net("net1")})["x"]
+        return Tables((Row(name, value, 3, True, *estimates(scores), None, scores),))
 
-    return [Piece(name, lambda name=name: make(name)) for name in ("a/one", "a/two", "b")]
+    return [Task(name, lambda name=name: make(name)) for name in ("a/one", "a/two", "b")]
 
 
 @pytest.fixture
 def registered(monkeypatch):
-    from convergence.functional import EXPERIMENTS
-
-    monkeypatch.setitem(EXPERIMENTS.entries, "merge", "tests.pipeline.test_functional:pieces")
+    monkeypatch.setitem(EXPERIMENTS.entries, "merge", "tests.pipeline.test_functional:tasks")
+    monkeypatch.setitem(RESULTS.entries, "merge", "tests.pipeline.test_functional:Tables")
     MADE.clear(), STOP_AT.clear()
 
 
-def test_pieces_survive_a_kill_and_damage(folder, registered):
+def test_finished_tasks_survive_kill_and_damage(folder, registered):
     path = folder.functional_folder / "merge.h5"
     STOP_AT.append("b")
     with pytest.raises(Stopped):
@@ -153,8 +232,8 @@ def test_pieces_survive_a_kill_and_damage(folder, registered):
     assert MADE[-1] == "b"
     first = datasets(path)
     results = read_results(path)
-    assert results.tree["b"]["value"] == 7.0
-    assert Scores(**results.tree["a"]["one"]["scores"]).count.sum() == 200
+    assert [(row.name, row.value) for row in results.tables.rows] == [("a/one", 1.0), ("a/two", 1.0), ("b", 7.0)]
+    assert results.tables.rows[0].scores.count.sum() == 200
     assert not (folder.functional_folder / "merge.partial").exists()
     run_stages(("merge",), folder, Options(), world())
     assert len(MADE) == 4
@@ -163,7 +242,7 @@ def test_pieces_survive_a_kill_and_damage(folder, registered):
     assert datasets(path) == first
 
 
-def test_run_does_what_is_enabled(folder, registered, caplog):
+def test_run_includes_enabled_experiments(folder, registered, caplog):
     caplog.set_level("INFO")
     run_stages(("statistics", "merge"), folder, Options(), world())
     assert not MADE
@@ -177,39 +256,39 @@ def test_run_does_what_is_enabled(folder, registered, caplog):
     assert other.state(other.analyze_task()) == "done", "settings of experiments touch nothing else"
 
 
-def test_nets_and_statistics_are_needed(folder, registered):
+def test_missing_statistics_are_refused(folder, registered):
     (folder.path / "statistics.json").unlink()
     with pytest.raises(UserError, match='"statistics" has not run'):
         run_stages(("merge",), folder, Options(), world())
 
 
-def test_given_activations_have_no_nets(planted_runs):
+def test_given_activations_are_refused(planted_runs):
     folder = RunFolder(planted_runs / "runs" / "planted", read_config(planted_runs / "planted.toml"))
     with pytest.raises(UserError, match="experiments on nets need nets and images"):
         run_stages(("merge",), folder, Options(), world())
 
 
-def test_weights_of_half_precision_are_refused(folder, bench):
+def test_half_precision_weights_are_refused(folder, context):
     from safetensors.torch import load_file, save_file
 
     path = folder.net_folder(folder.experiment.all_nets()[0]) / "weights.safetensors"
     save_file({name: value.half() for name, value in load_file(path).items()}, path)
     with pytest.raises(UserError, match=r"net1.*weights are stored as torch\.float16"):
-        bench.net("net1")
+        context.net("net1")
 
 
-def test_files_of_other_settings_are_left_out_of_the_report(tmp_path):
-    write_results(tmp_path / "merge.h5", "merge", "d", "{}", {"a": {"b": 1.0}}, {"n_images": 1, "n_groups": 1})
+def test_report_skips_files_of_other_settings(tmp_path):
+    write_results(tmp_path / "merge.h5", "merge", "d", "{}", MergingResults(), {"n_images": 1, "n_groups": 1})
     chapters, left_out = read_chapters(tmp_path, {"merge": "another"})
     assert not chapters
-    assert "merge.h5: it is of other settings. Run `convergence merge CONFIG` again" in left_out[0]
+    assert "merge.h5 was made with other settings. Run `convergence merge CONFIG` again" in left_out[0]
     (tmp_path / "merge.h5").write_bytes(b"no file")
-    assert "The experiment merge is left out" in read_chapters(tmp_path, None)[1][0]
+    assert "The experiment merge is skipped" in read_chapters(tmp_path, None)[1][0]
     with pytest.raises(FileError):
         read_results(tmp_path / "merge.h5")
 
 
-def test_several_processes_are_refused_where_nothing_is_shared(folder):
+def test_stage_without_processes_refuses_several(folder):
     class Two:
         size, rank = 2, 0
 

@@ -1,4 +1,4 @@
-"""Experiments on nets over processes: the bits of one, however many there are and whoever is killed."""
+"""Functional experiments over processes: results have the same bits for any number and after a kill."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ FEW = {
 }
 SLOW = """
 import time
-from convergence.functional.bench import Bench
-read = Bench.read
+from convergence.functional.context import ExperimentContext
+read = ExperimentContext.read
 def slow(self, groups=None):
     for found in read(self, groups):
         time.sleep(0.05)
         yield found
-Bench.read = slow
+ExperimentContext.read = slow
 """
 UNFINITE = """
 import torch
-from convergence.functional.bench import Bench
-read = Bench.read
+from convergence.functional.context import ExperimentContext
+read = ExperimentContext.read
 def planted(self, groups=None):
     for group, images, labels in read(self, groups):
         yield group, images * (float("nan") if self.ranks.rank == 1 else 1.0), labels
-Bench.read = planted
+ExperimentContext.read = planted
 """
 
 
@@ -68,12 +68,12 @@ def alone(tiny_config, tiny_run, tmp_path_factory) -> Path:
     return runs
 
 
-def test_all_experiments_are_tried():
+def test_all_experiments_are_covered():
     assert {*FEW, "average"} == set(EXPERIMENTS)  # that one in test_average
 
 
 @pytest.mark.parametrize("experiment", FEW)
-def test_processes_give_the_bits_of_one(alone, tiny_config, tiny_run, tmp_path, experiment):
+def test_three_processes_give_the_bits_of_one(alone, tiny_config, tiny_run, tmp_path, experiment):
     """Five groups on three processes."""
     runs = copied(tiny_run, tmp_path / "runs")
     codes, errors = finish(start(3, arguments(experiment, tiny_config, runs)))
@@ -87,7 +87,7 @@ def test_processes_give_the_bits_of_one(alone, tiny_config, tiny_run, tmp_path, 
     [("stitch", 1, signal.SIGKILL), ("merge", 2, signal.SIGTERM), ("compress", 2, signal.SIGKILL),
      ("ensemble", 2, signal.SIGTERM), ("merge", 1, signal.SIGKILL)],
 )  # fmt: skip
-def test_a_kill_changes_no_bit(alone, tiny_config, tiny_run, tmp_path, experiment, size, how):
+def test_killed_experiment_resumes_with_same_bits(alone, tiny_config, tiny_run, tmp_path, experiment, size, how):
     runs = copied(tiny_run, tmp_path / "runs")
     processes = start(size, arguments(experiment, tiny_config, runs), SLOW)
     partial = runs / "tiny" / "functional" / f"{experiment}.partial"
@@ -105,7 +105,7 @@ def test_a_kill_changes_no_bit(alone, tiny_config, tiny_run, tmp_path, experimen
     assert found(runs, experiment) == found(alone, experiment)
 
 
-def test_a_loss_that_is_not_finite_in_one_process_ends_all(tiny_config, tiny_run, tmp_path):
+def test_non_finite_loss_in_one_process_ends_all(tiny_config, tiny_run, tmp_path):
     runs = copied(tiny_run, tmp_path / "runs")
     codes, errors = finish(start(2, arguments("compress", tiny_config, runs), UNFINITE), timeout=90)
     assert codes[1] == 2

@@ -1,4 +1,4 @@
-"""Merging: planted permutations are found, barriers vanish where they should, a killed stage gives the same bits."""
+"""Merging: planted permutations are found and their barriers vanish; a killed stage resumes with the same bits."""
 
 from __future__ import annotations
 
@@ -10,24 +10,31 @@ from torch import nn
 from convergence.cli import main
 from convergence.config.load import read_config
 from convergence.errors import ConfigError, UserError
-from convergence.functional import barriers, zipping
-from convergence.functional.aligning import (
+from convergence.functional.context import ExperimentContext
+from convergence.functional.file import read_results
+from convergence.functional.merging import barriers, zipping
+from convergence.functional.merging.experiment import PairMerger, chosen_nets, tasks
+from convergence.functional.scores import Scores
+from convergence.functional.surgery.alignment import (
     activation_orders,
     align_many,
     joint_correlations,
     random_orders,
     weight_orders,
 )
-from convergence.functional.bench import Bench
-from convergence.functional.file import read_results
-from convergence.functional.merging import Pair, chosen_nets, pieces
-from convergence.functional.repair import estimate_again, mean_statistics, repair, repairable, unit_statistics
-from convergence.functional.scoring import Scores
-from convergence.functional.spaces import permuted, permuted_state, unit_spaces
+from convergence.functional.surgery.permutations import permutation_groups, permuted, permuted_state
+from convergence.functional.surgery.repair import (
+    mean_statistics,
+    reestimate_batch_norm,
+    repair,
+    repairable,
+    unit_statistics,
+)
 from convergence.networks.small import Small
 from convergence.networks.weights import load_net
 from convergence.report.chapters.merge import chapter
 from convergence.runs.run_folder import RunFolder
+from convergence.uncertainty import generator_of
 from tests.helpers.runs import TINY, datasets
 
 SMALLER = [
@@ -50,8 +57,13 @@ def run(tmp_path_factory):
     return root, options, folder
 
 
-class PlantedBench(Bench):
-    """A bench whose second net is the first one with its units in another order, and some noise."""
+def drawn(groups, seed, draw=0):
+    """Random orders of the units of each group."""
+    return random_orders(groups, generator_of(seed, draw))
+
+
+class PlantedContext(ExperimentContext):
+    """A context whose second net is the first one with permuted units and some noise."""
 
     noise = 0.01
 
@@ -59,51 +71,53 @@ class PlantedBench(Bench):
         module = super().net("net1")
         if name == "net1":
             return module
-        spaces = [space for space in unit_spaces(module, SHAPE) if not space.fixed]
+        groups = [group for group in permutation_groups(module, SHAPE) if not group.fixed]
         torch.manual_seed(0)
         with torch.no_grad():
             for value in module.parameters():
                 value += self.noise * value.std() * torch.randn_like(value)
-        return permuted(module, spaces, random_orders(spaces, 5, 0))
+        return permuted(module, groups, drawn(groups, 5))
 
 
 @pytest.mark.parametrize("method", ["activation", "weights"])
-def test_a_planted_permutation_is_found_and_its_barrier_goes(run, method, tmp_path):
-    with PlantedBench(run[2], tmp_path) as bench:
-        pair = Pair(bench, "net1", "net2")
-        planted = random_orders(pair.free, 5, 0)
+def test_planted_permutation_is_found_and_removes_barrier(run, method, tmp_path):
+    with PlantedContext(run[2], tmp_path) as context:
+        pair = PairMerger(context, "net1", "net2")
+        planted = drawn(pair.movable, 5)
         for name, order in pair.orders(method, 1).items():
             n = len(order)
             live = np.diagonal(pair.correlations[name])[:n] > 0 if method == "activation" else np.ones(n, bool)
             assert live.sum() > n / 2
             assert np.array_equal(planted[name][order][live], np.flatnonzero(live)), name
         before, after = pair.aligned("none"), pair.aligned(method)
-        assert before["plain"]["barrier"]["value"] > 0.1
-        assert after["plain"]["barrier"]["value"] < 0.01
-        assert after["distance"] < before["distance"]
-        if method == "weights":  # which also finds the place of units that carry nothing
-            assert after["distance"] < 0.1
-        assert after["plain"]["merged"]["accuracy"]["value"] > before["plain"]["merged"]["accuracy"]["value"]
+        (far, *_), (near, *_) = before.alignments, after.alignments
+        (unaligned, _), (aligned, _) = before.averages, after.averages
+        assert unaligned.barrier.value > 0.1
+        assert aligned.barrier.value < 0.01
+        assert near.distance < far.distance
+        if method == "weights":  # which aligns dead units, too
+            assert near.distance < 0.1
+        assert aligned.accuracy.value > unaligned.accuracy.value
 
 
-def test_zipping_a_net_with_its_permuted_self_gives_it_back(run, tmp_path):
-    with PlantedBench(run[2], tmp_path) as bench:
-        bench.noise = 0.0
-        pair = Pair(bench, "net1", "net2")
-        tree = pair.zipped()
-        (own,) = pair.scores([bench.net("net1")])
-    assert list(tree["depths"]) == [0, 1, 2, 3]
-    assert np.allclose(tree["accuracy"]["value"], own.accuracy().value)
-    assert np.allclose(tree["loss"]["value"], own.mean_loss().value, rtol=1e-3)
+def test_zipping_a_net_with_its_permuted_copy_returns_it(run, tmp_path):
+    with PlantedContext(run[2], tmp_path) as context:
+        context.noise = 0.0
+        pair = PairMerger(context, "net1", "net2")
+        depths = pair.zipped().zip_depths
+        (own,) = pair.scores([context.net("net1")])
+    assert [row.depth for row in depths] == [0, 1, 2, 3]
+    assert np.allclose([row.accuracy.value for row in depths], own.accuracy().value)
+    assert np.allclose([row.loss.value for row in depths], own.mean_loss().value, rtol=1e-3)
 
 
-def test_many_planted_nets_meet(run, tmp_path):
-    with PlantedBench(run[2], tmp_path) as bench:
-        pair = Pair(bench, "net1", "net2")
+def test_many_permuted_copies_are_aligned(run, tmp_path):
+    with PlantedContext(run[2], tmp_path) as context:
+        pair = PairMerger(context, "net1", "net2")
         first = pair.states[0]
-        states = [first, *(permuted_state(first, pair.free, random_orders(pair.free, 9, k)) for k in range(3))]
-        orders = align_many(states, pair.free, 0)
-    found = [permuted_state(state, pair.free, order) for state, order in zip(states, orders, strict=True)]
+        states = [first, *(permuted_state(first, pair.movable, drawn(pair.movable, 9, k)) for k in range(3))]
+        orders = align_many(states, pair.movable, 0)
+    found = [permuted_state(state, pair.movable, order) for state, order in zip(states, orders, strict=True)]
     for state in found[1:]:
         assert all(torch.equal(state[name], found[0][name]) for name in first)
 
@@ -124,17 +138,17 @@ class Residual(nn.Module):
         return self.head(torch.relu(x + self.outer_norm(self.outer(y))).mean((2, 3)))
 
 
-def test_a_residual_net_with_batch_norm_is_aligned_and_its_statistics_are_estimated_again():
+def test_residual_net_with_batch_norm_is_aligned_and_repaired():
     torch.manual_seed(0)
     module = Residual().eval()
     images = torch.randn(24, 3, 8, 8)
-    estimate_again(module, [images])
-    spaces = [space for space in unit_spaces(module, (3, 8, 8)) if not space.fixed]
-    planted = random_orders(spaces, 1, 0)
-    other = permuted(module, spaces, planted)
+    reestimate_batch_norm(module, [images])
+    groups = [group for group in permutation_groups(module, (3, 8, 8)) if not group.fixed]
+    planted = drawn(groups, 1)
+    other = permuted(module, groups, planted)
     for orders in (
-        weight_orders(module.state_dict(), other.state_dict(), spaces, 3, 0),
-        activation_orders(joint_correlations([module, other], spaces, iter([images])), 0, 1),
+        weight_orders(module.state_dict(), other.state_dict(), groups, 3, 0),
+        activation_orders(joint_correlations([module, other], groups, [images]), 0, 1),
     ):
         for name, order in orders.items():
             assert np.array_equal(planted[name][order], np.arange(len(order))), name
@@ -143,14 +157,14 @@ def test_a_residual_net_with_batch_norm_is_aligned_and_its_statistics_are_estima
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean += 1
             part.running_var *= 3
-    estimate_again(module, [images])
+    reestimate_batch_norm(module, [images])
     assert not module.training
     for name, value in module.state_dict().items():
         assert torch.allclose(value, expected[name], atol=1e-5), name
-    spaces = unit_spaces(Residual(groups=2), (3, 8, 8))
-    assert zipping.depths(unit_spaces(module, (3, 8, 8))) == [0, 2]  # the stem's units are added to later ones
-    with pytest.raises(UserError, match="convolution of"):
-        zipping.zippable(spaces)
+    groups = permutation_groups(Residual(groups=2), (3, 8, 8))
+    assert zipping.depths(permutation_groups(module, (3, 8, 8))) == [0, 2]  # the stem's units are added to later ones
+    with pytest.raises(UserError, match="convolution with"):
+        zipping.zippable(groups)
 
 
 def residual(image_shape, n_classes):
@@ -181,31 +195,32 @@ permutations = 2
 """
 
 
-def test_trained_nets_with_batch_norm_are_merged(tmp_path):
+def test_alignment_and_repair_lower_barrier_with_batch_norm(tmp_path):
     """From training to the saved net: alignment lowers the barrier, statistics estimated again lower it further."""
     (tmp_path / "norms.toml").write_text(WITH_NORMS, encoding="utf-8")
     for verb in ("train", "statistics", "merge"):
         assert main([verb, str(tmp_path / "norms.toml"), "--runs", str(tmp_path)]) == 0
-    pair = read_results(tmp_path / "norms/functional/merge.h5").tree["pairs"]["net1 and net2"]
+    tables = read_results(tmp_path / "norms/functional/merge.h5").tables
+    averages = {(row.method, row.kind): row for row in tables.averages}
+    random = [row.barrier for row in tables.random if row.kind == "repaired"]
     for method in ("activation", "weights"):
-        plain, repaired = pair[method]["plain"]["barrier"], pair[method]["repaired"]["barrier"]
-        assert repaired["high"] < plain["low"]
-        assert repaired["high"] < min(
-            pair["none"]["repaired"]["barrier"]["low"], *pair["random"]["repaired"]["barrier"]
-        )
-    assert pair["merged"]["method"] in ("activation-repaired", "weights-repaired")
+        repaired = averages[method, "repaired"].barrier
+        assert repaired.high < averages[method, "plain"].barrier.low
+        assert repaired.high < min(averages["none", "repaired"].barrier.low, *random)
+    (merged,), best = tables.merged, tables.merged_scores[0].accuracy
+    assert merged.method in ("activation-repaired", "weights-repaired")
     config = read_config(tmp_path / "norms.toml")
-    bench = Bench(RunFolder(tmp_path / "norms", config), tmp_path / "out")
-    saved = load_net(tmp_path / "norms" / pair["merged"]["folder"], bench.trained[0].spec, bench.images.image_shape, 10)
-    score = bench.score({"saved": saved})["saved"]
-    assert score.accuracy().value == pytest.approx(pair["merged"]["merged"]["accuracy"]["value"], abs=1e-9)
-    assert score.accuracy().value > 5 * pair["none"]["plain"]["merged"]["accuracy"]["value"]
+    context = ExperimentContext(RunFolder(tmp_path / "norms", config), tmp_path / "out")
+    saved = load_net(tmp_path / "norms" / merged.folder, context.trained[0].spec, context.images.image_shape, 10)
+    score = context.score({"saved": saved})["saved"]
+    assert score.accuracy().value == pytest.approx(best.value, abs=1e-9)
+    assert score.accuracy().value > 5 * averages["none", "plain"].accuracy.value
 
 
-def test_repair_gives_units_the_statistics_asked_for():
+def test_repair_sets_target_statistics():
     torch.manual_seed(0)
     nets = [Small(name="small", channels=[5, 6], hidden=[9]).build(SHAPE, 4) for _ in range(3)]
-    layers = repairable(unit_spaces(nets[0], SHAPE))
+    layers = repairable(permutation_groups(nets[0], SHAPE))
     assert layers == ["conv1", "conv2", "fc1"]
     images = torch.rand(64, *SHAPE)
     target = mean_statistics([unit_statistics(net, layers, [images]) for net in nets[:2]], [0.25, 0.75])
@@ -221,7 +236,7 @@ def test_repair_gives_units_the_statistics_asked_for():
         assert torch.allclose(now.deviation, target[layer].deviation, atol=1e-4)
 
 
-def test_zip_pairs_the_most_similar_units_of_either_net():
+def test_zip_pairs_most_similar_units_of_either_net():
     joint = np.eye(4)
     joint[0, 1] = joint[1, 0] = 0.9  # within the first net
     joint[2, 3] = joint[3, 2] = 0.8
@@ -232,31 +247,36 @@ def test_zip_pairs_the_most_similar_units_of_either_net():
     assert np.array_equal(zipped.unmerge[1], [[0, 1], [0, 1]])
 
 
-def test_barrier_is_the_worst_point_above_the_line():
+def test_barrier_is_largest_rise_above_the_line():
     steps = np.linspace(0, 1, 5)
     count = np.full(6, 10.0)
     heights = np.array([1.0, 2.0, 5.0, 2.5, 3.0])  # the line at 0.5 is at 2
     found = barriers.barrier(steps, heights[:, None] * count, count)
     assert found.value == pytest.approx(3.0)
     assert found.standard_error == pytest.approx(0.0, abs=1e-12)
-    flat = barriers.curve(steps, [Scores(count, count, count * h) for h in (1, 1, 1, 1, 1)])
-    assert flat["barrier"]["value"] == flat["accuracy_barrier"]["value"] == 0
+    flat = barriers.line(steps, [Scores(count, count, count * h) for h in (1, 1, 1, 1, 1)])
+    assert flat.barrier.value == flat.accuracy_barrier.value == 0
 
 
-def test_what_the_stage_leaves(run):
+def test_saved_nets_have_the_scores_of_the_file(run):
     root, _, folder = run
     results = read_results(folder.functional_folder / "merge.h5")
-    assert list(results.tree["pairs"]) == ["net1 and net2", "net1 and net3"]
-    for pair in results.tree["pairs"].values():
-        best = pair["merged"]
+    tables = results.tables
+    assert tables.pairs == ["net1 and net2", "net1 and net3"]
+    for best in tables.merged:
+        scores = {row.net: row.accuracy.value for row in tables.merged_scores if row.name == best.name}
+        ends = {
+            (row.method, row.step): row.accuracy.value
+            for row in tables.lines
+            if (row.name, row.kind) == (best.name, "plain") and row.step in (0, 1)
+        }
         net = folder.experiment.all_nets()[0]
-        with Bench(folder, root / "unused") as bench:
-            module = load_net(folder.path / best["folder"], net.spec, SHAPE, 10)
-            (score,) = bench.score({0: module}).values()
-        assert score.accuracy().value == best["merged"]["accuracy"]["value"]
-        ends = pair["none"]["plain"]["accuracy"]["value"]
-        assert (ends[0], ends[-1]) == (best["x"]["accuracy"]["value"], best["y"]["accuracy"]["value"])
-        assert pair["activation"]["plain"]["accuracy"]["value"][-1] == pytest.approx(ends[-1])  # the same function
+        with ExperimentContext(folder, root / "unused") as context:
+            module = load_net(folder.path / best.folder, net.spec, SHAPE, 10)
+            (score,) = context.score({0: module}).values()
+        assert score.accuracy().value == scores["merged"]
+        assert (ends["none", 0], ends["none", 1]) == (scores["x"], scores["y"])
+        assert ends["activation", 1] == pytest.approx(ends["none", 1]), "a permuted net is the same function"
     found = chapter(results)
     assert found.title.endswith("?")
     assert [drawing.name for drawing in found.drawings] == ["merge-line", "merge-barrier", "merge-zip"]
@@ -267,13 +287,13 @@ def test_what_the_stage_leaves(run):
     )
 
 
-def test_a_killed_stage_goes_on_and_leaves_the_same_bits(run, monkeypatch):
+def test_killed_stage_resumes_with_same_bits(run, monkeypatch):
     root, options, folder = run
     path = folder.functional_folder / "merge.h5"
     before = datasets(path)
     path.unlink()
     calls = []
-    original = Pair.shuffled
+    original = PairMerger.shuffled
 
     def killed(self):
         calls.append(self.names)
@@ -283,7 +303,7 @@ def test_a_killed_stage_goes_on_and_leaves_the_same_bits(run, monkeypatch):
 
     command = ["merge", str(root / "tiny.toml"), "--runs", str(root / "runs"), *options]
     with monkeypatch.context() as patch:
-        patch.setattr(Pair, "shuffled", killed)
+        patch.setattr(PairMerger, "shuffled", killed)
         assert main(command) != 0
     assert not path.exists()
     assert main(command) == 0
@@ -299,10 +319,10 @@ def test_a_killed_stage_goes_on_and_leaves_the_same_bits(run, monkeypatch):
         ('functional.merge.nets=["net1"]', UserError, "two trained nets"),
     ],
 )
-def test_bad_choices_of_nets(run, override, error, words, tmp_path):
+def test_unsuitable_nets_are_refused(run, override, error, words, tmp_path):
     folder = RunFolder(run[2].path, read_config(run[0] / "tiny.toml", [*SMALLER, override]))
-    with Bench(folder, tmp_path) as bench, pytest.raises(error, match=words):
-        pieces(bench)
+    with ExperimentContext(folder, tmp_path) as context, pytest.raises(error, match=words):
+        tasks(context)
 
 
 def test_nets_of_different_architectures_are_refused(run, tmp_path):
@@ -316,11 +336,11 @@ def test_nets_of_different_architectures_are_refused(run, tmp_path):
     )
     (tmp_path / "two.toml").write_text(text, encoding="utf-8")
     folder = RunFolder(run[2].path, read_config(tmp_path / "two.toml", ['functional.merge.nets=["net1","wide1"]']))
-    with Bench(folder, tmp_path) as bench, pytest.raises(UserError, match="different architectures"):
-        chosen_nets(bench)
+    with ExperimentContext(folder, tmp_path) as context, pytest.raises(UserError, match="different architectures"):
+        chosen_nets(context)
 
 
-def test_training_images_are_not_scored(run, tmp_path):
+def test_scoring_training_images_is_refused(run, tmp_path):
     folder = RunFolder(run[2].path, read_config(run[0] / "tiny.toml", [*SMALLER, "statistics.split=train"]))
-    with Bench(folder, tmp_path) as bench, pytest.raises(UserError, match='split = "test"'):
-        pieces(bench)
+    with ExperimentContext(folder, tmp_path) as context, pytest.raises(UserError, match='split = "test"'):
+        tasks(context)

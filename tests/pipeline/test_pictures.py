@@ -18,14 +18,14 @@ from convergence.data.images import ArrayImages, Splits
 from convergence.errors import FileError
 from convergence.io import hdf5
 from convergence.networks.weights import save_weights
-from convergence.pictures import run as stage
-from convergence.pictures.colours import Colours
-from convergence.pictures.file import open_pictures
-from convergence.pictures.layer import PicturedLayer
-from convergence.pictures.maximization import frame_of, maximize, on_canvas
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped
 from convergence.statistics.top_images import NONE
+from convergence.visualization import picture_maker as stage
+from convergence.visualization.colours import Colours
+from convergence.visualization.file import open_pictures
+from convergence.visualization.layer import PicturedLayer
+from convergence.visualization.maximization import frame_of, maximize, on_canvas
 from tests.helpers.runs import datasets
 
 PATTERN = np.array([[1, -1, 1], [-1, 1, -1], [1, 1, -1]], np.float32)
@@ -184,13 +184,13 @@ def test_batches_and_kills_change_no_bit(planted, monkeypatch):
     with h5py.File(pieces[1]) as file:
         content[file["patches"].id.get_offset()] ^= 1
     pieces[1].write_bytes(content)
-    top, tops = stage.PictureMaker.make_top, []
+    top, made = stage.PictureMaker.make_top, []
     monkeypatch.setattr(
-        stage.PictureMaker, "make_top", lambda self, net, name: (tops.append(name), top(self, net, name))
+        stage.PictureMaker, "make_top", lambda self, net, name: (made.append(name), top(self, net, name))
     )
     monkeypatch.setattr(stage.PictureMaker, "make_best", best)
     assert make(config, run, layers, "pictures.batch=64") == 0
-    assert tops == ["0"]  # what was damaged is made again, what was whole is not
+    assert made == ["0"]  # what was damaged is made again, what was whole is not
     assert datasets(run / "pictures.h5") == whole
     assert not (run / "pictures.partial").exists()
 
@@ -242,8 +242,8 @@ def test_the_value_is_that_of_the_stored_image(tiny_config, tiny_run, objective,
     module = stage.load_net(tiny_run / "nets" / "net1", experiment.nets[0].network, images.image_shape, 10)
     found = PicturedLayer(module, layer, images.image_shape, torch.device("cpu"))
     colours = Colours.of(images, np.arange(100))
-    frame, position = frame_of(found, objective), found.view.central()
-    (box,) = found.view.boxes(position[None])
+    frame, position = frame_of(found, objective), found.geometry.central()
+    (box,) = found.geometry.boxes(position[None])
     for unit, (pixels, values) in enumerate(maximize(found, np.arange(5), colours, config, 3)):
         assert pixels.shape == (2, *frame.size, 1)
         if (objective, layer) != ("position", "conv1"):  # of a linear unit there is but one best image

@@ -11,8 +11,8 @@ from captum.attr import NeuronDeconvolution, NeuronGuidedBackprop
 from torch import nn
 from torch.nn import functional
 
-from convergence.pictures.layer import PicturedLayer
-from convergence.pictures.signals import signals
+from convergence.visualization.backprop import backprop
+from convergence.visualization.layer import PicturedLayer
 
 SHAPE = (1, 6, 6)
 CPU = torch.device("cpu")
@@ -99,11 +99,11 @@ def test_backprop_signals_equal_plain_numpy(kind, method):
     rng = np.random.default_rng(0)
     images = rng.standard_normal((8, *SHAPE)).astype(np.float32)
     units, positions = rng.integers(0, 2, 8), rng.integers(0, 2, (8, 2))
-    found = signals(layer, method, images, units, positions, batch=3)
-    assert found.shape == (8, 1, *layer.view.size)
+    found = backprop(layer, method, images, units, positions, batch=3)
+    assert found.shape == (8, 1, *layer.geometry.size)
     whole = np.zeros((8, 6, 6))
     n_lit = 0
-    for k, (y0, x0, y1, x1) in enumerate(layer.view.boxes(positions)):
+    for k, (y0, x0, y1, x1) in enumerate(layer.geometry.boxes(positions)):
         wanted = by_hand(net, images[k, 0].astype(float), units[k], *positions[k], method == "guided")
         padded = np.pad(wanted, 9)  # beyond the border there is nothing
         np.testing.assert_allclose(found[k, 0], padded[y0 + 9 : y1 + 9, x0 + 9 : x1 + 9], atol=1e-5)
@@ -126,9 +126,9 @@ def test_backprop_signals_equal_captum(method):
     images = np.random.default_rng(0).standard_normal((4, 3, 20, 20)).astype(np.float32)
     positions = np.array([[0, 0], [3, 2], [5, 5], [1, 4]])
     units = np.array([0, 1, 2, 3])
-    found = signals(layer, method, images, units, positions, batch=9)
+    found = backprop(layer, method, images, units, positions, batch=9)
     peer = {"deconvolution": NeuronDeconvolution, "guided": NeuronGuidedBackprop}[method](net, net[7])
-    for k, box in enumerate(layer.view.boxes(positions)):
+    for k, box in enumerate(layer.geometry.boxes(positions)):
         image = torch.from_numpy(images[k : k + 1]).requires_grad_()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -175,8 +175,8 @@ def test_residual_net_with_shared_relu_is_supported():
         wanted = back(net.conv1, total)[0].detach().numpy()
         assert np.abs(wanted).max() > 1e-3
         method = "guided" if guided else "deconvolution"
-        found = signals(layer, method, image, np.array([1]), np.array([[4, 5]]), 1)[0]
-        (box,) = layer.view.boxes(np.array([[4, 5]]))
+        found = backprop(layer, method, image, np.array([1]), np.array([[4, 5]]), 1)[0]
+        (box,) = layer.geometry.boxes(np.array([[4, 5]]))
         np.testing.assert_allclose(found, seen(wanted, box), atol=1e-6)
 
 
@@ -191,6 +191,6 @@ def test_other_activation_functions_keep_their_derivative():
     weight = net[2].weight[0, :, 0, 0] * (1 - out.detach() ** 2)
     slope = torch.autograd.grad(functional.gelu(before).sum(), before)[0][0, :, 1, 1]
     wanted = ((weight.clamp(min=0) * slope) * net[0].weight[:, 0, 0, 0]).sum()
-    found = signals(layer, "guided", image, np.array([0]), np.array([[1, 1]]), 1)
+    found = backprop(layer, "guided", image, np.array([0]), np.array([[1, 1]]), 1)
     assert found.shape == (1, 1, 1, 1)
     assert found[0, 0, 0, 0] == pytest.approx(float(wanted.detach()), abs=1e-6)

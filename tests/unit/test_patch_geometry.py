@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from convergence.data.images import ArrayImages
 from convergence.errors import FileError
 from convergence.networks.layer_reader import LayerReader
-from convergence.pictures.colours import Colours, reduced, signal_to_bytes
-from convergence.pictures.receptive import ReceptiveField, receptive_fields
-from convergence.pictures.view import View
+from convergence.visualization.colours import Colours, reduced, signal_to_bytes
+from convergence.visualization.patch_geometry import PatchGeometry
+from convergence.visualization.receptive import ReceptiveField, receptive_fields
 from tests.unit.test_receptive_fields import Residual, nets
 
 
-def view_of(module, layer: str, image: tuple[int, int]) -> tuple[LayerReader, View]:
+def view_of(module, layer: str, image: tuple[int, int]) -> tuple[LayerReader, PatchGeometry]:
     reader = LayerReader(module, [layer])
     shape = tuple(reader(torch.zeros(1, 1, *image, dtype=torch.float64))[layer].shape[2:])
-    return reader, View(receptive_fields(reader.module)[reader.node(layer)], shape, image)
+    return reader, PatchGeometry(receptive_fields(reader.module)[reader.node(layer)], shape, image)
 
 
 @settings(max_examples=10, deadline=None)
@@ -46,11 +46,11 @@ def test_patch_determines_the_unit_value(net, side, seed):
 
 
 def test_parts_of_a_small_field_are_small():
-    view = View(ReceptiveField((11, 11), (4, 4), (0, 0)), (55, 55), (227, 227))
+    view = PatchGeometry(ReceptiveField((11, 11), (4, 4), (0, 0)), (55, 55), (227, 227))
     boxes, _ = view.parts(np.argwhere(np.ones((55, 55))))
     assert (boxes[:, 2:] - boxes[:, :2]).max() == 11
     assert view.kind == "conv"
-    assert View(ReceptiveField(whole="x"), (1, 1), (9, 9)).kind == "whole"
+    assert PatchGeometry(ReceptiveField(whole="x"), (1, 1), (9, 9)).kind == "whole"
 
 
 def images_of(channels: int) -> ArrayImages:

@@ -1,4 +1,4 @@
-"""Permuting and cutting units leaves the function of a net as it is, or the net is refused by name."""
+"""Permuting and cutting units does not change the function of a net, or the net is refused by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from convergence.errors import UserError
-from convergence.functional.spaces import permuted, selected, space_of, unit_spaces
+from convergence.functional.surgery.permutations import PermutationGroup, permutation_groups, permuted, selected
 from convergence.networks.alexnet import AlexNet
 from convergence.networks.external import TorchvisionNetwork
 from convergence.networks.small import Small
@@ -47,70 +47,75 @@ def built(name: str, shape: tuple[int, int, int]) -> nn.Module:
         return randomised(TorchvisionNetwork(name=f"torchvision:{name}").build(shape, 7))
 
 
+def group_of(groups: list[PermutationGroup], layer: str) -> PermutationGroup:
+    """The group whose units are the channels of a layer."""
+    return next(group for group in groups if layer in group.layers)
+
+
 def images(shape: tuple[int, ...], n: int = 2) -> torch.Tensor:
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-def random_orders(spaces, seed: int = 0):
+def random_orders(groups, seed: int = 0):
     rng = np.random.default_rng(seed)
-    return {space.name: rng.permutation(space.n_units) for space in spaces if not space.fixed}
+    return {group.name: rng.permutation(group.n_units) for group in groups if not group.fixed}
 
 
 @torch.no_grad()
 def check_permuted(module: nn.Module, shape: tuple[int, int, int]):
-    """A random order of all units computes the same, though weights differ; the spaces."""
-    spaces = unit_spaces(module, shape)
-    orders = random_orders(spaces)
+    """A random order of all units computes the same, though weights differ; the groups."""
+    groups = permutation_groups(module, shape)
+    orders = random_orders(groups)
     assert orders
-    other = permuted(module, spaces, orders)
+    other = permuted(module, groups, orders)
     assert type(other) is type(module)
     batch = images(shape)
     expected, got = module(batch), other(batch)
     assert (expected - got).abs().max() <= 1e-5 * expected.abs().max()
     assert expected.std() > 0
-    back = permuted(other, spaces, {name: np.argsort(order) for name, order in orders.items()})
+    back = permuted(other, groups, {name: np.argsort(order) for name, order in orders.items()})
     moved = 0
     for name, value in module.state_dict().items():
         assert torch.equal(back.state_dict()[name], value)
         moved += not torch.equal(other.state_dict()[name], value)
     assert moved > 1
-    return spaces
+    return groups
 
 
 @torch.no_grad()
-def check_selected(module: nn.Module, shape: tuple[int, int, int], spaces) -> None:
+def check_selected(module: nn.Module, shape: tuple[int, int, int], groups) -> None:
     """Without units that nothing reads, the smaller net computes the same, and has fewer weights."""
     rng = np.random.default_rng(1)
-    everything = selected(module, spaces, {space.name: np.arange(space.n_units) for space in spaces})
+    everything = selected(module, groups, {group.name: np.arange(group.n_units) for group in groups})
     kept = {}
-    for space in spaces:
-        readers = space.of_role("in")
-        if space.fixed or space.whole or not readers or space.n_units < 3:
+    for group in groups:
+        readers = group.of_role("in")
+        if group.fixed or group.whole or not readers or group.n_units < 3:
             continue
-        unread = rng.choice(space.n_units, space.n_units // 3, replace=False)
-        kept[space.name] = np.setdiff1d(np.arange(space.n_units), unread)
-        for slot in readers:
-            module.state_dict()[slot.parameter].index_fill_(slot.axis, torch.from_numpy(slot.entries(unread)), 0.0)
+        unread = rng.choice(group.n_units, group.n_units // 3, replace=False)
+        kept[group.name] = np.setdiff1d(np.arange(group.n_units), unread)
+        for axis in readers:
+            module.state_dict()[axis.parameter].index_fill_(axis.dim, torch.from_numpy(axis.entries(unread)), 0.0)
     assert kept
-    smaller = selected(module, spaces, kept)
+    smaller = selected(module, groups, kept)
     batch = images(shape)
     expected = module(batch)
     assert (expected - smaller(batch)).abs().max() <= 1e-5 * expected.abs().max()
     n_weights = [sum(p.numel() for p in net.parameters()) for net in (everything, module, smaller)]
     assert n_weights[0] == n_weights[1] > n_weights[2]
-    unit_spaces(smaller, shape)  # it is a net like any
+    permutation_groups(smaller, shape)  # it is a net like any
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision_nets_compute_the_same_in_any_order(name):
+def test_permuted_torchvision_net_computes_same_function(name):
     shape = (3, 32, 32)
     module = built(name, shape)
-    spaces = check_permuted(module, shape)
+    groups = check_permuted(module, shape)
     if name in ("resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"):
-        check_selected(module, shape, spaces)
+        check_selected(module, shape, groups)
 
 
-def test_densely_connected_net_is_permuted():
+def test_permuted_densely_connected_net_computes_same_function():
     from torchvision.models import DenseNet
 
     torch.manual_seed(3)
@@ -126,36 +131,36 @@ def test_densely_connected_net_is_permuted():
         ({"channels": [4, 6, 8], "hidden": [9, 5], "kernel_size": 5}, (2, 12, 10)),
     ],
 )
-def test_small_nets_are_permuted(settings, shape):
+def test_permuted_and_cut_small_net_computes_same_function(settings, shape):
     torch.manual_seed(1)
     module = randomised(Small(name="small", **settings).build(shape, 6))
     check_selected(module, shape, check_permuted(module, shape))
 
 
-def test_flattening_spans_positions():
-    spaces = unit_spaces(Small(name="small", channels=[5, 7], hidden=[11]).build(DIGIT, 10), DIGIT)
-    assert [space.name for space in spaces] == ["conv1", "conv2", "fc1", "classifier"]
-    (reader,) = space_of(spaces, "conv2").of_role("in")
-    assert (reader.parameter, reader.span) == ("fc1.weight", 4)
-    assert list(reader.entries([2, 0])) == [8, 9, 10, 11, 0, 1, 2, 3]
-    assert space_of(spaces, "pool1").name == "conv1"
-    assert spaces[-1].fixed == "the logits are its units"
+def test_flattened_unit_spans_all_positions():
+    groups = permutation_groups(Small(name="small", channels=[5, 7], hidden=[11]).build(DIGIT, 10), DIGIT)
+    assert [group.name for group in groups] == ["conv1", "conv2", "fc1", "classifier"]
+    (axis,) = group_of(groups, "conv2").of_role("in")
+    assert (axis.parameter, axis.span) == ("fc1.weight", 4)
+    assert list(axis.entries([2, 0])) == [8, 9, 10, 11, 0, 1, 2, 3]
+    assert group_of(groups, "pool1").name == "conv1"
+    assert groups[-1].fixed == "its units are the logits"
 
 
-def test_response_normalisation_fixes_its_layers_and_no_others():
+def test_response_normalisation_fixes_only_its_layers():
     shape = (3, 227, 227)
     module = AlexNet(name="alexnet").build(shape, 10).eval()
-    spaces = unit_spaces(module, shape)
+    groups = permutation_groups(module, shape)
     for layer in ("conv1", "conv2"):
-        assert "LocalResponseNorm" in space_of(spaces, layer).fixed
-        n = space_of(spaces, layer).n_units
+        assert "LocalResponseNorm" in group_of(groups, layer).fixed
+        n = group_of(groups, layer).n_units
         with pytest.raises(UserError, match="LocalResponseNorm"):
-            permuted(module, spaces, {layer: np.roll(np.arange(n), 1)})
-    assert list(random_orders(spaces)) == ["conv3", "conv4", "conv5", "fc6", "fc7"]
+            permuted(module, groups, {layer: np.roll(np.arange(n), 1)})
+    assert list(random_orders(groups)) == ["conv3", "conv4", "conv5", "fc6", "fc7"]
     batch = images(shape, 1).float()
     with torch.no_grad():
         expected = module(batch)
-        got = permuted(module, spaces, random_orders(spaces))(batch)
+        got = permuted(module, groups, random_orders(groups))(batch)
     assert (expected - got).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -167,7 +172,7 @@ def test_transformers_are_refused_by_name():
         (SwinTransformer([4, 4], 8, [1, 1], [1, 1], [2, 2]), "shifted_window_attention"),
     ):
         with pytest.raises(UserError, match=rf"Transformer.*{operation}"):
-            unit_spaces(module, (3, 32, 32))
+            permutation_groups(module, (3, 32, 32))
 
 
 class Odd(nn.Module):
@@ -196,16 +201,16 @@ class Odd(nn.Module):
     ],
 )
 @torch.no_grad()
-def test_norms_and_parameters_of_each_unit(between, cuts):
+def test_norms_and_scales_are_permuted_with_units(between, cuts):
     shape = (3, 9, 9)
     module = randomised(Odd(between), 2)
-    spaces = check_permuted(module, shape)
-    assert (not space_of(spaces, "first").whole) == cuts
+    groups = check_permuted(module, shape)
+    assert (not group_of(groups, "first").whole) == cuts
     if cuts:
-        check_selected(module, shape, spaces)
+        check_selected(module, shape, groups)
     else:
         with pytest.raises(UserError, match="cut out"):
-            selected(module, spaces, {"first": [0, 1]})
+            selected(module, groups, {"first": [0, 1]})
 
 
 @pytest.mark.parametrize(
@@ -213,13 +218,13 @@ def test_norms_and_parameters_of_each_unit(between, cuts):
     [(nn.GroupNorm(3, 12), "GroupNorm"), (nn.LocalResponseNorm(3), "LocalResponseNorm"),
      (nn.Conv2d(12, 12, 1, groups=4), "convolution of 4 groups")],
 )  # fmt: skip
-def test_operations_over_neighbouring_channels_fix_units(between, reason):
+def test_units_that_depend_on_neighbours_are_fixed(between, reason):
     module = randomised(Odd(between))
-    spaces = check_permuted(module, (3, 9, 9))
-    assert reason in space_of(spaces, "first").fixed
-    assert not space_of(spaces, "second").fixed
+    groups = check_permuted(module, (3, 9, 9))
+    assert reason in group_of(groups, "first").fixed
+    assert not group_of(groups, "second").fixed
     with pytest.raises(UserError, match=reason):
-        selected(module, spaces, {"first": [0]})
+        selected(module, groups, {"first": [0]})
 
 
 class Gated(nn.Module):
@@ -241,10 +246,10 @@ class Gated(nn.Module):
 def test_shared_layers_and_split_halves_are_permuted():
     torch.manual_seed(0)
     module = randomised(Gated())
-    spaces = unit_spaces(module, (3, 9, 9))
-    assert "added to each other" in space_of(spaces, "twice").fixed
+    groups = permutation_groups(module, (3, 9, 9))
+    assert "added to each other" in group_of(groups, "twice").fixed
     batch = images((3, 9, 9))
-    assert torch.equal(module(batch), permuted(module, spaces, random_orders(spaces))(batch))
+    assert torch.equal(module(batch), permuted(module, groups, random_orders(groups))(batch))
 
 
 class Mixed(nn.Module):
@@ -269,24 +274,22 @@ def test_concatenation_scales_and_position_major_flattening_are_permuted():
     torch.manual_seed(0)
     module = randomised(Mixed())
     module.scale.data = torch.rand(11, 1, 1, dtype=torch.float64)
-    spaces = check_permuted(module, (3, 9, 9))
-    assert {slot.offset for slot in space_of(spaces, "second").slots if slot.parameter == "norm.weight"} == {6}
-    check_selected(module, (3, 9, 9), spaces)
+    groups = check_permuted(module, (3, 9, 9))
+    assert {axis.offset for axis in group_of(groups, "second").axes if axis.parameter == "norm.weight"} == {6}
+    check_selected(module, (3, 9, 9), groups)
 
 
-def test_orders_and_names_are_checked():
+def test_invalid_orders_and_names_are_refused():
     module = Small(name="small", channels=[5, 7], hidden=[11]).build(DIGIT, 10)
-    spaces = unit_spaces(module, DIGIT)
-    with pytest.raises(UserError, match=r"not one of its 5 units"):
-        permuted(module, spaces, {"conv1": [0, 1, 2, 3, 3]})
+    groups = permutation_groups(module, DIGIT)
+    with pytest.raises(UserError, match=r"no permutation of its 5 units"):
+        permuted(module, groups, {"conv1": [0, 1, 2, 3, 3]})
     with pytest.raises(UserError, match=r"logits"):
-        permuted(module, spaces, {"classifier": np.roll(np.arange(10), 1)})
+        permuted(module, groups, {"classifier": np.roll(np.arange(10), 1)})
     with pytest.raises(UserError, match=r'did you mean "conv1"'):
-        permuted(module, spaces, {"conv_1": [0]})
-    with pytest.raises(UserError, match=r"did you mean"):
-        space_of(spaces, "conv3")
+        permuted(module, groups, {"conv_1": [0]})
     for units in ([], [0, 0], [5]):
         with pytest.raises(UserError, match=r"some of its 5 units"):
-            selected(module, spaces, {"conv1": units})
-    with pytest.raises(UserError, match=r"does not take images"):
-        unit_spaces(module, (3, 8, 8))
+            selected(module, groups, {"conv1": units})
+    with pytest.raises(UserError, match=r"cannot process images"):
+        permutation_groups(module, (3, 8, 8))

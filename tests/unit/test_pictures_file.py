@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from convergence.errors import FileError
-from convergence.pictures.file import DATASETS, open_pictures
+from convergence.visualization.file import DATASETS, open_pictures
 from tests.helpers.pictures_file import DIGITS, write_pictures_file
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from convergence.networks.alexnet import AlexNet
 from convergence.networks.layer_reader import LayerReader
-from convergence.pictures.receptive import ReceptiveField, receptive_fields
+from convergence.visualization.receptive import ReceptiveField, receptive_fields
 
 
 def field_of(module: nn.Module, layer: str) -> ReceptiveField:

@@ -1,5 +1,5 @@
-"""A chapter for each functional experiment: what came out in words, tables and figures.
+"""The chapters on functional experiments: sentences, tables and figures.
 
-Each is a function of an experiment's results that returns a :class:`~convergence.report.matters.Chapter`; another one
-is a file and a line in ``CHAPTERS`` of :mod:`convergence.report.matters`.
+Each module has a function ``chapter`` from results to a :class:`~convergence.report.functional_page.Chapter`, which is
+listed in ``CHAPTERS`` of :mod:`convergence.report.functional_page`.
 """

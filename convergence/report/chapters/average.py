@@ -1,208 +1,198 @@
-"""The chapter on workers that train apart and average their weights."""
+"""The chapter on averaging: workers that train apart and average their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from convergence.figures.average import ALIGNMENTS, INITS, drawing
-from convergence.functional.averaged import Scored, Training, references, synchronous_bytes, trainings
+from convergence.functional.averaging.results import AveragingResults, AveragingStudy, MeanScore, MeanTraining
 from convergence.functional.file import FunctionalResults
-from convergence.report.matters import Chapter
+from convergence.report.chapters.numbers import listed, percent, points
+from convergence.report.functional_page import Chapter
 from convergence.report.tables import MISSING, Table
 from convergence.uncertainty import Estimate
 
+References = Mapping[str, MeanScore]
+REFERENCES = {
+    "synchronous": "gradients averaged each step",
+    "ensemble": "ensemble of workers without averages",
+    "one_worker": "one worker without averages",
+}
 
-def chapter(results: FunctionalResults) -> Chapter:
-    """What averaging costs and keeps, and where alignment changes it."""
-    tree = results.tree
-    found, other, sent = trainings(tree), references(tree), synchronous_bytes(tree)
+
+def chapter(results: FunctionalResults[AveragingResults]) -> Chapter:
+    """The chapter of ``average.h5``."""
+    tables = results.tables
+    found, references, sent = tables.mean_trainings(), tables.mean_references(), tables.synchronous_bytes
+    (study,) = tables.study
     return Chapter(
         title="Can workers that train apart be averaged?",
-        sentences=tuple(_sentences(found, other, sent, tree["about"])),
-        about=_about(tree["about"], results),
-        tables=(_at_the_end(found, other, sent), _first_average(found)),
-        drawings=(drawing(found, other, sent),),
+        sentences=tuple(_sentences(found, references, sent, study)),
+        about=_about(study, results),
+        tables=(_final_table(found, references, sent), _first_table(found)),
+        drawings=(drawing(found, references, sent),),
     )
 
 
-def _sentences(found: Sequence[Training], other: dict[str, Scored], sent: float, about: dict[str, object]) -> list[str]:
-    whose = "held-out" if about["split"] == "test" else "training"
+def _sentences(found: Sequence[MeanTraining], references: References, sent: float, study: AveragingStudy) -> list[str]:
+    whose = "held-out" if study.split == "test" else "training"
     said = [
-        f"{about['workers']} workers share each batch of {about['batch_size']} images for {about['epochs']} of the "
-        f"run's {about['run_epochs']} epochs. Where their gradients are averaged at each of the {about['steps']} "
-        f"steps, which is one net with the whole batch, {whose} accuracy is {_percent(other['synchronous'].accuracy)}. "
-        f"One worker that never meets the others reaches {_percent(other['one_worker'].accuracy)}, and the workers as "
-        f"an ensemble {_percent(other['ensemble'].accuracy)}."
+        _verdicts(found),
+        f"{study.workers} workers share batches of {study.batch_size} images for {study.epochs} of the run's "
+        f"{study.run_epochs} epochs. With gradients averaged at each of the {study.steps} steps, which is one net with "
+        f"the whole batch, {whose} accuracy is {percent(references['synchronous'].accuracy)}. One worker without "
+        f"averages has {percent(references['one_worker'].accuracy)}, the ensemble of the workers "
+        f"{percent(references['ensemble'].accuracy)}.",
     ]
     plain = {init: [t for t in found if (t.init, t.align) == (init, "none")] for init in INITS}
-    said = [_verdicts(found), *said]
     if plain["same"]:
         parts = [
-            f"{_percent(t.final.accuracy)} {_when(t)} ({sent / t.sent:.0f} times fewer bytes than gradients; "
-            f"{_points(t.final.minus(other['synchronous']))} against them)"
+            f"{percent(t.final.accuracy)} {_when(t)} ({sent / t.sent:.0f} times fewer bytes than gradients, "
+            f"{points(t.final.minus(references['synchronous']))} against them)"
             for t in plain["same"]
         ]
-        said.append(f"From one init, plain averages reach {_list(parts)}.")
+        said.append(f"From one init, averages without alignment have an accuracy of {listed(parts)}.")
         against = [
-            f"{_points(t.final.minus(other['one_worker']))} {_when(t)}, "
-            f"{_verdict(t.final.minus(other['one_worker']), 'which pays', 'which does not pay')}"
+            f"{points(t.final.minus(references['one_worker']))} {_when(t)} "
+            f"({_verdict(t.final.minus(references['one_worker']), 'better', 'worse')})"
             for t in plain["same"]
         ]
-        said.append(f"Against a worker that sends nothing and never meets the others, that is {_list(against)}.")
+        said.append(f"Against one worker without averages, which sends nothing, these are {listed(against)}.")
     if plain["different"]:
-        parts = [f"{_percent(t.final.accuracy)} {_when(t)}" for t in plain["different"]]
-        said.append(f"From different inits, plain averages reach {_list(parts)}.")
+        parts = [f"{percent(t.final.accuracy)} {_when(t)}" for t in plain["different"]]
+        said.append(f"From different inits, averages without alignment have an accuracy of {listed(parts)}.")
     said += [sentence for init in INITS if (sentence := _alignment(found, init))]
-    same, different = (
-        {(t.align, t.every): t for t in found if t.init == init and t.align != "random"} for init in INITS
-    )
+    same, different = ([t for t in found if t.init == init and t.align != "random"] for init in INITS)
     left = []
-    for every in sorted({e for _, e in same} & {e for _, e in different}):
-        best = max((t for (_, e), t in different.items() if e == every), key=lambda t: t.final.accuracy.value)
-        start = max((t for (_, e), t in same.items() if e == every), key=lambda t: t.final.accuracy.value)
-        left.append(f"{_points(best.final.minus(start.final))} {_when(best)}")
+    for every in sorted({t.every for t in same} & {t.every for t in different}):
+        best, other = (
+            max((t for t in of if t.every == every), key=lambda t: t.final.accuracy.value) for of in (different, same)
+        )
+        left.append(f"{points(best.final.minus(other.final))} {_when(best)}")
     if left:
         said.append(
-            "That all begin alike costs no bytes. The best of different inits against the best of one init, aligned or "
-            f"not, is {_list(left)}."
+            "Starting from one init costs no bytes. The best training from different inits, aligned or not, differs "
+            f"from the best from one init by {listed(left)}."
         )
-    longest = [t for t in found if t.whole and np.isfinite(t.first.accuracy.null)]
+    longest = next((t for t in found if t.whole and np.isfinite(t.first.accuracy.null)), None)
     if longest:
-        t = longest[0]
+        null = longest.first.accuracy
         said.append(
-            f"Chance: with the units of each worker in random order, the average at the end of training from "
-            f"{INITS[t.init][1]} answers {100 * t.first.accuracy.null:.1f} ± {100 * t.first.accuracy.null_sd:.1f} % "
-            "correctly."
+            f"Chance: with the units of each worker randomly permuted, the average at the end of training from "
+            f"{INITS[longest.init][1]} has an accuracy of {100 * null.null:.1f} ± {100 * null.null_sd:.1f} %."
         )
     return said
 
 
-def _alignment(found: Sequence[Training], init: str) -> str:
-    """What alignment changes for workers of one kind of start, each kind of alignment beside plain averages."""
+def _alignment(found: Sequence[MeanTraining], init: str) -> str:
+    """What each alignment changes for one initialisation, against averages without alignment."""
     plain = {t.every: t for t in found if (t.init, t.align) == (init, "none")}
     said = []
     for align in ("weight", "activation"):
-        lines = [t for t in found if (t.init, t.align) == (init, align)]
-        pairs = [(t, plain[t.every]) for t in lines if t.every in plain]
+        pairs = [(t, plain[t.every]) for t in found if (t.init, t.align) == (init, align) and t.every in plain]
         if not pairs:
             continue
-        how = ALIGNMENTS[align][2]
+        start = f"From {INITS[init][1]}, {ALIGNMENTS[align][2]}"
         cost = _more(pairs[0][0].sent / pairs[0][1].sent)
         if all(t.moved == (0.0, 0.0) for t, _ in pairs):
-            said.append(
-                f"{INITS[init][1].capitalize()}, {how}: alignment moves no unit before any average, so it changes "
-                f"nothing and does not help; it sends {cost}."
-            )
+            said.append(f"{start}: alignment moves no unit and changes nothing, for {cost}.")
             continue
         changes = [
-            f"{_points(t.final.minus(p.final))} {_when(t)}, {_verdict(t.final.minus(p.final))}" for t, p in pairs
+            f"{points(t.final.minus(p.final))} {_when(t)} ({_verdict(t.final.minus(p.final), 'better', 'worse')})"
+            for t, p in pairs
         ]
-        share = np.mean([t.moved[0] for t, _ in pairs])
-        later = np.mean([t.moved[1] for t, _ in pairs])
+        share, later = (100 * np.mean([t.moved[k] for t, _ in pairs]) for k in (0, 1))
         said.append(
-            f"{INITS[init][1].capitalize()}, {how}: {100 * share:.0f} % of the units change places before the first "
-            f"average and {100 * later:.1f} % before a later one, and the end is, against plain averages, "
-            f"{_list(changes)}; it sends {cost}."
+            f"{start}: alignment moves {share:.0f} % of the units before the first average and {later:.1f} % before a "
+            f"later one. Final accuracy changes by {listed(changes)}, for {cost}."
         )
     return " ".join(said)
 
 
-def _verdicts(found: Sequence[Training]) -> str:
-    """The short answer: for each start whether any alignment is worth its bytes at the end."""
+def _verdicts(found: Sequence[MeanTraining]) -> str:
+    """For each initialisation, whether an alignment raises the final accuracy."""
     said = []
     for init in INITS:
         plain = {t.every: t for t in found if (t.init, t.align) == (init, "none")}
         aligned = [t for t in found if t.init == init and t.align in ("weight", "activation") and t.every in plain]
         if aligned:
-            helps = [t for t in aligned if t.final.minus(plain[t.every].final).low > 0]
-            said.append(
-                f"from {INITS[init][1]} alignment "
-                + ("does not help" if not helps else f"helps in {len(helps)} of {len(aligned)} cases")
-            )
-    if not said:
-        return "Nothing was aligned: what follows is about plain averages."
-    return f"{_list(said)[0].upper()}{_list(said)[1:]}, beyond the interval over images."
+            helps = sum(t.final.minus(plain[t.every].final).low > 0 for t in aligned)
+            verdict = f"helps in {helps} of {len(aligned)} trainings" if helps else "does not help"
+            said.append(f"Alignment {verdict} from {INITS[init][1]}.")
+    return " ".join(said) or "No training was aligned."
 
 
-def _when(t: Training) -> str:
+def _when(t: MeanTraining) -> str:
     return "once at the end" if t.whole else f"every {t.every:,} step{'s' * (t.every > 1)}"
 
 
-def _verdict(difference: Estimate, good: str = "which helps", bad: str = "which hurts") -> str:
-    return good if difference.low > 0 else bad if difference.high < 0 else "no difference beyond the interval"
+def _verdict(e: Estimate, good: str, bad: str) -> str:
+    return good if e.low > 0 else bad if e.high < 0 else "no clear difference"
 
 
-def _at_the_end(found: Sequence[Training], other: dict[str, Scored], sent: float) -> Table:
+def _final_table(found: Sequence[MeanTraining], references: References, sent: float) -> Table:
     rows = [
         (
-            INITS[t.init][1],
-            ALIGNMENTS[t.align][2],
-            _averages(t),
-            _megabytes(t.sent),
-            _percent(t.final.accuracy),
-            f"{100 * t.final.lowest:.1f} – {100 * t.final.highest:.1f} %",
-            _points(t.final.minus(other["synchronous"])),
-            f"{t.final.loss.value:.3f} [{t.final.loss.low:.3f}, {t.final.loss.high:.3f}]",
+            INITS[t.init][1], ALIGNMENTS[t.align][2], _when(t), _megabytes(t.sent), *_scored(t.final),
+            points(t.final.minus(references["synchronous"])), _loss(t.final),
         )
         for t in found
-    ]
-    words = {"synchronous": "gradients averaged each step", "ensemble": "ensemble of workers that never meet",
-             "one_worker": "one worker that never meets others"}  # fmt: skip
-    for name, s in other.items():
-        rows.append(
-            (
-                words[name], MISSING, "at each step" if name == "synchronous" else "never",
-                _megabytes(sent) if name == "synchronous" else "0", _percent(s.accuracy),
-                f"{100 * s.lowest:.1f} – {100 * s.highest:.1f} %",
-                MISSING if name == "synchronous" else _points(s.minus(other["synchronous"])),
-                f"{s.loss.value:.3f} [{s.loss.low:.3f}, {s.loss.high:.3f}]",
-            )
-        )  # fmt: skip
-    columns = ("start", "alignment", "averages", "sent by a worker", "accuracy", "lowest – highest repeat",
+    ]  # fmt: skip
+    for name, score in references.items():
+        is_synchronous = name == "synchronous"
+        rows.append((
+            REFERENCES[name], MISSING, "each step" if is_synchronous else "never",
+            _megabytes(sent) if is_synchronous else "0", *_scored(score),
+            MISSING if is_synchronous else points(score.minus(references["synchronous"])), _loss(score),
+        ))  # fmt: skip
+    columns = ("init", "alignment", "averages", "sent per worker", "accuracy", "lowest – highest repeat",
                "against gradients", "loss (nats)")  # fmt: skip
     return Table.of("At the end of training", columns, rows, wide=True)
 
 
-def _first_average(found: Sequence[Training]) -> Table:
+def _first_table(found: Sequence[MeanTraining]) -> Table:
     rows = [
         (
-            INITS[t.init][1],
-            ALIGNMENTS[t.align][2],
-            f"{t.every:,}",
-            _percent(t.before.accuracy),
-            _percent(t.first.accuracy),
-            _points(t.gain),
+            INITS[t.init][1], ALIGNMENTS[t.align][2], f"{t.every:,}", percent(t.before.accuracy),
+            percent(t.first.accuracy), points(t.gain),
             f"{100 * t.first.accuracy.null:.1f} ± {100 * t.first.accuracy.null_sd:.1f} %"
             if np.isfinite(t.first.accuracy.null)
             else MISSING,
-            f"{100 * t.moved[0]:.0f} %",
-            f"{100 * t.moved[1]:.1f} %" if t.rounds > 1 else MISSING,
+            f"{100 * t.moved[0]:.0f} %", f"{100 * t.moved[1]:.1f} %" if t.rounds > 1 else MISSING,
         )
         for t in found
-    ]
-    columns = ("start", "alignment", "steps before it", "workers before", "average", "change", "units in random order",
+    ]  # fmt: skip
+    columns = ("init", "alignment", "steps before it", "workers before it", "average", "change", "random permutations",
                "units moved", "moved later")  # fmt: skip
     return Table.of("The first average", columns, rows, wide=True)
 
 
-def _about(about: dict[str, object], results: FunctionalResults) -> str:
+def _scored(score: MeanScore) -> tuple[str, str]:
+    return percent(score.accuracy), f"{100 * score.lowest:.1f} – {100 * score.highest:.1f} %"
+
+
+def _loss(score: MeanScore) -> str:
+    return f"{score.loss.value:.3f} [{score.loss.low:.3f}, {score.loss.high:.3f}]"
+
+
+def _about(study: AveragingStudy, results: FunctionalResults[AveragingResults]) -> str:
     text = (
-        f"Local SGD (Stich 2019; McMahan et al. 2017). A batch of the run's training is dealt to the "
-        f"{about['workers']} workers, so together they see the images that one net sees, in the same steps; after so "
-        "many steps their weights are averaged, weighted by the images that each saw, and all go on from the mean. "
-        f"Network and seed are those of {about['net']} ({about['network']}, {about['optimizer']}); moments of the "
-        f"optimiser are {'averaged too' if about['optimizer_state'] == 'average' else 'kept by each worker'} and take "
-        "the order of the weights. Workers are aligned onto the first one by weights (Ainsworth et al. 2023) or by "
-        "correlations of activations. Bytes are those a worker sends, for P bytes that are averaged: a ring "
-        "all-reduce, 2 (K − 1) / K · P an average; alignment adds (K − 1) / K times the weights, or the activations, "
-        f"of the first worker. Scores are of {results.n_images:,} images in {results.n_groups} groups; intervals are "
-        f"over the images and say nothing of other seeds: the repeats ({about['repeats']}, with other seeds and "
-        "another order of the images) have their lowest and highest value in the table."
+        "Local SGD (Stich 2019; McMahan et al. 2017). Each batch of the run's training is split over the "
+        f"{study.workers} workers, which together see the images of one net in the same steps. At each average the "
+        "weights are averaged, weighted by the images that each worker saw, and all workers continue from the mean. "
+        f"Network and seed are those of {study.net} ({study.network}, {study.optimizer}); moments of the optimiser are "
+        f"{'averaged, too,' if study.optimizer_state == 'average' else 'kept by each worker'} and permuted like the "
+        "weights. Workers are aligned to the first by weights (Ainsworth et al. 2023) or by correlations of "
+        "activations. Bytes are those that a worker sends for P averaged bytes: a ring all-reduce, 2 (K − 1) / K · P "
+        "per average; alignment adds (K − 1) / K times the weights, or the activations, of the first worker. Scores "
+        f"are of {results.n_images:,} images in {results.n_groups} groups. Intervals are over images and do not "
+        f"include variation over seeds; the table has the lowest and highest of {study.repeats} repeats, with other "
+        "seeds and another order of the images. Docs: functional/averaging.md."
     )
-    if about["cannot_permute"]:
-        text += f" The units of this net cannot be permuted ({about['cannot_permute']}), so there is no chance level."
+    if study.cannot_permute:
+        text += f" The units of this net cannot be permuted ({study.cannot_permute}), so that there is no null."
     return text
 
 
@@ -210,26 +200,5 @@ def _more(ratio: float) -> str:
     return f"{100 * (ratio - 1):.0f} % more bytes" if ratio < 2 else f"{ratio:.0f} times the bytes"
 
 
-def _averages(t: Training) -> str:
-    return "one average at the end" if t.whole else f"an average every {t.every:,} step{'s' * (t.every > 1)}"
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
-
-
-def _points(e: Estimate) -> str:
-    """A difference of accuracies in percentage points."""
-    return f"{_signed(e.value)} points [{_signed(e.low)}, {_signed(e.high)}]"
-
-
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
 def _megabytes(value: float) -> str:
     return f"{value / 1e6:.3g} MB"
-
-
-def _list(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{'; '.join(parts[:-1])}; and {parts[-1]}"

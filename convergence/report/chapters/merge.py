@@ -1,4 +1,4 @@
-"""The chapter on merging: barriers before and after alignment, the merged nets, zipped nets, all nets at once."""
+"""The chapter on merging: barriers before and after alignment, merged nets, zipped nets, all nets at once."""
 
 from __future__ import annotations
 
@@ -6,205 +6,175 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from convergence.figures.merge import WORDS, barrier_drawing, line_drawing, zip_drawing
 from convergence.functional.file import FunctionalResults
-from convergence.report.matters import Chapter
+from convergence.functional.merging.results import AveragedPair, MergingResults
+from convergence.report.chapters.numbers import percent, points
+from convergence.report.functional_page import Chapter
 from convergence.report.tables import Table, interval
 from convergence.uncertainty import Estimate, mean_estimate
 
-Tree = Mapping[str, Any]
 METHODS = ("none", "activation", "weights")
 KINDS = ("plain", "repaired")
-TOGETHER = {
+QUANTITIES = ("barrier", "accuracy_barrier")
+ALL_NETS = {
     "none": "not aligned",
     "activation": "each aligned to the first by activations",
     "weights": "each aligned to the first by weights",
     "many": "each aligned to the mean of the others by weights",
 }
+ABOUT = (
+    "Two nets of one architecture differ in the arbitrary order of their units. All layers of the second net are "
+    "permuted together, which does not change its function, and its weights are averaged with those of the first. "
+    "Permutations by activations are the one-to-one assignment of the largest correlations (Li et al. 2016); "
+    "permutations by weights maximise the overlap of the weights (Ainsworth et al. 2023). The barrier is the largest "
+    "rise of the loss on the line between the nets above the straight line between their losses (Frankle et al. 2020). "
+    "Repair rescales units to the mean and standard deviation of both nets (Jordan et al. 2023); batch norms estimate "
+    "their running statistics again. Zipping merges each unit with the most similar unit of either net (Stoica et al. "
+    "2024). Fits use training images; scores are of {images} evaluation images in {groups} groups. The best merged net "
+    "of a pair has the lowest loss on training images. Docs: functional/merging.md."
+)
+Barriers = Mapping[tuple[str, str, str], Estimate]
+Nulls = Mapping[tuple[str, str], npt.NDArray[np.float64]]
 
 
-def chapter(results: FunctionalResults) -> Chapter:
-    """Words, tables and figures of a run's merging."""
-    pairs: dict[str, Tree] = results.tree["pairs"]
-    mean = {
-        (quantity, kind, method): mean_estimate([Estimate(**pair[method][kind][quantity]) for pair in pairs.values()])
-        for quantity in ("barrier", "accuracy_barrier")
+def chapter(results: FunctionalResults[MergingResults]) -> Chapter:
+    """The chapter of ``merge.h5``."""
+    found = results.tables
+    barriers: Barriers = {
+        (quantity, kind, method): mean_estimate([getattr(row, quantity) for row in _averages(found, kind, method)])
+        for quantity in QUANTITIES
         for kind in KINDS
         for method in METHODS
     }
-    chance = {
-        (quantity, kind): np.concatenate([np.ravel(pair["random"][kind][quantity]) for pair in pairs.values()])
-        for quantity in ("barrier", "accuracy_barrier")
+    nulls: Nulls = {
+        (quantity, kind): np.array([getattr(row, quantity) for row in found.random if row.kind == kind])
+        for quantity in QUANTITIES
         for kind in KINDS
     }
-    zips = {name: pair["zip"] for name, pair in pairs.items() if "refused" not in pair["zip"]}
-    refused = next((pair["zip"]["refused"] for pair in pairs.values() if "refused" in pair["zip"]), "")
-    sentences = [_barriers(mean, chance, len(pairs)), _merged(pairs), _zipped(zips, refused), _orders(pairs)]
-    tables = [_barrier_table(pairs), _merged_table(pairs)]
-    if together := results.tree.get("together"):
-        sentences.append(_together(together))
-        tables.append(_together_table(together))
-    first = next(iter(pairs))
-    drawings = [line_drawing(first, pairs[first]), barrier_drawing(mean, chance)]
-    if zips:
-        drawings.append(zip_drawing(zips))
-    about = (
-        "Two nets of one architecture differ in the arbitrary order of their units. The second is permuted, all layers "
-        "together so that it computes the same function, and averaged with the first. Orders by activations are the "
-        "one-to-one assignment of the largest correlations (Li et al. 2016); orders by weights those of the largest "
-        "overlap of the weights (Ainsworth et al. 2023). The barrier is how far the loss on the line between the nets "
-        "rises above the straight line between their losses (Frankle et al. 2020). Repair puts means and standard "
-        "deviations of the units right (Jordan et al. 2023); in nets with batch norm its running statistics are "
-        "estimated again. Zipping merges each unit with the one most like it, of either net (Stoica et al. 2024). Fits "
-        "are made on training images; everything is scored on "
-        f"{results.n_images} others in {results.n_groups} groups. The best merged net of a pair is the one of the "
-        "least loss on training images."
-    )
+    sentences = [
+        _barriers(barriers, nulls, len(found.pairs)), _merged(found), _zipped(found), _permutations(found),
+        _all_nets(found),
+    ]  # fmt: skip
+    tables = (_barrier_table(found), _merged_table(found), _all_nets_table(found))
+    drawings = [line_drawing(found.pairs[0], found), barrier_drawing(barriers, nulls)]
+    if found.zip_depths:
+        drawings.append(zip_drawing(found))
     return Chapter(
         "Can nets trained apart be merged into one?",
         tuple(s for s in sentences if s),
-        about,
-        tuple(tables),
+        ABOUT.format(images=results.n_images, groups=results.n_groups),
+        tuple(table for table in tables if table.rows),
         tuple(drawings),
     )
 
 
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+def _averages(found: MergingResults, kind: str, method: str) -> list[AveragedPair]:
+    return [row for row in found.averages if (row.kind, row.method) == (kind, method)]
 
 
-def _points(e: Estimate) -> str:
-    """A difference of shares."""
-    low, value, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (e.low, e.value, e.high))
-    return f"{value} percentage points [{low}, {high}]"
-
-
-def _barriers(mean: Mapping[tuple[str, str, str], Estimate], chance: Mapping[tuple[str, str], Any], n: int) -> str:
+def _barriers(mean: Barriers, nulls: Nulls, n: int) -> str:
     def words(kind: str) -> str:
         return ", ".join(f"{interval(mean['barrier', kind, m])} {WORDS[m]}" for m in METHODS)
 
-    draws = chance["barrier", "plain"]
+    draws = nulls["barrier", "plain"]
     best = min(METHODS[1:], key=lambda m: mean["barrier", "repaired", m].value)
     left = mean["accuracy_barrier", "repaired", best]
-    ends = "no barrier is left to see" if left.low <= 0 else "a barrier is left"
+    verdict = "no barrier is visible" if left.low <= 0 else "a barrier remains"
     return (
-        f"Between two nets the loss rises by {words('plain')} (nats, mean of {n} pair{'s' * (n > 1)}); random orders "
-        f"give {draws.mean():.3f} ± {draws.std(ddof=1):.3f}. With repaired statistics it rises by {words('repaired')}. "
-        f"In accuracy the best of these, {WORDS[best]} and repaired, loses {_percent(left)} at the worst point: {ends}."
+        f"The barrier of the loss between two nets is {words('plain')} (nats, mean of {n} pair{'s' * (n > 1)}); with "
+        f"random permutations it is {draws.mean():.3f} ± {draws.std(ddof=1):.3f}. With repair it is "
+        f"{words('repaired')}. Nets {WORDS[best]} and repaired lose {percent(left)} accuracy at the worst point: "
+        f"{verdict}."
     )
 
 
-def _merged(pairs: Mapping[str, Tree]) -> str:
-    def mean(*path: str) -> Estimate:
-        found = []
-        for pair in pairs.values():
-            tree: Any = pair["merged"]
-            for key in path:
-                tree = tree[key]
-            found.append(Estimate(**tree))
-        return mean_estimate(found)
+def _merged(found: MergingResults) -> str:
+    difference = mean_estimate([row.minus_ends for row in found.merged])
+    verdict = "better than" if difference.low > 0 else "worse than" if difference.high < 0 else "as good as"
+    return (
+        f"The best merged net of a pair has {percent(_mean_accuracy(found, 'merged'))} held-out accuracy, "
+        f"{points(difference)} from the mean of its two nets: {verdict} these. The ensemble of both nets, at twice the "
+        f"cost, has {percent(_mean_accuracy(found, 'ensemble'))}."
+    )
 
-    difference = mean("minus_ends")
-    verdict = (
-        "as well as"
-        if difference.low <= 0 <= difference.high
-        else "better than"
-        if difference.low > 0
-        else "worse than"
+
+def _mean_accuracy(found: MergingResults, net: str) -> Estimate:
+    return mean_estimate([row.accuracy for row in found.merged_scores if row.net == net])
+
+
+def _zipped(found: MergingResults) -> str:
+    if not found.zipped:
+        return f"Zipping was skipped: {found.not_zipped[0].reason}" if found.not_zipped else ""
+    merged = mean_estimate([row.accuracy for row in found.zipped])
+    within = np.mean([row.within for row in found.zipped_groups])
+    return (
+        f"Two nets zipped into one have {percent(merged)} accuracy; {100 * within:.0f} % of the merged pairs of units "
+        "are from one net."
+    )
+
+
+def _permutations(found: MergingResults) -> str:
+    both: dict[tuple[str, str, int], list[int]] = {}
+    for row in found.permutations:
+        both.setdefault((row.name, row.group, row.position), []).append(row.unit)
+    same = np.mean([one[0] == one[-1] for one in both.values()])
+    chance = len({key[:2] for key in both}) / len(both)
+    none, activation, weights = (
+        np.mean([row.distance for row in found.alignments if row.method == method]) for method in METHODS
     )
     return (
-        f"The best merged net of a pair answers {_percent(mean('merged', 'accuracy'))} of held-out images correctly, "
-        f"{_points(difference)} against the mean of its two nets: {verdict} they do. The ensemble of both, which "
-        f"costs twice as much, reaches {_percent(mean('ensemble', 'accuracy'))}."
+        f"Both alignments give {100 * same:.0f} % of the units the same partner (chance: {100 * chance:.0f} %). The "
+        f"relative distance of the weights is {none:.2f} before alignment, {activation:.2f} after alignment by "
+        f"activations and {weights:.2f} by weights."
     )
 
 
-def _zipped(zips: Mapping[str, Tree], refused: str) -> str:
-    if not zips:
-        return f"Zipping was not possible: {refused}" if refused else ""
-    merged = mean_estimate([Estimate(**tree["merged"]["accuracy"]) for tree in zips.values()])
-    within = np.mean([np.mean(tree["within"]) for tree in zips.values()])
+def _all_nets(found: MergingResults) -> str:
+    if not found.all_nets:
+        return ""
+    accuracy = {(row.alignment, row.kind): row.accuracy for row in found.all_nets}
+    repaired = "; ".join(f"{percent(accuracy[way, 'repaired'])} {words}" for way, words in ALL_NETS.items())
+    n = len(found.all_nets[0].nets.split(", "))
     return (
-        f"Zipped to the last layer, two nets are one that answers {_percent(merged)} correctly; {100 * within:.0f} % "
-        "of the merged pairs are of two units of the same net."
+        f"All {n} nets averaged into one and repaired have an accuracy of {repaired}. A single net has "
+        f"{percent(accuracy['single', 'plain'])}, the ensemble of all {percent(accuracy['ensemble', 'plain'])}."
     )
 
 
-def _orders(pairs: Mapping[str, Tree]) -> str:
-    same, chance, near = [], [], []
-    for pair in pairs.values():
-        a, w = pair["activation"]["orders"], pair["weights"]["orders"]
-        same.append(sum(int((np.ravel(a[s]) == np.ravel(w[s])).sum()) for s in a) / sum(np.size(a[s]) for s in a))
-        chance.append(len(a) / sum(np.size(a[s]) for s in a))
-        near.append([pair[method]["distance"] for method in METHODS])
-    none, activation, weights = np.mean(near, axis=0)
-    return (
-        f"Both alignments give {100 * np.mean(same):.0f} % of the units the same partner (chance: "
-        f"{100 * np.mean(chance):.0f} %). The distance of the weights, relative to their length, is {none:.2f} before, "
-        f"{activation:.2f} after alignment by activations and {weights:.2f} by weights."
-    )
-
-
-def _together(tree: Tree) -> str:
-    n = len(tree["names"].split("\n"))
-    ways = {(way, kind): Estimate(**tree["ways"][way][kind]["accuracy"]) for way in TOGETHER for kind in KINDS}
-    repaired = "; ".join(f"{_percent(ways[way, 'repaired'])} {words}" for way, words in TOGETHER.items())
-    return (
-        f"All {n} nets averaged into one and repaired answer: {repaired}. One of them alone reaches "
-        f"{_percent(Estimate(**tree['single']['accuracy']))}, their ensemble "
-        f"{_percent(Estimate(**tree['ensemble']['accuracy']))}."
-    )
-
-
-def _barrier_table(pairs: Mapping[str, Tree]) -> Table:
+def _barrier_table(found: MergingResults) -> Table:
     rows = []
-    for name, pair in pairs.items():
-        for kind in KINDS:
-            draws = np.ravel(pair["random"][kind]["barrier"])
-            for method in METHODS:
-                found = pair[method][kind]
-                rows.append(
-                    (
-                        name,
-                        WORDS[method],
-                        "yes" if kind == "repaired" else "no",
-                        interval(Estimate(**found["barrier"])),
-                        _percent(Estimate(**found["accuracy_barrier"])),
-                        _percent(Estimate(**found["merged"]["accuracy"])),
-                        f"{draws.mean():.3f} ± {draws.std(ddof=1):.3f}",
-                    )
-                )
+    for row in sorted(found.averages, key=lambda r: (found.pairs.index(r.name), KINDS.index(r.kind))):
+        draws = np.array([one.barrier for one in found.random if (one.name, one.kind) == (row.name, row.kind)])
+        rows.append((
+            row.name, WORDS[row.method], "yes" if row.kind == "repaired" else "no", interval(row.barrier),
+            percent(row.accuracy_barrier), percent(row.accuracy), f"{draws.mean():.3f} ± {draws.std(ddof=1):.3f}",
+        ))  # fmt: skip
     columns = ("nets", "alignment", "repaired", "barrier of the loss", "of the accuracy", "accuracy in the middle",
-               "random order, loss")  # fmt: skip
+               "random permutation, loss")  # fmt: skip
     return Table.of("Barriers", columns, rows, wide=True)
 
 
-def _merged_table(pairs: Mapping[str, Tree]) -> Table:
+def _merged_table(found: MergingResults) -> Table:
     rows = []
-    for name, pair in pairs.items():
-        tree = pair["merged"]
-        cells = [_percent(Estimate(**tree[key]["accuracy"])) for key in ("merged", "x", "y", "ensemble")]
-        how = "zipped" if tree["method"] == "zip" else tree["method"].replace("-", ", ").replace("none", "not aligned")
-        rows.append((name, how, *cells, _points(Estimate(**tree["minus_ends"])), tree["folder"]))
-    columns = (
-        "nets",
-        "best method",
-        "merged",
-        "first net",
-        "second net",
-        "ensemble",
-        "merged − mean of both",
-        "saved in",
-    )
+    for row in found.merged:
+        scores: dict[str, Any] = {s.net: s.accuracy for s in found.merged_scores if s.name == row.name}
+        how = "zipped" if row.method == "zip" else row.method.replace("-", ", ").replace("none", "not aligned")
+        cells = [percent(scores[net]) for net in ("merged", "x", "y", "ensemble")]
+        rows.append((row.name, how, *cells, points(row.minus_ends), row.folder))
+    columns = ("nets", "best method", "merged", "first net", "second net", "ensemble", "merged − mean of both",
+               "saved in")  # fmt: skip
     return Table.of("The best merged net of each pair", columns, rows, wide=True)
 
 
-def _together_table(tree: Tree) -> Table:
+def _all_nets_table(found: MergingResults) -> Table:
+    by_key = {(row.alignment, row.kind): row for row in found.all_nets}
     rows = [
-        (words, *(_percent(Estimate(**tree["ways"][way][kind]["accuracy"])) for kind in KINDS),
-         interval(Estimate(**tree["ways"][way]["repaired"]["loss"])))
-        for way, words in TOGETHER.items()
-    ]  # fmt: skip
-    names = tree["names"].replace("\n", ", ")
-    return Table.of(f"Averages of {names}", ("nets", "averaged", "and repaired", "loss, repaired"), rows)
+        (words, *(percent(by_key[way, kind].accuracy) for kind in KINDS), interval(by_key[way, "repaired"].loss))
+        for way, words in ALL_NETS.items()
+        if (way, "plain") in by_key
+    ]
+    names = found.all_nets[0].nets if found.all_nets else ""
+    return Table.of(f"Averages of {names}", ("alignment", "averaged", "and repaired", "loss, repaired"), rows)

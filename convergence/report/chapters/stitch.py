@@ -1,44 +1,54 @@
-"""Stitching: whether a layer can be computed by another net, and a unit by its match."""
+"""The chapter on stitching: layers computed from another net, and single units replaced by their match."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from convergence.figures.stitch import accuracy_by_layer, accuracy_by_share, accuracy_by_units, effect_by_strength
+import numpy as np
+
+from convergence.figures.stitch import (
+    WORDS,
+    accuracy_by_layer,
+    accuracy_by_share,
+    accuracy_by_units,
+    effect_by_strength,
+)
 from convergence.functional.file import FunctionalResults
-from convergence.report.matters import Chapter
-from convergence.report.stitched import WORDS, StitchedLayer, layers_of
+from convergence.functional.stitching.results import StitchedLayer, StitchingResults
+from convergence.report.chapters.numbers import millinats
+from convergence.report.functional_page import Chapter
 from convergence.report.tables import MISSING, Table, interval
 from convergence.uncertainty import Estimate, jackknife
 
-TITLE = "Can a layer be computed by another net, and a unit by its match?"
+TITLE = "Can a layer be computed from another net, and a unit be replaced by its match?"
 ABOUT = (
-    "The front of one net, an affine map from its units to those of the other, and the back of that one (Lenc & "
-    "Vedaldi 2015, Bansal et al. 2021). Maps come from the sums of one half of the image groups, scores from the "
-    "images of the other half, both ways; intervals are over image groups, the maps as they were fitted. One-to-one "
-    "partners keep the mean and standard deviation of the unit that they stand for. Mapped values may be below zero "
-    "where a ReLU would have none. A rank correlation's chance level is that of random orders of the units; units of "
-    "one layer are not independent, so its p-value is rough. Docs: functional_stitch.md."
+    "A stitched net is the front part of one net, an affine map between units, and the back part of another net (Lenc "
+    "& Vedaldi 2015, Bansal et al. 2021). Maps are fitted on the sums of one half of the image groups and scored on "
+    "the images of the other half, both ways; intervals are over image groups, with the maps as given. One-to-one "
+    "partners are scaled to the mean and standard deviation of the replaced unit. Mapped values are not clipped at "
+    "zero after a ReLU. The null of a rank correlation is random orders of the units; the units of a layer are not "
+    "independent, so that p-values are rough. Docs: functional/stitching.md."
 )
+METHODS = ("least_squares", "one_to_one")
 REPLACEMENTS = {
     "transplanted": "its partner",
     "random": "a random unit",
-    "shuffled": "as correlated, the rest of the next image",
+    "shuffled": "a shuffled partner: same correlation, error of the next image",
     "ablated": "its mean",
 }
 
 
-def chapter(results: FunctionalResults) -> Chapter:
+def chapter(results: FunctionalResults[StitchingResults]) -> Chapter:
     """The chapter of ``stitch.h5``."""
-    layers = layers_of(results)
-    some = [layer for layer in layers if layer.found]
+    layers = results.tables.layers()
+    some = [layer for layer in layers if layer.pairs()]
     sentences = [
         *(_accuracy(layer) for layer in some if layer.pairs("trained")),
         *_ranks(some),
         *_harm(some),
         *_bypassed(some),
-        *(sentence for layer in layers for sentence in layer.left_out),
+        *(f"{row.a} and {row.b} skipped: {row.reason}" for layer in layers for row in layer.skipped()),
     ]
     drawings = [accuracy_by_layer(some)] if some else []
     drawings += [d for make in (accuracy_by_units, effect_by_strength, accuracy_by_share) if (d := make(some))]
@@ -47,47 +57,48 @@ def chapter(results: FunctionalResults) -> Chapter:
 
 
 def _accuracy(layer: StitchedLayer) -> str:
-    """What a layer's maps keep of the accuracy, with chance levels."""
+    """Accuracy that a layer's maps keep, with nulls."""
     own = layer.accuracy("own", "trained")
     assert own is not None
-    said = [
-        f"{WORDS[name]} {interval(e)}"
-        for name in ("least_squares", "one_to_one")
-        if (e := layer.accuracy(name, "trained")) is not None
-    ]
-    sentence = f"{layer.name}: of an accuracy of {interval(own)} a layer from another trained net keeps"
-    sentence += f" {'; by '.join(['', *said])[2:]}" if said else " what chance does"
-    levels = [
+    nulls = ", ".join(
         f"{WORDS[name]} {e.value:.3f}"
         for name in ("rotated", "permuted", "mean")
         if (e := layer.accuracy(name, "trained")) is not None
-    ]
-    sentence += f" (chance: {', '.join(levels)})"
-    untrained = [
-        f"{WORDS[name]} {interval(e)}"
-        for name in ("least_squares", "one_to_one")
-        if (e := layer.accuracy(name, "untrained")) is not None
-    ]
-    if not untrained:
-        return f"{sentence}."
+    )
+    maps = {kind: [(_method(n), e) for n in METHODS if (e := layer.accuracy(n, kind))] for kind in layer.kinds}
+    if maps["trained"]:
+        (method, e), *others = maps["trained"]
+        more = "".join(f", {how} {interval(other)}" for how, other in others)
+        sentence = (
+            f"Stitching {layer.name} from another trained net by {method} keeps {interval(e)} of {own.value:.3f} "
+            f"accuracy{more} (chance: {nulls})."
+        )
+    else:
+        sentence = f"{layer.name}: accuracy {interval(own)} (chance: {nulls})."
+    if maps.get("untrained"):
+        parts = " and ".join(f"{interval(e)} by {how}" for how, e in maps["untrained"])
+        sentence += f" An untrained {layer.name} keeps {parts}."
     trained, other = (layer.accuracy("least_squares", kind) for kind in ("trained", "untrained"))
     chance = layer.accuracy("permuted", "trained")
-    assert chance is not None
-    no_better = trained is not None and other is not None and chance.high < trained.low <= other.high
-    words = ": no less, so that what is shared here needs no learning" if no_better else ""
-    return f"{sentence}; from an untrained net {', '.join(untrained)}{words}."
+    if trained is not None and other is not None and chance is not None and chance.high < trained.low <= other.high:
+        sentence += " The untrained layer is as good: sharing this layer needs no training."
+    return sentence
+
+
+def _method(name: str) -> str:
+    return "least squares" if name == "least_squares" else "one-to-one matching"
 
 
 def _ranks(layers: Sequence[StitchedLayer]) -> list[str]:
-    """Whether the strength of a match tells what its transplant does."""
+    """Whether stronger matches do less harm."""
     said, clear = [], []
     for layer in layers:
-        rank = layer.rank("transplanted", "trained")
+        rank, rows = layer.rank("transplanted", "trained"), layer.ranks("transplanted", "trained")
         if rank is None:
             continue
-        n = len(layer.transplants("trained"))
-        p = max(tree["ranks"]["transplanted"]["p"] for _, _, tree in layer.transplants("trained"))
-        said.append(f"{layer.name} {interval(rank)} (random orders 0 ± {rank.null_sd:.2f}, largest p of {n} {p:.3f})")
+        p = max(row.p for row in rows)
+        pairs = f"largest p of {len(rows)} pairs {p:.3f}" if len(rows) > 1 else f"p {p:.3f}"
+        said.append(f"{layer.name} {interval(rank)} (random orders 0 ± {rank.null_sd:.2f}, {pairs})")
         if rank.high < 0 and p < 0.05:
             clear.append(layer.name)
     if not said:
@@ -95,82 +106,76 @@ def _ranks(layers: Sequence[StitchedLayer]) -> list[str]:
     verdict = (
         f"Stronger matches do less harm in {', '.join(clear)}."
         if clear
-        else "No layer shows in every pair that stronger matches do less harm."
+        else "In no layer do stronger matches do less harm in every pair."
     )
-    return [
-        f"{verdict} Rank correlation of a unit's match with the loss that its transplant adds, mean over pairs: "
-        f"{'; '.join(said)}."
-    ]
+    return [f"{verdict} Rank correlation of match strength and rise of the loss, mean over pairs: {'; '.join(said)}."]
 
 
 def _harm(layers: Sequence[StitchedLayer]) -> list[str]:
-    """Transplants beside taking units away, and beside errors of the same size."""
+    """Partners compared with ablation, and with errors of the same size."""
     said = []
     for layer in layers:
-        share, random = (layer.effect(kind, "trained", "of_ablation") for kind in ("transplanted", "random"))
+        share, random = (layer.share_of_ablation(kind, "trained") for kind in ("transplanted", "random"))
         real, shuffled = (layer.effect(kind, "trained") for kind in ("transplanted", "shuffled"))
         if real is None or shuffled is None:
             continue
-        beyond = difference(real, shuffled)
-        what = "less than" if beyond.high < 0 else "more than" if beyond.low > 0 else "no differently from"
-        millinats = f"{1000 * beyond.value:+.2f} [{1000 * beyond.low:+.2f}, {1000 * beyond.high:+.2f}] millinats"
-        of_all = (
-            f"a unit's partner adds {interval(share)} of the loss that taking the unit away adds, a random unit "
-            f"{interval(random)}"
+        beyond = _difference(real, shuffled)
+        what = "less harm than" if beyond.high < 0 else "more harm than" if beyond.low > 0 else "as much harm as"
+        parts = (
+            f"Replacing a unit of {layer.name} by its partner does {interval(share)} of the harm of ablating it, a "
+            f"random unit {interval(random)}."
             if share is not None and random is not None
-            else "taking single units away does not clearly raise the loss in every pair"
+            else f"Ablating single units of {layer.name} does not clearly raise the loss in every pair."
         )
         said.append(
-            f"{layer.name}: {of_all}; the partner harms {what} a change of the same size and correlation that is of "
-            f"another image ({millinats})."
+            f"{parts} In {layer.name} the partner does {what} a shuffled partner of the same correlation "
+            f"({millinats(beyond)})."
         )
     return said
 
 
-def difference(x: Estimate, y: Estimate) -> Estimate:
-    """X − y of the same image groups."""
+def _difference(x: Estimate, y: Estimate) -> Estimate:
+    """X − y on the same image groups."""
     return jackknife(x.value - y.value, x.without - y.without)
 
 
 def _bypassed(layers: Sequence[StitchedLayer]) -> list[str]:
-    """Layers that paths lead past: these keep the receiving net's own values."""
-    found = [layer.name for layer in layers if any(tree["stitched"]["bypassing"] for _, _, tree in layer.found)]
+    found = [layer.name for layer in layers if any(pair.bypassing for pair in layer.pairs())]
     if not found:
         return []
     return [
-        f"In {', '.join(found)} paths lead past the layer, as in a residual block; they keep the receiving net's own "
-        "values, so accuracy there is not the stitched layer's alone."
+        f"Values bypass {', '.join(found)}, as in a residual block. The receiving net keeps these values, so that the "
+        "accuracy is not due to the stitched layer alone."
     ]
 
 
 def _maps_table(layers: Sequence[StitchedLayer]) -> Table:
-    """Accuracy by map, a column a layer and kind of giving net."""
+    """Accuracy by map, with a column per layer and kind of the other net."""
     columns = [(layer, kind) for layer in layers for kind in layer.kinds]
-    names = [name for name in WORDS if any(name in layer.names() for layer in layers)]
+    names = [name for name in WORDS if any(name in layer.map_names() for layer in layers)]
     numbers = sorted({k for layer in layers for k in layer.units_per_target()})
     rows = []
     for name, words in [(n, WORDS[n]) for n in names] + [(f"sparse_{k}", f"at most {k} units") for k in numbers]:
         cells = [interval(e) if (e := layer.accuracy(name, kind)) else MISSING for layer, kind in columns]
         rows.append((words, *cells))
     titles = [f"{layer.name}, {'trained' if kind == 'trained' else 'from untrained'}" for layer, kind in columns]
-    return Table.of("Accuracy of stitched nets, mean over pairs", ("the layer computed by", *titles), rows, wide=True)
+    return Table.of("Accuracy of stitched nets, mean over pairs", ("map", *titles), rows, wide=True)
 
 
 def _mapping_layers(layers: Sequence[StitchedLayer]) -> Table:
-    """The paper's mapping layers: optimum beside SGD, held-out R² and stitched accuracy."""
+    """The paper's mapping layers: optimum and SGD, held-out R² and stitched accuracy."""
     rows = []
     for layer in layers:
-        for name in sorted(layer.names(), key=_penalty):
+        for name in sorted(layer.map_names(), key=_penalty):
             found = re.fullmatch(r"(lasso|sgd(\d+))_(.+)", name)
             accuracy, loss = layer.accuracy(name, "trained"), layer.loss(name, "trained")
             if not found or accuracy is None or loss is None:
                 continue
-            pairs = layer.pairs("trained")
-            explained = sum(tree["stitched"]["maps"][name]["explained"] for _, _, tree in pairs) / len(pairs)
+            explained = np.mean([row.explained for row in layer.maps(name, "trained")])
             how = f"SGD, {found[2]} steps" if found[2] else "optimum"
             rows.append((layer.name, found[3], how, f"{explained:.3f}", interval(accuracy), interval(loss)))
-    columns = ("layer", "penalty λ", "trained by", "R² on other images", "accuracy", "loss, nats")
-    return Table.of("The paper's mapping layers in the stitched net", columns, rows)
+    columns = ("layer", "penalty λ", "trained by", "held-out R²", "accuracy", "loss, nats")
+    return Table.of("The paper's mapping layers in stitched nets", columns, rows)
 
 
 def _penalty(name: str) -> tuple[float, int]:
@@ -179,12 +184,12 @@ def _penalty(name: str) -> tuple[float, int]:
 
 
 def _effects_table(layers: Sequence[StitchedLayer]) -> Table:
-    """What replacing one unit does, by what takes its place."""
+    """Effects of replacing single units, by replacement."""
     rows = []
     for layer in layers:
         for kind in layer.kinds:
             for name, words in REPLACEMENTS.items():
-                gain, share = layer.effect(name, kind), layer.effect(name, kind, "of_ablation")
+                gain, share = layer.effect(name, kind), layer.share_of_ablation(name, kind)
                 if gain is None:
                     continue
                 rank = layer.rank(name, kind)
@@ -195,9 +200,9 @@ def _effects_table(layers: Sequence[StitchedLayer]) -> Table:
                 ))  # fmt: skip
             shared = layer.rank("share", kind)
             if shared is not None:
-                n = min(int(tree["ranks"]["share"]["n_units"]) for _, _, tree in layer.transplants(kind))
-                rows.append((layer.name, kind, f"share of harm avoided, units that matter (at least {n} a pair)",
+                n = min(row.n_units for row in layer.ranks("share", kind))
+                rows.append((layer.name, kind, f"share of harm avoided, units with a clear ablation (≥ {n} per pair)",
                              MISSING, MISSING, f"{interval(shared)}; chance ± {shared.null_sd:.2f}"))  # fmt: skip
-    columns = ("layer", "giving net", "one unit replaced by", "loss gained, millinats", "of taking it away",
-               "rank correlation with the match")  # fmt: skip
+    columns = ("layer", "other net", "unit replaced by", "rise of the loss, millinats", "share of ablation",
+               "rank correlation with match strength")  # fmt: skip
     return Table.of("Single units replaced, means over units and pairs", columns, rows, wide=True)
