@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convergence.cli import main
-from convergence.config import read_config
+from convergence.config.load import read_config
 from convergence.config.stages import TrainingConfig
 from convergence.data.images import ArrayImages
 from convergence.errors import SharedError
@@ -27,7 +27,7 @@ from convergence.report.chapters.average import chapter
 from convergence.report.tables import MISSING
 from convergence.training.loop import train_jointly
 from convergence.training.process_group import ProcessGroup
-from convergence.training.trainer import Candidate, Learner
+from convergence.training.trainer import Candidate, Trainer
 from tests.helpers.runs import datasets
 from tests.helpers.torch_processes import finish, start
 
@@ -55,9 +55,7 @@ epochs = 4
 local_steps = [8, "whole"]
 repeats = 2
 """
-NOISY = TOML.replace(
-    '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.pipeline.test_resume:noisy" }'
-)
+NOISY = TOML.replace('{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.test_resume:noisy" }')
 PLANTED = """
 import time
 import convergence.functional.averaging.local_sgd as local_sgd
@@ -228,7 +226,7 @@ def test_moments_are_permuted_with_weights(digits, trained, optimizer):
     """A permuted worker goes on as the worker would have gone on, permuted."""
     _, groups = trained
     config = TrainingConfig(epochs=1, batch_size=32, optimizer=optimizer, learning_rate=0.01, threads=1)
-    one, other, forgetful = (Learner(Candidate(Path("net"), NETWORK, 4), digits, config, CPU) for _ in range(3))
+    one, other, forgetful = (Trainer(Candidate(Path("net"), NETWORK, 4), digits, config, CPU) for _ in range(3))
     batch, labels = torch.from_numpy(digits.train.images[:64]), torch.from_numpy(digits.train.labels[:64])
     orders = random_orders(groups, np.random.default_rng(1))
     for trainer in (one, other, forgetful):
@@ -318,12 +316,14 @@ def test_chapter_is_complete(averaged):
     assert MISSING not in text
 
 
-def test_finished_averaging_is_skipped(averaged):
+def test_finished_experiment_is_skipped(averaged, capsys, caplog):
     arguments = ["average", str(averaged / "c.toml"), "--runs", str(averaged / "runs")]
     before = (averaged / "runs/averaged/functional/average.h5").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (averaged / "runs/averaged/functional/average.h5").stat().st_mtime_ns == before
     assert not (averaged / "runs/averaged/functional/average.partial").exists()
+    assert main([*arguments, "--net", "net1"]) == 2
+    assert "--averaging trains none of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_finished_averaging_is_skipped(averaged):
     [
         ("functional.average.workers=101", "101 workers cannot share a batch of training.batch_size = 100 images"),
         ('functional.average.net="net9"', 'there is no trained net "net9".*Known: net1, net2'),
-        ("functional.average.local_steps=[8, 8]", "repeat"),
+        ("functional.average.local_steps=[8, 8]", "lists a value twice"),
         ("functional.average.local_steps=[0]", "greater than or equal to 1"),
         ('functional.average.inits=["other"]', "'same' or 'different'"),
         ("training.learning_rate=1e18", r"worker\d: the loss became"),
@@ -341,7 +341,7 @@ def test_invalid_settings_are_refused(tmp_path, capsys, change, message):
     import re
 
     (tmp_path / "c.toml").write_text(TOML, encoding="utf-8")
-    assert main(["average", str(tmp_path / "c.toml"), "--runs", str(tmp_path), "--set", change]) == 2
+    assert main(["train", str(tmp_path / "c.toml"), "--averaging", "--runs", str(tmp_path), "--set", change]) == 2
     assert re.search(message, capsys.readouterr().err.replace("\n", " "))
     assert not (tmp_path / "averaged/functional/average.h5").exists()
 
@@ -365,10 +365,10 @@ def fixed(image_shape, n_classes):
 def test_net_that_cannot_be_permuted_is_averaged_without_alignment(tmp_path, capsys):
     config = tmp_path / "c.toml"
     text = TOML.replace(
-        '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.pipeline.test_averaging:fixed" }'
+        '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.test_average:fixed" }'
     )
     config.write_text(text.replace('["conv1", "conv2", "fc1"]', '["first"]'), encoding="utf-8")
-    arguments = ["average", str(config), "--runs", str(tmp_path)]
+    arguments = ["train", str(config), "--averaging", "--runs", str(tmp_path)]
     assert main(arguments) == 2
     assert "the units of this net cannot be permuted" in capsys.readouterr().err
     more = ["functional.average.alignments=['none']", "functional.average.repeats=1", "functional.average.epochs=1"]
@@ -397,7 +397,7 @@ def noisy(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 def test_two_processes_give_the_bits_of_one(noisy, tmp_path):
     """Three workers on two processes."""
     config, wanted = noisy
-    codes, errors = finish(start(2, ["average", str(config), "--runs", str(tmp_path)], PLANTED % 0))
+    codes, errors = finish(start(2, ["train", str(config), "--averaging", "--runs", str(tmp_path)], PLANTED % 0))
     assert codes == [0, 0], errors
     assert "average: done" in errors[0]
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted
@@ -406,7 +406,7 @@ def test_two_processes_give_the_bits_of_one(noisy, tmp_path):
 @pytest.mark.parametrize(("size", "how"), [(1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_killed_experiment_resumes_with_same_bits(noisy, tmp_path, size, how):
     config, wanted = noisy
-    arguments = ["average", str(config), "--runs", str(tmp_path)]
+    arguments = ["train", str(config), "--averaging", "--runs", str(tmp_path)]
     processes = start(size, arguments, PLANTED % 0.05)
     partial = tmp_path / "averaged/functional/average.partial"
     deadline = time.monotonic() + 120
@@ -423,7 +423,7 @@ def test_killed_experiment_resumes_with_same_bits(noisy, tmp_path, size, how):
 
 
 def test_digest_depends_on_all_settings(tmp_path):
-    from convergence.runs import RunFolder
+    from convergence.runs.run_folder import RunFolder
 
     (tmp_path / "c.toml").write_text(TOML, encoding="utf-8")
     digests = set()

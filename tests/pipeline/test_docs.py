@@ -35,7 +35,7 @@ def test_files_md_holds_the_layout_of_analysis_h5():
 
 
 def test_files_and_commands_that_documents_name_exist():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         name, text = document.relative_to(ROOT), document.read_text(encoding="utf-8")
         for path in re.findall(r"`((?:convergence|hpc|slurm|configs|tests|docs|benchmarks)/[\w./]*)`", text):
             assert (ROOT / path).exists() or "mean_strength" in path, f"{name} names {path}"

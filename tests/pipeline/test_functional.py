@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -167,6 +169,7 @@ def test_file_of_an_older_version_is_refused(tmp_path):
         read_results(path)
 
 
+ROOT = Path(__file__).parents[1]
 MADE: list[str] = []
 STOP_AT: list[str] = []
 
@@ -297,3 +300,10 @@ def test_stage_without_processes_refuses_several(folder):
 
     with pytest.raises(UserError, match="2 ranks were launched"):
         run_stages(("pictures",), folder, Options(), Two())
+
+
+def test_documentation_lists_all_tables():
+    text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    for experiment in RESULTS:
+        (line,) = (line for line in text.split("\n") if line.startswith(f"| `{experiment}` | `"))
+        assert re.findall(r"`(\w+)`", line)[1:] == [field.name for field in fields(RESULTS.load(experiment))]
