@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.analysis import sums_of_two_nets
 from convergence.analysis.active_units import active_units
-from convergence.analysis.pair import Pair
+from convergence.analysis.pair import PairAnalysis
 from convergence.analysis.plan import pair_memory
 from convergence.analysis.steps import PairShape, Parts, Step, Tree, levels
 from convergence.analysis.worker import peak_memory
@@ -35,7 +35,7 @@ def measured(width: int) -> tuple[dict[str, tuple[float, float]], float]:
     with threadpool_limits(1):
         for n in (16, width):  # the first one compiles
             sums = sums_of_two_nets(n, N_GROUPS)
-            pair = Pair(sums, active_units(sums), "a", "b", config)
+            pair = PairAnalysis(sums, active_units(sums), "a", "b", config)
             left: dict[Step, Tree] = {}
             parts = Parts(pair.steps, left.__getitem__)
             found = {}

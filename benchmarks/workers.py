@@ -30,7 +30,7 @@ from convergence.analysis.pair import pair_steps
 from convergence.analysis.plan import pair_memory
 from convergence.analysis.run import compute, found_done, planned, run_tasks
 from convergence.analysis.steps import PairShape
-from convergence.analysis.worker import Job
+from convergence.analysis.worker import AnalysisJob
 from convergence.cli import main as command
 from convergence.config.stages import AnalysisConfig
 from hpc.dask_executor import Workers, on_this_machine
@@ -68,7 +68,7 @@ def analysed(source: Path, folder: Path, n_workers: int) -> tuple[float, float, 
     """Seconds on so many workers that have started, the tasks' own seconds, and a worker's peak memory in bytes."""
     plan = planned(source, CONFIG)
     partial = Path(tempfile.mkdtemp(dir=folder))
-    job = Job(str(source), str(partial), "benchmark", CONFIG)
+    job = AnalysisJob(str(source), str(partial), "benchmark", CONFIG)
     own: list[float] = []
     peaks: list[float] = []
 

@@ -9,7 +9,7 @@ few_to_one.py       prediction of a unit from few units
 many_to_many.py     groups of units and the subspaces that they span
 distributions.py    activation statistics
 pair.py             all of these for two nets
-joint.py, nets.py, over_time.py   all nets of a comparison together, and over epochs
+joint.py, nets.py   all nets of a comparison together, and over epochs
 plan.py, worker.py, run.py, task_progress.py   the stage: tasks, resumable, on any executor
 schema.py, layout.py, pair_tables.py   the declaration of the tables of ``analysis.h5``
 assembly.py, file.py   tables from results of tasks; writing and reading them

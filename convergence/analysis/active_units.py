@@ -26,7 +26,7 @@ class ActiveUnits:
     Attributes
     ----------
     alive : (n_units,) bool
-    reason : (n_units,) str, "" for live units
+    reason : (n_units,) str, "" for active units
     """
 
     alive: npt.NDArray[np.bool_]

@@ -20,7 +20,7 @@ CHUNK = 256
 def mean_activation_distance(sums: ComparisonSums, live: ActiveUnits, x: str, y: str) -> Estimate:
     """Distance of two nets' distributions of mean activations (paper, section on activation statistics).
 
-    Wasserstein-1 distance between the live units' means (for equal widths the mean gap between the two sorted
+    Wasserstein-1 distance between the active units' means (for equal widths the mean gap between the two sorted
     curves), divided by the mean over both nets: 0 if the sorted curves coincide.
     """
 

@@ -1,13 +1,20 @@
-"""Correlations of all live units of some nets, joined, from all image groups, some, or all but one."""
+"""All active units of some nets, joined: correlations by image groups, and trajectories over epochs.
+
+A comparison with ``epochs`` holds every net at every epoch. The partner of a unit is the one that one-to-one matching
+of two nets at their last epoch gives it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
+from convergence.alignment.matching import matching
 from convergence.analysis.active_units import ActiveUnits
+from convergence.analysis.steps import Numbers, Replicated, Tree, full
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.moments import correlation, covariance
 
@@ -16,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class JointCorrelations:
-    """The joined live units of nets in the order given.
+    """The joined active units of nets in the order given.
 
     Attributes
     ----------
@@ -77,3 +84,118 @@ class JointCorrelations:
         found = (found + found.T) / 2
         np.fill_diagonal(found, 1.0)
         return found
+
+
+def trajectories(sums: ComparisonSums, live: ActiveUnits) -> Tree:
+    """By layer: each net with its last epoch, and each pair of nets at equal epochs; {} for a single epoch.
+
+    Units that are inactive at an epoch have no partner then, and correlation 0 with themselves at the last epoch. Units
+    that are inactive at the last epoch are left out.
+    """
+    tree: Tree = {}
+    for layer in dict.fromkeys(sums.layers):
+        members = {
+            (net, epoch): name
+            for name, net, epoch, of_layer in zip(sums.nets, sums.of_net, sums.epochs, sums.layers, strict=True)
+            if of_layer == layer and epoch >= 0
+        }
+        epochs = sorted({epoch for _, epoch in members})
+        nets = [n for n in dict.fromkeys(net for net, _ in members) if all((n, e) in members for e in epochs)]
+        if len(epochs) > 1 and nets:
+            names = [members[net, epoch] for net in nets for epoch in epochs]
+            tree[layer] = _Trajectories(sums, live, nets, epochs, names).tree()
+    return tree
+
+
+class _Trajectories:
+    def __init__(
+        self, sums: ComparisonSums, live: ActiveUnits, nets: list[str], epochs: list[int], names: list[str]
+    ) -> None:
+        self._nets, self._epochs = nets, epochs
+        self._joint = JointCorrelations(sums, live, names)
+        starts = np.array([sums.units(name)[0] for name in names])
+        index = self._joint.units - starts[self._joint.net_of_unit]
+        # Position along the joint axis of every unit of every member, -1 for an inactive one.
+        self._place: dict[tuple[str, int], Indices] = {}
+        for k, (net, epoch) in enumerate((net, epoch) for net in nets for epoch in epochs):
+            own = np.flatnonzero(self._joint.net_of_unit == k)
+            self._place[net, epoch] = full(len(sums.units(names[k])), index[own], own)
+        pooled = self._joint.pooled()
+        self._partners = {pair: self._matching(pooled, *pair, epochs[-1]) for pair in combinations(nets, 2)}
+
+    def tree(self) -> Tree:
+        pooled = self._joint.pooled()
+        found = Replicated(self._numbers(pooled), [self._numbers(correlation) for correlation in self._joint.without()])
+        tree: Tree = {
+            "epochs": np.array(self._epochs),
+            "nets": np.array(self._nets, dtype=object),
+            "own": {},
+            "pairs": {},
+        }
+        for net in self._nets:
+            tree["own"][net] = self._described(found, f"own {net}")
+        for x, y in self._partners:
+            key = f"{x}|{y}"
+            tree["pairs"][key] = {
+                "matched": self._described(found, f"matched {key}"),
+                "final_partner": self._described(found, f"partner {key}"),
+                "same_partner": self._described(found, f"same {key}"),
+                "partner": self._partners[x, y],
+                "first_matched": self._first_matched(pooled, x, y),
+            }
+        return tree
+
+    def _described(self, found: Replicated, key: str) -> Tree:
+        return {"value": found.values[key], "standard_error": found.error(key)}
+
+    def _numbers(self, correlation: Float64) -> Numbers:
+        """Means over units, by epoch."""
+        last = self._epochs[-1]
+        numbers: Numbers = {}
+        for net in self._nets:
+            end = self._place[net, last]
+            live = np.flatnonzero(end >= 0)
+            numbers[f"own {net}"] = np.array(
+                [
+                    self._at(correlation, self._place[net, e][live], end[live]).sum() / max(len(live), 1)
+                    for e in self._epochs
+                ]
+            )
+        for (x, y), partner in self._partners.items():
+            has = np.flatnonzero(partner >= 0)
+            final = self._matching(correlation, x, y, last)  # the partners that these images give
+            matched, with_partner, same = (np.zeros(len(self._epochs)) for _ in range(3))
+            for k, epoch in enumerate(self._epochs):
+                now = self._matching(correlation, x, y, epoch)
+                some = np.flatnonzero(now >= 0)
+                place_x, place_y = self._place[x, epoch], self._place[y, epoch]
+                if len(some):
+                    matched[k] = self._at(correlation, place_x[some], place_y[now[some]]).mean()
+                if len(has):
+                    with_partner[k] = self._at(correlation, place_x[has], place_y[partner[has]]).mean()
+                    same[k] = np.mean(now[has] == final[has])
+            numbers |= {f"matched {x}|{y}": matched, f"partner {x}|{y}": with_partner, f"same {x}|{y}": same}
+        return numbers
+
+    def _first_matched(self, correlation: Float64, x: str, y: str) -> Indices:
+        """(n_x,) the epoch from which on every later matching gives the unit its final partner; −1 without one."""
+        partner = self._partners[x, y]
+        first = np.where(partner >= 0, self._epochs[-1], -1)
+        still = partner >= 0
+        for epoch in reversed(self._epochs[:-1]):
+            still &= self._matching(correlation, x, y, epoch) == partner
+            first[still] = epoch
+        return first
+
+    def _matching(self, correlation: Float64, x: str, y: str, epoch: int) -> Indices:
+        """(n_x,) the unit of y that each unit of x is matched with, −1 for none."""
+        place_x, place_y = self._place[x, epoch], self._place[y, epoch]
+        live_x, live_y = np.flatnonzero(place_x >= 0), np.flatnonzero(place_y >= 0)
+        if not len(live_x) or not len(live_y):
+            return np.full(len(place_x), -1)
+        found = matching(correlation[np.ix_(place_x[live_x], place_y[live_y])])
+        return full(len(place_x), live_x[found.rows], live_y[found.columns])
+
+    def _at(self, correlation: Float64, rows: Indices, columns: Indices) -> Float64:
+        """Correlations of pairs of places, 0 where one is −1."""
+        return np.where((rows >= 0) & (columns >= 0), correlation[rows, columns], 0.0)

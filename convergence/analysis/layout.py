@@ -165,7 +165,7 @@ TABLES = (
                 measure="own: correlation of units with themselves at the last epoch; matched: correlation of matched "
                 "units; final_partner: correlation with the partner of the last epoch; same_partner: share of units "
                 "with that partner",
-                x="net", y="second net; empty for own",
+                x="first net", y="second net; empty for own",
             ),
             *ints(epoch="epoch of the weights"),
             *floats(value="the mean", standard_error="standard error over image groups"),
@@ -175,7 +175,7 @@ TABLES = (
         "over_time_units",
         "a unit of x with its partner in y at the last epoch (comparisons over epochs)",
         (
-            *text(layer="layer", x="net", y="second net"),
+            *text(layer="layer", x="first net", y="second net"),
             *ints(unit="unit of x", partner="its partner at the last epoch; -1 for none",
                    first_matched="epoch from which on it is matched with that partner; -1 without a partner"),
         ),

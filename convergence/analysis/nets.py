@@ -18,8 +18,7 @@ from convergence.alignment.embedding import embed
 from convergence.alignment.matching import matching
 from convergence.analysis import cost
 from convergence.analysis.active_units import ActiveUnits
-from convergence.analysis.joint import JointCorrelations
-from convergence.analysis.over_time import trajectories
+from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums
@@ -67,7 +66,7 @@ def nets_steps(sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig) 
     return steps
 
 
-class Nets:
+class NetsAnalysis:
     """All nets of a comparison: computes steps, and puts their parts together.
 
     Steps of a kind: consensus units of all images (``found``), those of rotated bases (``rotated``) and so the strength
@@ -181,11 +180,11 @@ def analyze_nets(
     sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig, distances: Mapping[tuple[str, str], float]
 ) -> Tree:
     """Everything about all nets of a comparison, here and now."""
-    return computed(Nets(sums, live, config, distances))
+    return computed(NetsAnalysis(sums, live, config, distances))
 
 
 def _alive(sums: ComparisonSums, live: ActiveUnits) -> dict[str, list[str]]:
-    """Kinds of three nets or more that have a live unit."""
+    """Kinds of three nets or more that have an active unit."""
     kinds = {
         kind: [net for net in nets if live.alive[sums.units(net)].any()] for kind, nets in kinds_of_nets(sums).items()
     }

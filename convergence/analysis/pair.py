@@ -50,7 +50,7 @@ def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
     return steps
 
 
-class Pair:
+class PairAnalysis:
     """Two nets of a comparison: computes steps and combines their parts."""
 
     def __init__(self, sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
@@ -98,7 +98,7 @@ class Pair:
 
 def analyze_pair(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> Tree:
     """All results of two nets, computed in this process."""
-    return computed(Pair(sums, live, x, y, config))
+    return computed(PairAnalysis(sums, live, x, y, config))
 
 
 def whole(sums: ComparisonSums) -> bool:

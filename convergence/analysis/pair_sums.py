@@ -72,12 +72,12 @@ class _Totals:
 
 @dataclass(frozen=True)
 class PairSums:
-    """Sums of the units of two nets, x and y, that are finite, per image group; the moments are those of the live ones.
+    """Sums of the finite units of two nets, x and y, per image group; moments are those of the active units.
 
     Attributes
     ----------
-    units_x, units_y : indices of the live units within their nets
-    n_x, n_y : widths of the nets, dead units included
+    units_x, units_y : indices of the active units within their nets
+    n_x, n_y : widths of the nets, inactive units included
     count : (n_groups,); sums_x, sums_y : (n_groups, n)
     xx, xy, yy : (n_groups, n, n) products, in memory if they are few, else read group by group when they are needed
     live_x, live_y : (n,) which of these units are live

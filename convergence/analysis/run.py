@@ -18,7 +18,7 @@ from convergence.analysis.assembly import ComparisonRows
 from convergence.analysis.layout import SCHEMA, VERSION
 from convergence.analysis.plan import Plan, Subject, Task, plan
 from convergence.analysis.task_progress import TaskProgress
-from convergence.analysis.worker import Job, close_all, compute, is_done, part_path, read_part, restore_threads
+from convergence.analysis.worker import AnalysisJob, close_all, compute, is_done, part_path, read_part, restore_threads
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import TaskLost, UserError
 from convergence.io import hdf5
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_CHECKS = 0.5
 
 
-class Executor(Protocol):
+class TaskExecutor(Protocol):
     """Runs tasks: see :mod:`hpc.dask_executor`."""
 
     @property
@@ -43,7 +43,7 @@ class Executor(Protocol):
         ...
 
 
-Executors = Callable[[Plan], AbstractContextManager[Executor]]
+Executors = Callable[[Plan], AbstractContextManager[TaskExecutor]]
 """Starts the executor of a plan."""
 
 
@@ -70,7 +70,7 @@ def analyze(
         live = {name: active_units(sums) for name, sums in comparisons.items()}
         whole = plan([(sums, live[name]) for name, sums in comparisons.items()], config)
     partial.mkdir(parents=True, exist_ok=True)
-    job = Job(str(statistics), str(partial), digest, config)
+    job = AnalysisJob(str(statistics), str(partial), digest, config)
     try:
         _run(job, whole, executors)
     finally:
@@ -102,7 +102,7 @@ def planned(statistics: Path, config: AnalysisConfig) -> Plan:
         return plan([(sums, active_units(sums)) for sums in comparisons], config)
 
 
-def _run(job: Job, whole: Plan, executors: Executors) -> None:
+def _run(job: AnalysisJob, whole: Plan, executors: Executors) -> None:
     tasks = whole.tasks
     done = found_done(job, tasks)
     if done:
@@ -130,7 +130,7 @@ def _run(job: Job, whole: Plan, executors: Executors) -> None:
         )
 
 
-def found_done(job: Job, tasks: Sequence[Task]) -> set[int]:
+def found_done(job: AnalysisJob, tasks: Sequence[Task]) -> set[int]:
     """Positions of tasks with results on disk: their parts, or the result of their subject."""
     finished = {task.subject: is_done(part_path(job, task.subject), job.digest) for task in tasks if task.final}
     return {
@@ -144,14 +144,14 @@ def found_done(job: Job, tasks: Sequence[Task]) -> set[int]:
 def run_tasks(
     tasks: Sequence[Task],
     done: set[int],
-    executor: Executor,
+    executor: TaskExecutor,
     submit: Callable[[int], Future[Any]],
     finished: Callable[[int, Any, int], None],
 ) -> list[int]:
     """Run tasks that are not ``done``, in their order, each after its predecessors.
 
     At most ``slots`` tasks are submitted at a time, so that a worker that ends loses no task that has not begun.
-    Returns the positions of tasks whose workers ended; their successors are not run. Other exceptions of a task are raised.
+    Returns the positions of tasks whose workers ended; their successors are not run. Other exceptions are raised.
     """
     waits = {k: {j for j in task.after if j not in done} for k, task in enumerate(tasks) if k not in done}
     followers: dict[int, list[int]] = {}

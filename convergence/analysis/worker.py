@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 from convergence.analysis.active_units import ActiveUnits, active_units
 from convergence.analysis.file import PARTIAL_SCHEMA, PARTIAL_VERSION, read_tree, write_tree
 from convergence.analysis.layout import MADE_BY
-from convergence.analysis.nets import Nets
-from convergence.analysis.pair import Pair
+from convergence.analysis.nets import NetsAnalysis
+from convergence.analysis.pair import PairAnalysis
 from convergence.analysis.plan import Subject, Task
 from convergence.analysis.steps import Computation, Parts, Step, Tree
 from convergence.config.stages import AnalysisConfig
@@ -34,7 +34,7 @@ MAP_MEASURE = "shape_distance"
 
 
 @dataclass(frozen=True)
-class Job:
+class AnalysisJob:
     """Common input of all tasks: the file of sums, the folder of part files, the digest and the config."""
 
     statistics: str
@@ -52,7 +52,7 @@ class Done:
     process: int
 
 
-def compute(job: Job, task: Task) -> Done:
+def compute(job: AnalysisJob, task: Task) -> Done:
     """Do a task; parts on disk are not computed again, since a worker may end before it reports."""
     start = time.monotonic()
     if is_done(part_path(job, task.subject), job.digest):
@@ -69,27 +69,27 @@ def compute(job: Job, task: Task) -> Done:
     return Done(time.monotonic() - start, peak_memory(), os.getpid())
 
 
-def _finish(job: Job, task: Task, subject: Computation) -> None:
+def _finish(job: AnalysisJob, task: Task, subject: Computation) -> None:
     """Write the result of a subject, computed in memory or from its part files, which are then removed."""
     left: dict[Step, Tree] = {}
     stored = stored_parts(job, task.subject, subject.steps)
     parts = Parts(subject.steps, left.__getitem__) if task.steps else stored
     for step in task.steps:
         left[step] = subject.compute(step, parts)
-    if isinstance(subject, Nets):
+    if isinstance(subject, NetsAnalysis):
         subject.distances = _distances(job, task.subject.comparison, subject.sums)
     leave(part_path(job, task.subject), job.digest, subject.tree(parts))
     for step in subject.steps:
         part_path(job, task.subject, step).unlink(missing_ok=True)
 
 
-def part_path(job: Job, subject: Subject, step: Step | None = None) -> Path:
+def part_path(job: AnalysisJob, subject: Subject, step: Step | None = None) -> Path:
     """Path of a part file; names of nets may contain characters that file names may not, so they are hashed."""
     named = (subject.comparison, subject.x, subject.y, step.key if step else "")
     return Path(job.partial) / f"part-{hashlib.sha256(repr(named).encode()).hexdigest()[:24]}.h5"
 
 
-def stored_parts(job: Job, subject: Subject, steps: list[Step]) -> Parts:
+def stored_parts(job: AnalysisJob, subject: Subject, steps: list[Step]) -> Parts:
     """Parts of a subject from disk, with verified checksums."""
     return Parts(steps, lambda step: read_part(part_path(job, subject, step)))
 
@@ -111,7 +111,7 @@ def is_done(path: Path, digest: str) -> bool:
     return partial_results.is_done(path, PARTIAL_SCHEMA, PARTIAL_VERSION, digest, read_tree)
 
 
-def _distances(job: Job, comparison: str, sums: ComparisonSums) -> dict[tuple[str, str], float]:
+def _distances(job: AnalysisJob, comparison: str, sums: ComparisonSums) -> dict[tuple[str, str], float]:
     """Shape distances of the pairs of a comparison that have one."""
     found = {}
     for a, x in enumerate(sums.nets):
@@ -126,16 +126,16 @@ def _distances(job: Job, comparison: str, sums: ComparisonSums) -> dict[tuple[st
 class _Open:
     """A subject whose file is open."""
 
-    def __init__(self, job: Job, subject: Subject) -> None:
+    def __init__(self, job: AnalysisJob, subject: Subject) -> None:
         self._stack = ExitStack()
         file = self._stack.enter_context(open_statistics(job.statistics))
         sums = file.sums(subject.comparison)
         live = _live(job, sums)
         self.subject: Computation
         if subject.x:
-            self.subject = Pair(sums, live, subject.x, subject.y, job.config)
+            self.subject = PairAnalysis(sums, live, subject.x, subject.y, job.config)
         else:
-            self.subject = Nets(sums, live, job.config, {})
+            self.subject = NetsAnalysis(sums, live, job.config, {})
 
     def close(self) -> None:
         self._stack.close()
@@ -148,7 +148,7 @@ _in_use: dict[int, tuple[Any, ...]] = {}
 """The subject that each thread used last."""
 
 
-def _opened(job: Job, subject: Subject) -> Computation:
+def _opened(job: AnalysisJob, subject: Subject) -> Computation:
     """The open subject; subjects that no thread uses are closed first, since matrices of a pair may be large."""
     key = (*_identity(job), subject)
     with _lock:
@@ -170,14 +170,14 @@ def close_all() -> None:
         _in_use.clear()
 
 
-def _live(job: Job, sums: ComparisonSums) -> ActiveUnits:
+def _live(job: AnalysisJob, sums: ComparisonSums) -> ActiveUnits:
     key = (*_identity(job), sums.name)
     if key not in _alive:
         _alive[key] = active_units(sums)
     return _alive[key]
 
 
-def _identity(job: Job) -> tuple[Any, ...]:
+def _identity(job: AnalysisJob) -> tuple[Any, ...]:
     """An analysis and the state of its file: a replaced file is opened anew."""
     stat = os.stat(job.statistics)
     return job.statistics, stat.st_size, stat.st_mtime_ns, job.digest

@@ -45,8 +45,8 @@ _ABOUT_LASSO = (
 )
 _ABOUT_CHANCE = (
     "The paper gives mean matched correlations without a chance level. After a random rotation of one net's basis the "
-    f"recovered conv1 gives {_CONV1.semi_matching_null.value:.3f} of {CONV1.semi_matching.value:.3f} (semi-matching) and "
-    f"{_CONV1.matching_null.value:.3f} of {CONV1.matching.value:.3f} (matching) (D, N)."
+    f"recovered conv1 gives {_CONV1.semi_matching_null.value:.3f} of {CONV1.semi_matching.value:.3f} (semi-matching) "
+    f"and {_CONV1.matching_null.value:.3f} of {CONV1.matching.value:.3f} (matching) (D, N)."
 )
 _ABOUT_ERRORS = (
     "The paper has none. Here they are over image groups, since positions of one image depend on each other."

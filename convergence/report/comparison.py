@@ -18,7 +18,7 @@ from convergence.report.results import RunResults, distinguished, read_run
 from convergence.report.site import Link, MenuSection, Placed, Site, place
 from convergence.report.tables import MISSING, Table
 from convergence.results import TRAINED_OR_NOT, Kind, Summary
-from convergence.results.findings import Finding, findings
+from convergence.results.findings import StudyFinding, findings
 from convergence.results.run import find_run
 from convergence.similarity import MEASURES
 from convergence.uncertainty import Estimate, jackknife, reach
@@ -78,7 +78,7 @@ class Compared:
     a: RunResults
     b: RunResults
     same_images: bool
-    findings: tuple[tuple[str, str, Finding | None, Finding | None], ...]
+    findings: tuple[tuple[str, str, StudyFinding | None, StudyFinding | None], ...]
     differences: tuple[MeasureDifference, ...]
     changed: tuple[SettingDifference, ...]
     only_a: tuple[str, ...]
@@ -150,7 +150,7 @@ def _measures(a: RunResults, b: RunResults, same_images: bool) -> tuple[MeasureD
     return tuple(found)
 
 
-def _findings(a: RunResults, b: RunResults) -> tuple[tuple[str, str, Finding | None, Finding | None], ...]:
+def _findings(a: RunResults, b: RunResults) -> tuple[tuple[str, str, StudyFinding | None, StudyFinding | None], ...]:
     ours, theirs = ({finding.question: finding for finding in findings(run.whole)} for run in (a, b))
     questions = {finding.question: finding.asks for finding in (*ours.values(), *theirs.values())}
     order = sorted(questions, key=lambda question: questions[question])

@@ -18,7 +18,7 @@ from convergence.results.comparison import (
     NetMap,
     Summary,
     Trajectory,
-    UnitStatistics,
+    UnitSummary,
     interval,
     kinds_of,
     read_analysis,
@@ -28,5 +28,5 @@ from convergence.results.pair import CODES, KINDS, TRAINED_OR_NOT, Kind, PairRes
 __all__ = [
     "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "AnalysisResults", "ComparisonResults",
     "ConsensusResults", "Kind", "LayerOverTime", "NetMap", "PairResults", "SparsePrediction", "Summary", "Trajectory",
-    "UnitStatistics", "interval", "kinds_of", "read_analysis",
+    "UnitSummary", "interval", "kinds_of", "read_analysis",
 ]  # fmt: skip

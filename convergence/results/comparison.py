@@ -38,7 +38,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class UnitStatistics:
+class UnitSummary:
     """Statistics of all units of a member, inactive ones included, (n_units,) each.
 
     ``zero_fraction`` and the percentiles are None where the statistics hold no histograms.
@@ -208,14 +208,14 @@ class ComparisonResults:
         rows = self.source.rows("measures", (self.pairs[0].x, self.pairs[0].y))
         return list(dict.fromkeys(rows["measure"][rows["family"] == "similarity"].tolist()))
 
-    def units(self, net: str) -> UnitStatistics:
+    def units(self, net: str) -> UnitSummary:
         """Statistics of a member's units."""
         rows = self.source.rows("units", (net,))
-        found: dict[str, Any] = {field.name: rows[field.name] for field in fields(UnitStatistics)}
+        found: dict[str, Any] = {field.name: rows[field.name] for field in fields(UnitSummary)}
         for name in ("zero_fraction", "median", "percentile_90", "percentile_99"):
             if np.isnan(found[name]).all():
                 found[name] = None
-        return UnitStatistics(**found)
+        return UnitSummary(**found)
 
     def correlation(self, x: str, y: str, units_x: Any = slice(None), units_y: Any = slice(None)) -> Float64:
         """(n_x, n_y) correlations of (some) units of two members, or within one; 0 for inactive units."""

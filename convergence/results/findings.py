@@ -16,7 +16,7 @@ NAMED = 4
 
 
 @dataclass(frozen=True)
-class Finding:
+class StudyFinding:
     """A question, the answer in a sentence or two, and its numbers.
 
     Attributes
@@ -34,14 +34,14 @@ class Finding:
     asks: str
 
 
-def findings(layers: Sequence[ComparisonResults]) -> list[Finding]:
+def findings(layers: Sequence[ComparisonResults]) -> list[StudyFinding]:
     """Every question that the results answer."""
     questions = (whole_layers, all_nets, same_units, another_measure, subspaces, local_code, activations)
     found = [question(layers) for question in questions]
     return [finding for finding in found if finding is not None]
 
 
-def whole_layers(layers: Sequence[ComparisonResults]) -> Finding | None:
+def whole_layers(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """Linear CKA of whole layers, and the units with a partner beyond rotated bases."""
     more: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
@@ -74,7 +74,7 @@ def whole_layers(layers: Sequence[ComparisonResults]) -> Finding | None:
     )
 
 
-def same_units(layers: Sequence[ComparisonResults]) -> Finding | None:
+def same_units(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """One-to-one matched correlation beside its chance levels."""
     verdicts: dict[str, list[tuple[str, str]]] = {}
     rows = []
@@ -107,7 +107,7 @@ def same_units(layers: Sequence[ComparisonResults]) -> Finding | None:
     )
 
 
-def all_nets(layers: Sequence[ComparisonResults]) -> Finding | None:
+def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """Units that every trained net has."""
     rows, shares = [], []
     for layer in layers:
@@ -142,7 +142,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> Finding | None:
     )
 
 
-def another_measure(layers: Sequence[ComparisonResults]) -> Finding | None:
+def another_measure(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """Whether partners by mutual information are those by correlation."""
     rows, shares = [], []
     for layer in layers:
@@ -166,7 +166,7 @@ def another_measure(layers: Sequence[ComparisonResults]) -> Finding | None:
     )
 
 
-def subspaces(layers: Sequence[ComparisonResults]) -> Finding | None:
+def subspaces(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """Prediction from all units of another net, beside matched single units."""
     rows = []
     more = []
@@ -191,7 +191,7 @@ def subspaces(layers: Sequence[ComparisonResults]) -> Finding | None:
     )
 
 
-def local_code(layers: Sequence[ComparisonResults]) -> Finding | None:
+def local_code(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """Loss from one unit and from all."""
     rows = []
     shares = []
@@ -226,7 +226,7 @@ def local_code(layers: Sequence[ComparisonResults]) -> Finding | None:
     )
 
 
-def activations(layers: Sequence[ComparisonResults]) -> Finding | None:
+def activations(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """Distance of the sorted mean activations."""
     rows, closer = [], []
     for layer in layers:
@@ -251,13 +251,13 @@ def activations(layers: Sequence[ComparisonResults]) -> Finding | None:
 
 def _finding(
     asks: str, question: str, verdict: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
-) -> Finding | None:
+) -> StudyFinding | None:
     """The finding without empty columns; None without rows."""
     if not rows:
         return None
     kept = [k for k in range(len(columns)) if any(row[k] != MISSING for row in rows)]
     shown = [tuple(row[k] for k in kept) for row in rows]
-    return Finding(question, verdict, tuple(columns[k] for k in kept), shown, asks)
+    return StudyFinding(question, verdict, tuple(columns[k] for k in kept), shown, asks)
 
 
 def _against_chance(trained: Summary, untrained: Summary | None) -> str:

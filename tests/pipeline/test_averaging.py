@@ -55,7 +55,7 @@ epochs = 4
 local_steps = [8, "whole"]
 repeats = 2
 """
-NOISY = TOML.replace('{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.test_resume:noisy" }')
+NOISY = TOML.replace('{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.pipeline.test_resume:noisy" }')
 PLANTED = """
 import time
 import convergence.functional.averaging.local_sgd as local_sgd
@@ -341,7 +341,7 @@ def test_invalid_settings_are_refused(tmp_path, capsys, change, message):
     import re
 
     (tmp_path / "c.toml").write_text(TOML, encoding="utf-8")
-    assert main(["train", str(tmp_path / "c.toml"), "--averaging", "--runs", str(tmp_path), "--set", change]) == 2
+    assert main(["average", str(tmp_path / "c.toml"), "--runs", str(tmp_path), "--set", change]) == 2
     assert re.search(message, capsys.readouterr().err.replace("\n", " "))
     assert not (tmp_path / "averaged/functional/average.h5").exists()
 
@@ -365,10 +365,10 @@ def fixed(image_shape, n_classes):
 def test_net_that_cannot_be_permuted_is_averaged_without_alignment(tmp_path, capsys):
     config = tmp_path / "c.toml"
     text = TOML.replace(
-        '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.test_average:fixed" }'
+        '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.pipeline.test_averaging:fixed" }'
     )
     config.write_text(text.replace('["conv1", "conv2", "fc1"]', '["first"]'), encoding="utf-8")
-    arguments = ["train", str(config), "--averaging", "--runs", str(tmp_path)]
+    arguments = ["average", str(config), "--runs", str(tmp_path)]
     assert main(arguments) == 2
     assert "the units of this net cannot be permuted" in capsys.readouterr().err
     more = ["functional.average.alignments=['none']", "functional.average.repeats=1", "functional.average.epochs=1"]
@@ -397,7 +397,7 @@ def noisy(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 def test_two_processes_give_the_bits_of_one(noisy, tmp_path):
     """Three workers on two processes."""
     config, wanted = noisy
-    codes, errors = finish(start(2, ["train", str(config), "--averaging", "--runs", str(tmp_path)], PLANTED % 0))
+    codes, errors = finish(start(2, ["average", str(config), "--runs", str(tmp_path)], PLANTED % 0))
     assert codes == [0, 0], errors
     assert "average: done" in errors[0]
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted
@@ -406,7 +406,7 @@ def test_two_processes_give_the_bits_of_one(noisy, tmp_path):
 @pytest.mark.parametrize(("size", "how"), [(1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_killed_experiment_resumes_with_same_bits(noisy, tmp_path, size, how):
     config, wanted = noisy
-    arguments = ["train", str(config), "--averaging", "--runs", str(tmp_path)]
+    arguments = ["average", str(config), "--runs", str(tmp_path)]
     processes = start(size, arguments, PLANTED % 0.05)
     partial = tmp_path / "averaged/functional/average.partial"
     deadline = time.monotonic() + 120

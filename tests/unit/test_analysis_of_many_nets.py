@@ -10,9 +10,8 @@ import pytest
 from convergence.alignment.matching import matching
 from convergence.analysis.active_units import active_units
 from convergence.analysis.distributions import compare_distributions, shape_distances
-from convergence.analysis.joint import JointCorrelations
+from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.nets import analyze_nets, kinds_of_nets
-from convergence.analysis.over_time import trajectories
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
 from tests.unit.test_analysis import sums_of
