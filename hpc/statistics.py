@@ -6,9 +6,10 @@ therefore bit-identical for any number of ranks.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
@@ -18,6 +19,10 @@ from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped, is_stopping
 from hpc.comm import Communicator, errors_shared, owned
 from hpc.hdf5_writers import write_blocks
+
+if TYPE_CHECKING:
+    from convergence.statistics.partial_results import PartialResults
+    from convergence.statistics.passes import Pass
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +50,8 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
             partial.prepare()
         comm.barrier()
         passes = StatisticsPasses(source, experiment.statistics, partial)
-        for each in passes:
-            _share(each, partial, comm)
+        for step in passes:
+            _share(step, partial, comm)
         sums = passes.assembly
         writer = StatisticsWriter(partial.folder / "statistics.h5", {name: sums.matrices(name) for name in sums.joined})
         if comm.rank == 0:
@@ -66,19 +71,19 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
         comm.barrier()
 
 
-def _share(each: Any, partial: Any, comm: Communicator) -> None:
+def _share(step: Pass, partial: PartialResults, comm: Communicator) -> None:
     """Compute the missing items of this rank's share of a pass."""
     with errors_shared(comm):
-        items = [each.items[k] for k in owned(len(each.items), comm.rank, comm.size)]
-        missing = [item for item in items if not partial.is_done(each.name(item))]
+        items = [step.items[k] for k in owned(len(step.items), comm.rank, comm.size)]
+        missing = [item for item in items if not partial.is_done(step.name(item))]
         n_done = len(items) - len(missing)
         if n_done and comm.rank == 0:
-            logger.info("%s: %d of %d found on disk", each.what, n_done, len(items))
-        with Progress(each.what, len(items), n_done) as progress:
+            logger.info("%s: %d of %d found on disk", step.what, n_done, len(items))
+        with Progress(step.what, len(items), n_done) as progress:
             for item in missing:
                 if is_stopping():
                     break
-                partial.write(each.name(item), lambda new_matrix, item=item: each.compute(item, new_matrix))
+                partial.write(step.name(item), functools.partial(step.compute, item))
                 progress.advance()
     if comm.any(is_stopping()):
         raise Stopped("stopped by a signal")

@@ -229,6 +229,7 @@ class StatisticsFile:
         self.raw_file = file
         self.path = Path(file.filename)
         self.digest = str(file.attrs["digest"])
+        self.version = int(file.attrs["schema_version"])
         self.config_text = str(file.attrs["config"])
         self.provenance: dict[str, str] = json.loads(file.attrs["provenance"])
         self.selection: dict[str, Any] = json.loads(file.attrs.get("selection", "{}"))

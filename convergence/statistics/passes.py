@@ -83,11 +83,10 @@ class StatisticsPasses:
         config, source = self.config, self.source
         sums = {
             name: source.arrays.group_sums(
-                joined.widths, self.shift[name], config.precision, config.shifted_null,
-                lambda matrix, n_rows, name=name: new_matrix(f"{name}/{matrix}", n_rows),  # type: ignore[misc]
+                joined.widths, self.shift[name], config.precision, config.shifted_null, _below(name, new_matrix)
             )
             for name, joined in self.joined.items()
-        }  # fmt: skip
+        }
         stored = {name: [np.empty((0, joined.n_units), np.float32)] for name, joined in self.joined.items()}
         tops = self._empty_top_images()
         for indices, maps in self._batches(group):
@@ -180,3 +179,8 @@ class StatisticsPasses:
         batches = self.groups.batches(group, self.config.batch_size)
         for indices, images in read_batches(self.source.images, batches, self.config.loader_workers):
             yield indices, self.source.maps(images, indices)
+
+
+def _below(place: str, new_matrix: NewMatrix) -> NewMatrix:
+    """A factory of matrices whose names begin with ``place``."""
+    return lambda name, n_rows: new_matrix(f"{place}/{name}", n_rows)

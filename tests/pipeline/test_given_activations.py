@@ -90,7 +90,7 @@ def test_given_activations_reach_the_report_without_torch(arrays, tmp_path):
     assert "nan" not in page.split("The nets")[1].split("</table>")[0]
 
 
-def test_a_changed_array_makes_the_statistics_stale(arrays, tmp_path, caplog):
+def test_changed_array_makes_the_statistics_stale(arrays, tmp_path, caplog):
     arguments = ["statistics", str(tmp_path / "given.toml"), "--runs", str(tmp_path)]
     assert main(arguments) == 0
     np.save(tmp_path / "c_fc.npy", np.concatenate([arrays["c_fc"], arrays["c_fc"]], axis=1))

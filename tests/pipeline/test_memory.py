@@ -1,4 +1,4 @@
-"""A comparison whose sums are larger than the memory of the process that makes them, and of that which reads them."""
+"""Sums larger than the memory of the process that computes them, or of the process that reads them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ clustering = { enabled = false }
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_analysis_reads_a_pair_at_a_time(tmp_path):
-    """Four nets of 400 units in 32 groups: the products are 0.66 GB, those of a pair 0.12, and the limit is 0.45."""
+    """Four nets of 400 units in 32 groups: the products take 0.66 GB, those of a pair 0.12; the limit is 0.45 GB."""
     rng = np.random.default_rng(0)
     common = rng.standard_normal((400, 50))
     for k in range(4):

@@ -1,4 +1,4 @@
-"""Ownership is arithmetic; the communicator refuses worlds that are not what was launched."""
+"""Every item has one owner; a world of another size than was launched is refused."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ def test_every_item_has_one_owner():
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_rank_outside_the_world_is_refused():
+def test_rank_outside_the_world_is_refused():
     with pytest.raises(ValueError, match="rank 3"):
         owned(5, 3, 3)
 
 
-def test_without_a_launcher_there_is_one_rank():
+def test_one_rank_without_a_launcher():
     assert launched_ranks({}) == 1
     assert isinstance(world({}), SerialCommunicator)
     assert isinstance(world({"SLURM_NTASKS": "4"}), SerialCommunicator)  # a batch script, not a step

@@ -37,7 +37,7 @@ def plain(samples: np.ndarray, sign: int = 1) -> np.ndarray:
 
 
 def assert_same(a: UnitHistograms, b: UnitHistograms) -> None:
-    """The same in every array that a file gets, types included."""
+    """All stored arrays are equal, including their types."""
     one, other = a.to_arrays(), b.to_arrays()
     assert one.keys() == other.keys()
     for name in one:
@@ -85,7 +85,7 @@ def test_bins_of_continuous_units_have_equal_mass():
         assert np.abs(equal * n_equal - 1).max() < 0.01
 
 
-def test_rare_units_do_not_crash():
+def test_rare_and_empty_units_have_finite_bins():
     edges = equal_mass_bins(histogram(hostile()), 10)
     assert edges.n_effective_bins[1] >= 2
     assert edges.n_effective_bins[2] == 1
@@ -103,12 +103,12 @@ def test_merge_order_changes_no_histogram():
 
 
 def planted(counts: list[int]) -> np.ndarray:
-    """One unit whose values 1, 2, 4, … are found so many times, in random order."""
+    """One unit with the values 1, 2, 4, … in random order, each with the given count."""
     return RNG.permutation(np.repeat(2.0 ** np.arange(len(counts)), counts))[None].astype(np.float32)
 
 
 def test_counts_beyond_sixteen_bits_are_exact_in_any_order():
-    """Counts just below, at and far above the 65,536 that a bucket's own number holds, in pieces and merged."""
+    """Counts just below, at and far above 65,536, in batches and merged."""
     counts = [65_535, 65_536, 65_537, 300_000, 1]
     samples = np.concatenate([planted(counts), planted(counts[::-1]), -planted(counts), np.zeros((1, sum(counts)))])
     samples = samples.astype(np.float32)
@@ -195,7 +195,7 @@ def test_histograms_survive_conversion_to_arrays():
     assert sum(np.asarray(a).nbytes for a in small.to_arrays().values()) < 500_000
 
 
-def test_percentiles_are_within_their_error():
+def test_percentiles_are_within_the_documented_error():
     samples = np.concatenate([hostile()[[0, 1, 2, 3, 4, 5, 8, 9, 10]], np.full((1, 20_000), np.nan, np.float32)])
     percents = (0, 1, 37.5, 50, 90, 99, 100)
     found = histogram(samples).percentiles(percents)

@@ -1,4 +1,4 @@
-"""Moments against the plain definition, on columns that break careless sums."""
+"""Moments agree with the definition on units that are hard to sum accurately."""
 
 import h5py
 import numpy as np
@@ -30,7 +30,7 @@ def hostile_samples(n_samples: int = 40_000, seed: int = 0) -> np.ndarray:
 
 
 def collect(samples: np.ndarray, precision: str, batch: int) -> Moments:
-    """All samples in batches, about the first batch's mean."""
+    """Moments of all samples in batches, about the first batch's mean."""
     moments = Moments(samples[:, :batch].mean(axis=1), precision)
     for start in range(0, samples.shape[1], batch):
         moments.update(samples[:, start : start + batch])
@@ -68,7 +68,6 @@ def test_merged_moments_equal_moments_of_all_images():
 
 
 def test_batches_of_any_size_give_the_same_bits():
-    """Samples are gathered before they are multiplied: how they come is no matter, only their order."""
     samples = hostile_samples(10_000)
     found = []
     for batch in (1, 777, 4_096, 10_000):
@@ -79,7 +78,7 @@ def test_batches_of_any_size_give_the_same_bits():
     assert len(set(found)) == 1
 
 
-def test_a_matrix_in_a_file_gives_the_same_bits(tmp_path, monkeypatch):
+def test_matrix_in_a_file_has_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr("convergence.statistics.moments.BAND", 7)  # several bands, the last one short
     samples = np.random.default_rng(0).standard_normal((25, 9_000)).astype(np.float32)
     inside = Moments(samples[:, 0])
@@ -102,7 +101,7 @@ def test_constant_units_have_correlation_zero_and_no_nan():
     assert (np.diag(moments.covariance())[-2:] == 0).all()
 
 
-def test_a_unit_with_nan_spoils_no_other():
+def test_unit_with_nan_changes_no_other_unit():
     samples = hostile_samples(2_000)
     clean = collect(samples, "float32", 500).correlation()
     spoilt = np.vstack([samples, np.full((1, 2_000), np.nan, np.float32)])
@@ -135,7 +134,7 @@ def test_groups_divide_the_images(n_images, n_groups):
     assert [g for block in groups.blocks(8) for g in block] == list(range(n_groups))
 
 
-def test_sampled_positions_depend_on_the_image_alone():
+def test_sampled_positions_depend_on_seed_and_image_only():
     together = sample_positions(np.arange(20), 50, 7, seed=3)
     apart = np.concatenate([sample_positions(np.array([i]), 50, 7, seed=3) for i in range(20)])
     np.testing.assert_array_equal(together, apart)

@@ -1,4 +1,4 @@
-"""Joint counts against plain counting, and mutual information against theory and scikit-learn."""
+"""Joint counts agree with plain counting, mutual information with theory and scikit-learn."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_plug_in_equals_the_definition_and_scikit_learn():
     assert found == pytest.approx(mutual_info_score(x, y), rel=1e-12)
 
 
-def test_independent_units_have_none_after_correction():
-    """1,000 samples, 10 bins: the plug-in is .04 too large, the original's term takes off too much (PAPER: −.028)."""
+def test_correction_removes_the_bias_of_independent_units():
+    """1,000 samples, 10 bins: the plug-in estimate is .04 too large; the term of Li et al. overcorrects (−.028)."""
     plain, corrected = [], []
     for _ in range(200):
         counts = joint_counts_plain(RNG.integers(0, 10, 1_000), RNG.integers(0, 10, 1_000), 10)
@@ -87,7 +87,7 @@ def test_independent_units_have_none_after_correction():
     assert np.mean(plain) - 100 / (2_000 * np.log(2)) < -0.02
 
 
-def test_identical_units_have_their_entropy():
+def test_information_of_identical_units_is_their_entropy():
     x = RNG.integers(0, 8, 5_000)
     p = np.bincount(x) / 5_000
     found = mutual_information(joint_counts_plain(x, x, 8), corrected=False)

@@ -1,4 +1,4 @@
-"""The images that excite units most: against the definition, for any order, division and device."""
+"""Top images agree with the definition for any order and division of the images, and on a device."""
 
 import h5py
 import numpy as np
