@@ -231,9 +231,12 @@ class Records:
         Raises
         ------
         UserError
-            if another process holds it longer than ``timeout_s`` seconds.
+            if another process holds it longer than ``timeout_s`` seconds, or filelock is not installed.
         """
-        import filelock
+        try:
+            import filelock
+        except ImportError as error:
+            raise UserError("the package filelock is missing: pip install 'convergent-learning[slurm]'.") from error
 
         self.path.mkdir(parents=True, exist_ok=True)
         try:
