@@ -221,7 +221,7 @@ def test_time_limit_requeues_a_job_until_max_requeues(time_limited):
     assert (first.state, last.restart) == ("stopped", 1)
     assert "SIGUSR2; requeued" in first.reason
     assert "SIGUSR2 and not requeued" in last.reason
-    assert "after epoch 1" in here.log("train net1")
+    assert "after epoch" in here.log("train net1")
     assert (here.run / "nets" / "net1" / "checkpoint.pt").exists()
 
 
