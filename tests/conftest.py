@@ -66,11 +66,9 @@ def tiny_config(tmp_path_factory) -> Path:
 def tiny_run(tiny_config, shared) -> Path:
     """Folder of the finished tiny run; tests must not change it."""
     from convergence.cli import main
-    from tests.helpers.drawing import one_format
 
     def fill(runs: Path) -> None:
-        with one_format():
-            assert main(["run", str(tiny_config), "--runs", str(runs)]) == 0
+        assert main(["run", str(tiny_config), "--runs", str(runs)]) == 0
 
     return shared("runs", fill) / "tiny"
 

@@ -293,3 +293,6 @@ class ReportConfig(Settings):
     pair: tuple[str, str] | None = Field(
         None, description="Nets shown unit by unit; the first two trained ones if not given."
     )
+    formats: tuple[Literal["svg", "png", "pdf"], ...] = Field(
+        ("svg", "png", "pdf"), description="Formats of the figures; the pages show SVG, which is always written."
+    )

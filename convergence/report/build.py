@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ from convergence.report.results import (
     read_run,
     shown_pair,
 )
-from convergence.report.site import Link, MenuSection, Site, place
+from convergence.report.site import Link, MenuSection, Site
 from convergence.report.tables import layer_sentence, measures_table, nets_table, pairs_table
 from convergence.report.thumbnail_sheets import (
     ABOUT,
@@ -108,7 +108,7 @@ def report(
     chapters, left_out = read_chapters(functional, functional_digests)
     run = replace(run, notices=(*run.notices, *left_out))
     with run_pictures(pictures, pictures_digest) as found:
-        _write(run, building, experiment.report.pair, found, other, chapters)
+        _write(run, building, experiment.report, found, other, chapters)
     shutil.rmtree(target, ignore_errors=True)
     building.replace(target)
 
@@ -127,12 +127,12 @@ def _with_other(run: RunResults, compared: str | None) -> tuple[RunResults, RunR
 
 
 def _write(
-    run: RunResults, folder: Path, wanted: Sequence[str] | None, pictures: RunPictures, other: RunResults | None,
+    run: RunResults, folder: Path, config: ReportConfig, pictures: RunPictures, other: RunResults | None,
     chapters: list[Chapter],
 ) -> None:  # fmt: skip
     layer_links = {layer.name: Link(layer.name, f"layer-{slug(layer.name)}") for layer in run.layers}
     gallery_links = {layer.name: Link(layer.name, f"gallery-{slug(layer.name)}") for layer in run.layers}
-    shown = [(layer, pair) for layer in run.whole if (pair := shown_pair(layer, wanted)) is not None]
+    shown = [(layer, pair) for layer in run.whole if (pair := shown_pair(layer, config.pair)) is not None]
     rest = [UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])]
     rest += [*([COMPARISON] if other else []), PROVENANCE]
     menu = (
@@ -142,15 +142,15 @@ def _write(
         MenuSection("More", tuple(rest)),
     )
     notices = (*run.notices, *([pictures.why] if _is_wrong(pictures) else []))
-    site = Site(folder, run.title, menu, notices)
+    site = Site(folder, run.title, menu, notices, formats=config.formats)
     site.write_assets()
     sheets: dict[str, Any] = {}
     for layer in run.layers:
-        pair = shown_pair(layer, wanted)
+        pair = shown_pair(layer, config.pair)
         sheets[layer.name] = _write_gallery(site, gallery_links[layer.name], layer, pair, pictures)
         for k, net in enumerate(layer.nets):
             (folder / data_file(layer, net)).write_text(unit_script(layer, k, pictures), encoding="utf-8")
-        placed = [place(drawing, folder) for drawing in drawings_of(layer, pair)]
+        placed = [site.place(drawing) for drawing in drawings_of(layer, pair)]
         site.write(
             layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed,
             sentence=layer_sentence(layer), left_out_units=left_out_units(layer),
@@ -160,7 +160,7 @@ def _write(
         logger.info("  %s: %d figures", layer.name, len(placed))
     _write_overview(site, run, shown, layer_links, chapters)
     if chapters:
-        figures = {chapter.title: [place(drawing, folder) for drawing in chapter.drawings] for chapter in chapters}
+        figures = {chapter.title: [site.place(drawing) for drawing in chapter.drawings] for chapter in chapters}
         site.write(MATTERS, "matters.html", chapters=chapters, figures=figures)
     _write_rest(site, run, shown, pictures, sheets, other)
 
@@ -205,7 +205,7 @@ def _write_overview(
         links=[*layer_links.values(), UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])],
         findings=findings(whole),
         kinds=kinds_of(whole),
-        overview=place(overview(whole), site.folder) if whole else None,
+        overview=site.place(overview(whole)) if whole else None,
         measures=measures_table(whole),
         nets=nets_table(run.nets),
     )

@@ -15,7 +15,7 @@ from convergence.errors import UserError
 from convergence.figures.overview import two_runs
 from convergence.figures.style import slug
 from convergence.report.results import RunResults, distinguished, read_run
-from convergence.report.site import Link, MenuSection, Placed, Site, place
+from convergence.report.site import Link, MenuSection, Placed, Site
 from convergence.report.tables import MISSING, Table
 from convergence.results import TRAINED_OR_NOT, Kind, Summary
 from convergence.results.findings import StudyFinding, findings
@@ -246,5 +246,5 @@ def write_comparison(site: Site, link: Link, compared: Compared) -> None:
     layers = [layer.name for layer in compared.a.whole if layer.name in there]
     names = (compared.a.title, compared.b.title)
     drawing = two_runs(names, layers, comparison_rows(compared, layers))
-    placed: Placed | None = None if drawing is None else place(drawing, site.folder)
+    placed: Placed | None = None if drawing is None else site.place(drawing)
     site.write(link, "compare.html", c=compared, drawing=placed)

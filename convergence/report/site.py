@@ -38,6 +38,19 @@ class MenuSection:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A drawing with its files by ending, relative to the report's folder."""
+
+    drawing: Drawing
+    files: dict[str, str]
+
+    @property
+    def image(self) -> str:
+        """The file that the page shows."""
+        return self.files["svg"]
+
+
+@dataclass(frozen=True)
 class Site:
     """A folder of pages.
 
@@ -47,6 +60,7 @@ class Site:
     title : of all pages
     menu : which pages there are
     notices : sentences at the head of every page
+    formats : of the figures beside SVG, which the pages show
     """
 
     folder: Path
@@ -54,6 +68,7 @@ class Site:
     menu: tuple[MenuSection, ...]
     notices: tuple[str, ...] = ()
     home: str = "index.html"
+    formats: tuple[str, ...] = FORMATS
 
     def write(self, link: Link, template: str, scripts: Sequence[str] = (), **values: Any) -> None:
         """Write one page from its template."""
@@ -71,25 +86,12 @@ class Site:
             with resources.as_file(resources.files("convergence") / "templates" / name) as path:
                 shutil.copyfile(path, self.folder / "assets" / name)
 
-
-@dataclass(frozen=True)
-class Placed:
-    """A drawing with its files by ending, relative to the report's folder."""
-
-    drawing: Drawing
-    files: dict[str, str]
-
-    @property
-    def image(self) -> str:
-        """The file that the page shows."""
-        return self.files["svg"]
-
-
-def place(drawing: Drawing, folder: Path) -> Placed:
-    """Write a drawing and its numbers below the report's folder."""
-    safe = slugged(drawing)
-    written = safe.save(folder / "figures", folder / "tables", FORMATS)
-    return Placed(safe, {ending: path.relative_to(folder).as_posix() for ending, path in written.items()})
+    def place(self, drawing: Drawing) -> Placed:
+        """Write a drawing and its numbers below the folder."""
+        safe = slugged(drawing)
+        formats = ("svg", *(name for name in self.formats if name != "svg"))
+        written = safe.save(self.folder / "figures", self.folder / "tables", formats)
+        return Placed(safe, {ending: path.relative_to(self.folder).as_posix() for ending, path in written.items()})
 
 
 def unit_address(layer: str, net: str, unit: int) -> str:

@@ -12,14 +12,6 @@ from matplotlib.transforms import Bbox
 
 
 @contextmanager
-def one_format() -> Iterator[None]:
-    """Figures of reports as SVG alone, the format that the pages show."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("convergence.report.drawings.FORMATS", ("svg",))
-        yield
-
-
-@contextmanager
 def undrawn() -> Iterator[None]:
     """Figures are set up and their numbers written; their files hold no drawing."""
     with pytest.MonkeyPatch.context() as patch:

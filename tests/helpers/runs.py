@@ -39,6 +39,8 @@ alphas = 6
 max_units = 4
 [pictures.maximization]
 steps = 16
+[report]
+formats = ["svg"]
 """
 ORDER, OTHER = [3, 0, 5, 1, 7, 2, 6, 4], [1, 2, 3, 4, 5, 6, 7, 0]
 PLANTED = """
