@@ -1,18 +1,25 @@
 # make run    everything from images to the report, in an environment of its own
-# make test   all tests, with what they need set up first
+# make check  tests that need no Slurm, MPI or browser, and no package that pip does not install; under 3 minutes
+# make test   all tests; first installs what they need (Debian packages as root) and says what it found
 # make lint   style, format and types
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Workers of pytest-xdist; each computes on one thread.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: run test lint format clean
+.PHONY: run check test lint format clean
 
 run: $(VENV)/.train
 	$(BIN)/convergence run configs/digits.toml
 
+check: $(VENV)/.dev
+	$(PYTEST) -m "not (mpi or cluster or browser or slow)" $(PYTEST_ARGS)
+
 test: $(VENV)/.dev
 	@sh tests/setup.sh $(VENV)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ need_packages() { # what for, then Debian packages
   fi
   say "$purpose: installing $*"
   [ -n "${updated:-}" ] || { apt-get update -qq >>"$LOG" 2>&1 && updated=yes; }
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >>"$LOG" 2>&1 && return 0
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "$@" >>"$LOG" 2>&1 && return 0
   say "$purpose: could not be installed, see $LOG; its tests will be skipped and say so"
   return 1
 }

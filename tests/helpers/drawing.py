@@ -1,0 +1,29 @@
+"""Reports without the time that figures take: most tests read their pages, numbers and names only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+
+@contextmanager
+def one_format() -> Iterator[None]:
+    """Figures of reports as SVG alone, the format that the pages show."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convergence.report.drawings.FORMATS", ("svg",))
+        yield
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Figures are set up and their numbers written; their files hold no drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw_without_rendering", lambda self: None)
+        patch.setattr(Figure, "get_tightbbox", lambda self: Bbox.unit())
+        patch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).write_text("<svg/>", "utf-8"))
+        yield

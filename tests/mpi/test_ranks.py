@@ -1,0 +1,222 @@
+"""Statistics over ranks: the same bits for any number of ranks, any writer and any kill; errors end all ranks.
+
+The runs have given activations, so that no rank imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+
+from tests.helpers.ranks import COMMAND, launch, run_ranks
+from tests.helpers.runs import datasets, forget_statistics
+
+
+@pytest.fixture
+def run(planted_runs, tmp_path):
+    """A folder of a run without statistics."""
+    copy = shutil.copytree(planted_runs / "runs" / "planted", tmp_path / "runs" / "planted")
+    forget_statistics(copy)
+    return copy
+
+
+@pytest.fixture
+def command(planted_runs, run) -> list[str]:
+    """The command that makes its statistics."""
+    return [*COMMAND, "statistics", str(planted_runs / "planted.toml"), "--runs", str(run.parent)]
+
+
+@pytest.fixture(scope="module")
+def expected(planted_runs) -> dict[str, str]:
+    """Checksums of the datasets that one process makes."""
+    return datasets(planted_runs / "runs" / "planted" / "statistics.h5")
+
+
+@pytest.mark.parametrize(("ranks", "parallel"), [(3, False), (2, True), (7, True)])
+def test_ranks_and_writers_change_no_bit(command, run, expected, ranks, parallel):
+    """Seven ranks share six groups: one has nothing to compute, and takes part in the collective write."""
+    code, errors = run_ranks(ranks, command, parallel)
+    assert code == 0, errors
+    assert datasets(run / "statistics.h5") == expected
+
+
+WRITE = """
+import sys, h5py, numpy as np
+from pathlib import Path
+from convergence import hdf5
+from hpc.comm import MPICommunicator
+from hpc.hdf5_writers import write_blocks
+from mpi4py import MPI
+hdf5.BLOCK_ROWS = 10
+comm = MPICommunicator(MPI.COMM_WORLD)
+folder, parallel = Path(sys.argv[1]), sys.argv[2] == "collective"
+path = folder / f"{sys.argv[2]}-{comm.size}.h5"
+shapes = {"a/cube": (3, 25, 7), "b": (41, 5), "c": (1, 1)}
+if comm.rank == 0:
+    with h5py.File(path, "w") as file:
+        file.create_group("a")
+        for name, shape in shapes.items():
+            hdf5.create_blocks(file["a"] if "/" in name else file, name.split("/")[-1], shape)
+comm.barrier()
+blocks = [(name, index) for name, shape in shapes.items() for index in hdf5.blocks(shape)]
+whole = {name: np.random.default_rng(len(name)).standard_normal(shape) for name, shape in shapes.items()}
+digests = write_blocks(path, blocks, lambda name, index: whole[name][index], comm, parallel)
+if comm.rank == 0:
+    assert [name for name, _ in digests] == [name for name, _ in blocks]
+    with h5py.File(path, "r+") as file:
+        for name in shapes:
+            hdf5.seal(file[name], [digest for n, digest in digests if n == name])
+            assert (hdf5.read_array(file, name) == whole[name]).all()
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("writer", ["collective", "gather"])
+def test_both_writers_write_the_same_numbers(tmp_path, writer, ranks):
+    code, errors = run_ranks(
+        ranks, [COMMAND[0], "-c", WRITE, str(tmp_path), writer], parallel=writer == "collective", timeout=60
+    )
+    assert code == 0, errors
+    with h5py.File(tmp_path / f"{writer}-{ranks}.h5") as file:
+        assert (file["b"][()] == np.random.default_rng(1).standard_normal((41, 5))).all()
+
+
+FAIL = """
+import sys
+import hpc.statistics
+from convergence import cli
+from convergence.errors import FileError
+from convergence.statistics.assembly import RowsOnDisk
+from convergence.statistics.passes import StatisticsPasses
+from mpi4py import MPI
+method, kind = sys.argv[1], sys.argv[2]
+def failing(self, *arguments):
+    raise {"defect": ValueError, "user": FileError}[kind]("planted in one rank")
+if MPI.COMM_WORLD.rank == 1:
+    owner = RowsOnDisk if method == "__getitem__" else StatisticsPasses
+    setattr(owner, method, failing)
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "parallel"),
+    [
+        ("moments", "user", False), ("edges", "defect", False), ("__getitem__", "user", False),
+        ("__getitem__", "defect", True),
+    ],
+)  # fmt: skip
+def test_error_of_one_rank_ends_all_ranks(command, run, method, kind, parallel):
+    """In a pass, between two passes, and during the write with either writer."""
+    started = time.monotonic()
+    arguments = command[len(COMMAND) :]
+    code, errors = run_ranks(3, [COMMAND[0], "-c", FAIL, method, kind, *arguments], parallel, timeout=120)
+    assert code != 0
+    assert "planted in one rank" in errors
+    assert ("Traceback" in errors) == (kind == "defect")
+    assert time.monotonic() - started < 60
+    assert not (run / "statistics.h5").exists()
+
+
+def test_other_stages_refuse_ranks(command):
+    command[command.index("statistics")] = "analyze"
+    code, errors = run_ranks(2, command, timeout=120)
+    assert code == 2
+    assert errors.count("only `convergence statistics` spreads over ranks") == 1
+
+
+def partial_results(run) -> int:
+    """Number of partial results on disk; 0 once the stage has removed their folder."""
+    try:
+        return sum(name.endswith(".h5") for name in os.listdir(run / "statistics.partial"))
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_partial_results(run, process, n: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if partial_results(run) >= n:
+            return
+        time.sleep(0.002)
+
+
+def rank_processes(process: subprocess.Popen) -> list[psutil.Process]:
+    """The ranks below a launcher."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if not child.children()]
+    return []
+
+
+def kill(ranks: list[psutil.Process]) -> None:
+    for rank in ranks:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
+
+
+def test_kills_at_any_instant_change_no_bit(command, run, expected, request):
+    """kill -9 of one rank or of all at random instants, several times; then a run to the end."""
+    draw = random.Random(0)
+    killed = 0
+    for _ in range(request.config.getoption("kills")):
+        process = launch(2, command, stderr=subprocess.DEVNULL, start_new_session=True)
+        before = partial_results(run)
+        wait_for_partial_results(run, process, before + draw.randrange(3))
+        time.sleep(draw.uniform(0, 0.3))
+        ranks = rank_processes(process)
+        if ranks and draw.random() < 0.5:
+            kill([draw.choice(ranks)])
+            process.wait(60)
+        if process.poll() is None:
+            process.kill()
+        killed += process.wait(60) != 0
+        kill(ranks)
+        psutil.wait_procs(ranks, timeout=60)
+        if (run / "statistics.json").exists() and not (run / "statistics.partial").exists():
+            forget_statistics(run)  # the stage ended before the kill
+    assert killed
+    code, errors = run_ranks(3, command)
+    assert code == 0, errors
+    assert datasets(run / "statistics.h5") == expected
+    assert not (run / "statistics.partial").exists()
+
+
+def test_damaged_partial_results_are_computed_again(command, run, expected):
+    """Stop by signal after two partial results, then truncate one and flip a bit in the other."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for_partial_results(run, process, 2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "finishing the piece at hand" in errors
+    torn, flipped, *_ = sorted((run / "statistics.partial").glob("moments-*.h5"))
+    torn.write_bytes(torn.read_bytes()[:-500])
+    with h5py.File(flipped, "r+") as file:
+        file["fc/products"][0, 3] *= 1 + 1e-12
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "resuming" in done.stderr
+    assert datasets(run / "statistics.h5") == expected
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="this system has no SIGUSR2")
+def test_signal_to_one_rank_stops_all_ranks(command, run, expected):
+    process = launch(2, command, stderr=subprocess.PIPE)
+    wait_for_partial_results(run, process, 1)
+    rank_processes(process)[0].send_signal(signal.SIGUSR2)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    code, errors = run_ranks(2, command)
+    assert code == 0, errors
+    assert datasets(run / "statistics.h5") == expected

@@ -1,0 +1,114 @@
+"""Experiments on nets over processes: the bits of one, however many there are and whoever is killed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from convergence.cli import main
+from convergence.functional import EXPERIMENTS
+from tests.helpers.content_hash import content_hash
+from tests.helpers.torch_processes import finish, start
+
+FEW = {
+    "stitch": ["comparisons=['conv1','fc1']", "draws=2", "transplant_units=4", "cumulative_steps=2", "sgd_steps=[20]"],
+    "merge": ["steps=3", "permutations=2", "fit_images=100", "depths=2"],
+    "compress": ["shares=[0.5]", "draws=2", "images=200"],
+    "ensemble": [],
+}
+SLOW = """
+import time
+from convergence.functional.bench import Bench
+read = Bench.read
+def slow(self, groups=None):
+    for found in read(self, groups):
+        time.sleep(0.05)
+        yield found
+Bench.read = slow
+"""
+UNFINITE = """
+import torch
+from convergence.functional.bench import Bench
+read = Bench.read
+def planted(self, groups=None):
+    for group, images, labels in read(self, groups):
+        yield group, images * (float("nan") if self.ranks.rank == 1 else 1.0), labels
+Bench.read = planted
+"""
+
+
+def arguments(experiment: str, config: Path, runs: Path) -> list[str]:
+    settings = [f"functional.{experiment}.{setting}" for setting in FEW[experiment]]
+    return [experiment, str(config), "--runs", str(runs), *(word for one in settings for word in ("--set", one))]
+
+
+def copied(tiny_run: Path, runs: Path) -> Path:
+    runs.mkdir()
+    shutil.copytree(tiny_run, runs / "tiny")
+    return runs
+
+
+def found(runs: Path, experiment: str) -> dict[str, str | bytes]:
+    """What the results say, and the nets that are left."""
+    place = runs / "tiny" / "functional"
+    nets = {str(path.relative_to(place)): path.read_bytes() for path in (place / experiment).rglob("*.safetensors")}
+    return {"results": content_hash(place / f"{experiment}.h5"), **nets}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_config, tiny_run, tmp_path_factory) -> Path:
+    """The runs folder of one process that has done all experiments."""
+    runs = copied(tiny_run, tmp_path_factory.mktemp("alone") / "runs")
+    for experiment in FEW:
+        assert main(arguments(experiment, tiny_config, runs)) == 0
+    return runs
+
+
+def test_all_experiments_are_tried():
+    assert {*FEW, "average"} == set(EXPERIMENTS)  # that one in test_average
+
+
+@pytest.mark.parametrize("experiment", FEW)
+def test_processes_give_the_bits_of_one(alone, tiny_config, tiny_run, tmp_path, experiment):
+    """Five groups on three processes."""
+    runs = copied(tiny_run, tmp_path / "runs")
+    codes, errors = finish(start(3, arguments(experiment, tiny_config, runs)))
+    assert codes == [0, 0, 0], errors
+    assert f"{experiment}: done" in errors[0]
+    assert found(runs, experiment) == found(alone, experiment)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "size", "how"),
+    [("stitch", 1, signal.SIGKILL), ("merge", 2, signal.SIGTERM), ("compress", 2, signal.SIGKILL),
+     ("ensemble", 2, signal.SIGTERM), ("merge", 1, signal.SIGKILL)],
+)  # fmt: skip
+def test_a_kill_changes_no_bit(alone, tiny_config, tiny_run, tmp_path, experiment, size, how):
+    runs = copied(tiny_run, tmp_path / "runs")
+    processes = start(size, arguments(experiment, tiny_config, runs), SLOW)
+    partial = runs / "tiny" / "functional" / f"{experiment}.partial"
+    deadline = time.monotonic() + 120
+    while not list(partial.glob("*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    processes[-1].send_signal(how)
+    codes, errors = finish(processes)
+    assert codes[-1] == (-9 if how == signal.SIGKILL else 75), errors
+    assert 0 not in codes
+    assert list(partial.glob("*.h5"))
+    codes, errors = finish(start(3 - size, arguments(experiment, tiny_config, runs)))  # on another number of them
+    assert set(codes) == {0}, errors
+    assert "resuming" in errors[0]
+    assert found(runs, experiment) == found(alone, experiment)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all(tiny_config, tiny_run, tmp_path):
+    runs = copied(tiny_run, tmp_path / "runs")
+    codes, errors = finish(start(2, arguments("compress", tiny_config, runs), UNFINITE), timeout=90)
+    assert codes[1] == 2
+    assert codes[0] != 0
+    assert "the loss on the images of group 1 is nan" in errors[1]
+    assert not (runs / "tiny" / "functional" / "compress.h5").exists()

@@ -1,0 +1,40 @@
+"""The shape of the house, held by reading every file's imports: slurm → hpc → convergence, one door each."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for package in ("convergence", "hpc", "slurm") for path in (ROOT / package).rglob("*.py"))
+DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/dask_executor.py", "dask": "hpc/dask_executor.py",
+         "dask_jobqueue": "hpc/dask_jobs.py", "submitit": "slurm/slurm_commands.py",
+         "ot": "convergence/alignment/soft_matching.py"}  # fmt: skip
+HEAVY = {"torch", "torchvision", "mpi4py", "submitit"}
+LAPTOP = ["convergence/analysis", "convergence/alignment", "convergence/similarity", "convergence/figures",
+          "convergence/paper", "convergence/report", "convergence/results",
+          "convergence/uncertainty.py"]  # fmt: skip
+
+
+def imports(path: Path) -> list[str]:
+    """Top-level packages that a file imports, wherever in it."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+def test_packages_import_in_one_direction_and_through_one_file():
+    for path in FILES:
+        here = path.relative_to(ROOT).as_posix()
+        packages = {name.split(".")[0] for name in imports(path)}
+        if here.startswith("convergence/"):
+            assert not packages & {"hpc", "slurm"}, f"{here}: convergence imports neither hpc nor slurm"
+        if here.startswith("hpc/"):
+            assert "slurm" not in packages, f"{here}: hpc does not import slurm"
+        for package, door in DOORS.items():
+            if package in packages:
+                assert here.startswith(door), f"{here}: only {door} imports {package}"
+        if any(here.startswith(part) for part in LAPTOP):
+            assert not packages & HEAVY, f"{here}: the base install runs analyze and report"
