@@ -207,7 +207,7 @@ class Records:
         return sorted(found, key=lambda attempt: (attempt.submission, attempt.started))
 
     def claim(self, attempt: Attempt) -> dict[str, str]:
-        """Take the lease of a task (:mod:`convergence.runs.job_lease`); returns environment variables for its processes."""
+        """Take the lease of a task; return the environment variables for its processes."""
         path, name = self._attempts(attempt.task) / "claim", self.attempt_path(attempt).stem
         with atomic_write(path) as temporary:
             temporary.write_text(name, encoding="utf-8")

@@ -164,7 +164,8 @@ class AnalysisFile:
         """The group of a comparison; FileError with the nearest name if there is none."""
         if comparison not in self.comparisons:
             raise FileError(
-                f'{self.raw_file.filename} has no comparison "{comparison}"; {did_you_mean(comparison, self.comparisons)}.'
+                f'{self.raw_file.filename} has no comparison "{comparison}"; '
+                f"{did_you_mean(comparison, self.comparisons)}."
             )
         return self.raw_file["comparisons"][comparison]
 

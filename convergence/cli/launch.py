@@ -51,7 +51,7 @@ def analysis_executors(
     lifetime: float | None,
     dashboard: bool,
 ) -> Any:
-    """Executors of the analysis for the worker options of a verb (:mod:`hpc.dask_executor`, :mod:`slurm.dask_workers`)."""
+    """Executors of the analysis for the worker options of a verb."""
     asked = load_object("hpc.dask_executor:Workers")(workers, threads, memory, lifetime, dashboard)
     if cluster:
         return load_object("slurm.dask_workers:executors")(asked, cluster, runs)

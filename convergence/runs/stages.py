@@ -114,8 +114,8 @@ def _require(folder: RunFolder, tasks: list[StageTask]) -> None:
                 "stale": "was made with other settings",
             }[state]
             raise StaleOutputError(
-                f'{folder.path}: "{task.name}" {found}. First run `convergence {task.name.split()[0]}` (or `convergence '
-                "run`) with the same config and --set options."
+                f'{folder.path}: "{task.name}" {found}. First run `convergence {task.name.split()[0]}` (or '
+                "`convergence run`) with the same config and --set options."
             )
 
 

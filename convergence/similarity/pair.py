@@ -104,7 +104,7 @@ class PairMoments:
 
     @cached_property
     def directions_x(self) -> tuple[Matrix, Matrix]:
-        """Variances (rank,) falling and directions (n_x, rank) of x's standardised units: see :func:`~convergence.linalg.principal_directions`."""
+        """Variances (rank,), falling, and principal directions (n_x, rank) of x's standardised units."""
         return principal_directions(self.std_xx)
 
     @cached_property

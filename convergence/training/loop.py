@@ -2,8 +2,8 @@
 
 A step depends only on (seed of the net, seed of the data, epoch, step): image order and augmentation depend on the seed
 of the data and the epoch, dropout on the seed of the net and the epoch. Jointly trained nets share the batches that are
-read. Each net has its own weights, optimiser, random state and checkpoints, and ends with the same bits as a net that is
-trained alone.
+read. Each net has its own weights, optimiser, random state and checkpoints. It ends with the same bits as a net that
+is trained alone.
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ epochs = 4
 local_steps = [8, "whole"]
 repeats = 2
 """
-NOISY = TOML.replace('{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.pipeline.test_resume:noisy" }')
+NOISY = TOML.replace(
+    '{ name = "small", channels = [8, 16], hidden = [32] }', '{ name = "tests.pipeline.test_resume:noisy" }'
+)
 PLANTED = """
 import time
 import convergence.functional.averaging.local_sgd as local_sgd

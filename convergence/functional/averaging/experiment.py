@@ -223,9 +223,8 @@ def _chosen(context: ExperimentContext) -> Net:
     for net in trained:
         if net.name == wanted:
             return net
-    raise ConfigError(
-        f'functional.average.net: there is no trained net "{wanted}"; {did_you_mean(wanted, [net.name for net in trained])}'
-    )
+    known = [net.name for net in trained]
+    raise ConfigError(f'functional.average.net: there is no trained net "{wanted}"; {did_you_mean(wanted, known)}')
 
 
 def _derived(*words: int) -> int:
