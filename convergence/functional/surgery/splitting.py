@@ -1,8 +1,8 @@
 """A net split at a layer into a front part, which computes the layer, and a back part, which reads it.
 
 The net is traced to a graph (:mod:`convergence.networks.layer_reader`). The front part is everything up to the node
-that the statistics read; the back part is everything that depends on it. Values that bypass the node, as inside a residual
-block, are computed by the front part and passed to the back part unchanged.
+that the statistics read. The back part is everything that depends on it. Values that bypass the node, as inside a
+residual block, are computed by the front part and passed to the back part unchanged.
 """
 
 from __future__ import annotations
