@@ -8,12 +8,12 @@ from scipy.stats import wasserstein_distance
 from benchmarks.conformance_layers import Float32, Float64
 from benchmarks.conformance_table import DEFINITION, Cases, module, row
 from convergence.analysis.distributions import shape_distances
+from convergence.inference.estimates import false_discovery_rates, jackknife
 from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import mutual_information
 from convergence.statistics.joint_counts import JointCounts
 from convergence.statistics.moments import Moments
-from convergence.uncertainty import false_discovery_rates, jackknife
 
 HOSTILE_UNITS = "mean/std 1e4 of either sign, 80 % zeros, heavy tails, drift, a jump, scales of 1e-6 and 1e6"
 BINNED_UNITS = "rectified, negative, zero but for 10 of 20,000 samples, always zero, of three values"

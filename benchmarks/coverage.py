@@ -18,9 +18,9 @@ from dataclasses import replace
 import numpy as np
 
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path
+from convergence.inference.estimates import Estimate, jackknife, null_level, random_rotation
 from convergence.similarity import MEASURES
 from convergence.similarity.pair import PairMoments, UnbiasedHsic
-from convergence.uncertainty import Estimate, jackknife, null_level, random_rotation
 
 N_X, N_Y, CAUSES, POSITIONS, DEPENDENCE, GROUPS, KEPT, MANY = 24, 20, 8, 4, 0.6, 16, 256, 3000
 ROTATIONS = 20

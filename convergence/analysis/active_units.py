@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convergence.inference.estimates import jackknife_error
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.moments import correlation, covariance
-from convergence.uncertainty import jackknife_error
 
 Float64 = npt.NDArray[np.float64]
 RELATIVE_VARIANCE = 1e-12

@@ -38,8 +38,8 @@ from convergence.analysis.steps import (
     to_units,
 )
 from convergence.config.stages import AnalysisConfig
+from convergence.inference.estimates import jackknife, jackknife_error, null_level, random_rotation
 from convergence.similarity.pair import PairMoments
-from convergence.uncertainty import jackknife, jackknife_error, null_level, random_rotation
 
 WEIGHTS_BYTES = 128_000_000
 """Memory of the weights of a slice of targets."""

@@ -12,10 +12,10 @@ from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import UserError
+from convergence.inference.estimates import generator_of, jackknife, random_rotation
 from convergence.similarity import MEASURES
 from convergence.similarity.measure import Measure
 from convergence.similarity.pair import PairMoments
-from convergence.uncertainty import generator_of, jackknife, random_rotation
 
 Key = tuple[str, str]
 """Name of a measure, and direction: ``xy``, or ``yx`` for the swapped pair."""

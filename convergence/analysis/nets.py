@@ -21,8 +21,8 @@ from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
+from convergence.inference.estimates import generator_of, random_rotation
 from convergence.statistics.file import ComparisonSums
-from convergence.uncertainty import generator_of, random_rotation
 
 MAX_ROTATIONS = 5
 """Draws of the null: each aligns all nets anew, and gives as many strengths as there are units."""

@@ -23,9 +23,7 @@ from convergence.analysis.steps import (
     to_units,
 )
 from convergence.config.stages import AnalysisConfig
-from convergence.similarity.pair import PairMoments
-from convergence.statistics.file import ComparisonSums
-from convergence.uncertainty import (
+from convergence.inference.estimates import (
     false_discovery_rates,
     generator_of,
     jackknife,
@@ -33,6 +31,8 @@ from convergence.uncertainty import (
     random_rotation,
     unit_p_values,
 )
+from convergence.similarity.pair import PairMoments
+from convergence.statistics.file import ComparisonSums
 
 MASSES = np.arange(1, 11) / 10
 """Shares of the units that partial matching has to match."""

@@ -11,8 +11,8 @@ from convergence.cli import options
 from convergence.cli.output import print_json
 
 if TYPE_CHECKING:
+    from convergence.inference.estimates import Estimate
     from convergence.report.comparison import Compared
-    from convergence.uncertainty import Estimate
 
 
 @click.command()

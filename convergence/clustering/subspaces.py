@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from convergence.alignment.matching import matching
 from convergence.clustering.graph import Labels, Matrix, check_square
 from convergence.errors import UserError
+from convergence.inference.estimates import random_rotation
 from convergence.linalg import principal_directions
-from convergence.uncertainty import random_rotation
 
 NUMBERS = ("mean_correlation", "explained_x", "explained_y", "matched")
 """The numbers of a :class:`SharedSubspace` that have a chance level, in the order of columns."""

@@ -19,6 +19,7 @@ from convergence.figures.style import (
     drawing_style,
     new_figure,
 )
+from convergence.inference.estimates import Estimate, mean_estimate
 from convergence.results import (
     TRAINED_OR_NOT,
     ComparisonResults,
@@ -30,7 +31,6 @@ from convergence.results import (
 )
 from convergence.results.comparison import SHARE
 from convergence.similarity import MEASURES
-from convergence.uncertainty import Estimate, mean_estimate
 
 PREFERRED = ("linear_cka", "matching")
 """Measures of the layer map."""

@@ -18,8 +18,8 @@ from convergence.figures.style import (
     printing,
     show_matrix,
 )
+from convergence.inference.estimates import Estimate
 from convergence.results import ComparisonResults, PairResults
-from convergence.uncertainty import Estimate
 
 
 def matrices(layer: ComparisonResults, pair: PairResults) -> Drawing:

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.functional.scores import Scores
+from convergence.inference.estimates import Estimate
 from convergence.io import hdf5
-from convergence.uncertainty import Estimate
 
 Results = TypeVar("Results")
 PARTS = ("value", "standard_error", "low", "high", "bias", "null", "null_sd")

@@ -9,11 +9,11 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from convergence.alignment.mapping_sgd import BATCH, LEARNING_RATE, SHORT_STEPS
 from convergence.errors import FileError, UserError, did_you_mean
 from convergence.io.files import atomic_write
 from convergence.paper.corrections import corrections
 from convergence.paper.figures import drawings
-from convergence.paper.mapping_sgd import BATCH, LEARNING_RATE, SHORT_STEPS
 from convergence.paper.published import SOURCES
 from convergence.paper.readings import LayerReading, read_layer
 from convergence.paper.tables import (

@@ -14,6 +14,7 @@ import numpy as np
 from convergence.errors import UserError
 from convergence.figures.overview import two_runs
 from convergence.figures.style import slug
+from convergence.inference.estimates import Estimate, jackknife, reach
 from convergence.report.results import RunResults, distinguished, read_run
 from convergence.report.site import Link, MenuSection, Placed, Site
 from convergence.report.tables import MISSING, Table
@@ -21,7 +22,6 @@ from convergence.results import TRAINED_OR_NOT, Kind, Summary
 from convergence.results.findings import StudyFinding, findings
 from convergence.results.run import find_run
 from convergence.similarity import MEASURES
-from convergence.uncertainty import Estimate, jackknife, reach
 
 NOT_SETTINGS = ("name", "report", "pictures")
 """Parts of a config that change no number."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convergence.inference.estimates import Estimate, mean_estimate
 from convergence.results import HELD_OUT, ComparisonResults, kinds_of
 from convergence.similarity import MEASURES
-from convergence.uncertainty import Estimate, mean_estimate
 
 MISSING = "–"
 

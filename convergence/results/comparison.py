@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.file import Columns, open_analysis
+from convergence.inference.estimates import Estimate, mean_estimate
 from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,
@@ -22,7 +23,6 @@ from convergence.results.pair import (
 )
 from convergence.results.source import ComparisonSource, spans
 from convergence.similarity import MEASURES
-from convergence.uncertainty import Estimate, mean_estimate
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

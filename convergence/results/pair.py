@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
+from convergence.inference.estimates import Estimate
 from convergence.results.source import ComparisonSource
-from convergence.uncertainty import Estimate
 
 Kind = Literal["trained", "untrained", "mixed"]
 KINDS: tuple[Kind, ...] = ("trained", "untrained", "mixed")

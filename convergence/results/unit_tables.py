@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import UserError
+from convergence.inference.estimates import Estimate
 from convergence.results.labelled import Labelled, ResultsTable
-from convergence.uncertainty import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

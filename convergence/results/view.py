@@ -16,6 +16,7 @@ from convergence.alignment.matching import matching, semi_matching
 from convergence.analysis.active_units import ActiveUnits, active_units, describe_units, group_squares
 from convergence.analysis.file import open_analysis
 from convergence.errors import UserError, did_you_mean
+from convergence.inference.estimates import Estimate
 from convergence.io import hdf5
 from convergence.results.comparison import ComparisonResults, Summary, read_analysis
 from convergence.results.labelled import Labelled, ResultsTable
@@ -23,7 +24,6 @@ from convergence.results.pair import ALL_IMAGES, DIRECTIONS, HELD_OUT, KINDS, Ki
 from convergence.results.source import LEVELS
 from convergence.results.unit_tables import ClusterTable, Recipe, UnitMatching, row_of
 from convergence.statistics.file import ComparisonSums, open_statistics
-from convergence.uncertainty import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

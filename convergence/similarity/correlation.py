@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from convergence.alignment.matching import Matching, matching, semi_matching
 from convergence.alignment.soft_matching import soft_matching
+from convergence.inference.estimates import random_rotation
 from convergence.linalg import Matrix
 from convergence.similarity.measure import aligned_measure, measure
 from convergence.similarity.pair import PairMoments
-from convergence.uncertainty import random_rotation
 
 N_ROTATIONS = 3
 CACHED_UNITS = 1024

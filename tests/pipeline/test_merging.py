@@ -30,11 +30,11 @@ from convergence.functional.surgery.repair import (
     repairable,
     unit_statistics,
 )
+from convergence.inference.estimates import generator_of
 from convergence.networks.small import Small
 from convergence.networks.weights import load_net
 from convergence.report.chapters.merge import chapter
 from convergence.runs.run_folder import RunFolder
-from convergence.uncertainty import generator_of
 from tests.helpers.runs import TINY, datasets
 
 SMALLER = [

@@ -15,11 +15,12 @@ import h5py
 import numpy as np
 import pytest
 
+from convergence.alignment import mapping_sgd
+from convergence.alignment.mapping_sgd import SHORT_STEPS, train_mapping
 from convergence.alignment.sparse import dense_fit, lasso_path
 from convergence.cli import main
 from convergence.errors import UserError
-from convergence.paper import mapping_sgd, readings
-from convergence.paper.mapping_sgd import SHORT_STEPS, train_mapping
+from convergence.paper import readings
 from convergence.paper.published import CONV1, LAYERS, RECOVERED, TABLE_LAMBDAS
 from convergence.paper.readings import LAMBDAS, laplacian
 from convergence.paper.run import choose_pair

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from convergence.cli import main
+from convergence.inference.estimates import Estimate, jackknife
 from convergence.report.comparison import compare, difference, flat
 from convergence.report.galleries import galleries, signed_sum
 from convergence.report.pair_view import pair_views
 from convergence.report.results import read_results, read_run
 from convergence.report.thumbnail_sheets import COLUMNS, GAP, GREY, TILE, RunPictures, sheet, tiles
 from convergence.report.units import numbers, script_json, unit_columns
-from convergence.uncertainty import Estimate, jackknife
 
 CONFIG = """
 name = "{name}"

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from convergence.similarity.pair import PairMoments
-from convergence.uncertainty import (
+from convergence.inference.estimates import (
     Estimate,
     false_discovery_rates,
     jackknife,
@@ -14,6 +13,7 @@ from convergence.uncertainty import (
     random_rotation,
     unit_p_values,
 )
+from convergence.similarity.pair import PairMoments
 
 
 def test_jackknife_of_a_mean_is_the_standard_error():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convergence.uncertainty import Estimate
+from convergence.inference.estimates import Estimate
 
 
 @dataclass(frozen=True)

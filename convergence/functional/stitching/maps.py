@@ -28,14 +28,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from convergence.alignment.mapping_sgd import train_mapping
 from convergence.alignment.matching import matching
 from convergence.alignment.soft_matching import soft_matching
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path, prediction_loss, refit
 from convergence.errors import UserError
 from convergence.functional.context import ExperimentContext
-from convergence.paper.mapping_sgd import train_mapping
+from convergence.inference.estimates import random_rotation
 from convergence.similarity.pair import PairMoments
-from convergence.uncertainty import random_rotation
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -181,7 +181,7 @@ class LayerFit:
         return dict(zip(penalties, path, strict=True))
 
     def sgd(self, penalties: Sequence[float], steps: int, seed: int) -> dict[float, Float64]:
-        """The paper's mapping layers after some steps of SGD (:mod:`convergence.paper.mapping_sgd`), by penalty."""
+        """The paper's mapping layers after some steps of SGD (:mod:`convergence.alignment.mapping_sgd`), by penalty."""
         m = self.moments
         found = train_mapping(m.corr_xx, m.corr_xy, m.corr_yy, list(penalties), steps, seed=seed)
         return dict(zip(penalties, found.weights, strict=True))

@@ -22,9 +22,9 @@ from convergence.functional.surgery.permutations import (
     State,
     permuted_state,
 )
+from convergence.inference.estimates import generator_of
 from convergence.networks.layer_reader import LayerReader, as_maps
 from convergence.statistics.moments import Moments
-from convergence.uncertainty import generator_of
 
 Float64 = npt.NDArray[np.float64]
 Orders = dict[str, Indices]

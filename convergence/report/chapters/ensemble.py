@@ -16,10 +16,10 @@ from convergence.functional.ensembling.results import (
     Reference,
 )
 from convergence.functional.file import FunctionalResults
+from convergence.inference.estimates import Estimate
 from convergence.report.chapters.numbers import difference, is_clear
 from convergence.report.functional_page import Chapter
 from convergence.report.tables import MISSING, Table, interval
-from convergence.uncertainty import Estimate
 
 TITLE = "Do ensembles of different nets gain accuracy, and which layers can they share?"
 ABOUT = (

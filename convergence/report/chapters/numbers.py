@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convergence.uncertainty import Estimate
+from convergence.inference.estimates import Estimate
 
 
 def percent(e: Estimate) -> str:
