@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from convergence.errors import UserError
 from convergence.inference.estimates import Estimate
+from convergence.registry import load_object
 from convergence.results.labelled import Labelled, ResultsTable
 
 if TYPE_CHECKING:
@@ -71,9 +72,8 @@ class UnitMatching:
 
     def figure(self) -> Figure:
         """Correlations as they come and with pairs on the diagonal, and the pairs' correlations, best first."""
-        from convergence.results.notebook_figures import matching_figure
-
-        return matching_figure(self)
+        figure: Figure = load_object("convergence.figures.notebook:matching_figure")(self)
+        return figure
 
     def __repr__(self) -> str:
         e = self.estimate

@@ -18,6 +18,7 @@ from convergence.analysis.file import open_analysis
 from convergence.errors import UserError, did_you_mean
 from convergence.inference.estimates import Estimate
 from convergence.io import hdf5
+from convergence.registry import load_object
 from convergence.results.comparison import ComparisonResults, Summary, read_analysis
 from convergence.results.labelled import Labelled, ResultsTable
 from convergence.results.pair import ALL_IMAGES, DIRECTIONS, HELD_OUT, KINDS, Kind, PairResults
@@ -237,15 +238,14 @@ class ComparisonView:
 
     def figure(self, name: str, x: str, y: str) -> Figure:
         """A figure of the report for two nets: "matched_units", "matrices", "sparse", "codes", "clusters", …"""
-        from convergence.figures import FIGURES
-        from convergence.results.notebook_figures import shown
-
-        if name not in FIGURES:
-            raise UserError(f'no figure "{name}"; {did_you_mean(name, FIGURES)}.')
-        drawing = FIGURES.load(name)(self.results, self._pair(x, y)[0])
+        figures = load_object("convergence.figures:FIGURES")
+        if name not in figures:
+            raise UserError(f'no figure "{name}"; {did_you_mean(name, figures)}.')
+        drawing = figures.load(name)(self.results, self._pair(x, y)[0])
         if drawing is None:
             raise UserError(f"{self.name}: the analysis has no results for the figure {name}.")
-        return shown(drawing.figure)
+        figure: Figure = load_object("convergence.figures.notebook:shown")(drawing.figure)
+        return figure
 
     def verify(self) -> None:
         """Verify the checksums of everything that the comparison reads; FileError for the first damaged dataset."""

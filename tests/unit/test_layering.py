@@ -38,3 +38,60 @@ def test_packages_import_in_one_direction_and_through_one_file():
                 assert here.startswith(door), f"{here}: only {door} imports {package}"
         if any(here.startswith(part) for part in LAPTOP):
             assert not packages & HEAVY, f"{here}: the base install runs analyze and report"
+
+
+ROOMS = [
+    "errors",
+    "registry",
+    "progress",
+    "provenance",
+    "settings",
+    "linalg",
+    "io",
+    "inference",
+    "alignment",
+    "similarity",
+    "clustering",
+    "data",
+    "networks",
+    "config",
+    "runs",
+    "training",
+    "statistics",
+    "analysis",
+    "results",
+    "functional",
+    "visualization",
+    "figures",
+    "paper",
+    "report",
+    "transfer",
+    "cli",
+]
+"""Rooms of convergence in order: a room imports only rooms before it."""
+
+
+def test_rooms_of_convergence_import_only_rooms_before_them():
+    for path in (ROOT / "convergence").rglob("*.py"):
+        inside = path.relative_to(ROOT / "convergence").with_suffix("").parts
+        if inside[0].startswith("__"):
+            continue
+        for name in imported_modules(path):
+            parts = name.split(".")
+            if parts[0] == "convergence" and len(parts) > 1 and not parts[1].startswith("__"):
+                assert ROOMS.index(parts[1]) <= ROOMS.index(inside[0]), f"{path}: {inside[0]} imports {name}"
+
+
+def imported_modules(path: Path) -> list[str]:
+    """Modules that a file imports, `from convergence import x` as `convergence.x`."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "convergence":
+            found += [f"convergence.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+def test_top_level_of_convergence_has_at_most_eight_modules():
+    assert len(list((ROOT / "convergence").glob("*.py"))) <= 8
