@@ -82,7 +82,7 @@ def test_images_without_colours_are_refused():
     with pytest.raises(FileError, match="2 channels"):
         Colours.of(images_of(2), np.arange(3))
     flat = ArrayImages(np.zeros((3, 1, 4, 4)), [0, 0, 0], ["a"])
-    with pytest.raises(FileError, match="no range"):
+    with pytest.raises(FileError, match="larger in every channel"):
         Colours.of(flat, np.arange(3))
 
 

@@ -216,7 +216,7 @@ def test_norms_and_scales_are_permuted_with_units(between, cuts):
 @pytest.mark.parametrize(
     ("between", "reason"),
     [(nn.GroupNorm(3, 12), "GroupNorm"), (nn.LocalResponseNorm(3), "LocalResponseNorm"),
-     (nn.Conv2d(12, 12, 1, groups=4), "convolution of 4 groups")],
+     (nn.Conv2d(12, 12, 1, groups=4), "convolution with 4 groups")],
 )  # fmt: skip
 def test_units_that_depend_on_neighbours_are_fixed(between, reason):
     module = randomised(Odd(between))

@@ -41,7 +41,7 @@ def test_misuse_of_pictures_file_is_explained(path, tmp_path):
             file.layers("net9")
         with pytest.raises(FileError, match="Known: conv1, conv2, fc1"):
             file.of("net1", "conv")
-        with pytest.raises(FileError, match="units 0 … 15"):
+        with pytest.raises(FileError, match="Valid are 0 … 15"):
             file.of("net1", "conv1").unit(16)
         with pytest.raises(AttributeError, match="patch"):
             _ = file.of("net1", "conv1").patch
