@@ -15,8 +15,9 @@ from convergence.alignment.matching import matching
 from convergence.alignment.soft_matching import partial_soft_matching, soft_matching
 from convergence.alignment.sparse import lasso_path
 from convergence.clustering.eigenvectors import spectral_embedding
+from convergence.clustering.graph import similarity_graph
 from convergence.clustering.sparse_clusters import agglomerative_clusters, joined_affinity, weight_affinity
-from convergence.clustering.spectral import similarity_graph, spectral_clusters
+from convergence.clustering.spectral import spectral_clusters
 from convergence.clustering.subspaces import shared_subspace
 
 

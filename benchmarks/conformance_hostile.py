@@ -14,7 +14,7 @@ from sklearn.metrics import mutual_info_score
 from benchmarks.conformance_layers import Float32, Float64, Layers, pair_sums, scores, units
 from benchmarks.conformance_table import Outcome, hostile
 from convergence.clustering.eigenvectors import spectral_embedding
-from convergence.clustering.spectral import similarity_graph
+from convergence.clustering.graph import similarity_graph
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
 from convergence.statistics.bin_edges import encode, equal_mass_bins

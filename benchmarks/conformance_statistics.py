@@ -8,7 +8,7 @@ from scipy.stats import wasserstein_distance
 from benchmarks.conformance_layers import Float32, Float64
 from benchmarks.conformance_table import DEFINITION, Cases, module, row
 from convergence.analysis.distributions import shape_distances
-from convergence.inference.estimates import false_discovery_rates, jackknife
+from convergence.inference import false_discovery_rates, jackknife
 from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.information import mutual_information

@@ -18,7 +18,8 @@ from dataclasses import replace
 import numpy as np
 
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path
-from convergence.inference.estimates import Estimate, jackknife, null_level, random_rotation
+from convergence.inference import Estimate, jackknife, null_level
+from convergence.linalg import random_rotation
 from convergence.similarity import MEASURES
 from convergence.similarity.pair import PairMoments, UnbiasedHsic
 

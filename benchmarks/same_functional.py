@@ -21,7 +21,7 @@ from convergence.functional.file import read_results
 from convergence.functional.merging.results import MergingResults
 from convergence.functional.scores import Scores
 from convergence.functional.stitching.results import StitchingResults
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 Pairs = Iterator[tuple[str, Any]]
 Tree = dict[str, Any]

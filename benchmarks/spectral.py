@@ -25,8 +25,8 @@ from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
 from convergence.clustering.eigenvectors import spectral_embedding
-from convergence.clustering.graph import normalised_cut
-from convergence.clustering.spectral import similarity_graph, spectral_clusters
+from convergence.clustering.graph import normalised_cut, similarity_graph
+from convergence.clustering.spectral import spectral_clusters
 
 
 def latent_graph(n: int, n_factors: int, threshold: float, samples: int = 4000) -> np.ndarray:

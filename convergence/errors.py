@@ -1,6 +1,6 @@
-"""Errors that a user can mend. The command prints them as one paragraph, without a traceback.
+"""Errors that a user can fix. The command prints them as one paragraph, without a traceback.
 
-Everything else that is raised is a defect of the toolkit, and shows its traceback.
+Any other exception is a defect of the toolkit and shows its traceback.
 """
 
 from __future__ import annotations
@@ -10,45 +10,45 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What came, what is valid and what to do next, in one paragraph (exit code 2).
+    """An error with its remedy: what was received, what is valid and how to fix it (exit code 2).
 
-    ``on_all_ranks``: every rank of a job raises the same error, so each can leave by itself and the first one says it.
-    An error of one rank has to end the job, or the others wait for it.
+    ``on_all_ranks`` is true if every rank of a job raises the same error: each rank exits by itself and the first rank
+    prints the message. An error of a single rank has to abort the job, because the other ranks would wait for it.
     """
 
     on_all_ranks = False
 
 
 class SharedError(UserError):
-    """Errors of some ranks, told to all of them."""
+    """Errors of some ranks, raised on all ranks."""
 
     on_all_ranks = True
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be used: unknown key, bad value, unknown name."""
+    """An invalid configuration: unknown key, invalid value or unknown name."""
 
 
 class FileError(UserError):
-    """A file that is missing, damaged, unfinished, or of a schema that this version does not read."""
+    """A file that is missing, damaged or unfinished, or whose schema this version does not read."""
 
 
 class DiskFullError(FileError):
-    """A disk that is full, or a quota that is used up."""
+    """A full disk or an exhausted quota."""
 
 
 class StaleOutputError(UserError):
-    """What a stage reads is missing or belongs to other settings; all ranks look at the same records."""
+    """The input of a stage is missing or belongs to other settings; all ranks read the same records."""
 
     on_all_ranks = True
 
 
 class TaskLost(Exception):
-    """A task whose worker process ended, as often as one tries."""
+    """A task whose worker process ended in every attempt."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Ending of an error message: the nearest known name, then all of them.
+    """End of an error message: the nearest known name, then all known names.
 
     >>> did_you_mean("dijits", ["digits", "photos"])
     'did you mean "digits"? Known: digits, photos'

@@ -1,4 +1,4 @@
-"""Linear algebra from covariances that copes with rank-deficient matrices."""
+"""Linear algebra with covariances, also rank-deficient ones, and random rotations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 RANK_TOLERANCE = 1e-7
-"""Directions whose variance is below this share of the largest are rounding errors of float32 sums."""
+"""Directions with a smaller share of the largest variance than this are rounding errors of float32 sums."""
 
 
 def principal_directions(covariance: Matrix, tolerance: float = RANK_TOLERANCE) -> tuple[Matrix, Matrix]:
@@ -46,3 +46,11 @@ def least_squares(s_xx: Matrix, s_xy: Matrix, tolerance: float = RANK_TOLERANCE)
 def regression_weights(values: Matrix, basis: Matrix, s_xy: Matrix, penalty: float) -> Matrix:
     """Weights (n_y, n_x) from the variances (rank,) and directions (n_x, rank) of the predictors."""
     return (s_xy.T @ basis / (values + penalty)) @ basis.T
+
+
+def random_rotation(n: int, generator: np.random.Generator) -> Matrix:
+    """Draw an orthogonal matrix (n, n) from the Haar measure: QR of a Gaussian matrix with the signs of R fixed."""
+    q, r = np.linalg.qr(generator.standard_normal((n, n)))
+    signs = np.sign(np.diag(r))
+    signs[signs == 0] = 1.0
+    return np.asarray(q * signs)

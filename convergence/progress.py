@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a plain line every 15 seconds in a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """``with Progress("moments", total) as progress: … progress.advance()``."""
+    """Context manager that reports progress.
+
+    ``with Progress("moments", total) as progress: … progress.advance()``. ``done`` steps were finished before.
+    """
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
@@ -28,7 +31,7 @@ class Progress:
         return self
 
     def advance(self, n: int = 1) -> None:
-        """Count ``n`` more pieces as done."""
+        """Count ``n`` more steps as done."""
         self.done += n
         if self._bar is not None:
             self._bar.update(n)
@@ -47,7 +50,7 @@ class Progress:
 
 
 def readable_seconds(seconds: float) -> str:
-    """Like "40 s", "12 min" or "3.5 h"."""
+    """Format a duration like "40 s", "12 min" or "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

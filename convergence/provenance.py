@@ -1,4 +1,4 @@
-"""Where a result comes from: versions of the packages, the source's git commit, and the platform."""
+"""Provenance of a result: versions of the packages, git commit of the source, and platform."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANALYSIS_SCHEMA_VERSION = 3
 """Version of the layout of analysis.h5; part of the digest of an analysis, so a new layout remakes the file."""
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvision", "mpi4py", "dask")
 COMMIT_FILE = "git_commit.txt"
-"""Beside a copy of the packages: the commit that they were copied from."""
+"""Name of the file beside a copy of the packages that holds the commit of the original."""
 
 
 @functools.cache
@@ -36,12 +36,12 @@ def _provenance() -> tuple[tuple[str, str], ...]:
 
 
 def provenance() -> dict[str, str]:
-    """Names and versions of what computed a result; packages that are not installed are left out."""
+    """Return names and versions of the software that computes a result; packages that are not installed are omitted."""
     return dict(_provenance())
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the checkout that this package is in, with "+changes" if it differs; None outside of git."""
+    """Return the git commit of a package folder, with "+changes" if tracked files differ from it; None outside git."""
     copied_from = folder.parent / COMMIT_FILE
     if copied_from.is_file():
         return copied_from.read_text(encoding="utf-8").strip()

@@ -1,6 +1,6 @@
-"""Named things and where they live: ``name -> "module:attribute"``, imported when they are used.
+"""Registries: tables ``name -> "module:attribute"`` whose entries are imported on first use.
 
-A registry keeps the command quick (nothing is imported to list names) and makes an addition one file and one line.
+Listing the names imports nothing, which keeps the command line fast. An addition takes one file and one line.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def load_object(path: str) -> Any:
     Raises
     ------
     ConfigError
-        when the path has no colon, the module cannot be imported or the attribute is missing.
+        if the path has no colon, the module cannot be imported or the attribute is missing.
     """
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
-        raise ConfigError(f'"{path}" is not of the form package.module:attribute.')
+        raise ConfigError(f'"{path}" is not an import path; write it as package.module:attribute.')
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -32,11 +32,11 @@ def load_object(path: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError:
-        raise ConfigError(f'"{module_name}" has no "{attribute}".') from None
+        raise ConfigError(f'"{module_name}" has no "{attribute}"; check the part after the colon.') from None
 
 
 class Registry:
-    """A table of names; ``what`` says in errors what the names stand for ("data set", "network", "measure")."""
+    """A table of names; ``what`` is the kind of entry in error messages ("data set", "network", "measure")."""
 
     def __init__(self, what: str, entries: dict[str, str]) -> None:
         self.what = what
@@ -49,7 +49,13 @@ class Registry:
         return name in self.entries
 
     def load(self, name: str) -> Any:
-        """The object registered as ``name``; :class:`ConfigError` names the nearest known name."""
+        """Import and return the object registered as ``name``.
+
+        Raises
+        ------
+        ConfigError
+            for an unknown name, with the nearest known name.
+        """
         if name not in self.entries:
             raise ConfigError(f'unknown {self.what} "{name}"; {did_you_mean(name, self.entries)}')
         return load_object(self.entries[name])

@@ -1,0 +1,11 @@
+"""Alignment of the units of two or more nets.
+
+matching.py          one-to-one matching and semi-matching of two layers
+soft_matching.py     soft matching by optimal transport
+sparse.py            few-to-one prediction: LASSO path, forward selection, least squares
+homotopy_kernels.py  compiled LASSO path by homotopy
+sparse_kernels.py    compiled coordinate descent, refit, forward selection and loss
+consensus.py         one-to-one alignment of all nets at once
+cycles.py            cycle consistency of pairwise matchings
+embedding.py         classical multidimensional scaling of nets
+"""

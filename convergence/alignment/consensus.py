@@ -1,6 +1,6 @@
 """One-to-one alignment of all nets of a comparison at once.
 
-A *consensus unit* is a set of units, at most one of each net, that stand for the same feature. Everything is
+A *consensus unit* is a set of units, at most one of each net, that represent the same feature. All results are
 computed from the correlations of the joined units.
 """
 
@@ -19,9 +19,9 @@ Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-# A reassignment, or a further start, has to raise the sum of correlations by more than rounding may.
+# Smallest gain in the sum of correlations by a reassignment or another start; smaller gains are rounding errors.
 LEAST_GAIN = 1e-9
-# Units whose mean has no more variance than this cancel; strengths nearer than this are equal.
+# Units whose mean has less variance than this cancel; strengths that differ by less than this are equal.
 ROUNDING = 1e-12
 CHECKED_ROWS = 1024
 
@@ -30,15 +30,23 @@ CHECKED_ROWS = 1024
 class Consensus:
     """Consensus units of K nets.
 
-    ``members`` (n_consensus, K): positions along the joined axis, -1 for none. ``within`` (n_consensus, K, K):
-    correlations of the members, 0 where one is missing. ``strength`` (n_consensus, K): correlation of each
-    member with the mean of the other, standardised, members; 0 for no member, for a member without others and
-    where the others cancel. ``mean_correlation`` (n_consensus,) over the pairs of members of each unit; 0 where
-    there is no pair, which is no measurement. ``objective``: mean over all ``n_pairs`` pairs of members of all
-    units.
-
-    ``pivot``: the net from whose pairwise matchings the search began, -1 for a given start. ``trace``: the sum
-    of correlations, which the search maximises, at the start and after each reassignment.
+    Attributes
+    ----------
+    members : (n_consensus, K)
+        Positions along the joined axis, -1 for a missing member.
+    within : (n_consensus, K, K)
+        Correlations of the members, 0 for missing members.
+    strength : (n_consensus, K)
+        Correlation of each member with the mean of the other standardised members; 0 for a missing member, for a single
+        member, and if the others cancel.
+    mean_correlation : (n_consensus,)
+        Mean over the pairs of members; 0, which is no measurement, without a pair.
+    objective : float
+        Mean over all ``n_pairs`` pairs of members of all consensus units.
+    pivot : int
+        Net whose pairwise matchings started the search; -1 for a given start.
+    trace : (n_steps,)
+        Sum of correlations, the objective of the search, at the start and after each reassignment.
     """
 
     members: Indices
@@ -53,10 +61,10 @@ class Consensus:
 
 @dataclass(frozen=True, eq=False)
 class Presence:
-    """In how many nets each consensus unit is present.
+    """Number of nets in which each consensus unit is present.
 
-    ``n_nets`` (n_consensus,): K for a core unit, 1 for an idiosyncratic one; ``stays`` (n_consensus, K): which
-    members those are.
+    ``n_nets`` (n_consensus,): K for a core unit, 1 for an idiosyncratic unit. ``stays`` (n_consensus, K): mask of the
+    members that are present.
     """
 
     n_nets: Indices
@@ -64,33 +72,34 @@ class Presence:
 
 
 def consensus_units(correlation: ArrayLike, net_of_unit: ArrayLike, start: ArrayLike | None = None) -> Consensus:
-    """Multi-way matching with the largest sum of correlations over the pairs of members of all consensus units.
+    """Find the multi-way matching with the largest sum of correlations over the pairs of members.
 
-    Every unit of every net is a member of one consensus unit; there are as many as the widest net has units, and
-    narrower nets leave holes. Each net in turn is the pivot with which the others are matched, one by one. From
-    there one net after the other is taken out, and its units are assigned anew by their summed correlations with
-    the other members, until that raises the sum for no net. The best of the K ends is kept, of equal ones that
-    of the lowest pivot. It is a local optimum: the problem is NP-hard from three nets on. Two nets: matching.
+    Every unit of every net is a member of exactly one consensus unit. The number of consensus units is the width of the
+    widest net; narrower nets have missing members. Each net in turn is the pivot, and the other nets are matched with
+    it. Starting from these matchings, the units of one net after the other are reassigned by their summed correlations
+    with the other members, until no net raises the sum. The best of the K solutions is returned; ties go to the lowest
+    pivot. The solution is a local optimum, because the problem is NP-hard for three or more nets. For two nets it is
+    the matching.
 
     Parameters
     ----------
     correlation : (U, U)
         Correlations of the joined units.
     net_of_unit : (U,)
-        The net of each unit, 0 … K - 1 in any order; units that carry nothing are left out before.
+        The net of each unit, 0 … K - 1 in any order. Dead units must be excluded before.
     start : (n_consensus, K), optional
-        Members to begin from instead of the pivots, such as those of all images for a part of them.
+        Members to start from instead of the pivots, for example those of all images for a subset of the images.
 
     Returns
     -------
     Consensus
-        Sorted by falling mean correlation; units without a pair come last, ties by the lowest member.
+        Sorted by descending mean correlation; units without a pair come last, ties are ordered by the lowest member.
 
     Raises
     ------
     UserError
-        when the correlations are not finite, symmetric and 1 on the diagonal, a net has no unit, there are fewer
-        than two, or ``start`` does not hold every unit once, in the column of its net.
+        if the correlations are not finite, symmetric and 1 on the diagonal, there are fewer than two nets, a net has no
+        unit, or ``start`` does not hold every unit once in the column of its net.
     """
     matrix = _checked_correlation(correlation)
     units = _units_of_nets(net_of_unit, len(matrix))
@@ -107,33 +116,51 @@ def consensus_units(correlation: ArrayLike, net_of_unit: ArrayLike, start: Array
 
 
 def score_members(correlation: ArrayLike, members: ArrayLike) -> Consensus:
-    """Given consensus units measured on other correlations, such as of images that did not choose them.
+    """Evaluate given consensus units on other correlations, for example of held-out images.
 
-    ``correlation`` (U, U) as in :func:`consensus_units`; ``members`` (n_consensus, K), whose order is kept.
-    Raises :class:`UserError` when a member is no unit, or is in two places.
+    Parameters
+    ----------
+    correlation : (U, U)
+        As in :func:`consensus_units`.
+    members : (n_consensus, K)
+        Consensus units; their order is kept.
+
+    Raises
+    ------
+    UserError
+        if a member is no unit, or occurs twice.
     """
     matrix = _checked_correlation(correlation)
     chosen = np.asarray(members)
     taken = chosen[chosen >= 0] if chosen.dtype.kind == "i" else chosen
     if chosen.dtype.kind != "i" or chosen.ndim != 2 or len(np.unique(taken)) != len(taken):
-        raise UserError("members are integers (n_consensus, K), each unit in one place and -1 for none.")
+        raise UserError(
+            f"members of shape {chosen.shape} and type {chosen.dtype} are not valid: give integers (n_consensus, K), "
+            "each unit at most once and -1 for none."
+        )
     if chosen.min(initial=0) < -1 or chosen.max(initial=-1) >= len(matrix):
-        raise UserError(f"members are positions 0 … {len(matrix) - 1} along the joined axis, or -1 for none.")
+        raise UserError(
+            f"members range from {chosen.min()} to {chosen.max()}: give positions 0 … {len(matrix) - 1} along the "
+            "joined axis, or -1 for none."
+        )
     chosen = chosen.astype(np.intp)
     return _described(matrix, chosen, -1, [_total(_within(matrix, chosen))])
 
 
 def presence(consensus: Consensus, threshold: float) -> Presence:
-    """In how many nets each consensus unit is present: how many members stay when weak ones are taken out.
+    """Count the nets in which each consensus unit is present, by removing weak members.
 
-    The weakest member (of equal ones that of the highest net) is taken out while its strength is below
-    ``threshold``, one at a time, since it lowers the strengths of the others; they are computed anew after each. A
-    member that is left alone stays, and makes an idiosyncratic unit; one that was taken out is counted nowhere.
+    The weakest member is removed while its strength is below ``threshold``; ties go to the highest net. Members are
+    removed one at a time, because a weak member lowers the strengths of the others; all strengths are recomputed after
+    each removal. The last member stays and makes an idiosyncratic unit. Removed members are not counted elsewhere.
 
-    Raises :class:`UserError` unless 0 < threshold <= 1.
+    Raises
+    ------
+    UserError
+        unless 0 < threshold <= 1.
     """
     if not 0.0 < threshold <= 1.0:
-        raise UserError(f"a threshold of {threshold} parts no members; give a correlation above 0 and up to 1.")
+        raise UserError(f"threshold = {threshold}: give a correlation above 0 and up to 1.")
     stays = consensus.members >= 0
     n_nets = stays.shape[1]
     for _ in range(n_nets - 1):
@@ -146,7 +173,7 @@ def presence(consensus: Consensus, threshold: float) -> Presence:
 
 
 def _starts(matrix: Matrix, units: list[Indices], start: ArrayLike | None) -> list[tuple[int, Indices]]:
-    """Pivots and members to begin from."""
+    """List the starts of the search: pivot and members."""
     if start is not None:
         return [(-1, _checked_start(start, units))]
     partner: dict[tuple[int, int], tuple[Indices, Indices]] = {}
@@ -169,7 +196,7 @@ def _starts(matrix: Matrix, units: list[Indices], start: ArrayLike | None) -> li
 
 
 def _ascend(matrix: Matrix, units: list[Indices], begin: Indices) -> tuple[Indices, list[float]]:
-    """Reassign the units of one net after the other until it helps with none."""
+    """Reassign the units of one net after the other until no reassignment raises the sum of correlations."""
     members, trace = begin.copy(), [_total(_within(matrix, begin))]
     net, idle = 0, 0
     while idle < len(units):
@@ -187,7 +214,7 @@ def _ascend(matrix: Matrix, units: list[Indices], begin: Indices) -> tuple[Indic
             members[:, net] = -1
             members[rows, net] = units[net][columns]
             trace.append(trace[-1] + raised)
-            idle = 1  # this net is as good as it can be until another one changes
+            idle = 1  # this net stays optimal until another net changes
         net = (net + 1) % len(units)
     return members, trace
 
@@ -215,7 +242,7 @@ def _within(matrix: Matrix, members: Indices) -> Matrix:
 
 
 def _mean_over_pairs(within: Matrix) -> tuple[Matrix, Indices]:
-    """Mean correlation of the pairs of members of each consensus unit and how many they are, (n_consensus,)."""
+    """Mean correlation over the pairs of members of each consensus unit, and number of pairs, (n_consensus,)."""
     above = np.triu_indices(within.shape[1], 1)
     there = np.diagonal(within, axis1=1, axis2=2) > 0
     n_pairs = (there[:, above[0]] & there[:, above[1]]).sum(axis=1)
@@ -229,7 +256,7 @@ def _total(within: Matrix) -> float:
 
 
 def _strength(within: Matrix, there: Mask) -> Matrix:
-    """sum_j r_ij / sqrt(sum_jk r_jk) over the others j, k of each member i that is there, (n_consensus, K)."""
+    """Strength sum_j r_ij / sqrt(sum_jk r_jk) over the others j, k of each present member i, (n_consensus, K)."""
     links = within * (there[:, :, None] & there[:, None, :])
     own = np.diagonal(links, axis1=1, axis2=2)
     rows = links.sum(axis=2)
@@ -241,26 +268,26 @@ def _strength(within: Matrix, there: Mask) -> Matrix:
 def _checked_correlation(correlation: ArrayLike) -> Matrix:
     matrix = np.asarray(correlation, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise UserError(f"correlations of shape {matrix.shape} join no units; give a square matrix of them.")
-    for first in range(0, len(matrix), CHECKED_ROWS):  # in blocks, as the matrix may be most of the memory
+        raise UserError(f"correlations of shape {matrix.shape}: give a square matrix of at least one unit.")
+    for first in range(0, len(matrix), CHECKED_ROWS):  # in blocks, because the matrix may fill most of the memory
         rows, columns = matrix[first : first + CHECKED_ROWS], matrix[:, first : first + CHECKED_ROWS].T
         if not np.isfinite(rows).all() or np.abs(rows - columns).max() > 1e-8:
-            raise UserError("correlations are finite and symmetric; leave out units that carry nothing.")
+            raise UserError("the correlations are not finite and symmetric; exclude dead units.")
     if np.abs(np.diagonal(matrix) - 1.0).max() > 1e-6:
-        raise UserError("a unit's correlation with itself is not 1; leave out units that carry nothing.")
+        raise UserError("the correlation of a unit with itself is not 1; exclude dead units.")
     return matrix
 
 
 def _units_of_nets(net_of_unit: ArrayLike, n_units: int) -> list[Indices]:
-    """Positions along the joined axis of each net's units, ascending."""
+    """List the positions of the units of each net along the joined axis, ascending."""
     nets = np.asarray(net_of_unit)
     if nets.shape != (n_units,) or nets.dtype.kind not in "iu" or nets.min() < 0:
         raise UserError(f"net_of_unit has shape {nets.shape}; give the net of each of {n_units} units, 0 … K - 1.")
     units = [np.flatnonzero(nets == net) for net in range(int(nets.max()) + 1)]
     if len(units) < 2 or not all(map(len, units)):
         raise UserError(
-            f"{[len(of_net) for of_net in units]} units of the nets; a consensus takes at least two nets, numbered "
-            "without a gap, of at least one unit each."
+            f"the nets have {[len(of_net) for of_net in units]} units; give at least two nets, numbered "
+            "without a gap, with at least one unit each."
         )
     return units
 
@@ -269,7 +296,7 @@ def _checked_start(start: ArrayLike, units: list[Indices]) -> Indices:
     members = np.asarray(start)
     shape = (max(map(len, units)), len(units))
     if members.shape != shape or members.dtype.kind != "i" or members.min() < -1:
-        raise UserError(f"a start of shape {members.shape} came; give integers {shape}, and -1 for no member.")
+        raise UserError(f"the start has shape {members.shape}; give integers {shape}, with -1 for no member.")
     for net, of_net in enumerate(units):
         if not np.array_equal(np.sort(members[members[:, net] >= 0, net]), of_net):
             raise UserError(f"column {net} of the start does not hold each unit of net {net} once.")

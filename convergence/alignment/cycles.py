@@ -1,4 +1,4 @@
-"""Whether the pairwise matchings of several nets agree: A -> B -> C -> A."""
+"""Cycle consistency of the pairwise matchings of several nets: A -> B -> C -> A."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class CycleConsistency:
-    """Whether units come back to themselves through matchings A -> B -> C -> A.
+    """Shares of paths A -> B -> C -> A through matchings that return to their unit.
 
-    ``mean``: share of the paths that return, a mean over the ordered triples of nets that have a path;
-    ``chance``: the same of matchings at random, the mean of 1 / n_A. ``n_paths`` of all triples. For each net,
-    arrays over its units: ``unit_paths``, the ordered triples in which a path begins at the unit (of at most
-    (K - 1)(K - 2)), and ``unit_share`` of them that return; 0 where there is none, which is no measurement.
+    Attributes
+    ----------
+    mean : float
+        Share of returning paths, averaged over the ordered triples of nets with a path.
+    chance : float
+        Expected value of ``mean`` for random matchings, the mean of 1 / n_A.
+    n_paths : int
+        Number of paths of all triples.
+    unit_share : K arrays (n_units,)
+        Share of returning paths per unit of each net; 0, which is no measurement, without a path.
+    unit_paths : K arrays (n_units,)
+        Number of ordered triples with a path that starts at the unit, at most (K - 1)(K - 2).
     """
 
     mean: float
@@ -35,20 +43,20 @@ class CycleConsistency:
 def cycle_consistency(
     matchings: Mapping[tuple[int, int], ArrayLike], widths: Sequence[int] | None = None
 ) -> CycleConsistency:
-    """Share of units that come back to themselves through three nets, over all ordered triples of nets.
+    """Compute the share of units that return to themselves through three nets, over all ordered triples of nets.
 
     Parameters
     ----------
     matchings : {(a, b): (n_a,)}
         For each pair of nets a < b the partner in b of each unit of a, -1 for none; one-to-one.
     widths : (K,), optional
-        Units of each net. Without it the last net is taken to end at its last unit with a partner.
+        Number of units of each net. By default the last net ends at its last unit with a partner.
 
     Raises
     ------
     UserError
-        when there are fewer than three nets, a pair is missing, partners are not one-to-one or not of the nets'
-        widths, or no path comes all the way round.
+        if there are fewer than three nets, a pair is missing, partners are not one-to-one or do not fit the widths of
+        the nets, or no path closes.
     """
     maps, sizes = _both_ways(matchings, widths)
     shares, chances = [], []
@@ -62,7 +70,7 @@ def cycle_consistency(
             shares.append(returns.sum() / arrives.sum())
             chances.append(1.0 / sizes[a])
     if not shares:
-        raise UserError("no unit has partners all the way round any three nets; match more of the units.")
+        raise UserError("no unit has partners along a whole cycle of three nets; match more of the units.")
     return CycleConsistency(
         mean=float(np.mean(shares)),
         chance=float(np.mean(chances)),
@@ -79,22 +87,22 @@ def _then(first: Indices, second: Indices) -> Indices:
 def _both_ways(
     matchings: Mapping[tuple[int, int], ArrayLike], widths: Sequence[int] | None
 ) -> tuple[dict[tuple[int, int], Indices], list[int]]:
-    """Partners from every net to every other, and the width of each."""
+    """Expand the matchings to both directions; return them and the width of each net."""
     n_nets = 1 + max((b for _, b in matchings), default=-1)
     pairs = set(combinations(range(n_nets), 2))
     if n_nets < 3 or set(matchings) != pairs:
         raise UserError(
-            f"matchings of {len(matchings)} pairs of {n_nets} nets make no cycles; give those of all pairs (a, b), "
-            "a < b, of nets 0 … K - 1, at least three."
+            f"matchings of {len(matchings)} pairs of {n_nets} nets have no cycles; give matchings of all pairs (a, b), "
+            "a < b, of at least three nets 0 … K - 1."
         )
     partners = {pair: np.asarray(matchings[pair]) for pair in sorted(pairs)}
     if any(partner.ndim != 1 or partner.dtype.kind != "i" for partner in partners.values()):
-        raise UserError("partners are integers (n_a,): for each unit of a one of b, or -1 for none.")
+        raise UserError("partners must be integers (n_a,): for each unit of a the partner in b, or -1 for none.")
     sizes = [len(partners[a, n_nets - 1]) for a in range(n_nets - 1)]
     sizes.append(1 + max(int(partners[a, n_nets - 1].max(initial=0)) for a in range(n_nets - 1)))
     sizes = sizes if widths is None else list(widths)
     if len(sizes) != n_nets or min(sizes) < 1:
-        raise UserError(f"widths {sizes} of {n_nets} nets; give one for each, of at least one unit.")
+        raise UserError(f"widths {sizes} for {n_nets} nets: give one width per net, at least 1 each.")
     maps = {}
     for (a, b), partner in partners.items():
         units = np.flatnonzero(partner >= 0)
@@ -102,8 +110,8 @@ def _both_ways(
         one_to_one = len(np.unique(chosen)) == len(chosen)
         if len(partner) != sizes[a] or partner.min() < -1 or chosen.max(initial=-1) >= sizes[b] or not one_to_one:
             raise UserError(
-                f"partners of net {a} in net {b} are not a matching of {sizes[a]} and {sizes[b]} units; give for each "
-                "unit of the first one of the second, each at most once, or -1."
+                f"the partners of net {a} in net {b} are no matching of {sizes[a]} and {sizes[b]} units; give for each "
+                "unit of the first net a unit of the second net, each at most once, or -1."
             )
         maps[a, b] = partner.astype(np.intp)
         maps[b, a] = np.full(sizes[b], -1, dtype=np.intp)

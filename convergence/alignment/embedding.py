@@ -1,4 +1,4 @@
-"""Nets as points of a map, from the distances between them."""
+"""Embedding of nets as points of a map, from the distances between them."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from convergence.errors import UserError
 
 Matrix = NDArray[np.float64]
 
-# An eigenvalue below this share of the largest is rounding.
+# An eigenvalue below this share of the largest is a rounding error.
 ROUNDING = 1e-12
 
 
 def embed(distances: ArrayLike, dimensions: int = 2) -> tuple[Matrix, float]:
-    """Classical multidimensional scaling (Torgerson 1952): points whose distances are nearest to those given.
+    """Embed points by classical multidimensional scaling of their distances (Torgerson 1952).
 
     Parameters
     ----------
     distances : (K, K)
-        Symmetric, none negative, 0 on the diagonal.
+        Symmetric, non-negative, 0 on the diagonal.
     dimensions
         1 … K.
 
     Returns
     -------
     points : (K, dimensions)
-        About their mean, by falling spread; of each column the entry that is largest in size (of equal ones the
-        first) is positive. Eigenvalues that no points in space can have, the negative ones, count as 0.
+        Centred points, columns by descending spread. The entry of largest magnitude of each column (the first of equal
+        ones) is positive. Negative eigenvalues, which no Euclidean points have, count as 0.
     explained : float
-        Sum of the eigenvalues used over the sum of the sizes of all, so that what is not Euclidean counts as
-        not explained; 1 where all distances are 0.
+        Sum of the used eigenvalues over the sum of the magnitudes of all, so the non-Euclidean part counts as not
+        explained; 1 if all distances are 0.
 
     Raises
     ------
     UserError
-        when the matrix is not one of distances or there are not as many dimensions.
+        if the matrix is no distance matrix, or ``dimensions`` is out of range.
     """
     matrix = np.asarray(distances, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0 or not np.isfinite(matrix).all():
-        raise UserError(f"distances of shape {matrix.shape} embed nothing; give a square matrix of finite ones.")
+        raise UserError(f"distances of shape {matrix.shape} are not valid; give a square matrix of finite numbers.")
     largest = matrix.max()
     if matrix.min() < 0 or np.any(np.diagonal(matrix) != 0) or np.any(np.abs(matrix - matrix.T) > 1e-9 * largest):
-        raise UserError("distances are symmetric, none negative and 0 on the diagonal; these are not.")
+        raise UserError("the matrix is no distance matrix; give symmetric, non-negative distances, 0 on the diagonal.")
     if not 1 <= dimensions <= len(matrix):
         raise UserError(f"{dimensions} dimensions for {len(matrix)} points; give 1 … {len(matrix)}.")
     if largest == 0:

@@ -6,19 +6,20 @@ the target,
 
     z = L⁻¹ r_S,  y = L⁻¹ s,  Q = L⁻¹ R_S:      p = r - Q'z,  a = Q'y,  L'w(α) = z - α y
 
-so a unit that joins adds a row to Q, z and y and a multiple of that row to p and a. One that leaves is rotated into the
-last row, which is taken off again. Columns of Q are needed for the **candidates** only, which are units whose gradient
-was found beyond the penalty. At each penalty
+so a unit that joins the support adds a row to Q, z and y and a multiple of that row to p and a. A unit that leaves the
+support is rotated into the last row, which is then removed. Columns of Q are needed for the **candidates** only: units
+whose gradient exceeded the penalty. At each penalty
 
-1. candidates whose gradient is beyond the penalty join, in the order in which they met it;
-2. the weights are solved for; where some have the wrong sign, the one that lost it first leaves, and 1. follows;
-3. the **gradient of all units** is computed afresh from the weights; what is beyond the penalty becomes a candidate.
+1. candidates whose gradient exceeds the penalty join, in the order in which their gradient reached it;
+2. the weights are solved for; if some have the wrong sign, the one that changed its sign first leaves, and step 1
+   is repeated;
+3. the **gradient of all units** is recomputed from the weights; units beyond the penalty become candidates.
 
-The problem is convex: weights that pass the third step are a solution, whatever led to them. Dependent units, cycling
-ties and problems without a minimum may end the walk before; the kernel says how far it came.
+The problem is convex, so weights that pass step 3 are a solution, whatever the path to them. Dependent units, cycling
+ties and problems without a minimum may stop the path early; the kernel returns the number of solved penalties.
 
-The **table** holds row k of Q from column k on, its diagonal inverted. Its columns are the candidates, those of the
-support first, in order of joining. ``lines`` are more rows of that width, by name below.
+The **table** holds row k of Q from column k on, with an inverted diagonal. Its columns are the candidates; the support
+comes first, in order of joining. ``lines`` holds further rows of that width, named below.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-# Sums may be reordered so that they vectorise; infinities and NaN keep their meaning, also by division. Loops from
-# elsewhere than zero vectorise with unsigned counters only. ``np.int64(0)`` is an integer where a bare 0 would be a
-# constant, for which every function is compiled once more.
+# Sums may be reordered so that they vectorise; infinities and NaN keep their meaning, also in divisions. Loops that do
+# not start at zero vectorise with unsigned counters only. ``np.int64(0)`` is an integer; a bare 0 would be a constant,
+# for which numba compiles every function again.
 _jit = nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-Array = Any  # a numpy array here, numba's own array inside compiled code
+Array = Any  # a numpy array here, numba's array type in compiled code
 
-# A unit whose residual variance, given the support, is below this share of its variance depends on it.
+# A unit depends on the support if its residual variance given the support is below this share of its variance.
 DEPENDENT = 1e-10
-# A gradient this little beyond the penalty is beyond it by rounding alone.
+# A gradient that exceeds the penalty by less than this exceeds it by rounding only.
 ROUNDING = 1e-13
-# Weights that violate optimality by more are left to the other kernel.
+# Largest violation of optimality; worse weights are left to sparse_kernels.
 GOAL = 1e-12
-# A long way between two penalties is gone in stages, each to this share of the penalty before.
+# Distant penalties are reached in stages, each at this share of the penalty before.
 STAGE = 0.65
-# A stage with more changes of the support than this many a candidate goes round in circles.
+# Maximum number of support changes per candidate in a stage; more changes mean a cycle.
 CHANGES = 4
-# Candidates for which the table is read once.
+# Number of candidates for which the table is read once.
 TOGETHER = 8
 
-# Rows of ``lines``: a and p, 1 where a unit turned out to depend on the support; s, y, z and w of the support; scratch.
+# Rows of ``lines``: a and p; 1 for units that depend on the support; s, y, z and w of the support; scratch.
 PULL, REST, BARRED, SIGN, Y, Z, WEIGHT, SCRATCH = range(8)
 N_LINES = 8
 
@@ -80,7 +81,7 @@ def substitute(table: Array, size: int, x: Array, width: int) -> None:
 def enter(
     gram: Array, target: Array, units: Array, table: Array, lines: Array, x: Array, size: int, begin: int, count: int
 ) -> None:
-    """Fill the columns ``begin`` to ``count`` of units that are candidates from now on."""
+    """Fill the columns ``begin`` to ``count`` of new candidates."""
     for column in range(begin, count, TOGETHER):
         width = min(count - column, TOGETHER)
         for c in range(width):
@@ -103,7 +104,7 @@ def enter(
 
 @_jit
 def exchange(units: Array, table: Array, lines: Array, size: int, i: int, j: int) -> None:
-    """Exchange columns i and j, both of candidates outside the support."""
+    """Exchange columns i and j of two candidates outside the support."""
     units[i], units[j] = units[j], units[i]
     for k in range(size):
         table[k, i], table[k, j] = table[k, j], table[k, i]
@@ -115,7 +116,7 @@ def exchange(units: Array, table: Array, lines: Array, size: int, i: int, j: int
 def join(
     gram: Array, units: Array, table: Array, lines: Array, size: int, count: int, column: int, sign: float
 ) -> bool:
-    """Take the candidate of ``column`` into the support; False if it depends on it, and is column ``size`` now."""
+    """Add the candidate of ``column`` to the support; False if it depends on it, and is now column ``size``."""
     exchange(units, table, lines, size, size, column)
     unit = units[size]
     left = gram[unit, unit]
@@ -160,7 +161,7 @@ def shift(table: Array, row: int, begin: int, last: int) -> None:
 
 @_jit
 def leave(units: Array, table: Array, lines: Array, size: int, count: int, column: int) -> None:
-    """Take ``column`` out of the support by Givens rotations; it becomes the first column after the support."""
+    """Remove ``column`` from the support by Givens rotations; it becomes the first column after the support."""
     last = size - 1
     unit = units[column]
     sign = lines[SIGN, column]
@@ -199,7 +200,7 @@ def leave(units: Array, table: Array, lines: Array, size: int, count: int, colum
 
 @_jit
 def meetings(lines: Array, size: int, count: int, alpha: float) -> None:
-    """Into the scratch line: where the gradient met the penalty, for candidates beyond ``alpha``; zero for others."""
+    """Write to the scratch line the penalty at which the gradient met it, for candidates beyond ``alpha``; else 0."""
     for t in range(np.uint64(size), np.uint64(count)):
         slope = lines[REST, t] + alpha * lines[PULL, t]
         rest = lines[REST, t] if slope > 0.0 else -lines[REST, t]
@@ -240,7 +241,7 @@ def back_substitute(table: Array, size: int, x: Array) -> None:
 
 @_jit
 def solve(units: Array, table: Array, lines: Array, size: int, alpha: float) -> int:
-    """Weights at ``alpha``; the column whose weight changed its sign first on the way there, or -1."""
+    """Solve for the weights at ``alpha``; return the column whose weight changed its sign first, or -1."""
     for b in range(size):
         lines[WEIGHT, b] = lines[Z, b] - alpha * lines[Y, b]
     back_substitute(table, size, lines[WEIGHT])
@@ -266,7 +267,7 @@ def solve(units: Array, table: Array, lines: Array, size: int, alpha: float) -> 
 
 @_jit
 def walk(gram: Array, units: Array, table: Array, lines: Array, size: int, count: int, alpha: float) -> int:
-    """Weights that are optimal at ``alpha`` as far as the candidates go; the size of their support, or -1."""
+    """Find the weights that are optimal at ``alpha`` among the candidates; return the support size, or -1."""
     for _ in range(CHANGES * count + 16):
         meetings(lines, size, count, alpha)
         first: Any = np.int64(-1)
@@ -293,7 +294,7 @@ def walk(gram: Array, units: Array, table: Array, lines: Array, size: int, count
 
 @_jit
 def gradient(gram: Array, target: Array, units: Array, lines: Array, size: int, out: Array) -> None:
-    """Gradient r - R w of all units, computed afresh so that no rounding piles up."""
+    """Recompute the gradient r - R w of all units, so that rounding errors do not accumulate."""
     zero, end = np.uint64(0), np.uint64(target.size)
     for i in range(zero, end):
         out[i] = target[i]
@@ -314,8 +315,8 @@ def gradient(gram: Array, target: Array, units: Array, lines: Array, size: int, 
 
 @_jit
 def optimality_gap(slope: Array, units: Array, lines: Array, size: int, alpha: float) -> float:
-    """Largest violation of the LASSO's optimality (KKT) conditions, in units of correlation."""
-    # |slope| - α is at most |slope - α sign|, so that all units may count as without weight at first.
+    """Compute the largest violation of the optimality (KKT) conditions, in units of correlation."""
+    # |slope| - α is at most |slope - α sign|, so all units are first treated as if they had no weight.
     worst = alpha
     for i in range(slope.size):
         worst = max(worst, abs(slope[i]))
@@ -337,16 +338,16 @@ def homotopy_kernel(
     counts: Array,
     solved: Array,
 ) -> None:
-    """Paths of ``targets`` (n_targets, n) for falling ``alphas``, as far as homotopy goes.
+    """Compute the LASSO paths of ``targets`` (n_targets, n) for descending ``alphas``, as far as homotopy succeeds.
 
-    Fills ``solved`` (n_targets,), the number of penalties that were, and for those the rest:
-    ``weights`` (n_alphas, n_targets, n), zero before; ``gaps`` and ``losses`` (n_alphas, n_targets); and ``counts``
-    (2, n_alphas, n_targets) of weights that are not zero and of those above ``large``.
+    Fills ``solved`` (n_targets,), the number of solved penalties, and for these penalties ``weights``
+    (n_alphas, n_targets, n), which must be zero before; ``gaps`` and ``losses`` (n_alphas, n_targets); and ``counts``
+    (2, n_alphas, n_targets), the numbers of nonzero weights and of weights above ``large``.
     """
     n = gram.shape[0]
     units = np.empty(n, np.int64)
     chosen = np.zeros(n, np.bool_)
-    # Rows a power of two apart would share few lines of the cache.
+    # Row lengths that are powers of two would map to few cache lines.
     table = np.empty((n, n + 8))
     lines = np.zeros((N_LINES, n + 8))
     x = np.empty((TOGETHER, n + 8))

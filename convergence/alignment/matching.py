@@ -1,4 +1,4 @@
-"""Alignment of single units of two layers: with replacement (semi-matching) and one-to-one (matching)."""
+"""Alignment of single units of two layers: semi-matching (with replacement) and matching (one-to-one)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """A one-to-one assignment: unit ``rows[k]`` of x goes with unit ``columns[k]`` of y.
+    """A one-to-one assignment: unit ``rows[k]`` of x is matched with unit ``columns[k]`` of y.
 
-    ``rows`` ascends. ``values`` are the similarities of the pairs and ``mean`` their mean. Of two layers of
-    different width the wider one has units left over, listed in ``unmatched_rows`` or ``unmatched_columns``.
+    ``rows`` is ascending. ``values`` are the similarities of the pairs, and ``mean`` is their mean. If the layers
+    differ in width, ``unmatched_rows`` or ``unmatched_columns`` lists the unmatched units of the wider layer.
     """
 
     rows: Indices
@@ -32,11 +32,11 @@ class Matching:
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Where semi-matching and matching agree.
+    """Agreement of semi-matching and matching.
 
-    ``share`` of the matched units of x that get the same unit of y from both; ``in_degree`` (n_y,): how often
-    semi-matching chooses each unit of y; ``never_chosen``: units of y that it never chooses; ``mutual``
-    (n_mutual, 2): pairs that are each other's best.
+    ``share``: share of the matched units of x with the same partner in both. ``in_degree`` (n_y,): number of times that
+    semi-matching chooses each unit of y. ``never_chosen``: units of y that semi-matching never chooses. ``mutual``
+    (n_mutual, 2): pairs of units that are each other's most similar unit.
     """
 
     share: float
@@ -46,12 +46,12 @@ class Overlap:
 
 
 def semi_matching(similarity: ArrayLike) -> Indices:
-    """For every unit of x the most similar unit of y, with replacement (Li et al. 2016, section 3).
+    """Match every unit of x with the most similar unit of y, with replacement (Li et al. 2016, section 3).
 
     Parameters
     ----------
     similarity : (n_x, n_y)
-        Signed similarities. Of equal ones the lowest index wins.
+        Signed similarities. Ties go to the lowest index.
 
     Returns
     -------
@@ -60,15 +60,15 @@ def semi_matching(similarity: ArrayLike) -> Indices:
     Raises
     ------
     UserError
-        when the matrix is empty or has NaN or infinite values.
+        if the matrix is empty or has NaN or infinite values.
     """
     return np.argmax(checked_similarities(similarity), axis=1)
 
 
 def matching(similarity: ArrayLike) -> Matching:
-    """The assignment without replacement of the largest total similarity (Li et al. 2016, section 3).
+    """Match units one-to-one with the largest total similarity (Li et al. 2016, section 3).
 
-    ``similarity`` is (n_x, n_y), any widths; raises as :func:`semi_matching`.
+    ``similarity`` is (n_x, n_y), of any widths; raises as :func:`semi_matching`.
     """
     matrix = checked_similarities(similarity)
     rows, columns = linear_sum_assignment(matrix, maximize=True)
@@ -101,13 +101,13 @@ def overlap(similarity: ArrayLike, one_to_one: Matching | None = None) -> Overla
 
 
 def aligned_order(similarity: ArrayLike) -> tuple[Indices, Indices]:
-    """Orders of x's and y's units that put matched pairs on the diagonal, the strongest first.
+    """Order the units of x and y so that matched pairs are on the diagonal, the most similar first.
 
     Returns
     -------
     order_x (n_x,), order_y (n_y,) : permutations
-        ``similarity[order_x][:, order_y]`` has the pairs on its main diagonal; unmatched units come last,
-        each with its largest similarity falling.
+        ``similarity[order_x][:, order_y]`` has the pairs on its main diagonal; unmatched units come last, by descending
+        largest similarity.
     """
     matrix = checked_similarities(similarity)
     found = matching(matrix)
@@ -118,39 +118,39 @@ def aligned_order(similarity: ArrayLike) -> tuple[Indices, Indices]:
 
 
 def cycle_order(one_to_one: Matching, n_x: int, n_y: int) -> tuple[Indices, Indices]:
-    """The paper's order of units: along the cycles of i -> partner(i) (Li et al. 2016, figure 1d).
+    """Order units along the cycles of i -> partner(i), as in figure 1d of Li et al. 2016.
 
-    A unit of x and the unit of y of the same index stand for one node, from which the assignment leads to the
-    next. Of two layers of equal width, all matched, the nodes form cycles. Where units are left over there are
-    chains, too: from a unit of x whose index no unit of y in a pair has, to a unit of y whose index no unit of
-    x in a pair has.
+    A unit of x and the unit of y with the same index form one node, and the assignment maps a node to the next. For two
+    layers of equal width, all matched, the nodes form cycles. With unmatched units there are also chains. A chain
+    starts at a unit of x whose index is no matched unit of y, and ends at a unit of y whose index is no matched unit of
+    x.
 
     Returns
     -------
     order_x (n_x,), order_y (n_y,) : permutations
         In ``similarity[order_x][:, order_y]``, with c nodes on cycles and m matched pairs:
 
-        * ``order_x[:c]`` equals ``order_y[:c]``. A cycle takes up one block s … e - 1 of it, and its pairs lie
-          at (k, k + 1), on the first superdiagonal, but for the last, which wraps to (e - 1, s). A unit that
-          is matched with its own index is a block of one, on the main diagonal.
-        * Pairs of chains lie at (k, k) for c <= k < m, on the main diagonal; in a chain ``order_y[k]`` equals
+        * ``order_x[:c]`` equals ``order_y[:c]``. A cycle is one block s … e - 1. Its pairs are at (k, k + 1), on the
+          first superdiagonal, except for the last pair, which wraps to (e - 1, s). A unit matched with its own index is
+          a block of one, on the main diagonal.
+        * Pairs of chains are at (k, k) for c <= k < m, on the main diagonal; in a chain ``order_y[k]`` equals
           ``order_x[k + 1]``.
         * Unmatched units come last, ascending: of x from m to n_x, of y from m to n_y.
 
-        Longest cycles come first, and longest chains first after them; of equal ones that with the lowest
-        first unit. A cycle begins at its lowest unit. If all of both layers are matched the orders are equal.
+        Cycles come before chains, both by descending length, and ties by their lowest first unit. A cycle starts at its
+        lowest unit. If all units of both layers are matched, the two orders are equal.
 
     Raises
     ------
     UserError
-        when the matching is not one of n_x and n_y units.
+        if the matching does not fit n_x and n_y units.
     """
     rows, columns = one_to_one.rows, one_to_one.columns
     widths = len(rows) + len(one_to_one.unmatched_rows), len(columns) + len(one_to_one.unmatched_columns)
     if widths != (n_x, n_y):
         raise UserError(
-            f"a matching of {widths[0]} and {widths[1]} units has no order of {n_x} and {n_y}; give the widths of "
-            "the layers that were matched."
+            f"the matching is of {widths[0]} and {widths[1]} units, but n_x = {n_x} and n_y = {n_y}; give the widths "
+            "of the matched layers."
         )
     following = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     chains = [_walk(following, unit) for unit in np.setdiff1d(rows, columns).tolist()]
@@ -169,7 +169,7 @@ def cycle_order(one_to_one: Matching, n_x: int, n_y: int) -> tuple[Indices, Indi
 
 
 def _walk(following: dict[int, int], unit: int) -> list[int]:
-    """The units from ``unit`` on, to the one that leads nowhere; steps that were taken are taken out."""
+    """Follow the assignment from ``unit`` to its end; removes the followed steps from ``following``."""
     path = [unit]
     while path[-1] in following:
         path.append(following.pop(path[-1]))
@@ -177,15 +177,15 @@ def _walk(following: dict[int, int], unit: int) -> list[int]:
 
 
 def checked_similarities(similarity: ArrayLike) -> Matrix:
-    """The (n_x, n_y) matrix as float64; raises :class:`UserError` when it is empty or not finite."""
+    """Convert the (n_x, n_y) matrix to float64; raises :class:`UserError` if it is empty or not finite."""
     matrix = np.asarray(similarity, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0:
         raise UserError(
-            f"similarities of shape {matrix.shape} cannot be matched; give at least one unit of each layer."
+            f"similarities of shape {matrix.shape} cannot be matched; give (n_x, n_y) with at least one unit per layer."
         )
     if not np.isfinite(matrix).all():
         raise UserError(
-            f"{np.count_nonzero(~np.isfinite(matrix))} similarities are NaN or infinite; leave units without "
-            "variance or with non-finite activations out before matching."
+            f"{np.count_nonzero(~np.isfinite(matrix))} similarities are NaN or infinite; exclude units without "
+            "variance or with non-finite activations before matching."
         )
     return matrix

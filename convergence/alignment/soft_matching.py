@@ -1,11 +1,11 @@
-"""One-to-one alignment softened: units share out their mass, so that layers of any widths match as a whole.
+"""Soft matching: a generalisation of one-to-one matching to layers of any width, by optimal transport.
 
-A unit of x has mass 1 / n_x and a unit of y has 1 / n_y. A plan says how much of it goes from each to each, and
-the best plan is one of optimal transport (Khosla and Williams 2023, arXiv 2311.09466); in part of the mass, the
-worst units stay out (Kapoor, Williams and Khosla 2026, arXiv 2602.19331).
+A unit of x has mass 1 / n_x and a unit of y has mass 1 / n_y. A transport plan moves mass from units of x to units of
+y; the best plan solves an optimal transport problem (Khosla and Williams 2023, arXiv 2311.09466). Partial soft matching
+moves a part of the mass and leaves out the worst units (Kapoor, Williams and Khosla 2026, arXiv 2602.19331).
 
-The problems are solved in whole numbers: with N the least common multiple of the widths a unit of x has N / n_x
-pieces and a unit of y N / n_y, which the network simplex then moves without rounding.
+The problems are solved in integers. With N the least common multiple of the widths, a unit of x has N / n_x pieces and
+a unit of y has N / n_y pieces, which the network simplex moves without rounding.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from convergence.errors import UserError
 
 Matrix = NDArray[np.float64]
 
-# Pivots of the network simplex before it gives up; layers of a thousand units take some ten thousand.
+# Maximum number of pivots of the network simplex; layers of a thousand units take about ten thousand.
 MOST_PIVOTS = 1_000_000_000
-# A mass this near to a whole number of pieces is that number, as a part of the total.
+# Relative tolerance within which a mass counts as a whole number of pieces.
 WHOLE = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
 class SoftMatching:
-    """A plan of transport between the units of two layers.
+    """A transport plan between the units of two layers.
 
-    ``plan`` (n_x, n_y), none negative: rows sum to at most 1 / n_x, columns to at most 1 / n_y and everything to
-    ``mass``, so that the sums are equalities where ``mass`` is 1. ``mean``: similarity of what is matched,
-    sum(plan * similarity) / mass.
+    ``plan`` (n_x, n_y) is non-negative: rows sum to at most 1 / n_x, columns to at most 1 / n_y, and all entries to
+    ``mass``; with mass 1 the bounds are equalities. ``mean`` is the mean similarity, sum(plan * similarity) / mass.
     """
 
     plan: Matrix
@@ -45,10 +44,10 @@ class SoftMatching:
 
 
 def soft_matching(similarity: ArrayLike) -> SoftMatching:
-    """The plan of all mass with the largest mean similarity (Khosla and Williams 2023, arXiv 2311.09466).
+    """Find the plan of all mass with the largest mean similarity (Khosla and Williams 2023, arXiv 2311.09466).
 
-    Of two layers of equal width it is the one-to-one matching, as the corners of the plans are the permutations
-    (Birkhoff). Of equally good plans the solver takes one, the same every time.
+    For two layers of equal width it is the one-to-one matching, because the vertices of the set of plans are the
+    permutations (Birkhoff). Among equally good plans the solver always returns the same one.
 
     Parameters
     ----------
@@ -58,7 +57,7 @@ def soft_matching(similarity: ArrayLike) -> SoftMatching:
     Raises
     ------
     UserError
-        when the matrix is empty or has NaN or infinite values, or the solver does not come to an end.
+        if the matrix is empty or has NaN or infinite values, or the solver does not converge.
     """
     matrix = checked_similarities(similarity)
     n_x, n_y = matrix.shape
@@ -73,13 +72,13 @@ def soft_matching(similarity: ArrayLike) -> SoftMatching:
 
 
 def partial_soft_matching(similarity: ArrayLike, mass: float) -> SoftMatching:
-    """The plan of a part of the mass with the largest mean similarity (arXiv 2602.19331).
+    """Find the plan of a part of the mass with the largest mean similarity (arXiv 2602.19331).
 
-    Exactly ``mass`` is matched, also where that takes negative similarities. The mean falls, or stays, as the
-    mass grows; mass 1 gives :func:`soft_matching`; mass k / n of two layers of n units gives the best k pairs.
+    Exactly ``mass`` is matched, even at negative similarities. The mean never rises with the mass. Mass 1 gives
+    :func:`soft_matching`; mass k / n for two layers of n units gives the best k pairs.
 
-    Between two whole numbers of pieces the best total is linear in the mass, as a flow through whole capacities
-    is, so the plan is then a mixture of the two whole plans.
+    Between two integer numbers of pieces the optimum is linear in the mass, because a flow with integer capacities is.
+    The plan is then a mixture of the two integer plans.
 
     Parameters
     ----------
@@ -91,11 +90,11 @@ def partial_soft_matching(similarity: ArrayLike, mass: float) -> SoftMatching:
     Raises
     ------
     UserError
-        as :func:`soft_matching`, and when the mass is not in its range.
+        as :func:`soft_matching`, and if the mass is out of range.
     """
     matrix = checked_similarities(similarity)
     if not 0.0 < mass <= 1.0:
-        raise UserError(f"a mass of {mass} cannot be matched; give a part above 0 and up to 1, which is all of it.")
+        raise UserError(f"mass = {mass} cannot be matched; give a share above 0 and up to 1.")
     pieces = lcm(*matrix.shape)
     whole, part = _whole_and_part(mass * pieces, tolerance=WHOLE * pieces)
     if whole == pieces:
@@ -109,7 +108,7 @@ def partial_soft_matching(similarity: ArrayLike, mass: float) -> SoftMatching:
 
 
 def _whole_and_part(value: float, tolerance: float) -> tuple[int, float]:
-    """``value`` as an integer and a part of 1; a part that is rounding alone is none."""
+    """Split ``value`` into an integer and a fraction; a fraction within ``tolerance`` is 0."""
     nearest = round(value)
     if nearest and abs(value - nearest) <= tolerance:
         return nearest, 0.0
@@ -117,11 +116,11 @@ def _whole_and_part(value: float, tolerance: float) -> tuple[int, float]:
 
 
 def _pieces_moved(matrix: Matrix, moved: int) -> Matrix:
-    """How many of ``moved`` pieces go from each unit to each, (n_x, n_y), for the largest total similarity.
+    """Number of pieces (n_x, n_y) moved between units for the largest total similarity, ``moved`` pieces in total.
 
-    What is not moved goes to and comes from one dummy unit a side, for nothing. Costs count down from the largest
-    similarity, so they are 0 … 1 of the range whatever the signs; then any price above 0 keeps dummies from serving
-    each other: a plan that sends a piece from dummy to dummy moves one pair too many, and is better off without both.
+    One dummy unit per side sends and receives the pieces that are not moved, at no cost. Costs are the distances from
+    the largest similarity, scaled to 0 … 1. Any positive cost then prevents flow from dummy to dummy: a plan with such
+    a piece moves one pair too many, and is cheaper without both.
     """
     n_x, n_y = matrix.shape
     pieces = lcm(n_x, n_y)
@@ -136,10 +135,10 @@ def _pieces_moved(matrix: Matrix, moved: int) -> Matrix:
 
 
 def _transport(given: Matrix, taken: Matrix, cost: Matrix) -> Matrix:
-    """The cheapest flow of whole pieces, (len(given), len(taken)), by the network simplex."""
+    """Find the cheapest integer flow, (len(given), len(taken)), by the network simplex."""
     ot = _pot()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is in the log, and raised
+        warnings.simplefilter("ignore")  # warnings are in the log, and raised below
         flow, log = ot.emd(given, taken, cost, numItermax=MOST_PIVOTS, log=True)
     pieces = np.rint(flow)
     adds_up = np.array_equal(pieces.sum(axis=1), given) and np.array_equal(pieces.sum(axis=0), taken)
@@ -153,7 +152,7 @@ def _transport(given: Matrix, taken: Matrix, cost: Matrix) -> Matrix:
 
 
 def _pot() -> ModuleType:
-    """The only door to POT, which else imports torch and others where it can: seconds, and nothing used of it."""
+    """Import POT without its optional backends (torch and others), whose import takes seconds."""
     for library in ("PYTORCH", "JAX", "CUPY", "TENSORFLOW"):
         os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
     import ot

@@ -1,12 +1,12 @@
-"""Few-to-one alignment: each unit of one net predicted from few units of the other.
+"""Few-to-one alignment: predict each unit of one net from few units of the other.
 
-For a target of unit variance with correlations r to the predictors, whose own correlations are R, all losses
-are
+For a target of unit variance with correlations r to the predictors, which have correlations R among themselves, the
+loss is
 
-    loss(w) = 1/2 (1 - 2 w'r + w'Rw) = 1/2 (1 - R²):    1/2 nothing explained, 0 everything.
+    loss(w) = 1/2 (1 - 2 w'r + w'Rw) = 1/2 (1 - R²):    1/2 if nothing is explained, 0 if everything is.
 
-All targets of a matrix are solved at once. For very wide layers pass slices of targets: weights take
-n_alphas x n_targets x n_x x 8 bytes.
+All targets of a matrix are solved at once. The weights take n_alphas × n_targets × n_x × 8 bytes; for very wide layers
+pass slices of the targets.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from convergence.linalg import RANK_TOLERANCE, least_squares
 
 Matrix = NDArray[np.float64]
 
-# The path goes on at a penalty until optimality is violated by no more than this; the documented bar is 1e-8.
+# Largest violation of optimality at which a penalty counts as solved; the documented bound is 1e-8.
 GAP_GOAL = 1e-10
-# A further unit must lower the residual variance by more than this, or forward selection ends.
+# Smallest decrease of the residual variance by a further unit in forward selection.
 LEAST_GAIN = 1e-12
 LARGE_WEIGHT = 0.01
 
@@ -33,9 +33,18 @@ LARGE_WEIGHT = 0.01
 class LassoPath:
     """LASSO solutions for all penalties and targets.
 
-    ``alphas`` (n_alphas,) as given; ``weights`` (n_alphas, n_targets, n_x); and, each (n_alphas, n_targets):
-    ``kkt_gap``, the largest violation of the optimality conditions, in units of correlation; ``loss``;
-    ``n_nonzero`` weights, and ``n_above``: those of more than 0.01 in absolute value, as the paper counts.
+    Attributes
+    ----------
+    alphas : (n_alphas,)
+        Penalties in the given order.
+    weights : (n_alphas, n_targets, n_x)
+    kkt_gap : (n_alphas, n_targets)
+        Largest violation of the optimality conditions, in units of correlation.
+    loss : (n_alphas, n_targets)
+    n_nonzero : (n_alphas, n_targets)
+        Number of nonzero weights.
+    n_above : (n_alphas, n_targets)
+        Number of weights above 0.01 in absolute value, as counted by Li et al. 2016.
     """
 
     alphas: Matrix
@@ -47,16 +56,16 @@ class LassoPath:
 
 
 def paper_lambda(alphas: ArrayLike, n_targets: int) -> Matrix:
-    """The paper's penalty λ = α / C: its loss is a mean over the C targets, ours is one target's."""
+    """Convert to the penalty of Li et al. 2016, λ = α / C, whose loss is a mean over the C targets."""
     return np.asarray(alphas, dtype=np.float64) / n_targets
 
 
 def lasso_path(r_xx: ArrayLike, r_xy: ArrayLike, alphas: ArrayLike) -> LassoPath:
     """Minimise 1/2 w'Rw - w'r + α |w|₁ for every target and penalty (Li et al. 2016, section 4).
 
-    Exact, also where predictors are duplicates or outnumber the samples; there the weights are one of many
-    solutions, on a support of independent units. Matrices that are no correlations of common samples may
-    have no minimum: then ``kkt_gap`` says that it was not reached.
+    The solution is exact, also with duplicated predictors or more predictors than samples. In these cases the weights
+    are one of many solutions, on a support of independent units. A matrix that is no correlation matrix of common
+    samples may have no minimum; ``kkt_gap`` then shows that the minimum was not reached.
 
     Parameters
     ----------
@@ -70,12 +79,12 @@ def lasso_path(r_xx: ArrayLike, r_xy: ArrayLike, alphas: ArrayLike) -> LassoPath
     Raises
     ------
     UserError
-        when shapes do not fit, a value is not finite or a penalty is not positive.
+        if shapes do not fit, a value is not finite, or a penalty is not positive.
     """
     gram, targets = _checked(r_xx, r_xy)
     penalties = np.array(alphas, dtype=np.float64)
     if penalties.ndim != 1 or not np.isfinite(penalties).all() or np.any(penalties <= 0):
-        raise UserError("penalties are a list of positive numbers; for none at all use dense_fit().")
+        raise UserError("alphas must be a list of positive numbers; use dense_fit() for a fit without a penalty.")
     falling = np.argsort(-penalties, kind="stable")
     shape = (len(penalties), len(targets))
     weights, gaps, losses = np.zeros((*shape, len(gram))), np.empty(shape), np.empty(shape)
@@ -97,27 +106,8 @@ def lasso_path(r_xx: ArrayLike, r_xy: ArrayLike, alphas: ArrayLike) -> LassoPath
     )
 
 
-def lasso_plain(r_xx: Matrix, r: Matrix, alpha: float, sweeps: int = 100_000, tolerance: float = 1e-12) -> Matrix:
-    """The LASSO of one target by coordinate descent as it stands in textbooks: the reference for tests.
-
-    ``r_xx`` (n_x, n_x) and ``r`` (n_x,) give ``weights`` (n_x,). Stops when a sweep moves no weight by
-    ``tolerance``.
-    """
-    weights = np.zeros(len(r))
-    for _ in range(sweeps):
-        largest = 0.0
-        for j in range(len(r)):
-            partial = r[j] - r_xx[j] @ weights + r_xx[j, j] * weights[j]
-            new = np.sign(partial) * max(abs(partial) - alpha, 0.0) / r_xx[j, j]
-            largest = max(largest, abs(new - weights[j]))
-            weights[j] = new
-        if largest < tolerance:
-            break
-    return weights
-
-
 def kkt_gap(r_xx: Matrix, r_xy: Matrix, weights: Matrix, alpha: float) -> Matrix:
-    """How far (n_targets, n_x) weights are from optimal: (n_targets,) largest violations, the definition."""
+    """Compute the largest violations (n_targets,) of the optimality (KKT) conditions by weights (n_targets, n_x)."""
     slope = r_xy.T - weights @ r_xx
     used = np.abs(slope - alpha * np.sign(weights))
     unused = np.maximum(np.abs(slope) - alpha, 0.0)
@@ -125,14 +115,14 @@ def kkt_gap(r_xx: Matrix, r_xy: Matrix, weights: Matrix, alpha: float) -> Matrix
 
 
 def prediction_loss(r_xx: Matrix, r_xy: Matrix, weights: Matrix) -> Matrix:
-    """1/2 (1 - 2 w'r + w'Rw) of (..., n_targets, n_x) weights: (..., n_targets) losses, the definition."""
+    """Compute the losses 1/2 (1 - 2 w'r + w'Rw), (..., n_targets), of weights (..., n_targets, n_x)."""
     return 0.5 * (1.0 - 2.0 * np.sum(weights * r_xy.T, axis=-1) + np.sum(weights @ r_xx * weights, axis=-1))
 
 
 def sparse_loss(r_xx: ArrayLike, r_xy: ArrayLike, weights: ArrayLike) -> Matrix:
-    """:func:`prediction_loss` of weights that are mostly zero, in time of the squared number of those that are not.
+    """Compute :func:`prediction_loss` of sparse weights, in time quadratic in the number of nonzero weights.
 
-    The correlations may be of other samples than the weights were fitted on. Raises as :func:`lasso_path`.
+    The correlations may be of other samples than those of the fit. Raises as :func:`lasso_path`.
     """
     gram, targets = _checked(r_xx, r_xy)
     given = _plain_array(weights)
@@ -144,7 +134,7 @@ def sparse_loss(r_xx: ArrayLike, r_xy: ArrayLike, weights: ArrayLike) -> Matrix:
 
 
 def forward_weights(r_xx: ArrayLike, r_xy: ArrayLike, order: NDArray[np.int64]) -> Matrix:
-    """Refitted weights (n_steps, n_targets, n_x) of the first 1, 2, … units of an order (n_targets, n_steps)."""
+    """Fit weights (n_steps, n_targets, n_x) on the first 1, 2, … units of an order (n_targets, n_steps)."""
     n_targets, n_steps = order.shape
     chosen = np.zeros((n_steps, n_targets, len(np.asarray(r_xx))))
     for step in range(n_steps):
@@ -156,10 +146,10 @@ def forward_weights(r_xx: ArrayLike, r_xy: ArrayLike, order: NDArray[np.int64]) 
 
 
 def refit(r_xx: ArrayLike, r_xy: ArrayLike, weights: ArrayLike) -> tuple[Matrix, Matrix]:
-    """Least squares on each row's support, without the penalty's shrinkage (relaxed LASSO).
+    """Refit weights by least squares on the support of each row, without the shrinkage of the penalty (relaxed LASSO).
 
-    ``weights`` (..., n_targets, n_x) give refitted weights of the same shape and losses (..., n_targets). A
-    unit that depends on others of its support gets weight zero. Raises as :func:`lasso_path`.
+    ``weights`` are (..., n_targets, n_x). Returns refitted weights of the same shape and losses (..., n_targets). A
+    unit that depends linearly on earlier units of its support gets weight zero. Raises as :func:`lasso_path`.
     """
     gram, targets = _checked(r_xx, r_xy)
     given = _plain_array(weights)
@@ -174,9 +164,9 @@ def refit(r_xx: ArrayLike, r_xy: ArrayLike, weights: ArrayLike) -> tuple[Matrix,
 def dense_fit(
     r_xx: ArrayLike, r_xy: ArrayLike, tolerance: float = RANK_TOLERANCE
 ) -> tuple[Matrix, NDArray[np.float64], int]:
-    """The unpenalised fit by rank-revealing least squares.
+    """Fit without a penalty, by rank-revealing least squares.
 
-    Eigenvalues of ``r_xx`` below ``tolerance`` (1e-7) times the largest count as zero. Gives weights
+    Eigenvalues of ``r_xx`` below ``tolerance`` (1e-7) times the largest count as zero. Returns weights
     (n_targets, n_x), losses (n_targets,) and the rank. Raises as :func:`lasso_path`.
     """
     gram, targets = _checked(r_xx, r_xy)
@@ -185,63 +175,44 @@ def dense_fit(
 
 
 def forward_selection(r_xx: ArrayLike, r_xy: ArrayLike, max_units: int) -> tuple[NDArray[np.int64], Matrix]:
-    """Orthogonal forward selection: each step takes the unit that lowers the loss most, and refits.
+    """Select units by orthogonal forward selection: each step adds the unit that lowers the loss most, and refits.
 
     Parameters
     ----------
     r_xx, r_xy : (n_x, n_x), (n_x, n_targets)
-        As in :func:`lasso_path`, which also says what is raised.
+        As in :func:`lasso_path`; raises the same errors.
     max_units : int
         Number of steps, at least 1.
 
     Returns
     -------
     order : (n_targets, max_units) int
-        Units in the order they are taken, of equal ones the lowest index; -1 where nothing is left to gain.
-        Units that depend on those taken are passed over.
+        Units in the order of selection, ties by the lowest index; -1 after the last unit that lowers the loss. Units
+        that depend linearly on selected units are skipped.
     loss : (n_targets, max_units)
-        Loss after each step, never rising.
+        Loss after each step, non-increasing.
     """
     gram, targets = _checked(r_xx, r_xy)
     if max_units < 1:
-        raise UserError(f"max_units {max_units} must be at least 1.")
+        raise UserError(f"max_units = {max_units} must be at least 1.")
     order = np.empty((len(targets), max_units), dtype=np.int64)
     losses = np.empty((len(targets), max_units))
     sparse_kernels.forward_kernel(gram, targets, order, losses, LEAST_GAIN)
     return order, losses
 
 
-def forward_selection_plain(r_xx: Matrix, r: Matrix, max_units: int) -> tuple[list[int], list[float]]:
-    """Forward selection of one target by refitting every candidate at every step: the reference for tests."""
-    taken: list[int] = []
-    losses: list[float] = []
-    for _ in range(max_units):
-        trials: dict[int, float] = {}
-        for j in set(range(len(r))) - set(taken):
-            units = [*taken, j]
-            weights = np.linalg.lstsq(r_xx[np.ix_(units, units)], r[units], rcond=RANK_TOLERANCE)[0]
-            trials[j] = float(0.5 * (1.0 - weights @ r[units]))
-        best = min(trials, key=lambda j: (round(trials[j], 12), j), default=-1)
-        before = losses[-1] if losses else 0.5
-        if best < 0 or before - trials[best] < LEAST_GAIN:
-            break
-        taken.append(best)
-        losses.append(trials[best])
-    return taken, losses
-
-
 def _plain_array(values: ArrayLike) -> Matrix:
-    """Writable, C-contiguous float64: the one kind of array that the kernels are compiled for."""
+    """Convert to writable, C-contiguous float64, the type for which the kernels are compiled."""
     return np.require(np.asarray(values), np.float64, ["C", "W", "A"])
 
 
 def _checked(r_xx: ArrayLike, r_xy: ArrayLike) -> tuple[Matrix, Matrix]:
-    """The predictors' matrix (n_x, n_x) and the targets as rows (n_targets, n_x)."""
+    """Check and return the matrix (n_x, n_x) of the predictors and the targets as rows (n_targets, n_x)."""
     gram, targets = _plain_array(r_xx), _plain_array(np.transpose(np.asarray(r_xy)))
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.size == 0 or targets.ndim != 2:
-        raise UserError(f"correlations of shape {gram.shape} join no predictors; give (n_x, n_x) and (n_x, n_targets).")
+        raise UserError(f"correlations of shape {gram.shape} are not valid; give (n_x, n_x) and (n_x, n_targets).")
     if targets.shape[1] != len(gram) or len(targets) == 0:
         raise UserError(f"{len(gram)} predictors do not fit targets of shape {targets.T.shape}; give (n_x, n_targets).")
     if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
-        raise UserError("a correlation is NaN or infinite; leave units without variance out before fitting.")
+        raise UserError("a correlation is NaN or infinite; exclude units without variance before fitting.")
     return gram, targets

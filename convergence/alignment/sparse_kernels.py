@@ -1,24 +1,19 @@
-"""Compiled loops behind :mod:`convergence.alignment.sparse`. They work from correlations, one target after
-the other.
+"""Compiled loops of :mod:`convergence.alignment.sparse`, from correlations, one target after the other.
 
-The LASSO kernel takes over where :mod:`~convergence.alignment.homotopy_kernels` ends: at dependent units, cycling ties
-and problems without a minimum. It walks down the penalties with warm starts. At each penalty
+The LASSO kernel continues where :mod:`~convergence.alignment.homotopy_kernels` stops: at dependent units, cycling ties
+and problems without a minimum. It solves the penalties in descending order with warm starts. At each penalty
 
-1. the **strong rule** picks candidates: units whose gradient could reach the penalty;
-2. **coordinate descent** on the candidates' own small Gram matrix finds which of them carry weight, and its
-   sign;
-3. the **finish** solves the normal equations of that support for those signs. Where a weight would change
-   its sign on the way, the step ends at zero and the unit leaves. The objective never rises, so the walk
-   ends;
-4. the **gradient of all units** is computed afresh from the weights; units that violate optimality become
-   candidates.
+1. the **strong rule** selects candidates: units whose gradient could reach the penalty;
+2. **coordinate descent** on the Gram matrix of the candidates finds the support and its signs;
+3. the **finish** solves the normal equations of that support for those signs. If a weight would change its sign, the
+   step ends at zero and the unit leaves the support. The objective never rises, so the iteration terminates;
+4. the **gradient of all units** is recomputed from the weights; units that violate optimality become candidates.
 
-Coordinate descent is quick at finding the support and slow at the last digits; the finish is exact and needs
-a support. The Cholesky factor is kept along the path, because the support changes little from one penalty to
-the next.
+Coordinate descent finds the support quickly but converges slowly; the finish is exact but needs a support. The Cholesky
+factor is kept along the path, because the support changes little between penalties.
 
-Every array is float64 and C-contiguous, so that each kernel is compiled once. A kernel calls functions of its own file
-alone: numba's cache notices a change of the file that a kernel is in, not of files whose functions it calls.
+Arrays are float64 and C-contiguous, so each kernel is compiled once. A kernel calls functions of this file only,
+because numba's cache detects changes of the kernel's file, not of files that it calls.
 """
 
 from __future__ import annotations
@@ -30,14 +25,13 @@ import numpy as np
 
 # Sums may be reordered so that they vectorise; infinities and NaN keep their meaning.
 _jit = nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-Array = Any  # a numpy array here, numba's own array inside compiled code
+Array = Any  # a numpy array here, numba's array type in compiled code
 
-# A unit whose residual variance, given the units before it, is below this share of its variance depends on
-# them.
+# A unit depends on earlier units if its residual variance given them is below this share of its variance.
 DEPENDENT = 1e-10
-# Gains nearer than this are equal: copies of a unit differ by rounding.
+# Ratio below which two gains are equal: copies of a unit differ by rounding.
 EQUAL = 1.0 + 1e-12
-# Coordinate descent between two finishes: a few sweeps at first, more where the support will not settle.
+# Sweeps of coordinate descent between two finishes: few at first, more if the support does not settle.
 FIRST_SWEEPS = 6
 MORE_SWEEPS = 30
 ROUNDS = 2000
@@ -46,10 +40,10 @@ IMPOSSIBLE = 3.0
 
 @_jit
 def join(gram: Array, support: Array, factor: Array, size: int, unit: int) -> float:
-    """Row ``size`` of the factor for a unit that may join ``support[:size]``; returns its residual variance.
+    """Compute row ``size`` of the factor for a unit that may join ``support[:size]``; return its residual variance.
 
-    The factor is lower triangular (factor factor' = Gram of the support). All loops run along its rows and
-    start at zero, which is what the compiler vectorises.
+    The factor is lower triangular (factor factor' = Gram matrix of the support). All loops run along rows and start at
+    zero, so that the compiler vectorises them.
     """
     row = factor[size]
     rest = gram[unit, unit]
@@ -66,7 +60,7 @@ def join(gram: Array, support: Array, factor: Array, size: int, unit: int) -> fl
 
 @_jit
 def leave(support: Array, factor: Array, size: int, place: int) -> int:
-    """Take ``support[place]`` out of the factor by Givens rotations; the new size."""
+    """Remove ``support[place]`` from the factor by Givens rotations; return the new size."""
     last = size - 1
     for r in range(place, last):
         support[r] = support[r + 1]
@@ -74,8 +68,8 @@ def leave(support: Array, factor: Array, size: int, place: int) -> int:
         row = factor[r + 1]
         for k in range(place):
             above[k] = row[k]
-        # Row r + 1 has one column too many. Earlier rotations, kept in two rows past the end, fold
-        # its columns from ``place`` on into one less.
+        # Row r + 1 has one column too many. Earlier rotations, stored in two rows past the end, reduce its columns from
+        # ``place`` on by one.
         carry = row[place]
         for k in range(place, r):
             c = factor[size, k]
@@ -113,7 +107,7 @@ def solve_normal_equations(factor: Array, size: int, x: Array) -> None:
 
 @_jit
 def step_to_zero(weights: Array, units: Array, direction: Array, size: int, longest: float) -> bool:
-    """Move weights along ``direction`` by ``longest``, or until one of them reaches zero; True if one did."""
+    """Move weights along ``direction`` by ``longest`` or until one reaches zero; return whether one did."""
     step = longest
     first = -1
     for b in range(size):
@@ -144,10 +138,9 @@ def finish(
     factor: Array,
     direction: Array,
 ) -> int:
-    """Minimise over the non-zero weights, for the signs they have; returns the size of the support left.
+    """Minimise over the nonzero weights with fixed signs; return the size of the remaining support.
 
-    ``support[:size]``, ``listed`` (its members) and ``factor`` come from the last call and are brought up to
-    date.
+    ``support[:size]``, ``listed`` (mask of the support) and ``factor`` come from the last call and are updated.
     """
     n = weights.size
     while True:
@@ -165,9 +158,8 @@ def finish(
                     listed[j] = True
                     size += 1
                     break
-                # The unit is a combination of those before it: shift weight along that combination, which
-                # changes no prediction, in the direction that does not raise the objective, until one weight
-                # is zero.
+                # The unit is a linear combination of earlier units. Shift weight along that combination, which changes
+                # no prediction, in the direction that does not raise the objective, until one weight is zero.
                 for b in range(size):
                     direction[b] = -factor[size, b]
                 back_substitute(factor, size, direction)
@@ -184,7 +176,7 @@ def finish(
                     if weights[support[b]] == 0.0:
                         listed[support[b]] = False
                         size = leave(support, factor, size, b)
-        if stuck:  # only if the matrix is no covariance matrix: leave it to coordinate descent
+        if stuck:  # only if the matrix is no covariance matrix; coordinate descent continues
             return size
         for b in range(size):
             j = support[b]
@@ -198,9 +190,9 @@ def finish(
 
 @_jit
 def sweep(local: Array, units: Array, size: int, alpha: float, weights: Array, slope: Array, sweeps: int) -> None:
-    """Coordinate descent over the candidates, until a sweep changes no sign or ``sweeps`` are made.
+    """Run coordinate descent over the candidates until a sweep changes no sign, at most ``sweeps`` times.
 
-    ``slope`` is the candidates' gradient r - R w, kept up to date; ``local`` their Gram matrix.
+    ``slope`` is the gradient r - R w of the candidates and is updated; ``local`` is their Gram matrix.
     """
     for count in range(sweeps):
         settled = count > 0
@@ -228,7 +220,7 @@ def sweep(local: Array, units: Array, size: int, alpha: float, weights: Array, s
 
 @_jit
 def gradient(gram: Array, target: Array, weights: Array, out: Array) -> None:
-    """Gradient r - R w of all units, computed afresh so that no rounding piles up."""
+    """Recompute the gradient r - R w of all units, so that rounding errors do not accumulate."""
     n = target.size
     for i in range(n):
         out[i] = target[i]
@@ -242,7 +234,7 @@ def gradient(gram: Array, target: Array, weights: Array, out: Array) -> None:
 
 @_jit
 def explained_variance(weights: Array, target: Array, slope: Array) -> float:
-    """Explained share of the variance, 2 w'r - w'Rw, from r and the gradient r - R w."""
+    """Compute the explained share of the variance, 2 w'r - w'Rw, from r and the gradient r - R w."""
     value = 0.0
     for j in range(weights.size):
         value += weights[j] * (target[j] + slope[j])
@@ -251,7 +243,7 @@ def explained_variance(weights: Array, target: Array, slope: Array) -> float:
 
 @_jit
 def optimality_gap(slope: Array, weights: Array, alpha: float) -> float:
-    """Largest violation of the LASSO's optimality (KKT) conditions, in units of correlation."""
+    """Compute the largest violation of the optimality (KKT) conditions, in units of correlation."""
     worst = 0.0
     for j in range(slope.size):
         if weights[j] > 0.0:
@@ -277,11 +269,11 @@ def lasso_kernel(
     counts: Array,
     solved: Array,
 ) -> None:
-    """Paths of ``targets`` (n_targets, n) for falling ``alphas``, from penalty ``solved`` (n_targets,) of each on.
+    """Continue the LASSO paths of ``targets`` (n_targets, n) for descending ``alphas`` from index ``solved``.
 
-    The weights of the penalty before are in ``out`` (n_alphas, n_targets, n), zero from there on. Fills the rest of it,
-    ``gaps`` and ``losses`` (n_alphas, n_targets), and ``counts`` (2, n_alphas, n_targets) of weights that are not zero
-    and of those above ``large``.
+    ``out`` (n_alphas, n_targets, n) holds the weights of the solved penalties and zeros after them. Fills the remaining
+    weights, ``gaps`` and ``losses`` (n_alphas, n_targets), and ``counts`` (2, n_alphas, n_targets), the numbers of
+    nonzero weights and of weights above ``large``.
     """
     n = gram.shape[0]
     units = np.empty(n, np.int64)
@@ -338,7 +330,7 @@ def lasso_kernel(
                 gradient(gram, target, weights, slope)
                 gaps[l, t] = optimality_gap(slope, weights, alpha)
                 explained = explained_variance(weights, target, slope)
-                # Correlations never explain more than everything: this problem has no minimum.
+                # More than all of the variance is explained: the matrix is no correlation matrix, there is no minimum.
                 if gaps[l, t] <= goal or explained > IMPOSSIBLE:
                     break
             losses[l, t] = 0.5 * (1.0 - explained)
@@ -351,7 +343,7 @@ def lasso_kernel(
             counts[0, l, t] = used
             counts[1, l, t] = n_above
             before = alpha
-            if n_units > 2 * used + 32:  # keep the candidates few
+            if n_units > 2 * used + 32:  # limit the number of candidates
                 n_units = 0
                 chosen[:] = False
                 for j in range(n):
@@ -364,7 +356,7 @@ def lasso_kernel(
 
 @_jit
 def refit_kernel(gram: Array, targets: Array, weights: Array, out: Array, losses: Array) -> None:
-    """Least squares on each row's support; a unit that depends on those before it keeps weight zero."""
+    """Fit least squares on the support of each row; a unit that depends on earlier units keeps weight zero."""
     n = gram.shape[0]
     support = np.empty(n + 1, np.int64)
     factor = np.empty((n + 2, n))  # two rows of scratch
@@ -391,7 +383,7 @@ def refit_kernel(gram: Array, targets: Array, weights: Array, out: Array, losses
 
 @_jit
 def forward_kernel(gram: Array, targets: Array, order: Array, losses: Array, least: float) -> None:
-    """Forward selection by a pivoted Cholesky factorisation whose pivot is the best remaining unit."""
+    """Select units by a pivoted Cholesky factorisation whose pivot is the best remaining unit."""
     n = gram.shape[0]
     max_units = order.shape[1]
     columns = np.empty((max_units, n))
@@ -436,7 +428,7 @@ def forward_kernel(gram: Array, targets: Array, order: Array, losses: Array, lea
 
 @_jit
 def loss_kernel(gram: Array, targets: Array, weights: Array, losses: Array) -> None:
-    """Losses of rows of mostly zero weights (n_rows, n), row k being for target k mod n_targets."""
+    """Compute the losses of rows of sparse weights (n_rows, n); row k belongs to target k mod n_targets."""
     n = gram.shape[0]
     used = np.empty(n, np.int64)
     for row in range(weights.shape[0]):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.inference.estimates import jackknife_error
+from convergence.inference import jackknife_error
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.moments import correlation, covariance
 

@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 from convergence.alignment.matching import Matching, matching
 from convergence.analysis.active_units import ActiveUnits, unit_means, unit_means_without
 from convergence.analysis.steps import Tree
-from convergence.inference.estimates import Estimate, jackknife
+from convergence.inference import Estimate, jackknife
 from convergence.statistics.file import ComparisonSums
 
 Float64 = npt.NDArray[np.float64]

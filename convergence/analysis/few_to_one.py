@@ -38,7 +38,8 @@ from convergence.analysis.steps import (
     to_units,
 )
 from convergence.config.stages import AnalysisConfig
-from convergence.inference.estimates import jackknife, jackknife_error, null_level, random_rotation
+from convergence.inference import jackknife, jackknife_error, null_level
+from convergence.linalg import random_rotation
 from convergence.similarity.pair import PairMoments
 
 WEIGHTS_BYTES = 128_000_000

@@ -11,10 +11,10 @@ from convergence.analysis import cost
 from convergence.analysis.few_to_one import FewToOne
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Float64, Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
-from convergence.clustering.graph import Labels
+from convergence.clustering.graph import Labels, similarity_graph
 from convergence.clustering.hierarchical import hierarchical_clusters
 from convergence.clustering.sparse_clusters import agglomerative_clusters
-from convergence.clustering.spectral import cluster_similarities, similarity_graph, spectral_clusters, sweep
+from convergence.clustering.spectral import cluster_similarities, spectral_clusters, sweep
 from convergence.clustering.stability import replicate_labels, stability
 from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, shared_subspace
 from convergence.config.stages import AnalysisConfig

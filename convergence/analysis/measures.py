@@ -12,7 +12,8 @@ from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import UserError
-from convergence.inference.estimates import generator_of, jackknife, random_rotation
+from convergence.inference import generator_of, jackknife
+from convergence.linalg import random_rotation
 from convergence.similarity import MEASURES
 from convergence.similarity.measure import Measure
 from convergence.similarity.pair import PairMoments

@@ -21,7 +21,8 @@ from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
-from convergence.inference.estimates import generator_of, random_rotation
+from convergence.inference import generator_of
+from convergence.linalg import random_rotation
 from convergence.statistics.file import ComparisonSums
 
 MAX_ROTATIONS = 5

@@ -23,14 +23,8 @@ from convergence.analysis.steps import (
     to_units,
 )
 from convergence.config.stages import AnalysisConfig
-from convergence.inference.estimates import (
-    false_discovery_rates,
-    generator_of,
-    jackknife,
-    jackknife_error,
-    random_rotation,
-    unit_p_values,
-)
+from convergence.inference import false_discovery_rates, generator_of, jackknife, jackknife_error, unit_p_values
+from convergence.linalg import random_rotation
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums
 

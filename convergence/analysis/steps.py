@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from convergence.inference.estimates import Estimate, jackknife, jackknife_error
+from convergence.inference import Estimate, jackknife, jackknife_error
 
 Tree = dict[str, Any]
 Numbers = dict[str, Any]
@@ -165,7 +165,7 @@ class Replicated:
         return cls(found[0], found[1:])
 
     def estimate(self, name: str, smooth: bool = True) -> Estimate:
-        """A number with its interval; see :func:`~convergence.inference.estimates.jackknife` for ``smooth``."""
+        """A number with its interval; see :func:`~convergence.inference.jackknife` for ``smooth``."""
         return jackknife(float(self.values[name]), [float(numbers[name]) for numbers in self._without], smooth)
 
     def error(self, name: str) -> Float64:

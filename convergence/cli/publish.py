@@ -11,7 +11,7 @@ from convergence.cli import options
 from convergence.cli.output import print_json
 
 if TYPE_CHECKING:
-    from convergence.inference.estimates import Estimate
+    from convergence.inference import Estimate
     from convergence.report.comparison import Compared
 
 

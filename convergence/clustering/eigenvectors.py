@@ -1,8 +1,8 @@
-"""The smallest eigenpairs of a graph's normalised Laplacian, which spectral clustering needs few of.
+"""The smallest eigenpairs of the normalised Laplacian of a graph, for spectral clustering.
 
-Three things make it quick: edges below the threshold are gone, so most graphs are sparse; components are solved one by
-one, so the eigenvalue 0 of each is known beforehand; and of a large component only products are taken (Lanczos with
-implicit restarts, ARPACK), checked afterwards. What the check does not pass is solved in full.
+Three properties make the computation fast. Most graphs are sparse, because edges below the threshold are removed.
+Components are solved separately, so their eigenvalue 0 is known. Large components are solved iteratively (Lanczos with
+implicit restarts, ARPACK) and checked; a dense solver is used if the check fails.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from convergence.clustering.graph import Labels, Matrix, by_size, checked_graph, normalised_laplacian
 
 RESIDUAL = 1e-8
-"""Largest ||L v - λ v|| of a unit vector that is accepted from ARPACK; λ is then right to it at least."""
+"""Largest accepted residual ||L v - λ v|| of a unit vector from ARPACK; it bounds the error of λ."""
 
-# All measured: below this many units, and where more than this share of the eigenvectors are wanted, a dense solver
-# is quicker; below this share of edges a sparse product is.
+# Measured: a dense solver is faster below this number of units, and above this share of the eigenvectors; a sparse
+# product is faster below this share of edges.
 _DENSE_UNITS = 512
 _DENSE_SHARE = 1 / 8
 _SPARSE_DENSITY = 0.1
 _TOLERANCE = 1e-10
 _MAX_RESTARTS = 500
-_TAKES_RNG = "rng" in inspect.signature(eigsh).parameters  # SciPy 1.17: otherwise unseeded where it breaks down
+_TAKES_RNG = "rng" in inspect.signature(eigsh).parameters  # SciPy 1.17: restarts after a breakdown are seeded
 
 
 @dataclass(frozen=True, eq=False)
 class SpectralEmbedding:
     """Eigenpairs of the normalised Laplacian of the units that have an edge.
 
-    ``values`` (k,): smallest eigenvalues, ascending, each in [0, 2]; ``vectors`` (n_linked, k): a column each,
-    of norm 1 and with its largest entry positive; ``linked`` (n_linked,): their units; ``isolated``: the units
-    without any edge.
+    ``values`` (k,): smallest eigenvalues, ascending, each in [0, 2]. ``vectors`` (n_linked, k): eigenvectors as
+    columns, of norm 1, with a positive largest entry. ``linked`` (n_linked,): the units with an edge. ``isolated``: the
+    units without an edge.
     """
 
     values: Matrix
@@ -51,10 +51,10 @@ class SpectralEmbedding:
 
 
 def spectral_embedding(similarity: Matrix, n_vectors: int, seed: int = 0) -> SpectralEmbedding:
-    """The ``n_vectors`` smallest eigenpairs, or all if there are fewer, to residuals of at most 1e-8.
+    """Compute the ``n_vectors`` smallest eigenpairs, or all if there are fewer, with residuals of at most 1e-8.
 
-    Of a graph with components, eigenvectors are those of the components, the largest component's first among equal
-    eigenvalues: as many eigenvalues are 0 as there are components. Raises as
+    The eigenvectors of a graph with several components are those of the components; the number of eigenvalues 0 is the
+    number of components. Among equal eigenvalues the largest component comes first. Raises as
     :func:`~convergence.clustering.graph.checked_graph`.
 
     Parameters
@@ -62,9 +62,9 @@ def spectral_embedding(similarity: Matrix, n_vectors: int, seed: int = 0) -> Spe
     similarity : (n, n)
         A graph.
     n_vectors : int
-        How many, at least 1.
+        Number of eigenpairs, at least 1.
     seed : int
-        Of the vector that iterations start from.
+        Seed of the start vector of the iteration.
     """
     graph = checked_graph(similarity)
     linked = graph.any(axis=1)
@@ -79,19 +79,19 @@ def spectral_embedding(similarity: Matrix, n_vectors: int, seed: int = 0) -> Spe
 
 
 def smallest_eigenpairs_plain(graph: Matrix, n_vectors: int) -> tuple[Matrix, Matrix]:
-    """The same from the whole Laplacian of a graph without isolated units: the definition."""
+    """Compute the smallest eigenpairs by a dense solver, for a graph without isolated units."""
     values, vectors = scipy.linalg.eigh(normalised_laplacian(graph), subset_by_index=(0, n_vectors - 1))
     return np.clip(values, 0.0, 2.0), vectors
 
 
 def fixed_signs(vectors: Matrix) -> Matrix:
-    """Eigenvectors have no sign of their own: make each one's largest entry positive."""
+    """Fix the arbitrary signs of eigenvectors: make the largest entry of each positive."""
     largest = np.argmax(np.abs(vectors), axis=0)
     return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
 
 
 def _smallest(graph: Matrix, wanted: int, seed: int) -> tuple[Matrix, Matrix]:
-    """Eigenpairs of every component, merged."""
+    """Compute the smallest eigenpairs of a graph from those of its components."""
     edges = _sparse(graph)
     if edges is None and _connected(graph):
         return _of_component(graph, None, wanted, seed)
@@ -100,7 +100,7 @@ def _smallest(graph: Matrix, wanted: int, seed: int) -> tuple[Matrix, Matrix]:
         return _of_component(graph, edges, wanted, seed)
     sizes = np.bincount(component)
     order = np.argsort(-sizes, kind="stable")
-    # Every component has the eigenvalue 0 once, so where they are more than enough nothing else is wanted of them.
+    # Every component has the eigenvalue 0 once; with at least ``wanted`` components no other eigenvalue is needed.
     each = 1 if n_components >= wanted else wanted
     members = np.split(np.argsort(component, kind="stable"), np.cumsum(sizes)[:-1])
     found = []
@@ -119,7 +119,7 @@ def _smallest(graph: Matrix, wanted: int, seed: int) -> tuple[Matrix, Matrix]:
 
 
 def _sparse(graph: Matrix) -> Any:
-    """The graph as a sparse matrix, or None if it has too many edges for that; SciPy's own way takes longer."""
+    """Convert a graph to a sparse matrix, faster than SciPy; None if it has too many edges."""
     counts = np.count_nonzero(graph, axis=1)
     if counts.sum() >= _SPARSE_DENSITY * graph.size:
         return None
@@ -130,7 +130,7 @@ def _sparse(graph: Matrix) -> Any:
 
 
 def _connected(graph: Matrix) -> bool:
-    """Whether all units can be reached from the first one; of a graph with many edges in few steps."""
+    """Check whether all units can be reached from the first unit; fast for graphs with many edges."""
     reached = np.zeros(len(graph))
     reached[0] = 1.0
     while True:
@@ -141,7 +141,7 @@ def _connected(graph: Matrix) -> bool:
 
 
 def _of_component(graph: Matrix, edges: Any, wanted: int, seed: int) -> tuple[Matrix, Matrix]:
-    """Eigenpairs of a connected graph, ``edges`` being the same as a sparse matrix or None."""
+    """Compute eigenpairs of a connected graph; ``edges`` is the graph as a sparse matrix, or None."""
     if wanted == 1:
         root = np.sqrt(graph.sum(axis=1))
         return np.zeros(1), (root / np.linalg.norm(root))[:, None]
@@ -154,7 +154,7 @@ def _of_component(graph: Matrix, edges: Any, wanted: int, seed: int) -> tuple[Ma
 
 
 def _iterated(graph: Matrix, edges: Any, wanted: int, seed: int) -> tuple[Matrix, Matrix] | None:
-    """Eigenpairs by ARPACK, or None where they are not right or one may be missing."""
+    """Compute eigenpairs by ARPACK; None if they are inaccurate or one may be missing."""
     n = len(graph)
     root = 1.0 / np.sqrt(graph.sum(axis=1))
     if edges is not None:
@@ -162,7 +162,7 @@ def _iterated(graph: Matrix, edges: Any, wanted: int, seed: int) -> tuple[Matrix
         scaled.data *= np.repeat(root, np.diff(scaled.indptr)) * root[scaled.indices]
 
     def multiply(x: Matrix) -> Matrix:
-        """D^-1/2 W D^-1/2 x; of a dense W only one triangle is read."""
+        """Compute D^-1/2 W D^-1/2 x; reads only one triangle of a dense W."""
         x = x.ravel()
         return scaled @ x if edges is not None else root * dsymv(1.0, graph.T, root * x)
 
@@ -176,12 +176,12 @@ def _iterated(graph: Matrix, edges: Any, wanted: int, seed: int) -> tuple[Matrix
         return None
 
     def deflated(x: Matrix) -> Matrix:
-        """The same with the eigenvalues that were found moved to -1, the least there can be."""
+        """Apply the matrix with its found eigenvalues moved to -1, the smallest possible value."""
         x = x.ravel()
         return multiply(x) - vectors @ ((values + 1.0) * (vectors.T @ x))
 
-    # Of a multiple eigenvalue one start vector may miss a copy (graphs of exact symmetry have them). A second start,
-    # kept off what was found, would come upon it.
+    # A single start vector may miss a copy of a multiple eigenvalue, as in exactly symmetric graphs. A second start,
+    # orthogonal to the found vectors, would find it.
     left = _largest(deflated, n, 1, generator, tol=1e-3)
     if left is None or left[0][0] > values[-1] + RESIDUAL:
         return None
@@ -191,7 +191,7 @@ def _iterated(graph: Matrix, edges: Any, wanted: int, seed: int) -> tuple[Matrix
 def _largest(
     multiply: Callable[[Matrix], Matrix], n: int, wanted: int, generator: np.random.Generator, tol: float
 ) -> tuple[Matrix, Matrix] | None:
-    """Largest eigenvalues, falling, and their vectors; None where ARPACK gives up."""
+    """Compute the largest eigenvalues, descending, and their vectors; None if ARPACK does not converge."""
     options: dict[str, Any] = {"rng": generator} if _TAKES_RNG else {}
     operator = LinearOperator((n, n), matvec=multiply, dtype=np.float64)
     start = generator.standard_normal(n)
@@ -203,19 +203,19 @@ def _largest(
     return values[order], np.ascontiguousarray(vectors[:, order])
 
 
-# Shorter rows are of units whose component has none of these eigenvectors: rounding, which has no direction.
+# Shorter rows are rounding errors: none of the eigenvectors belongs to the component of the unit.
 _NO_ROW = 1e-12
 
 
 def unit_rows(embedding: SpectralEmbedding, k: int) -> Matrix:
-    """(n_linked, k): rows of the first k eigenvectors at length 1 (Ng, Jordan and Weiss 2001), or 0."""
+    """Normalise the rows (n_linked, k) of the first k eigenvectors to length 1, or 0 (Ng, Jordan and Weiss 2001)."""
     rows = embedding.vectors[:, :k]
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > _NO_ROW)
 
 
 def to_units(found: NDArray[np.integer], embedding: SpectralEmbedding) -> Labels:
-    """Labels of all units, numbered by falling size, from those of linked ones; -1 for isolated units."""
+    """Expand labels of linked units to all units, numbered by descending cluster size; -1 for isolated units."""
     labels = np.full(len(embedding.linked) + len(embedding.isolated), -1, dtype=np.int64)
     labels[embedding.linked] = found
     return by_size(labels)

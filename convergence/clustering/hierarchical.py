@@ -1,4 +1,4 @@
-"""Clusters of clusters: spectral clusters that are too large are split again, and the tree of splits is kept."""
+"""Hierarchical clusters: spectral clusters above a size limit are split again, with the tree of splits."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from convergence.clustering.spectral import UnitClusters, spectral_clusters
 from convergence.errors import UserError
 
 ALPHA = 0.025
-"""The paper's, on conv2."""
+"""Value of Li et al. 2016 for conv2."""
 
-# From this second eigenvalue of the Laplacian on, no two parts have fewer edges between them than random parts have:
-# all units are equally near (1 or more only for complete multipartite graphs; less by rounding).
+# A graph with a second Laplacian eigenvalue of at least 1 has no structure: no two parts have fewer edges between them
+# than random parts. Only complete multipartite graphs reach 1; the constant allows for rounding.
 _NO_STRUCTURE = 1.0 - 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class ClusterTree:
-    """A row for each set of units that was a cluster at some time, the root first: all units that have an edge.
+    """The tree of splits, a node for every cluster at any level; the root holds all units with an edge.
 
-    ``parent`` (n_nodes,): the node that was split into this and others, -1 for the root; a parent comes before its
-    children. ``size`` (n_nodes,): units. ``label`` (n_nodes,): the cluster that a node is in the end, -1 for one
-    that was split.
+    ``parent`` (n_nodes,): the node that was split into this node and others, -1 for the root; parents come before their
+    children. ``size`` (n_nodes,): number of units. ``label`` (n_nodes,): label of the final cluster, -1 for a node that
+    was split.
     """
 
     parent: Labels
@@ -37,8 +37,10 @@ class ClusterTree:
 
 @dataclass(frozen=True, eq=False)
 class HierarchicalClusters:
-    """``clusters`` in the end, with the ``tree`` of splits; no cluster but those in ``too_large`` has more units than
-    ``limit``: these have no parts. Eigenvalues and eigengap are those of the first split, of the whole graph.
+    """The final ``clusters`` and the ``tree`` of splits.
+
+    ``limit`` is the largest allowed number of units. ``too_large`` lists the larger clusters, which have no structure
+    to split by. Eigenvalues and eigengap are those of the first split, of the whole graph.
     """
 
     clusters: UnitClusters
@@ -55,28 +57,28 @@ def hierarchical_clusters(
     max_clusters: int = 20,
     seed: int = 0,
 ) -> HierarchicalClusters:
-    """Spectral clusters, of which those of more than 2 α C units are split in two until none is left (Li et al. 2016).
+    """Compute spectral clusters and split those of more than 2 α C units in two until none is left (Li et al. 2016).
 
-    A cluster is split by its own graph, without the edges that leave it. A unit that has no others becomes a cluster
-    of its own. A cluster has no parts where all its units are equally near: those of a complete graph, or one unit.
+    A cluster is split by its subgraph, without the edges that leave it. A unit without edges in the subgraph becomes a
+    separate cluster. A cluster whose units are all equally similar, as in a complete graph, is not split.
 
     Parameters
     ----------
     similarity : (n, n)
-        A graph of joined units as :func:`~convergence.clustering.graph.similarity_graph` makes it.
+        A graph of joined units, made by :func:`~convergence.clustering.graph.similarity_graph`.
     alpha : float
-        Positive.
+        Share α of the size limit, positive.
     n_clusters, max_clusters
-        Of the first split, as in :func:`~convergence.clustering.spectral.spectral_clusters`.
+        Settings of the first split, as in :func:`~convergence.clustering.spectral.spectral_clusters`.
     n_units : int, optional
-        C, the units of one net; n / 2 if not given.
+        Number C of units of one net; default n / 2.
     seed : int
         Seed of eigenvectors and k-means.
 
     Raises
     ------
     UserError
-        when the graph is none, or alpha or a number is not positive.
+        if the graph is invalid, or alpha or a number is not positive.
     """
     width = len(similarity) / 2 if n_units is None else n_units
     if not alpha > 0 or not width > 0:
@@ -86,7 +88,7 @@ def hierarchical_clusters(
     graph = np.asarray(similarity, dtype=np.float64)
     nodes = [np.flatnonzero(first.labels >= 0)] if first.n_clusters else []
     parent, ends, too_large = [-1] * len(nodes), [], []
-    for node, units in enumerate(nodes):  # which grows on the way
+    for node, units in enumerate(nodes):  # the list grows in the loop
         if node == 0 and first.n_clusters > 1:
             parts = [np.flatnonzero(first.labels == cluster) for cluster in range(first.n_clusters)]
         elif len(units) > limit:
@@ -111,7 +113,7 @@ def hierarchical_clusters(
 
 
 def _parts(graph: Matrix, units: Labels, seed: int) -> list[Labels]:
-    """The two halves of a cluster, the larger one first, and after them its units without an edge to any other."""
+    """Split a cluster in two, the larger part first; units without an edge follow as parts of one unit."""
     embedding = spectral_embedding(graph[np.ix_(units, units)], 2, seed)
     alone = [units[[unit]] for unit in embedding.isolated]
     if len(embedding.linked) < 2 or embedding.values[1] > _NO_STRUCTURE:

@@ -1,8 +1,8 @@
-"""K-means with all starts side by side: the same as scikit-learn's, and quicker on the few columns of an embedding.
+"""K-means with all starts in parallel: equivalent to scikit-learn's, and faster for the few columns of an embedding.
 
-Starts are those of greedy k-means++ (Arthur and Vassilvitskii 2007), chosen for all runs in step, so that one matrix
-product serves them all; then Lloyd's algorithm runs from each, and the run of the least inertia is the answer. Sums run
-in the order of the points, on one thread.
+Starts are drawn by greedy k-means++ (Arthur and Vassilvitskii 2007), for all runs in step with one matrix product.
+Lloyd's algorithm then runs from each start, and the run with the smallest inertia is returned. Sums are in the order of
+the points, on one thread.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from convergence.clustering.graph import Labels, Matrix
 
 N_INIT = 10
 MAX_ITERATIONS = 300
-# Runs end when no point moves, or the means by less than this share of a coordinate's mean variance (squared).
+# A run ends if no point moves, or if the squared shift of the means is below this share of the mean variance.
 TOLERANCE = 1e-4
 
 _jit = nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-Array = Any  # a numpy array here, numba's own array inside compiled code
+Array = Any  # a numpy array here, numba's array type in compiled code
 
 
 def k_means(points: Matrix, k: int, seed: int, n_init: int = N_INIT) -> tuple[Labels, float]:
-    """Labels (n,) and inertia of the best of ``n_init`` runs.
+    """Cluster points (n, d); return labels (n,) and inertia of the best of ``n_init`` runs.
 
-    Of fewer distinct points than k there are fewer clusters. The inertia is the sum of squared distances of points
-    (n, d) to the mean of their cluster.
+    With fewer distinct points than k there are fewer clusters. The inertia is the sum of the squared distances of
+    points to the mean of their cluster.
     """
     points = np.ascontiguousarray(points, dtype=np.float64)
     k = min(k, distinct(points))
@@ -39,9 +39,9 @@ def k_means(points: Matrix, k: int, seed: int, n_init: int = N_INIT) -> tuple[La
 
 
 def k_means_from(points: Matrix, labels: Labels, k: int) -> tuple[Labels, float] | None:
-    """One run from the means of a partition (n,) into k; None if one has no point, or two of them one mean.
+    """Run once from the means of a partition (n,) into k parts; None for an empty part or two equal means.
 
-    Points of label -1 have no part in the means.
+    Points of label -1 do not count for the means.
     """
     points = np.ascontiguousarray(points, dtype=np.float64)
     if np.bincount(labels[labels >= 0], minlength=k).min() == 0:
@@ -53,7 +53,7 @@ def k_means_from(points: Matrix, labels: Labels, k: int) -> tuple[Labels, float]
 
 
 def distinct(points: Matrix) -> int:
-    """How many different points there are, to seven decimals: eigenvectors are right to eight."""
+    """Count the distinct points, to seven decimals; eigenvectors are accurate to eight."""
     return len(np.unique(points.round(7), axis=0))
 
 
@@ -62,7 +62,7 @@ def _tolerance(points: Matrix) -> float:
 
 
 def _best(points: Matrix, norms: Matrix, starts: Matrix, tolerance: float) -> tuple[Labels, float]:
-    """Labels and inertia of the best run; of equal ones the first. ``starts`` are (n_runs, k, d)."""
+    """Run from each of ``starts`` (n_runs, k, d); return labels and inertia of the (first) best run."""
     runs = [_lloyd(points, norms, start, MAX_ITERATIONS, tolerance) for start in starts]
     labels, inertia = min(runs, key=lambda run: float(run[1]))
     return labels, float(inertia)
@@ -70,10 +70,11 @@ def _best(points: Matrix, norms: Matrix, starts: Matrix, tolerance: float) -> tu
 
 @_jit
 def _starts(points: Array, norms: Array, draws: Array) -> NDArray[np.int64]:
-    """Indices (n_runs, k) of the points that runs start from.
+    """Draw the indices (n_runs, k) of the start points of all runs by greedy k-means++.
 
-    A new one is drawn in proportion to the squared distance from those there are, several times over
-    (``draws`` (n_runs, k, n_trials) in [0, 1)), and the draw that lowers the sum of them most is taken.
+    Candidates are drawn with probability proportional to the squared distance from the chosen points, ``n_trials`` per
+    point, from uniform ``draws`` (n_runs, k, n_trials). The candidate that lowers the sum of squared distances most is
+    chosen.
     """
     n, (n_runs, k, n_trials) = len(points), draws.shape
     chosen = np.empty((n_runs, k), dtype=np.int64)
@@ -113,7 +114,7 @@ def _starts(points: Array, norms: Array, draws: Array) -> NDArray[np.int64]:
 def _lloyd(
     points: Array, norms: Array, start: Array, max_iterations: int, tolerance: float
 ) -> tuple[NDArray[np.int64], float]:
-    """Labels and inertia of one run. A cluster that loses all its points gets the one farthest from its mean."""
+    """Run Lloyd's algorithm; return labels and inertia. An empty cluster gets the point farthest from its mean."""
     n, k = len(points), len(start)
     means, sums = start.copy(), np.empty(start.shape)
     products, half, apart = np.empty((n, k)), np.empty(k), np.empty(n)
@@ -154,7 +155,7 @@ def _lloyd(
                 apart[far] = -1.0
         shift = 0.0
         for j in range(k):
-            if counts[j] == 0:  # its only point went to another: there are too few different ones
+            if counts[j] == 0:  # its only point went to another cluster: too few distinct points
                 continue
             for d in range(points.shape[1]):
                 mean = sums[j, d] / counts[j]

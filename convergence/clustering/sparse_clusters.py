@@ -1,4 +1,4 @@
-"""Clusters of units that predict each other: agglomerative clustering of the sparse weights of both directions."""
+"""Clusters of units that predict each other: agglomerative clustering of the sparse weights in both directions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from convergence.errors import UserError
 class SparseClusters:
     """Clusters of the joined units, those of x first.
 
-    ``labels`` (n_x + n_y,): 0 for the largest cluster and so on; -1 for units without any weight, listed in
-    ``isolated``. ``n_clusters`` that came out. ``linked`` (m,): the units that were clustered, and ``linkage``
-    (m - 1, 4) their tree as SciPy has it: row k joins nodes [k, 0] and [k, 1] at distance [k, 2] to node m + k of
-    [k, 3] units, where node j < m is unit ``linked[j]``. ``order`` (m,): these units in the order of the tree's
-    leaves.
+    ``labels`` (n_x + n_y,): clusters by descending size from 0; -1 for units without a weight, listed in ``isolated``.
+    ``n_clusters``: number of clusters. ``linked`` (m,): the clustered units. ``linkage`` (m - 1, 4): their tree in the
+    format of SciPy; row k joins nodes [k, 0] and [k, 1] at distance [k, 2] to node m + k of [k, 3] units, and node
+    j < m is unit ``linked[j]``. ``order`` (m,): the clustered units in the order of the leaves of the tree.
     """
 
     labels: Labels
@@ -33,23 +32,23 @@ class SparseClusters:
 
 
 def weight_affinity(weights_xy: ArrayLike, weights_yx: ArrayLike) -> Matrix:
-    """A_ij = max(|W_xy[j, i]|, |W_yx[i, j]|): (n_x, n_y), how strongly either unit is used to predict the other.
+    """Compute the affinities A_ij = max(|W_xy[j, i]|, |W_yx[i, j]|), (n_x, n_y), of units that predict each other.
 
-    The larger one counts, because a LASSO that may use one of two similar units takes one and drops the other: a
-    weight in one direction is evidence, its absence in the other is none.
+    The larger weight counts, because the LASSO selects one of two similar units and drops the other: a weight in one
+    direction is evidence, but a missing weight in the other direction is not.
 
     Parameters
     ----------
     weights_xy : (n_y, n_x)
-        Of x's units for every unit of y, as :func:`~convergence.alignment.sparse.lasso_path` gives them for one
+        Weights of the units of x for every unit of y, from :func:`~convergence.alignment.sparse.lasso_path` at one
         penalty.
     weights_yx : (n_x, n_y)
-        Of y's units for every unit of x.
+        Weights of the units of y for every unit of x.
 
     Raises
     ------
     UserError
-        when the shapes do not belong together, or a weight is not finite.
+        if the shapes do not fit, or a weight is not finite.
     """
     forth, back = np.asarray(weights_xy, dtype=np.float64), np.asarray(weights_yx, dtype=np.float64)
     if forth.ndim != 2 or forth.size == 0 or back.shape != forth.shape[::-1]:
@@ -58,15 +57,15 @@ def weight_affinity(weights_xy: ArrayLike, weights_yx: ArrayLike) -> Matrix:
             "(n_y, n_x) and (n_x, n_y)."
         )
     if not (np.isfinite(forth).all() and np.isfinite(back).all()):
-        raise UserError("a weight is NaN or infinite; fit both directions again.")
+        raise UserError("a weight is NaN or infinite; give finite weights, or fit both directions again.")
     return np.maximum(np.abs(forth.T), np.abs(back))
 
 
 def joined_affinity(affinity: Matrix) -> Matrix:
-    """(n, n) similarities in [0, 1] of the joined units from (n_x, n_y) affinities between the nets.
+    """Compute similarities (n, n) in [0, 1] of the joined units from affinities (n_x, n_y) between the nets.
 
-    Between the nets: A / max A. Within a net there are no weights, and two units are as similar as what they are
-    linked with in the other: the cosine of their rows of A, or of their columns. Its diagonal is 1.
+    Between the nets the similarity is A / max A. Within a net it is the cosine of the rows (or columns) of A, which
+    compares the links of two units with the other net. The diagonal is 1.
     """
     largest = affinity.max()
     between = affinity / largest if largest > 0 else affinity
@@ -81,29 +80,29 @@ def agglomerative_clusters(
     n_clusters: int | None = None,
     distance: float | None = None,
 ) -> SparseClusters:
-    """Average linkage of the units that have a weight in either direction (Li et al. 2016, section 5).
+    """Cluster the units with a weight in either direction by average linkage (Li et al. 2016, section 5).
 
-    The distance of two units is 1 less their similarity in :func:`joined_affinity`, in [0, 1].
+    The distance of two units is 1 minus their similarity in :func:`joined_affinity`, in [0, 1].
 
     Parameters
     ----------
     weights_xy, weights_yx : (n_y, n_x), (n_x, n_y)
         As in :func:`weight_affinity`.
     n_clusters : int, optional
-        How many; as many as there are units with a weight, if those are fewer.
+        Number of clusters, at most the number of units with a weight. Give either this or ``distance``.
     distance : float, optional
-        Clusters nearer than or at it are joined. One of the two is to be given.
+        Largest distance at which clusters are joined.
 
     Raises
     ------
     UserError
-        as :func:`weight_affinity`; when both or none of ``n_clusters`` and ``distance`` are given; when there are to
-        be no clusters, or the distance is negative.
+        as :func:`weight_affinity`, if both or none of ``n_clusters`` and ``distance`` are given, if ``n_clusters`` is
+        below 1, or if ``distance`` is negative.
     """
     if (n_clusters is None) == (distance is None):
-        raise UserError("give one of n_clusters and distance: the tree is cut there.")
+        raise UserError(f"n_clusters = {n_clusters} and distance = {distance}: give one of the two.")
     if (n_clusters is not None and n_clusters < 1) or (distance is not None and not distance >= 0):
-        raise UserError(f"n_clusters {n_clusters} must be at least 1, and distance {distance} at least 0.")
+        raise UserError(f"n_clusters = {n_clusters} must be at least 1, and distance = {distance} at least 0.")
     affinity = weight_affinity(weights_xy, weights_yx)
     used = np.concatenate([affinity.any(axis=1), affinity.any(axis=0)])
     linked, isolated = np.flatnonzero(used), np.flatnonzero(~used)
@@ -111,7 +110,7 @@ def agglomerative_clusters(
     if len(linked) == 0:
         return SparseClusters(labels, 0, isolated, linked, np.zeros((0, 4)), linked)
     apart = 1.0 - joined_affinity(affinity)[np.ix_(linked, linked)]
-    # A unit with a weight has a partner, so there are two at least.
+    # A unit with a weight has a partner, so there are at least two units.
     tree = linkage(squareform(apart, checks=False), method="average")
     if distance is not None:
         n_merges = int(np.count_nonzero(tree[:, 2] <= distance))
@@ -123,16 +122,16 @@ def agglomerative_clusters(
 
 
 def cut(tree: Matrix, n_merges: int) -> Labels:
-    """(m,) clusters after the first merges of a (m - 1, 4) linkage; exact where distances tie, as fcluster is not."""
+    """Clusters (m,) after the first merges of a linkage (m - 1, 4); exact for tied distances, unlike fcluster."""
     m = len(tree) + 1
     node = np.arange(m + n_merges)
-    for k in range(n_merges - 1, -1, -1):  # a node takes the name of the one that it was joined to
+    for k in range(n_merges - 1, -1, -1):  # a node takes the label of the node it was joined to
         node[tree[k, :2].astype(np.int64)] = node[m + k]
     return node[:m]
 
 
 def _cosines(rows: Matrix) -> Matrix:
-    """Cosines of all pairs of rows, none negative; 0 with a row of zeros."""
+    """Compute the non-negative cosines of all pairs of rows; 0 for a row of zeros."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
     return np.clip(unit @ unit.T, 0.0, 1.0)

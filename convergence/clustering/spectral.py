@@ -10,37 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convergence.clustering.eigenvectors import spectral_embedding, to_units, unit_rows
-from convergence.clustering.graph import (
-    Labels,
-    Matrix,
-    check_square,
-    normalised_cut,
-    normalised_laplacian,
-    similarity_graph,
-)
+from convergence.clustering.graph import Labels, Matrix, check_square, normalised_cut
 from convergence.clustering.k_means import k_means
 from convergence.errors import UserError
-
-__all__ = [
-    "ClusterSimilarities",
-    "Sweep",
-    "UnitClusters",
-    "cluster_similarities",
-    "normalised_laplacian",
-    "similarity_graph",
-    "spectral_clusters",
-    "sweep",
-]
 
 
 @dataclass(frozen=True, eq=False)
 class UnitClusters:
     """Clusters of units.
 
-    ``labels`` (n,): 0 for the largest cluster and so on; -1 for units without any edge, listed in
-    ``isolated``. ``eigenvalues``: the smallest ones of the normalised Laplacian, ascending, each in [0, 2].
-    ``n_clusters`` that came out; ``eigengap``: the eigenvalue after them less the last of them (0 if there
-    is no next one).
+    ``labels`` (n,): clusters by descending size from 0; -1 for units without an edge, listed in ``isolated``.
+    ``eigenvalues``: the smallest eigenvalues of the normalised Laplacian, ascending, each in [0, 2]. ``n_clusters``:
+    number of clusters. ``eigengap``: the next eigenvalue minus the k-th for k clusters; 0 without a next one.
     """
 
     labels: Labels
@@ -54,11 +35,22 @@ class UnitClusters:
 class Sweep:
     """Clusters for several k, from one set of eigenvectors.
 
-    ``ks`` (n_ks,) as given; ``labels`` (n_ks, n), those of :func:`spectral_clusters` for each k; ``n_clusters``
-    (n_ks,) that came out, fewer than k where there are not so many different units; ``eigengaps`` (n_ks,): the
-    eigenvalue after the k-th less the k-th, 0 if there is no next one; ``normalised_cuts`` (n_ks,): mean over
-    clusters of cut / volume, small for clusters that hold together, and rising with k by itself;
-    ``eigenvalues``: the largest k + 1 smallest ones; ``isolated``: units without any edge, of label -1.
+    Attributes
+    ----------
+    ks : (n_ks,)
+        Requested numbers of clusters.
+    labels : (n_ks, n)
+        Labels of :func:`spectral_clusters` for each k.
+    n_clusters : (n_ks,)
+        Numbers of clusters found; fewer than k with fewer distinct units.
+    eigengaps : (n_ks,)
+        The next eigenvalue minus the k-th; 0 without a next one.
+    normalised_cuts : (n_ks,)
+        Mean of cut / volume over clusters; small for well-separated clusters, and increasing with k in general.
+    eigenvalues : (max k + 1,)
+        Smallest eigenvalues, ascending.
+    isolated
+        Units without an edge, of label -1.
     """
 
     ks: Labels
@@ -72,9 +64,9 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class ClusterSimilarities:
-    """Mean |r| of the pairs of units of each cluster; columns are within x, within y and between x and y.
+    """Mean |r| of the pairs of units of each cluster; columns are within x, within y, and between x and y.
 
-    ``mean`` and ``n_pairs`` are (n_clusters, 3), ``sizes`` (n_clusters, 2) the units of x and of y. A
+    ``mean`` and ``n_pairs`` are (n_clusters, 3). ``sizes`` (n_clusters, 2) are the numbers of units of x and of y. A
     cluster without such a pair has ``n_pairs`` 0 and ``mean`` 0, which is no measurement.
     """
 
@@ -89,28 +81,27 @@ def spectral_clusters(
     max_clusters: int = 20,
     seed: int = 0,
 ) -> UnitClusters:
-    """Normalised spectral clustering (Ng, Jordan and Weiss 2001; von Luxburg 2007, arXiv 0711.0189).
+    """Cluster units by normalised spectral clustering (Ng, Jordan and Weiss 2001; von Luxburg 2007, arXiv 0711.0189).
 
     Parameters
     ----------
     similarity : (n, n)
-        A graph as :func:`similarity_graph` makes it.
+        A graph, made by :func:`~convergence.clustering.graph.similarity_graph`.
     n_clusters
-        How many, or ``"eigengap"``: the k of 2 … ``max_clusters`` with the largest gap after the k-th
+        Number of clusters, or ``"eigengap"``: the k of 2 … ``max_clusters`` with the largest gap after the k-th
         eigenvalue.
     max_clusters
-        Largest number that the eigengap may choose.
+        Maximum number of clusters chosen by the eigengap.
     seed
         Seed of eigenvectors and k-means; the result is the same for the same seed.
 
     Raises
     ------
     UserError
-        when the graph has negative weights or loops, is not symmetric or finite, or a number of clusters is
-        below 1.
+        if the graph has negative weights or loops, is not symmetric or finite, or a number of clusters is below 1.
     """
     if (n_clusters != "eigengap" and n_clusters < 1) or max_clusters < 1:
-        raise UserError(f"n_clusters {n_clusters} and max_clusters {max_clusters} must be at least 1.")
+        raise UserError(f"n_clusters = {n_clusters} and max_clusters = {max_clusters} must be at least 1.")
     most = max_clusters if n_clusters == "eigengap" else n_clusters
     embedding = spectral_embedding(similarity, most + 1, seed)
     values, n = embedding.values, len(embedding.linked)
@@ -123,13 +114,13 @@ def spectral_clusters(
 
 
 def sweep(similarity: Matrix, ks: Sequence[int], seed: int = 0) -> Sweep:
-    """Spectral clusters for every k of ``ks``, with what speaks for each: eigengap and normalised cut.
+    """Compute spectral clusters for every k of ``ks``, with their eigengap and normalised cut.
 
-    ``similarity`` (n, n) and ``seed`` are those of :func:`spectral_clusters`, which says what is raised; ``ks``
-    are numbers of at least 1, in any order.
+    ``similarity`` (n, n), ``seed`` and errors are those of :func:`spectral_clusters`. ``ks`` are numbers of at least 1
+    in any order.
     """
     if len(ks) == 0 or min(ks) < 1:
-        raise UserError(f"ks {list(ks)} must be at least one number of clusters, each at least 1.")
+        raise UserError(f"ks = {list(ks)}: give at least one number of clusters, each at least 1.")
     embedding = spectral_embedding(similarity, max(ks) + 1, seed)
     values, n = embedding.values, len(embedding.linked)
     labels = np.full((len(ks), len(similarity)), -1, dtype=np.int64)
@@ -148,14 +139,14 @@ def sweep(similarity: Matrix, ks: Sequence[int], seed: int = 0) -> Sweep:
 
 
 def cluster_similarities(correlation: Matrix, labels: Labels, sides: Labels) -> ClusterSimilarities:
-    """Mean |r| within x, within y and between them, for each cluster (Li et al. 2016, section 5).
+    """Compute the mean |r| within x, within y and between them, for each cluster (Li et al. 2016, section 5).
 
     Parameters
     ----------
     correlation : (n, n)
         Correlations of the joined units, symmetric.
     labels : (n,)
-        Clusters 0 … n_clusters - 1; units of label -1 are left out.
+        Clusters 0 … n_clusters - 1; units of label -1 are excluded.
     sides : (n,)
         0 for a unit of x, 1 for a unit of y.
     """
@@ -173,17 +164,17 @@ def cluster_similarities(correlation: Matrix, labels: Labels, sides: Labels) -> 
 
 
 def _of_pairs(correlation: Matrix, units: NDArray[np.intp]) -> float:
-    """Sum of |r| of all pairs of different units, each pair once."""
+    """Sum |r| over all pairs of different units, each pair once."""
     block = np.abs(correlation[np.ix_(units, units)])
     return float(block.sum() - np.trace(block)) / 2
 
 
 def _eigengap(values: Matrix, max_clusters: int) -> int:
-    """One cluster is no answer unless there is no choice, so the gaps begin at the second eigenvalue."""
+    """Choose k by the largest eigengap from k = 2 on; 1 only if there is no other choice."""
     gaps = np.diff(values)[1:max_clusters]
     return 2 + int(np.argmax(gaps)) if len(gaps) else min(len(values), max_clusters)
 
 
 def _gap_after(values: Matrix, k: int) -> float:
-    """The eigenvalue after the k-th less the k-th, 0 if there is no next one."""
+    """Compute the next eigenvalue minus the k-th; 0 without a next one."""
     return float(values[k] - values[k - 1]) if 0 < k < len(values) else 0.0

@@ -1,4 +1,4 @@
-"""How stable clusters are: those of all images beside those of the graph without each image group."""
+"""Stability of clusters: compare clusters of all images with those without each image group."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from convergence.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """Adjusted Rand index of a clustering with its replicates: 1 for the same clusters, 0 by chance.
+    """Adjusted Rand index of a clustering and its replicates: 1 for the same clusters, 0 by chance.
 
-    ``mean`` over replicates; ``each`` (n_replicates,); ``n_units`` (n_replicates,): units that have a cluster in
-    both. Where these are fewer than two the index is 0, which is no measurement.
+    ``mean``: mean over replicates. ``each`` (n_replicates,): index of each replicate. ``n_units`` (n_replicates,):
+    number of units with a cluster in both; for fewer than two units the index is 0, which is no measurement.
     """
 
     mean: float
@@ -28,28 +28,28 @@ class Stability:
 
 
 def stability(labels: Labels, replicates: Sequence[Labels]) -> Stability:
-    """Mean adjusted Rand index (Hubert and Arabie 1985) of clusters with those of replicates.
+    """Compute the mean adjusted Rand index (Hubert and Arabie 1985) of clusters and their replicates.
 
-    Replicates that leave out one image group of many see almost the same images, so a value near 1 says that no
-    single group makes the clusters, not that other images would give them as well. One cluster of all units beside
-    the same has the index 1.
+    Replicates without one image group share almost all images. A value near 1 therefore means that no single group
+    determines the clusters, not that other images would give the same clusters. Two clusterings with a single cluster
+    of all units have index 1.
 
     Parameters
     ----------
     labels : (n,)
-        Clusters; units of label -1, here or in a replicate, are left out of that comparison.
+        Clusters; units of label -1, here or in a replicate, are excluded from that comparison.
     replicates : n_replicates of (n,)
-        Those of :func:`replicate_labels`, for example.
+        Clusters of replicates, for example from :func:`replicate_labels`.
 
     Raises
     ------
     UserError
-        when there is no replicate or one has another number of units.
+        if there is no replicate, or one has another number of units.
     """
     if len(replicates) == 0 or any(np.shape(other) != np.shape(labels) for other in replicates):
         raise UserError(
-            f"replicates of shapes {[np.shape(other) for other in replicates]} do not belong to clusters of "
-            f"{len(labels)} units; give at least one, with a label for each unit."
+            f"replicates of shapes {[np.shape(other) for other in replicates]} do not fit clusters of "
+            f"{len(labels)} units; give at least one replicate, with a label for each unit."
         )
     both = [(labels >= 0) & (other >= 0) for other in replicates]
     n_units = np.array([shared.sum() for shared in both], dtype=np.int64)
@@ -63,33 +63,38 @@ def stability(labels: Labels, replicates: Sequence[Labels]) -> Stability:
 
 
 def replicate_labels(similarity: Matrix, labels: Labels, seed: int = 0, n_init: int = 3) -> Labels:
-    """Spectral clusters of a graph that differs little from the one that ``labels`` are of, as many as they are.
+    """Compute spectral clusters of a replicate's graph, with the same number of clusters as ``labels``.
 
-    K-means starts from those clusters, and ``n_init`` times from points of its own choice, and the best run counts:
-    from the clusters alone it might stay with them for no other reason than that it began there. Eigenvectors of
-    the two graphs need not resemble each other for that, only what they span.
+    K-means starts once from the clusters of ``labels`` and ``n_init`` times from k-means++, and the best run counts;
+    started from ``labels`` alone, it could keep them only because of the start. The eigenvectors of the two graphs need
+    not be similar, only their spans.
 
     Parameters
     ----------
     similarity : (n, n)
-        The replicate's graph.
+        Graph of the replicate.
     labels : (n,)
-        Clusters of the whole, 0 … k - 1, or -1.
-    seed, n_init
-        Of the eigenvectors and of k-means' own starts, at least one.
+        Clusters of all images, 0 … k - 1, or -1.
+    seed
+        Seed of eigenvectors and k-means.
+    n_init
+        Number of starts by k-means++, at least one.
 
     Returns
     -------
-    (n,) labels, by falling size; -1 for units that are isolated here, and for all if ``labels`` has no cluster.
+    (n,) labels by descending size; -1 for units that are isolated in the replicate, and for all units if ``labels`` has
+    no cluster.
 
     Raises
     ------
     UserError
-        when the graph is none, see :func:`~convergence.clustering.spectral.spectral_clusters`, or has another
-        number of units.
+        if the graph is invalid (see :func:`~convergence.clustering.spectral.spectral_clusters`), or has another number
+        of units.
     """
     if np.shape(labels) != (len(similarity),):
-        raise UserError(f"labels of shape {np.shape(labels)} are not of a graph of {len(similarity)} units.")
+        raise UserError(
+            f"labels of shape {np.shape(labels)} do not fit a graph of {len(similarity)} units; give one per unit."
+        )
     k = int(labels.max(initial=-1)) + 1
     embedding = spectral_embedding(similarity, max(k, 1), seed)
     if k == 0 or len(embedding.linked) == 0:

@@ -1,7 +1,7 @@
-"""Whether groups of units of two nets span the same subspace, and whether they share its basis as well.
+"""Shared subspaces of groups of units of two nets, and shared bases of these subspaces.
 
-Li et al. 2016 claim the first without the second: low-dimensional subspaces that are shared while single units are
-not. High canonical correlations with matched units that correlate no better than in a rotated basis are that.
+Li et al. 2016 claim shared low-dimensional subspaces without shared units. The evidence for this claim is high
+canonical correlations together with matched units that are not more similar than in a rotated basis.
 """
 
 from __future__ import annotations
@@ -14,22 +14,29 @@ from numpy.typing import ArrayLike
 from convergence.alignment.matching import matching
 from convergence.clustering.graph import Labels, Matrix, check_square
 from convergence.errors import UserError
-from convergence.inference.estimates import random_rotation
-from convergence.linalg import principal_directions
+from convergence.linalg import principal_directions, random_rotation
 
 NUMBERS = ("mean_correlation", "explained_x", "explained_y", "matched")
-"""The numbers of a :class:`SharedSubspace` that have a chance level, in the order of columns."""
+"""Attributes of :class:`SharedSubspace` with a chance level, in the order of columns."""
 
 
 @dataclass(frozen=True, eq=False)
 class SharedSubspace:
-    """What a group of x's units and one of y's have in common; every number is in [0, 1].
+    """Similarity of the subspaces of a group of units of x and a group of units of y; values are in [0, 1].
 
-    ``correlations`` (min(rank_x, rank_y),): canonical correlations, the cosines of the principal angles between the
-    two spans of centred activations, falling; ``mean_correlation`` of them. ``explained_x``: mean share of the
-    variance of x's units that y's units explain linearly, and ``explained_y`` the other way. ``matched``: mean |r|
-    of the one-to-one matched units, as many pairs as the smaller group has units. ``rank_x``, ``rank_y``: dimensions
-    of the spans; duplicated units add none.
+    Attributes
+    ----------
+    correlations : (min(rank_x, rank_y),)
+        Canonical correlations, the cosines of the principal angles between the spans of centred activations, by
+        descending value.
+    mean_correlation : float
+        Mean of ``correlations``.
+    explained_x, explained_y : float
+        Mean share of the variance of the units of x that the units of y explain linearly, and vice versa.
+    matched : float
+        Mean |r| of the one-to-one matched units, over as many pairs as the smaller group has units.
+    rank_x, rank_y : int
+        Dimensions of the spans; duplicated units add none.
     """
 
     correlations: Matrix
@@ -45,10 +52,20 @@ class SharedSubspace:
 class ClusterSubspaces:
     """Subspaces of the clusters that have units of both nets.
 
-    ``clusters`` (m,): their labels; ``sizes`` (m, 2): units of x and of y; ``shared``: a :class:`SharedSubspace` for
-    each. ``values`` (m, 4): its :data:`NUMBERS`; ``chance`` and ``chance_sd`` (m, 4): mean and standard deviation of
-    the same over random groups of these sizes. ``rotated`` and ``rotated_sd`` (m,): those of ``matched`` over random
-    rotations of the basis of y's group, which leave its span and all canonical correlations as they are.
+    Attributes
+    ----------
+    clusters : (m,)
+        Labels of the clusters.
+    sizes : (m, 2)
+        Numbers of units of x and of y.
+    shared : m of :class:`SharedSubspace`
+    values : (m, 4)
+        The :data:`NUMBERS` of ``shared``.
+    chance, chance_sd : (m, 4)
+        Mean and standard deviation of the :data:`NUMBERS` over random groups of the same sizes.
+    rotated, rotated_sd : (m,)
+        Mean and standard deviation of ``matched`` over random rotations of the basis of the group of y, which do not
+        change its span or the canonical correlations.
     """
 
     clusters: Labels
@@ -62,50 +79,48 @@ class ClusterSubspaces:
 
 
 def shared_subspace(r_xx: Matrix, r_xy: Matrix, r_yy: Matrix, units_x: ArrayLike, units_y: ArrayLike) -> SharedSubspace:
-    """Compare the spans of two groups of units, and their bases.
+    """Compare the spans and the bases of two groups of units.
 
-    From few samples canonical correlations are too large (of n samples, rank_x + rank_y - n + 1 are 1 whatever the
-    units do), so read them beside their chance level: :func:`cluster_subspaces`.
+    Canonical correlations are biased upwards for few samples: for n samples, rank_x + rank_y - n + 1 of them are 1 for
+    any units. Compare them with their chance level (:func:`cluster_subspaces`).
 
     Parameters
     ----------
     r_xx, r_xy, r_yy : (n_x, n_x), (n_x, n_y), (n_y, n_y)
-        Correlations of live units. Eigenvalues of a group's own below 1e-7 of the largest count as zero.
+        Correlations of live units. Eigenvalues within a group below 1e-7 of the largest count as zero.
     units_x, units_y
-        Indices of the groups' units, at least one each.
+        Indices of the units of the groups, at least one each.
 
     Raises
     ------
     UserError
-        when shapes do not fit, a value is not finite, a diagonal is not 1, a group is empty or a unit is not there.
+        if shapes do not fit, a value is not finite, a diagonal is not 1, a group is empty, or an index is out of range.
     """
     check_square(r_xx)
     check_square(r_yy)
     if np.shape(r_xy) != (len(r_xx), len(r_yy)):
-        raise UserError(f"correlations {np.shape(r_xy)} between {len(r_xx)} and {len(r_yy)} units; give (n_x, n_y).")
+        raise UserError(f"r_xy has shape {np.shape(r_xy)} for {len(r_xx)} and {len(r_yy)} units; give (n_x, n_y).")
     _check_diagonal(r_xx)
     _check_diagonal(r_yy)
     x, y = np.asarray(units_x, dtype=np.intp), np.asarray(units_y, dtype=np.intp)
     if x.size == 0 or y.size == 0:
-        raise UserError(
-            f"groups of {x.size} and {y.size} units span nothing to compare; give one unit of each at least."
-        )
+        raise UserError(f"groups of {x.size} and {y.size} units cannot be compared; give at least one unit of each.")
     if min(x.min(), y.min()) < 0 or x.max() >= len(r_xx) or y.max() >= len(r_yy):
-        raise UserError(f"a unit lies outside 0 … {len(r_xx) - 1} of x or 0 … {len(r_yy) - 1} of y.")
+        raise UserError(f"a unit is out of range; give 0 … {len(r_xx) - 1} of x and 0 … {len(r_yy) - 1} of y.")
     if not np.isfinite(r_xy[np.ix_(x, y)]).all():
-        raise UserError("a correlation is NaN or infinite; leave units without variance out first.")
+        raise UserError("a correlation is NaN or infinite; exclude units without variance first.")
     return _compare(r_xx[np.ix_(x, x)], r_xy[np.ix_(x, y)], r_yy[np.ix_(y, y)])
 
 
 def cluster_subspaces(
     r_joined: Matrix, labels: Labels, sides: Labels, n_random: int = 20, seed: int = 0
 ) -> ClusterSubspaces:
-    """Subspaces of every cluster with units of both nets, and what chance would give.
+    """Compare the subspaces of every cluster with units of both nets, with chance levels.
 
-    Chance, for numbers of the subspace: groups of the same sizes, drawn at random from all units of each net, those
-    of the cluster included. For ``matched``, also the cluster's own units with y's basis rotated: matched units that
-    correlate better than that share the basis and not the subspace alone. Rotated units are divided by their
-    standard deviations anew, as in :meth:`~convergence.similarity.pair.PairMoments.rotated`.
+    The chance level of all numbers is from groups of the same sizes, drawn at random from all units of each net,
+    including those of the cluster. ``matched`` has a second chance level: the units of the cluster with the basis of y
+    rotated. Matched units that are more similar than that share the basis, not only the subspace. Rotated units are
+    standardised again, as in :meth:`~convergence.similarity.pair.PairMoments.rotated`.
 
     Parameters
     ----------
@@ -114,22 +129,23 @@ def cluster_subspaces(
     labels, sides : (n,)
         Cluster of each unit, -1 for none; 0 for a unit of x, 1 for one of y.
     n_random : int
-        Draws, of groups and of rotations, at least 2.
+        Number of random groups and of rotations, at least 2.
     seed : int
-        Of the draws; each cluster and draw has a generator of its own.
+        Seed of the draws; each cluster and draw has its own generator.
 
     Raises
     ------
     UserError
-        as :func:`shared_subspace`, and when there are fewer than two draws.
+        as :func:`shared_subspace`, and for fewer than two draws.
     """
     check_square(r_joined)
     _check_diagonal(r_joined)
     if n_random < 2:
-        raise UserError(f"n_random {n_random} gives no standard deviation of chance; take 2 or more.")
+        raise UserError(f"n_random = {n_random} gives no standard deviation; give 2 or more.")
     if np.shape(labels) != (len(r_joined),) or np.shape(sides) != (len(r_joined),):
         raise UserError(
-            f"{np.shape(labels)} labels and {np.shape(sides)} sides are not those of {len(r_joined)} units."
+            f"labels {np.shape(labels)} and sides {np.shape(sides)} do not fit {len(r_joined)} units; give one per "
+            "unit."
         )
     all_x, all_y = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
     clusters = np.intersect1d(labels[all_x], labels[all_y])
@@ -161,9 +177,9 @@ def cluster_subspaces(
 
 
 def rotated_matching(r_xy: Matrix, r_yy: Matrix, q: Matrix) -> float:
-    """Mean |r| of matched units after y's standardised units are rotated by an orthogonal (n_y, n_y) matrix."""
+    """Mean |r| of matched units after a rotation of the standardised units of y by an orthogonal matrix (n_y, n_y)."""
     deviation = np.sqrt(np.maximum(np.einsum("ij,ij->j", q, r_yy @ q), 0.0))
-    # Of duplicated units a rotation may leave one without variance, which correlates with nothing.
+    # A rotation of duplicated units may give a unit without variance; its correlations are 0.
     turned = np.divide(r_xy @ q, deviation, out=np.zeros_like(r_xy), where=deviation > 1e-7)
     return min(matching(np.abs(turned)).mean, 1.0)
 
@@ -195,4 +211,4 @@ def _blocks(r_joined: Matrix, x: Labels, y: Labels) -> tuple[Matrix, Matrix, Mat
 
 def _check_diagonal(correlation: Matrix) -> None:
     if not np.allclose(np.diagonal(correlation), 1.0):
-        raise UserError("the diagonal is not 1: these are no correlations; divide covariances by the deviations first.")
+        raise UserError("the diagonal is not 1; give correlations (divide covariances by the standard deviations).")

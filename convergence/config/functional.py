@@ -88,7 +88,7 @@ class CompressConfig(ExperimentSection):
     shares: tuple[Share, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         min_length=1,
-        description="Shares of each layer's units to remove.",
+        description="Shares of the units of every layer to prune.",
     )
     layer_shares: tuple[Share, ...] = Field(
         (0.25, 0.5, 0.75), description="Shares of units to remove from one layer at a time; may be empty."
@@ -214,4 +214,4 @@ class FunctionalConfig(Settings):
 EXPERIMENT_NAMES: tuple[str, ...] = tuple(
     name for name, field in FunctionalConfig.model_fields.items() if isinstance(field.default, ExperimentSection)
 )
-"""Names of the functional experiments, in the order in which a run makes them."""
+"""Names of the functional experiments, in the order of a run."""

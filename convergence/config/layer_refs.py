@@ -1,4 +1,4 @@
-"""What a comparison joins: members, each one layer of one net with the weights of one epoch."""
+"""Layer references: the layers that a comparison joins, each of one net with the weights of one epoch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 FINAL = -1
-"""Epoch of a member for which no epoch was asked: its net's final (or only) weights."""
+"""Epoch of a layer reference without a requested epoch: the final (or only) weights of its net."""
 
 
 class LayerRef(NamedTuple):
@@ -14,11 +14,11 @@ class LayerRef(NamedTuple):
 
     Attributes
     ----------
-    name : label along the axes of results: the net's name, with ``:layer`` if the net takes part with several layers,
-        and ``@epoch`` if epochs were asked for
+    name : label along the axes of results: the name of the net, with ``:layer`` if the comparison joins several layers
+        of the net, and ``@epoch`` if the comparison lists epochs
     net, layer : names
-    epoch : as asked for; ``FINAL`` if none was
-    kept : the epoch whose weights were kept beside the final ones; None for the final ones
+    epoch : the requested epoch; ``FINAL`` if the comparison lists none
+    kept : epoch of the weights file (``training.keep_epochs``); None for the final weights
     """
 
     name: str
@@ -29,14 +29,14 @@ class LayerRef(NamedTuple):
 
     @property
     def weights(self) -> str:
-        """A name for the weights: members of the same ones are read in one pass."""
+        """Name of the weights; layers with the same weights are read in one pass."""
         return self.net if self.kept is None else f"{self.net}@{self.kept}"
 
 
 def layer_refs_of_net(net: str, layers: Sequence[str], epochs: Sequence[int], last: int) -> list[LayerRef]:
-    """The members that one net contributes, layer by layer, and by epoch within each.
+    """List the layer references of one net, by layer and, within a layer, by epoch.
 
-    ``epochs`` is empty for the final weights alone; ``last`` is the epoch that ends with them.
+    ``epochs`` is empty for the final weights only; ``last`` is the number of the last epoch.
     """
     return [
         LayerRef(

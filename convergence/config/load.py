@@ -1,4 +1,4 @@
-"""Reading a config: a TOML file and overrides into an ``Experiment`` (experiment.py), or a clear refusal."""
+"""Read a config: a TOML file and overrides become an ``Experiment`` (schema.py), or a ``ConfigError``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Read a TOML file, apply ``a.b=value`` overrides and check everything.
+    """Read a TOML file, apply ``a.b=value`` overrides and validate the result.
 
     Raises
     ------
     ConfigError
-        naming the file, the key's full path, what was received and what is valid.
+        with the file, the full path of the key, the received value and the valid values.
     """
     path = Path(path)
     try:
@@ -37,7 +37,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
 
 
 def parse_config(text: str, overrides: Iterable[str] = (), where: str = "config") -> Experiment:
-    """As :func:`read_config`, from the text of a config."""
+    """Read a config from a text; see :func:`read_config`."""
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -48,7 +48,13 @@ def parse_config(text: str, overrides: Iterable[str] = (), where: str = "config"
 
 
 def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
-    """Values as a section of settings; ConfigError with a sentence for each fault."""
+    """Validate values as a section of settings.
+
+    Raises
+    ------
+    ConfigError
+        with one sentence per fault.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -58,7 +64,13 @@ def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set ``a.b=value`` in nested dicts; ConfigError for what is not of that form."""
+    """Set ``a.b=value`` in nested dicts.
+
+    Raises
+    ------
+    ConfigError
+        for an override of another form, or a path that does not exist.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override}: write it as key=value, for example --set training.epochs=5.")
@@ -81,12 +93,12 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 def _item(items: list[Any], part: str, override: str) -> Any:
     if not re.fullmatch(r"\d+", part) or int(part) >= len(items):
-        raise ConfigError(f'--set {override}: "{part}" is no item of a list of {len(items)}; count from 0.')
+        raise ConfigError(f'--set {override}: "{part}" is no index of a list of {len(items)} items; count from 0.')
     return items[int(part)]
 
 
 def _explain(where: str, item: Any, root: type[BaseModel]) -> str:
-    """One sentence for one fault that the library found."""
+    """Describe one validation error of pydantic in one sentence."""
     location = [part for part in item["loc"] if not (isinstance(part, str) and "[" in part)]
     path = ".".join(str(part) for part in location) or "the config"
     if item["type"] == "extra_forbidden":
@@ -94,7 +106,7 @@ def _explain(where: str, item: Any, root: type[BaseModel]) -> str:
         hint = did_you_mean(str(location[-1]), known) if known else "remove it"
         return f'{where}: unknown key "{path}"; {hint}.'
     if item["type"] == "missing":
-        return f'{where}: "{path}" is missing.'
+        return f'{where}: "{path}" is missing; add it.'
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     received = "" if item["type"] == "value_error" else f" (received: {item['input']!r})"
@@ -102,7 +114,7 @@ def _explain(where: str, item: Any, root: type[BaseModel]) -> str:
 
 
 def _fields_at(location: list[Any], root: type[BaseModel]) -> list[str]:
-    """Names of the settings of the section at a path, walking the models."""
+    """Names of the settings of the section at a path."""
     model: Any = root
     for part in location:
         if isinstance(part, int):

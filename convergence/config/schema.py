@@ -1,7 +1,7 @@
-"""The experiment: what a config file may hold, as frozen, typed sections with a sentence a field.
+"""The experiment: the schema of a config file, as frozen, typed sections with a description per field.
 
-Each stage depends on some sections only; ``digest_values`` of those (and of what the stage reads) make its digest, so
-that a changed key re-runs exactly the stages that it touches (:mod:`convergence.runs.run_folder`).
+A stage depends on some sections only. Its digest covers ``digest_values`` of these sections and the digests of its
+inputs, so a changed key re-runs exactly the stages that depend on it (:mod:`convergence.runs.run_folder`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from convergence.config.stages import (
 from convergence.data import DATA_SETS
 from convergence.data.images import DataSource
 from convergence.errors import ConfigError, did_you_mean
-from convergence.networks import NETWORKS
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NETWORKS, NetworkSpec
 from convergence.settings import Settings
 
 
@@ -52,21 +51,21 @@ def _network(value: Any) -> Any:
 
 
 class NetGroup(Settings):
-    """Nets of one network that differ by seed."""
+    """Nets of one architecture that differ by seed."""
 
-    label: Name = Field("net", description="Nets of the group are called <label>1, <label>2, …")
+    label: Name = Field("net", description="The nets of the group are named <label>1, <label>2, …")
     network: SerializeAsAny[Annotated[NetworkSpec, BeforeValidator(_network)]] = Field(
         description="Name and settings of the network."
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        min_length=1, description="Seeds of the initial weights, one a net."
+        min_length=1, description="Seeds of the initial weights, one per net."
     )
-    trained: bool = Field(True, description="False leaves the nets as initialised: a baseline.")
+    trained: bool = Field(True, description="False keeps the initial weights: a baseline.")
 
     @model_validator(mode="after")
     def _distinct(self) -> NetGroup:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} repeat: two nets would be the same net")
+            raise ValueError(f"seeds {list(self.seeds)} list a seed twice; nets of a group need different seeds")
         return self
 
 
@@ -81,20 +80,20 @@ class Net(NamedTuple):
 
     @property
     def spec(self) -> NetworkSpec:
-        """The network; ConfigError for a net of which there are activations only."""
+        """The network; ConfigError if the config gives only activations of the net."""
         if self.network is None:
-            raise ConfigError(f"of {self.name} there are activations only, no network.")
+            raise ConfigError(f"{self.name}: the config gives activations only; add [data] and [[nets]] for a network.")
         return self.network
 
 
 class ActivationsConfig(Settings):
-    """Activations that are there already, instead of nets and images: one array a net and layer."""
+    """Given activations instead of nets and images: one array per net and layer."""
 
     root: Path = Field(Path("."), description="Folder of the files.")
     nets: dict[Name, dict[str, str]] = Field(
         min_length=2, description='Net → layer → "file.npy", "file.npz:name" or "file.h5:name".'
     )
-    untrained: tuple[str, ...] = Field((), description="Nets that were not trained: the baseline.")
+    untrained: tuple[str, ...] = Field((), description="Names of the untrained nets: the baseline.")
 
     @model_validator(mode="after")
     def _known(self) -> ActivationsConfig:
@@ -104,7 +103,7 @@ class ActivationsConfig(Settings):
         return self
 
     def files(self) -> list[tuple[str, int, int]]:
-        """Every array with its file's size and time, 0 for a file that is not there."""
+        """List every array with the size and modification time of its file; 0 for a missing file."""
         found = []
         for layers in self.nets.values():
             for source in layers.values():
@@ -117,14 +116,14 @@ class ActivationsConfig(Settings):
 
 
 class Experiment(Settings):
-    """A whole configuration file."""
+    """A complete config file."""
 
     name: Name = Field(description="Name of the run folder under runs/.")
     data: SerializeAsAny[Annotated[DataSource, BeforeValidator(_data_source)]] | None = Field(
         None, description="The images."
     )
     nets: tuple[NetGroup, ...] = Field((), description="Groups of nets.")
-    activations: ActivationsConfig | None = Field(None, description="Activations, instead of images and nets.")
+    activations: ActivationsConfig | None = Field(None, description="Given activations, instead of images and nets.")
     training: TrainingConfig = TrainingConfig()
     statistics: StatisticsConfig
     analysis: AnalysisConfig = AnalysisConfig()
@@ -135,15 +134,15 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         if self.activations is not None and (self.data is not None or self.nets):
-            raise ValueError("[activations] stand in the place of [data] and [[nets]]; give one or the other")
+            raise ValueError("[activations] replaces [data] and [[nets]]; give one or the other")
         if self.activations is None and (self.data is None or not self.nets):
-            raise ValueError("[data] and [[nets]] are missing (or [activations], if there are any already)")
+            raise ValueError("[data] and [[nets]] are missing; add them, or [activations] for given activations")
         labels = [group.label for group in self.nets] or list(self.activations.nets if self.activations else ())
         if len(set(labels)) < len(labels):
-            raise ValueError(f"nets: labels {labels} repeat; give each group of nets a label of its own")
+            raise ValueError(f"nets: labels {labels} list a label twice; give each group a different label")
         names = [net.name for net in self.all_nets()]
         if len(set(names)) < len(names):
-            raise ValueError(f"nets: the labels lead to the same net names twice: {names}")
+            raise ValueError(f"nets: the labels make a net name twice: {names}; change a label")
         check_names(names, "nets")
         check_names([self.name], "name")
         for comparison in self.statistics.comparisons:
@@ -151,12 +150,12 @@ class Experiment(Settings):
                 for label in comparison.layers:
                     if label not in labels:
                         raise ValueError(
-                            f'statistics.comparisons: "{comparison.name}" names the group "{label}"; '
+                            f'statistics.comparisons: "{comparison.name}": unknown group "{label}"; '
                             f"{did_you_mean(label, labels)}"
                         )
             if self.activations is not None:
                 if self.statistics.sums == "device":
-                    raise ValueError('statistics.sums = "device" needs nets; activations are summed on the host')
+                    raise ValueError('statistics.sums = "device" needs nets; use "host" or "auto" for [activations]')
                 for net, layer in self.nets_of(comparison):
                     if layer not in self.activations.nets[net.name]:
                         raise ValueError(
@@ -166,7 +165,7 @@ class Experiment(Settings):
             self._check_epochs(comparison)
             if len(self.layer_refs_of(comparison)) < 2:
                 raise ValueError(
-                    f'statistics.comparisons: "{comparison.name}" joins fewer than two nets, layers or epochs'
+                    f'statistics.comparisons: "{comparison.name}" joins fewer than two nets, layers or epochs; add one'
                 )
         if self.report.pair is not None:
             for name in self.report.pair:
@@ -178,7 +177,7 @@ class Experiment(Settings):
         return self
 
     def all_nets(self) -> list[Net]:
-        """Every net, in the order of the file."""
+        """List all nets, in the order of the config."""
         if self.activations is not None:
             return [Net(name, name, None, -1, name not in self.activations.untrained) for name in self.activations.nets]
         return [
@@ -189,21 +188,21 @@ class Experiment(Settings):
 
     @property
     def images(self) -> DataSource:
-        """The images; an experiment on activations has none."""
+        """The data set; ConfigError if the config gives activations instead."""
         if self.data is None:
-            raise ConfigError("the experiment has activations and no images.")
+            raise ConfigError("the config gives activations and no images; add [data] and [[nets]] for images.")
         return self.data
 
     def nets_of(self, comparison: Comparison) -> list[tuple[Net, str]]:
-        """The nets that a comparison joins, each with its layer, once for each of several."""
+        """List the (net, layer) pairs that a comparison joins."""
         return [(net, layer) for net in self.all_nets() for layer in comparison.layers_of(net.label)]
 
     def layer_refs_of(self, comparison: Comparison) -> list[LayerRef]:
-        """What a comparison joins, in order along its unit axis."""
+        """List the layer references of a comparison, in order along its unit axis."""
         return [
-            member
+            ref
             for net in self.all_nets()
-            for member in layer_refs_of_net(
+            for ref in layer_refs_of_net(
                 net.name,
                 comparison.layers_of(net.label),
                 comparison.epochs or () if net.trained else (),
@@ -212,11 +211,11 @@ class Experiment(Settings):
         ]
 
     def all_layer_refs(self) -> list[LayerRef]:
-        """The members of all comparisons, one after the other."""
-        return [member for comparison in self.statistics.comparisons for member in self.layer_refs_of(comparison)]
+        """List the layer references of all comparisons, one comparison after the other."""
+        return [ref for comparison in self.statistics.comparisons for ref in self.layer_refs_of(comparison)]
 
     def pictured(self) -> list[tuple[Net, tuple[str, ...]]]:
-        """The nets of which pictures are made, each with its layers; none where there are no nets, or no layers."""
+        """List the nets to picture, each with its layers; empty without nets or without layers."""
         if self.activations is not None:
             return []
         found = []
@@ -233,11 +232,11 @@ class Experiment(Settings):
             return
         where = f'statistics.comparisons: "{comparison.name}"'
         if self.activations is not None:
-            raise ValueError(f"{where} asks for epochs, and activations that are there already have none")
+            raise ValueError(f"{where} lists epochs, but [activations] have no epochs; remove them")
         training = self.training
         for epoch in comparison.epochs:
             if epoch != training.epochs and epoch not in training.keep_epochs:
                 raise ValueError(
-                    f"{where} asks for epoch {epoch}, whose weights are not kept: add it to training.keep_epochs (now "
+                    f"{where} lists epoch {epoch}, whose weights are not kept: add it to training.keep_epochs (now "
                     f"{list(training.keep_epochs)}; the last epoch, {training.epochs}, is always kept)"
                 )

@@ -1,4 +1,14 @@
-"""Data sets by name. A new one is a file with a :class:`~convergence.data.images.DataSource` and a line below."""
+"""Data sets by name. To add one, write a :class:`~convergence.data.images.DataSource` and register it below.
+
+images.py        labelled images read by index, and batches with prefetching threads
+digits.py        the 8 × 8 digits of scikit-learn
+photos.py        patches of photographs of scikit-image and scikit-learn
+cifar10.py       CIFAR-10 from a local folder
+image_folder.py  images in class folders, as ImageNet
+packed.py        images packed in one HDF5 file per split
+crops.py         square crops and normalisation of photographs
+tables.py        bytes to floats by a look-up table, compiled
+"""
 
 from convergence.registry import Registry
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 from a local folder, in the form in which it is given out for Python."""
+"""CIFAR-10 from a local folder, in the Python version of the archive."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Cifar10(DataSource):
     """60,000 colour images of 32 × 32 in ten classes (Krizhevsky 2009)."""
 
     name: Literal["cifar10"]
-    root: Path = Field(description="The folder cifar-10-batches-py with data_batch_1 … 5, test_batch, batches.meta.")
+    root: Path = Field(description="Folder cifar-10-batches-py with data_batch_1 … 5, test_batch and batches.meta.")
 
     def load(self) -> Splits:
         if not self.root.is_dir():
             raise FileError(
-                f'data.root = "{self.root}": there is no such folder. Unpack cifar-10-python.tar.gz and give the path '
-                "of the folder cifar-10-batches-py."
+                f'data.root = "{self.root}": there is no such folder. Unpack cifar-10-python.tar.gz and set data.root '
+                "to the folder cifar-10-batches-py."
             )
         names = [str(name) for name in self._read("batches.meta")["label_names"]]
         batches = [self._read(f"data_batch_{k}") for k in range(1, 6)]
@@ -49,14 +49,14 @@ class Cifar10(DataSource):
         try:
             content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         except FileNotFoundError:
-            raise FileError(f"{path} is missing: data.root must be a whole cifar-10-batches-py folder.") from None
+            raise FileError(f"{path} is missing: data.root must be a complete cifar-10-batches-py folder.") from None
         except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError) as error:
-            raise FileError(f"{path} is damaged or no CIFAR-10 batch ({error}). Unpack the archive again.") from error
+            raise FileError(f"{path}: damaged, or no CIFAR-10 batch ({error}). Unpack the archive again.") from error
         return {_text(key): _text(value) for key, value in content.items()}
 
 
 class CroppedImages(ArrayImages):
-    """Images in memory; augmentation flips half of them and shifts all by up to four pixels."""
+    """Images in memory; augmentation mirrors half of the images and shifts each by up to four pixels."""
 
     margin = 4
 
@@ -76,7 +76,7 @@ class CroppedImages(ArrayImages):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds arrays, numbers, lists and texts and nothing else: a pickle from outside could run any code."""
+    """Unpickler of arrays, numbers, lists and texts only, because a foreign pickle could run arbitrary code."""
 
     ALLOWED: ClassVar = {
         ("numpy", "dtype"),
@@ -90,7 +90,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of images needs")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed in a batch of images")
         if module.endswith("multiarray"):
             return getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
         return super().find_class(module, name)

@@ -1,7 +1,7 @@
-"""Square crops of photographs as nets see them: which part, mirrored or not, and the normalisation.
+"""Square crops of photographs and their normalisation.
 
-A GPU gets bytes, a quarter of what float32 would move, and normalises them itself. For the CPU the threads that read
-images do it, image by image, while an image is in the cache.
+A GPU receives bytes, a quarter of the size of float32, and normalises them itself. For the CPU the reading threads
+normalise image by image, while an image is in the cache.
 """
 
 from __future__ import annotations
@@ -23,25 +23,30 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Crop(NamedTuple):
-    """Part of an image that is seen: left, top, right, bottom in pixels, and whether it is mirrored."""
+    """A crop of an image: box (left, top, right, bottom) in pixels, and whether it is mirrored."""
 
     box: tuple[float, float, float, float]
     mirrored: bool
 
 
 class Crops(DataSource):
-    """What all data sets of photographs have in common. Evaluation: centre crop; training: random crop and flip."""
+    """Base of the data sets of photographs. Evaluation: centre crop; training: random crop and flip."""
 
-    crop: int = Field(224, ge=1, description="Side of the square that the net sees.")
+    crop: int = Field(224, ge=1, description="Side of the square input of the net in pixels.")
     augmentation: Literal["resized_crop", "crop"] = Field(
-        "resized_crop", description="Training crops: of random size and place, or of random place after the resize."
+        "resized_crop",
+        description="Training crops: random size and position, or random position after the resize.",
     )
-    scale: float = Field(1 / 255, gt=0, description="Factor on the pixels' 0 … 255.")
-    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="Taken off, after the factor.")
-    deviation: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="Divided by, after that.")
+    scale: float = Field(1 / 255, gt=0, description="Factor applied to pixel values 0 … 255.")
+    mean: tuple[float, float, float] = Field(
+        (0.485, 0.456, 0.406), description="Mean per channel, subtracted after scaling."
+    )
+    deviation: tuple[float, float, float] = Field(
+        (0.229, 0.224, 0.225), description="Standard deviation per channel, divided by after the mean is subtracted."
+    )
 
     def draw(self, width: int, height: int, augment_seed: int, index: int) -> Crop:
-        """The random crop of an image, which depends on its size, the seed and its index alone."""
+        """Draw the random crop of an image; it depends on the image size, the seed and the image index only."""
         generator = np.random.default_rng([augment_seed, index])
         if self.augmentation == "resized_crop":
             box = _random_box(width, height, generator)
@@ -52,12 +57,12 @@ class Crops(DataSource):
         return Crop(box, bool(generator.integers(2)))
 
     def centre(self, width: int, height: int) -> Crop:
-        """The crop of evaluation, where torchvision's ``CenterCrop`` has it."""
+        """Return the evaluation crop, at the position of torchvision's ``CenterCrop``."""
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
         return Crop((left, top, left + self.crop, top + self.crop), False)
 
     def normalise(self, pixels: Iterable[Pixels], out: Floats) -> None:
-        """Images of (height, width, 3) bytes as (n, 3, height, width) of what the net sees."""
+        """Normalise images of (height, width, 3) bytes into ``out`` (n, 3, height, width), the input of the net."""
         from convergence.data.tables import look_up
 
         mean, deviation = (np.array(v, np.float32)[:, None] for v in (self.mean, self.deviation))
@@ -66,7 +71,7 @@ class Crops(DataSource):
             look_up(image, table, scaled)
 
     def normalise_on_device(self, pixels: torch.Tensor) -> torch.Tensor:
-        """:meth:`normalise` where the pixels are, with the same values."""
+        """Normalise (n, height, width, 3) bytes on their device, with the same values as :meth:`normalise`."""
         import torch
 
         mean, deviation = (torch.tensor(v, device=pixels.device)[:, None, None] for v in (self.mean, self.deviation))
@@ -75,16 +80,16 @@ class Crops(DataSource):
 
 
 class PixelImages(ImageSet):
-    """Images that are kept as bytes; ``source`` says what is seen of them."""
+    """Images that are stored as bytes; ``source`` holds the settings of crops and normalisation."""
 
     source: Crops
 
     @abstractmethod
     def parts(self, indices: Indices, augment_seed: int | None = None) -> Iterator[Pixels]:
-        """Crops before the normalisation, (crop, crop, 3) each; one may be a view that the next one overwrites."""
+        """Yield crops before normalisation, (crop, crop, 3) each; the next crop may overwrite the memory of one."""
 
     def pixels(self, indices: Indices, augment_seed: int | None = None) -> Pixels:
-        """The same in one array: (len(indices), crop, crop, 3)."""
+        """Return the crops of :meth:`parts` in one array: (len(indices), crop, crop, 3)."""
         out = np.empty((len(indices), self.source.crop, self.source.crop, 3), np.uint8)
         for row, part in enumerate(self.parts(indices, augment_seed)):
             out[row] = part
@@ -111,7 +116,7 @@ class PixelImages(ImageSet):
 
 
 def _random_box(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
-    """A box of 8–100 % of the area and an aspect of 3/4 … 4/3 (Szegedy et al. 2015, arXiv 1409.4842)."""
+    """Draw a box of 8–100 % of the area with an aspect ratio of 3/4 … 4/3 (Szegedy et al. 2015, arXiv 1409.4842)."""
     for _ in range(10):
         area = width * height * generator.uniform(0.08, 1.0)
         aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))

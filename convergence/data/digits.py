@@ -14,8 +14,8 @@ class Digits(DataSource):
     """Handwritten digits (Alpaydin & Kaynak 1998, UCI optdigits, as in ``sklearn.datasets.load_digits``)."""
 
     name: Literal["digits"]
-    held_out: float = Field(0.3, gt=0.0, lt=1.0, description="Share of every class that is held out.")
-    seed: int = Field(0, ge=0, description="Seed of the division into training and held-out images.")
+    held_out: float = Field(0.3, gt=0.0, lt=1.0, description="Held-out share of every class.")
+    seed: int = Field(0, ge=0, description="Seed of the split into training and held-out images.")
 
     def load(self) -> Splits:
         from sklearn.datasets import load_digits
@@ -34,7 +34,7 @@ class Digits(DataSource):
 
 
 def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Mask of a share of every class, drawn by seed."""
+    """Draw a share of every class by seed, as a mask (n,)."""
     generator = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

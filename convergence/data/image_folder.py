@@ -1,4 +1,4 @@
-"""Images in folders by class, as ImageNet is kept: ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``."""
+"""Images in class folders, as ImageNet: ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convergence.data.crops import Crops, PixelImages, Pixels
 from convergence.data.images import Indices, Splits
 from convergence.errors import FileError
 
-BILINEAR = 2  # Pillow's Resampling.BILINEAR, which is imported when images are decoded
+BILINEAR = 2  # Pillow's Resampling.BILINEAR; Pillow is imported when images are decoded
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -22,17 +22,19 @@ class ImageFolder(Crops):
     """A folder of images. Evaluation: resize, centre crop, normalise; training: random crop and flip."""
 
     name: Literal["image_folder"]
-    root: Path = Field(description="The folder that holds the training and the held-out folder.")
-    train_folder: str = Field("train", description="Subfolder to train on.")
-    test_folder: str = Field("val", description="Subfolder that is held out.")
-    resize: int | tuple[int, int] = Field(256, description="Shorter side, or (height, width) of the whole image.")
+    root: Path = Field(description="Folder that holds the training and the held-out folder.")
+    train_folder: str = Field("train", description="Subfolder of the training images.")
+    test_folder: str = Field("val", description="Subfolder of the held-out images.")
+    resize: int | tuple[int, int] = Field(
+        256, description="Size after the resize in pixels: the shorter side, or (height, width)."
+    )
 
     def load(self) -> Splits:
         train, test = (FolderImages(self, self.root / part) for part in (self.train_folder, self.test_folder))
         if train.class_names != test.class_names:
             odd = sorted(set(train.class_names) ^ set(test.class_names))
             raise FileError(
-                f"{self.root}: {self.train_folder} and {self.test_folder} do not have the same classes; only in one of "
+                f"{self.root}: {self.train_folder} and {self.test_folder} have different classes; only in one of "
                 f"them: {', '.join(odd[:10])}. Each class needs a folder of the same name in both."
             )
         return Splits(train, test)
@@ -82,7 +84,7 @@ class FolderImages(PixelImages):
             yield np.asarray(part)[:, ::-1] if mirrored else np.asarray(part)
 
     def resized(self, index: int) -> Any:
-        """An image after ``data.resize``, in RGB."""
+        """Decode an image as RGB and apply ``data.resize``."""
         return self._resize(self._decode(self._files[index]))
 
     def manifest_hash(self) -> str:
@@ -103,7 +105,7 @@ class FolderImages(PixelImages):
 
 
 def _transforms(source: ImageFolder) -> tuple[Any, Any]:
-    """Torchvision's resize and centre crop."""
+    """Make torchvision's resize and centre crop."""
     from torchvision import transforms
 
     size = list(source.resize) if isinstance(source.resize, tuple) else source.resize

@@ -1,7 +1,7 @@
-"""What a data set is to the rest: labelled images that are read by index, the same bits for every reader.
+"""Data sets: labelled images that are read by index, bit-identical for every reader.
 
-:class:`ImageSet` is one split; :class:`DataSource` is the configuration section that loads the splits. Batches are
-cut by image index alone, so neither the number of loader threads nor their order changes a bit of what is read.
+:class:`ImageSet` is one split; :class:`DataSource` is the config section that loads the splits. Batches depend on
+image indices only, so the number of loader threads and their order do not change the images.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Submit = Callable[..., Callable[[], Any]]
-"""Begin a call; what is returned waits for its result."""
+"""Start a call; the returned function waits for its result."""
 KEPT_ARRAYS = 6
-"""Batches whose memory is used again: those that are read ahead, and one or two that are looked at."""
+"""Maximum number of batches whose memory is reused: the prefetched batches and one or two batches in use."""
 _PROBE = [object()]
 ALONE = sys.getrefcount(_PROBE[0])
-"""References to something that nothing but a list holds, that of who counts included."""
+"""Reference count of an object that only a list refers to, including the reference of ``getrefcount``."""
 
 
 class ImageSet(ABC):
@@ -60,44 +60,44 @@ class ImageSet(ABC):
 
     @abstractmethod
     def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
-        """Images as the network sees them: (len(indices), channels, height, width) float32.
+        """Read images as input of a network: (len(indices), channels, height, width) float32.
 
-        ``augment_seed`` turns random augmentation on, where the data set has one; the randomness of an image depends
-        on the seed and the image's index alone.
+        ``augment_seed`` turns on random augmentation if the data set has one. The augmentation of an image depends on
+        the seed and the image index only.
         """
 
     def read_into(self, out: Floats, indices: Indices, augment_seed: int | None = None) -> None:
-        """:meth:`read` into a place that is there already."""
+        """Read images into a given array; see :meth:`read`."""
         out[...] = self.read(indices, augment_seed)
 
     def fetch(self, indices: Indices, augment_seed: int | None = None) -> npt.NDArray[Any]:
-        """What is moved to a GPU, for :meth:`finish` to make images of."""
+        """Read the data that is moved to a GPU and turned into images by :meth:`finish`."""
         return self.read(indices, augment_seed)
 
     def finish(self, batch: torch.Tensor, indices: Indices, augment_seed: int | None = None) -> torch.Tensor:
-        """Images as the network sees them, of what was fetched for them, on the device where that is."""
+        """Turn fetched data into input of a network, on the device of the data."""
         return batch
 
     def pixel_range(self) -> tuple[Floats, Floats]:
-        """Values (channels,) that the net sees of a black and of a white pixel: what images may hold.
+        """Return the values (channels,) of a black and of a white pixel, the range of the network's input.
 
         Raises
         ------
         FileError
-            for images of which nobody said it.
+            if the data set does not define the range.
         """
         raise FileError(
-            f"{type(self).__name__} does not say which values are black and white (pixel_range), and no pictures can "
-            "be made of its images."
+            f"{type(self).__name__} does not define pixel_range, the values of black and white, which pictures need. "
+            "Define it, or set pictures.enabled = false."
         )
 
     @abstractmethod
     def manifest_hash(self) -> str:
-        """SHA-256 (hex) of what identifies the images and labels, in order."""
+        """Return a SHA-256 (hex) that identifies the images and labels, in order."""
 
 
 class Splits(NamedTuple):
-    """Images to train on and images held out: accuracy and all statistics are taken on ``test``."""
+    """Training images and held-out images (``test``), on which accuracy and by default statistics are computed."""
 
     train: ImageSet
     test: ImageSet
@@ -109,15 +109,21 @@ class DataSource(Settings):
     name: str
 
     def load(self) -> Splits:
-        """Read or open the images. Raises :class:`~convergence.errors.FileError` if they are not there."""
-        raise TypeError(f"{type(self).__name__} does not say how to load its images")
+        """Read or open the images.
+
+        Raises
+        ------
+        FileError
+            if the images are missing or damaged.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement load()")
 
 
 class ArrayImages(ImageSet):
-    """Images that fit in memory: ``images`` (n, channels, height, width) float32, ``labels`` (n,).
+    """Images in memory: ``images`` (n, channels, height, width) float32, ``labels`` (n,).
 
-    ``pixel_range`` are the values of black and white, numbers or (channels,) each; the smallest and the largest value
-    there is if not given.
+    ``pixel_range`` holds the values of black and white, as numbers or arrays (channels,). The default is the smallest
+    and the largest value of the images.
     """
 
     def __init__(
@@ -151,10 +157,9 @@ class ArrayImages(ImageSet):
 def read_batches(
     images: ImageSet, batches: Iterable[Indices], workers: int = 0, augment_seed: int | None = None
 ) -> Iterator[tuple[Indices, Floats]]:
-    """Yield ``(indices, images)`` for each batch of indices, in order, reading ahead with ``workers`` threads.
+    """Yield ``(indices, images)`` for each batch of indices, in order, prefetched by ``workers`` threads.
 
-    With threads, a batch is cut into pieces that are decoded side by side. Memory of a batch that nobody holds any more
-    is used again.
+    Each batch is divided among the threads. The memory of a batch is reused when nothing refers to it.
     """
     memory = _Memory()
 
@@ -171,7 +176,7 @@ def read_batches(
 def batches_on_device(
     images: ImageSet, batches: Iterable[Indices], device: torch.device, workers: int, augment_seed: int | None = None
 ) -> Iterator[tuple[Indices, torch.Tensor]]:
-    """:func:`read_batches` with the images on a device; a GPU takes the last steps of making them itself."""
+    """Yield the batches of :func:`read_batches` on a device; a GPU computes the last steps of decoding itself."""
     import torch
 
     if device.type == "cpu":
@@ -189,9 +194,9 @@ def batches_on_device(
 
 
 class _Memory:
-    """Arrays that are handed out again when nobody else holds them, or a view or a tensor of them.
+    """A pool of arrays, reused when no other object refers to them (including views and tensors).
 
-    A new one has to be cleared by the system page by page, which takes as long as half of reading a packed image.
+    The system clears new memory page by page, which takes half as long as reading a packed image.
     """
 
     def __init__(self) -> None:
@@ -199,7 +204,7 @@ class _Memory:
         self._lock = threading.Lock()
 
     def take(self, shape: tuple[int, ...]) -> Floats:
-        """An array of a shape, with anything in it."""
+        """Return an uninitialised array of a shape."""
         with self._lock:
             for k in range(len(self._kept)):
                 if self._kept[k].shape == shape and sys.getrefcount(self._kept[k]) == ALONE:
@@ -212,7 +217,7 @@ class _Memory:
 def _read_ahead(
     read: Callable[[Indices, Submit], npt.NDArray[Any]], batches: Iterable[Indices], workers: int
 ) -> Iterator[tuple[Indices, npt.NDArray[Any]]]:
-    """Batches in order, up to three of them begun; ``read`` hands pieces to the threads, and gets their results."""
+    """Yield batches in order, with up to three in progress; ``read`` submits parts of a batch to the threads."""
     if workers <= 0:
         for batch in batches:
             yield batch, read(batch, lambda function, *given: lambda: function(*given))
@@ -234,6 +239,6 @@ def _read_ahead(
 
 
 def _pieces(n: int, workers: int) -> list[slice]:
-    """Consecutive parts of a batch, one a thread."""
+    """Divide a batch of n images into consecutive slices, one per thread."""
     cuts = np.linspace(0, n, min(max(workers, 1), max(n, 1)) + 1).astype(int)
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]

@@ -1,8 +1,7 @@
-"""Images packed in one file a split: resized once, kept as bytes, read at random without decoding.
+"""Packed images: one file per split, with resized images as bytes that are read at random without decoding.
 
-The file is plain HDF5. Its images are contiguous in it, so that a reader takes each with one read at an offset, several
-threads side by side, and ranks can write it together with no more than that. ``convergence pack`` makes it from an
-image folder (:mod:`hpc.pack`).
+The file is plain HDF5 with contiguous images. A thread reads an image with one read at an offset, and ranks write the
+file jointly in the same way. ``convergence pack`` makes it from an image folder (:mod:`hpc.pack`).
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ if TYPE_CHECKING:
 SCHEMA, VERSION = "convergence-images", 1
 MADE_BY = "convergence pack CONFIG"
 BLOCK_IMAGES = 256
-"""Images of a block: what is written, and summed up, at a time."""
+"""Images of a block, the unit of writing and of checksums."""
 _ONE_READER = threading.Lock()
 
 
 class Packed(Crops):
-    """Files that `convergence pack` made of an image folder.
+    """Files that `convergence pack` made from an image folder.
 
-    In evaluation the pixels are those of the folder. Training crops are drawn from the packed images: the same for
-    ``augmentation = "crop"`` and images that were resized to (height, width).
+    Evaluation uses the same pixels as the folder. Training crops are drawn from the packed images; they equal those of
+    the folder for ``augmentation = "crop"`` and images resized to (height, width).
     """
 
     name: Literal["packed"]
-    root: Path = Field(description="The folder that holds the two files.")
-    train_file: str = Field("train.h5", description="Images to train on.")
-    test_file: str = Field("val.h5", description="Images that are held out.")
+    root: Path = Field(description="Folder that holds the two files.")
+    train_file: str = Field("train.h5", description="File of the training images.")
+    test_file: str = Field("val.h5", description="File of the held-out images.")
 
     def draw(self, width: int, height: int, augment_seed: int, index: int) -> Crop:
         (left, top, right, bottom), mirrored = super().draw(width, height, augment_seed, index)
@@ -56,7 +55,10 @@ class Packed(Crops):
     def load(self) -> Splits:
         train, test = (PackedImages(self, self.root / file) for file in (self.train_file, self.test_file))
         if train.class_names != test.class_names:
-            raise FileError(f"{self.root}: {self.train_file} and {self.test_file} do not have the same classes.")
+            raise FileError(
+                f"{self.root}: {self.train_file} and {self.test_file} have different classes. Pack both from one image "
+                f"folder with: {MADE_BY}."
+            )
         return Splits(train, test)
 
 
@@ -73,8 +75,8 @@ class PackedImages(PixelImages):
             self._offset = file["images"].id.get_offset()
         if min(self.height, self.width) < source.crop:
             raise ConfigError(
-                f"{path}: the images are of {self.height} × {self.width}, less than data.crop = {source.crop}. Lower "
-                "it, or pack them again with a larger data.resize."
+                f"{path}: the images are {self.height} × {self.width}, less than data.crop = {source.crop}. Lower "
+                "data.crop, or pack the images again with a larger data.resize."
             )
         self.image_shape = (3, source.crop, source.crop)
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -84,7 +86,7 @@ class PackedImages(PixelImages):
             os.close(self._file)
 
     def whole(self, indices: Indices) -> Pixels:
-        """Images as they are packed: (len(indices), height, width, 3)."""
+        """Read whole packed images: (len(indices), height, width, 3)."""
         out = np.empty((len(indices), self.height, self.width, 3), np.uint8)
         for row, index in enumerate(indices):
             self._fill(out[row], int(index), 0)
@@ -122,14 +124,16 @@ class PackedImages(PixelImages):
         return self.source.draw(self.width, self.height, augment_seed, index)
 
     def _fill(self, out: Pixels, index: int, first_row: int) -> None:
-        """Read as many rows of an image as there is room for."""
+        """Fill ``out`` with consecutive rows of an image."""
         start = self._offset + (index * self.height + first_row) * self.width * 3
         if read_at(self._file, out, start) < out.nbytes:
-            raise FileError(f"{self._path}: the file ends within image {index}. Copy it again, or: {MADE_BY}.")
+            raise FileError(
+                f"{self._path}: the file ends within image {index}. Copy it again, or remake it with: {MADE_BY}."
+            )
 
 
 def read_at(file: int, out: npt.NDArray[Any], start: int) -> int:
-    """Fill an array from a place in a file, leaving the file's position alone; the number of bytes that were there."""
+    """Fill an array from an offset of a file without changing the file's position; return the number of bytes read."""
     buffer = out.data.cast("B")
     done = 0
     while done < len(buffer):
@@ -148,7 +152,7 @@ def read_at(file: int, out: npt.NDArray[Any], start: int) -> int:
 
 
 def cut_on_device(batch: torch.Tensor, crops: list[Crop], side: int, resample: bool) -> torch.Tensor:
-    """Crops (n, side, side, 3) of (n, height, width, 3) bytes, all at once; resampled ones to a rounding."""
+    """Cut crops (n, side, side, 3) from (n, height, width, 3) bytes; resampled crops equal the CPU's up to rounding."""
     import torch
 
     boxes = torch.tensor([crop.box for crop in crops], dtype=torch.float64, device=batch.device)
@@ -167,7 +171,7 @@ def cut_on_device(batch: torch.Tensor, crops: list[Crop], side: int, resample: b
 
 
 def _bilinear(first: torch.Tensor, last: torch.Tensor, n: int, side: int) -> torch.Tensor:
-    """Weights (images, side, n) of the pixels along an axis: a triangle as wide as what it is to cover."""
+    """Bilinear weights (images, side, n) of the pixels along an axis, with antialiasing."""
     import torch
 
     step = (last - first) / side
@@ -180,10 +184,11 @@ def _bilinear(first: torch.Tensor, last: torch.Tensor, n: int, side: int) -> tor
 
 
 def _resample(part: Pixels, side: int) -> Pixels:
-    """Bilinear, with a triangle as wide as what a pixel is to cover; three times as fast as Pillow, and as exact.
+    """Resize a part to (side, side, 3), bilinear with antialiasing; three times as fast as Pillow at equal accuracy.
 
-    Strides say that the channels come last, also where the shape leaves it open: torch would take them apart otherwise.
-    Few calls of torch, for each lets go of the interpreter's lock, and threads that read side by side wait for it.
+    Explicit strides mark the channels as the last axis, also where the shape is ambiguous; torch would separate the
+    channels otherwise. Each call of torch releases the interpreter's lock, for which reading threads wait, so the
+    function makes few calls.
     """
     import torch
 
@@ -195,7 +200,7 @@ def _resample(part: Pixels, side: int) -> Pixels:
 
 
 class Layout(NamedTuple):
-    """What a packed file of a folder will be: its shape, and the digest of all on which its bytes depend."""
+    """Shape of a packed file, manifest of its images, and digest of everything its bytes depend on."""
 
     n: int
     height: int
@@ -205,27 +210,28 @@ class Layout(NamedTuple):
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of ``BLOCK_IMAGES`` images, the last one shorter."""
+        """Number of blocks of ``BLOCK_IMAGES`` images; the last block may be shorter."""
         return -(-self.n // BLOCK_IMAGES)
 
     def block(self, k: int) -> range:
-        """Images of block k."""
+        """Return the images of block k."""
         return range(k * BLOCK_IMAGES, min((k + 1) * BLOCK_IMAGES, self.n))
 
 
 def layout(images: FolderImages) -> Layout:
-    """The packed form of a folder: whole images if they are resized to (height, width), else a square in the middle.
+    """Plan the packed file of a folder: whole images if resized to (height, width), else a central square.
 
     Raises
     ------
     ConfigError
-        where the crop would not fit in.
+        if the crop is larger than the resized images.
     """
     source = images.source
     height, width = source.resize if isinstance(source.resize, tuple) else (source.resize, source.resize)
     if min(height, width) < source.crop:
         raise ConfigError(
-            f"data.crop = {source.crop} is more than data.resize = {source.resize} leaves to cut it from."
+            f"data.crop = {source.crop} is larger than data.resize = {source.resize}. Lower data.crop or raise "
+            "data.resize."
         )
     manifest = images.manifest_hash()
     text = f"{VERSION} {manifest} {source.resize} {source.crop}"
@@ -233,7 +239,7 @@ def layout(images: FolderImages) -> Layout:
 
 
 def decode(images: FolderImages, index: int, plan: Layout) -> Pixels:
-    """One image as it is packed: (height, width, 3), placed so that the crop of evaluation is the folder's."""
+    """Decode one image for packing: (height, width, 3), positioned so that the evaluation crop equals the folder's."""
     image = images.resized(index)
     (left, top, _, _), _ = images.source.centre(image.width, image.height)
     (inner_left, inner_top, _, _), _ = images.source.centre(plan.width, plan.height)
@@ -242,9 +248,10 @@ def decode(images: FolderImages, index: int, plan: Layout) -> Pixels:
 
 
 def create(path: Path, images: FolderImages, plan: Layout) -> None:
-    """A file with room for the images and their checksums, and all else in it.
+    """Create a packed file, complete except for the allocated images and their checksums.
 
-    Both are written as plain bytes later, and the structure of the file is not touched again: no kill can tear it.
+    Both are written as plain bytes later. The structure of the file does not change after this, so a kill cannot
+    damage it.
     """
     with atomic_write(path) as temporary, open_hdf5(temporary, "w") as file:
         file.attrs["schema"], file.attrs["schema_version"] = SCHEMA, VERSION
@@ -261,7 +268,7 @@ def _make_room(file: h5py.File, name: str, shape: tuple[int, ...], axes: tuple[s
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    creation.set_obj_track_times(False)  # or no two files would have the same bytes
+    creation.set_obj_track_times(False)  # times would make the bytes of two equal files differ
     space = h5py.h5s.create_simple(shape)
     data = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), h5py.h5t.STD_U8LE, space, creation))
     for axis, label in enumerate(axes):
@@ -270,6 +277,6 @@ def _make_room(file: h5py.File, name: str, shape: tuple[int, ...], axes: tuple[s
 
 
 def offset(path: Path, name: str) -> int:
-    """Where a dataset begins in a file."""
+    """Return the offset of a dataset in its file in bytes."""
     with h5py.File(path, "r") as file:
         return int(file[name].id.get_offset())

@@ -1,7 +1,7 @@
-"""Patches of sixteen photographs that ship inside scikit-image and scikit-learn: natural images without a download.
+"""Patches of sixteen photographs of scikit-image and scikit-learn: natural images without a download.
 
-Each photograph is divided into square blocks of two patch sides; whole blocks are held out, and a patch lies within one
-block, so that no pixel is in both a training and a held-out patch. The task is to tell the photograph.
+Each photograph is divided into square blocks with a side of two patches. Whole blocks are held out, and a patch is
+inside one block, so no pixel is in both a training and a held-out patch. The class of a patch is its photograph.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ LUMINANCE = np.array([0.2989, 0.5870, 0.1140], np.float32)  # ITU-R BT.601
 LEAST_CONTRAST = 0.02
 TRIES = 20
 SHOWN_DEVIATIONS = 2.5
-"""Patches have no black and white of their own: this far from their mean they are shown as such."""
+"""Standard deviations from the mean of a patch that pictures show as black and white."""
 
 
 class Photos(DataSource):
-    """Contrast-normalised patches, half of them grey; augmentation mirrors half of them."""
+    """Contrast-normalised patches, half of them grey; augmentation mirrors half of the patches."""
 
     name: Literal["photos"]
     patch: int = Field(32, ge=8, le=64, description="Side of a patch in pixels.")
     n_train: int = Field(16_000, ge=16, description="Training patches.")
     n_test: int = Field(2_000, ge=16, description="Held-out patches.")
-    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each photograph's blocks that is held out.")
-    seed: int = Field(0, ge=0, description="Seed of blocks, places and greyness.")
+    held_out: float = Field(0.25, gt=0, lt=1, description="Held-out share of the blocks of each photograph.")
+    seed: int = Field(0, ge=0, description="Seed of held-out blocks, patch positions and grey patches.")
 
     def load(self) -> Splits:
         photographs = _photographs()
@@ -49,7 +49,7 @@ class Photos(DataSource):
         return Splits(self._join(train, names, True), self._join(test, names, False))
 
     def _join(self, parts: list[Floats], names: list[str], mirrored: bool) -> ArrayImages:
-        """All photographs' patches, one of each in turn, so that any run of images has all classes."""
+        """Interleave the patches of all photographs, so that consecutive images cover all classes."""
         labels = np.concatenate([np.full(len(part), k) for k, part in enumerate(parts)])
         order = np.argsort(np.concatenate([np.arange(len(part)) for part in parts]), kind="stable")
         kind = MirroredImages if mirrored else ArrayImages
@@ -57,7 +57,7 @@ class Photos(DataSource):
 
 
 class MirroredImages(ArrayImages):
-    """Images in memory; augmentation mirrors half of them."""
+    """Images in memory; augmentation mirrors half of the images."""
 
     def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
         images = super().read(indices)
@@ -69,7 +69,7 @@ class MirroredImages(ArrayImages):
 
 
 def blocks_of(shape: tuple[int, ...], photograph: int, source: Photos) -> npt.NDArray[np.bool_]:
-    """Which blocks (rows, columns) of a photograph of this shape are held out."""
+    """Mask (rows, columns) of the held-out blocks of a photograph of a given shape."""
     side = 2 * source.patch
     rows, columns = shape[0] // side, shape[1] // side
     chosen = np.zeros(rows * columns, dtype=bool)
@@ -79,7 +79,7 @@ def blocks_of(shape: tuple[int, ...], photograph: int, source: Photos) -> npt.ND
 
 
 def places(shape: tuple[int, ...], photograph: int, source: Photos, split: str, n: int) -> Indices:
-    """Top-left corners (n, TRIES, 2) of candidate patches of one split; the first with enough contrast is taken."""
+    """Top-left corners (n, TRIES, 2) of candidate patches of a split; the first one with enough contrast is used."""
     held_out = blocks_of(shape, photograph, source)
     blocks = np.argwhere(held_out if split == "test" else ~held_out)
     generator = np.random.default_rng([source.seed, photograph, split == "test"])
@@ -88,7 +88,7 @@ def places(shape: tuple[int, ...], photograph: int, source: Photos, split: str, 
 
 
 def _cut(source: Photos, photograph: int, pixels: Floats, split: str) -> Floats:
-    """Patches (n, 3, side, side) of one photograph: its share of the split."""
+    """Cut the patches (n, 3, side, side) of one photograph for a split."""
     total = source.n_train if split == "train" else source.n_test
     n_photographs = sum(map(len, PHOTOGRAPHS.values()))
     n, side = len(range(photograph, total, n_photographs)), source.patch
@@ -107,7 +107,7 @@ def _cut(source: Photos, photograph: int, pixels: Floats, split: str) -> Floats:
 
 
 def _photographs() -> dict[str, Floats]:
-    """Every photograph as (height, width, 3) in 0 … 1, by name."""
+    """Read the photographs, (height, width, 3) in 0 … 1, by name."""
     from PIL import Image
 
     found = {}
@@ -118,7 +118,7 @@ def _photographs() -> dict[str, Floats]:
                     found[file.split(".")[0]] = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
             except (OSError, ModuleNotFoundError) as error:
                 raise FileError(
-                    f"the photograph {file} of the package {package.split('.')[0]} is not there ({error}): "
-                    "pip install 'convergent-learning[train]' brings it."
+                    f"the photograph {file} of the package {package.split('.')[0]} is missing ({error}). "
+                    "Install it: pip install 'convergent-learning[train]'."
                 ) from error
     return found

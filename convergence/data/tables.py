@@ -1,4 +1,4 @@
-"""Images of bytes as floats by a table of what each byte becomes: compiled, and without the interpreter's lock."""
+"""Convert images of bytes to floats by a look-up table; compiled, without the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Floats = npt.NDArray[np.float32]
 
 @njit(nogil=True, cache=True)
 def look_up(image: npt.NDArray[Any], table: Floats, out: Floats) -> None:
-    """Bytes (height, width, channels) as ``out`` (channels, height, width), by a table (channels, 256).
+    """Convert bytes (height, width, channels) to ``out`` (channels, height, width) by a table (channels, 256).
 
-    However the bytes lie: interleaved, plane by plane, or mirrored, when a row is read forwards and then turned round.
+    Works for any memory layout: interleaved, planar or mirrored. Mirrored rows are read forwards and then reversed.
     """
     height, width, n_channels = image.shape
     mirrored = image.strides[1] < 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 WORDS = {
     "redundancy": "redundant units, folded into all others",

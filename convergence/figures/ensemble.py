@@ -9,7 +9,7 @@ import numpy as np
 
 from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
 from convergence.functional.ensembling.results import EnsemblingResults
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 Point = tuple[str, str, float, Estimate]
 MARKS = {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from convergence.figures.style import ACCENT, NULL, SECOND, TRAINED, UNTRAINED, Drawing, drawing_style, new_figure
 from convergence.functional.merging.results import MergingResults
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 COLOURS = {"random": NULL, "none": UNTRAINED, "activation": TRAINED, "weights": ACCENT}
 WORDS = {

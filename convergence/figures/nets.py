@@ -19,7 +19,7 @@ from convergence.figures.style import (
     drawing_style,
     new_figure,
 )
-from convergence.inference.estimates import Estimate, mean_estimate
+from convergence.inference import Estimate, mean_estimate
 from convergence.results import (
     TRAINED_OR_NOT,
     ComparisonResults,

@@ -18,7 +18,7 @@ from convergence.figures.style import (
     printing,
     show_matrix,
 )
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 from convergence.results import ComparisonResults, PairResults
 
 

@@ -27,8 +27,8 @@ from convergence.config.stages import Comparison
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import ConfigError, FileError, UserError, did_you_mean
 from convergence.functional.scores import Float64, Scores
+from convergence.networks import NetworkSpec
 from convergence.networks.devices import reproducible_arithmetic
-from convergence.networks.spec import NetworkSpec
 from convergence.networks.weights import load_net, save_weights
 from convergence.runs.run_folder import RunFolder
 from convergence.similarity.pair import PairMoments

@@ -10,7 +10,7 @@ import torch
 
 from convergence.errors import UserError
 from convergence.functional.scores import Scores
-from convergence.inference.estimates import Estimate, jackknife
+from convergence.inference import Estimate, jackknife
 
 Float64 = npt.NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from convergence.inference.estimates import Estimate, jackknife
+from convergence.inference import Estimate, jackknife
 
 Float64 = npt.NDArray[np.float64]
 RANGE = (0.0, 1.0)

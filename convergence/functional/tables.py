@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.functional.scores import Scores
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 from convergence.io import hdf5
 
 Results = TypeVar("Results")

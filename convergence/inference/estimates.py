@@ -1,16 +1,17 @@
-"""Numbers with their error bar, chance level and ceiling.
+"""Estimates with an error bar, a chance level and a ceiling, by the delete-one-group jackknife.
 
-Images are the units of resampling (positions of one image depend on each other strongly): the delete-one-group
-jackknife recomputes a number without each image group in turn. An interval is for the value over all images like these.
-Many numbers are too large on finitely many (a share of variance explained with many predictors, a maximum over noise),
-and the jackknife estimates by how much; for numbers that jump, like the best of several, that estimate is itself rough.
-So an interval holds both readings, with the bias taken out and with it left in. How often intervals hold the truth is
-measured by ``benchmarks/coverage.py``.
+Images are the units of resampling, because positions of one image are strongly dependent. The jackknife recomputes a
+number without each image group in turn. An interval is for the value over all images of the same kind.
+
+Many numbers are biased upwards on finitely many images, for example explained variance with many predictors, or a
+maximum over noise. The jackknife estimates this bias; for numbers that change in steps, like the best of several, the
+estimate of the bias is itself rough. An interval therefore covers both readings, with and without the bias correction.
+``benchmarks/coverage.py`` measures the coverage of the intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -25,21 +26,20 @@ NONE = float("nan")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number as it should be quoted.
+    """A number with its error bar, chance levels and ceiling.
 
     Attributes
     ----------
     value : from all images
     standard_error : of the value, over image groups (delete-one jackknife)
-    low, high : 95 % interval for the value over all images like these: Student's t with (groups − 1) degrees of
-        freedom, about the value and about value − bias, and all between
-    bias : the jackknife's estimate of how far the value is too large for want of images
-    null, null_sd : mean and standard deviation of the same number in random rotations of y's basis, NaN where those
-        change nothing
-    shifted : the same number where the second net sees the next image, NaN if that was not summed
-    ceiling : the same number for a net beside itself, aligned and scored on the same images as the value; NaN if
-        unknown
-    without : (n_groups,) the value without each image group, so that errors of means of estimates can be had
+    low, high : 95 % interval for the value over all images of the same kind: Student's t with (groups − 1) degrees of
+        freedom; the union of the intervals about the value and about value − bias, and everything between
+    bias : jackknife estimate of the bias from the finite number of images
+    null, null_sd : mean and standard deviation of the number under random rotations of the basis of y; NaN for numbers
+        that are invariant to rotations
+    shifted : the number if the second net sees the next image; NaN if that was not summed
+    ceiling : the number for a net and itself, aligned and scored on the same images as the value; NaN if unknown
+    without : (n_groups,) the value without each image group, for errors of means of estimates
     """
 
     value: float
@@ -54,28 +54,28 @@ class Estimate:
     without: Float64 = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers by name; ``Estimate(**…)`` makes it again."""
+        """Return all attributes by name; ``Estimate(**values)`` restores the estimate."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def against(self, null: tuple[float, float]) -> Estimate:
-        """The same estimate with a chance level: its mean and standard deviation."""
+        """Return the estimate with a chance level, given as (mean, standard deviation)."""
         return replace(self, null=null[0], null_sd=null[1])
 
     def within(self, bounds: tuple[float, float]) -> Estimate:
-        """The same estimate with its interval cut off where the range ends that the number can have.
+        """Return the estimate with its interval clipped to the possible range of the number.
 
-        The interval is a symmetric one about a number whose range has ends, so that it may reach beyond them; no value
-        out there is possible, and cutting it off leaves what it covers as it is.
+        The symmetric interval of a bounded number may exceed its bounds. Values outside are impossible, so clipping
+        does not change the coverage.
         """
         low, high = bounds
         return replace(self, low=min(max(self.low, low), high), high=max(min(self.high, high), low))
 
     def calibrated(self) -> Estimate | None:
-        """Where the value stands between chance (0) and the ceiling (1): (value − null) / (ceiling − null).
+        """Scale the value so that chance is 0 and the ceiling is 1: (value − null) / (ceiling − null).
 
-        Chance is the rotation null, else the next image's level; None without one, or where it reaches the ceiling. The
-        error has the null's spread in it: a net that shares nothing is itself one draw from the null. The bias stays
-        in: the null has one like it, and they cancel.
+        Chance is the rotation null, or else the level for the next image. The result is None without a chance level,
+        or if chance equals the ceiling. The error includes the spread of the null, because a net that shares nothing is
+        itself one draw from the null. The bias is not removed: the null has a similar bias, and they cancel.
         """
         rotated = bool(np.isfinite(self.null))
         null, spread = (self.null, self.null_sd) if rotated else (self.shifted, 0.0)
@@ -92,12 +92,12 @@ class Estimate:
 
 
 def jackknife(value: float, without: npt.ArrayLike, smooth: bool = True) -> Estimate:
-    """Estimate from the value on everything and ``without`` (n_groups,): the value without each group.
+    """Estimate a number from its value on all images and ``without`` (n_groups,), the values without each group.
 
     Standard error: sqrt((G − 1)/G · Σ (θ₍g₎ − θ̄)²), Efron & Stein 1981 (Ann. Statist. 9); bias: (G − 1)(θ̄ − θ),
-    Quenouille 1956 (Biometrika 43). Groups differ by at most one image, so they weigh the same. A number that is not
-    ``smooth``, like a share of units with the same partner, changes in steps: its bias is not estimated, and its error
-    is rough.
+    Quenouille 1956 (Biometrika 43). Group sizes differ by at most one image, so all groups have the same weight. A
+    number that is not ``smooth``, like a share of units with the same partner, changes in steps: its bias is not
+    estimated, and its error is rough.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def jackknife(value: float, without: npt.ArrayLike, smooth: bool = True) -> Esti
     replicates = np.asarray(without, dtype=np.float64)
     n_groups = len(replicates)
     if n_groups < 2:
-        raise ValueError(f"a jackknife needs at least 2 groups, not {n_groups}")
+        raise ValueError(f"{n_groups} groups; the jackknife needs at least 2 groups")
     error = float(np.sqrt((n_groups - 1) / n_groups * ((replicates - replicates.mean()) ** 2).sum()))
     bias = float((n_groups - 1) * (replicates.mean() - value)) if smooth else 0.0
     far = reach(n_groups) * error
@@ -116,15 +116,15 @@ def jackknife(value: float, without: npt.ArrayLike, smooth: bool = True) -> Esti
 
 
 def reach(n_groups: int) -> float:
-    """Standard errors to either side of a 95 % interval."""
+    """Half-width of a 95 % interval in standard errors, by Student's t with (n_groups − 1) degrees of freedom."""
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n_groups - 1, 1)))
 
 
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of numbers that come from the same image groups, with the error of that mean.
+    """Average estimates from the same image groups, with the standard error of the mean.
 
-    Their errors are not independent, so the mean is jackknifed itself: averaged replicate by replicate, not in
-    quadrature. Chance levels and ceilings are averaged.
+    The errors are dependent, so the replicates are averaged and the mean itself is jackknifed. Chance levels and
+    ceilings are averaged.
     """
     mean = jackknife(
         float(np.mean([e.value for e in estimates])),
@@ -139,64 +139,8 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def jackknife_error(without: npt.ArrayLike) -> Float64:
-    """Standard errors (…) of many numbers at once, from ``without`` (n_groups, …)."""
+    """Jackknife standard errors (…) of many numbers, from ``without`` (n_groups, …)."""
     replicates = np.asarray(without, dtype=np.float64)
     n_groups = len(replicates)
     spread = (replicates - replicates.mean(axis=0)) ** 2
     return np.asarray(np.sqrt((n_groups - 1) / n_groups * spread.sum(axis=0)))
-
-
-def random_rotation(n: int, generator: np.random.Generator) -> Float64:
-    """An orthogonal matrix (n, n), uniform over all of them (Haar): QR of a Gaussian matrix with signs fixed."""
-    q, r = np.linalg.qr(generator.standard_normal((n, n)))
-    signs = np.sign(np.diag(r))
-    signs[signs == 0] = 1.0
-    return np.asarray(q * signs)
-
-
-def generator_of(seed: int, k: int) -> np.random.Generator:
-    """The generator of draw ``k`` of a null: draws can be made in any order, by anyone."""
-    return np.random.default_rng([seed, k])
-
-
-def null_draws(draw: Callable[[np.random.Generator], Any], n_draws: int, seed: int) -> list[Any]:
-    """``n_draws`` draws of a null; each draw has a generator of its own."""
-    return [draw(generator_of(seed, k)) for k in range(n_draws)]
-
-
-def null_level(draw: Callable[[np.random.Generator], float], n_draws: int, seed: int) -> tuple[float, float]:
-    """Mean and standard deviation over ``n_draws`` draws of a null."""
-    values = np.array(null_draws(draw, n_draws, seed))
-    return float(values.mean()), float(values.std(ddof=1))
-
-
-def unit_p_values(values: Float64, errors: Float64, null: Float64) -> Float64:
-    """(n_units,) chance that a null reaches each unit's value; never below 1 / (1 + n_draws · n_units).
-
-    Parameters
-    ----------
-    values, errors : (n_units,)
-        The units' numbers with their standard errors.
-    null : (n_draws, n_units)
-        The same numbers under the null.
-
-    Notes
-    -----
-    A few draws say little of one unit's tail, so units share one: every number is taken relative to its unit's mean and
-    spread under the null (with the value's own error in it), and compared with those of all draws of all units. Draws
-    are standardised by the mean and spread of the *other* draws of their unit, as the value is.
-    """
-    n_draws = len(null)
-    mean, spread = null.mean(axis=0), null.std(axis=0, ddof=1)
-    scores = (values - mean) / np.hypot(spread, errors).clip(np.finfo(float).tiny)
-    others_mean = (null.sum(axis=0) - null) / (n_draws - 1)
-    others_square = ((null**2).sum(axis=0) - null**2) / (n_draws - 1)
-    others = np.sqrt(np.maximum(others_square - others_mean**2, 0.0) * (n_draws - 1) / max(n_draws - 2, 1))
-    draws = np.sort(((null - others_mean) / others.clip(np.finfo(float).tiny)).ravel())
-    at_least = len(draws) - np.searchsorted(draws, scores, side="left")
-    return np.asarray((1.0 + at_least) / (1.0 + len(draws)))
-
-
-def false_discovery_rates(p_values: Float64) -> Float64:
-    """(n,) adjusted p-values of Benjamini and Hochberg (1995): of those up to q at most a share q is chance."""
-    return np.asarray(stats.false_discovery_control(p_values, method="bh"))

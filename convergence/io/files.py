@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, flushed to the disk, renamed."""
+"""Atomic file writes: a temporary file is written, flushed to the disk and renamed."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pathlib import Path
 from convergence.errors import DiskFullError, FileError
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
-"""What a net in training keeps in its folder until it is done: the newest checkpoint and the one before."""
+"""File names of the newest and the previous checkpoint of a net in training."""
 LONGEST = 180
-"""Bytes of a name to which endings are added; file systems take 255."""
+"""Maximum bytes of a file name before an ending is added; file systems accept 255."""
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{k}" for device in ("COM", "LPT") for k in range(1, 10))}
-"""What Windows forbids in names, and names that it keeps for devices."""
+"""Names that Windows reserves for devices."""
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-"""What systems say of a full disk and of a quota that is used up."""
-_SAYS = re.compile(
+"""Error numbers of a full disk and of an exhausted quota."""
+_FULL_MESSAGES = re.compile(
     r"No space left on device|Disk quota exceeded|MPI_ERR_NO_SPACE|MPI_ERR_QUOTA|not enough space on the disk", re.I
 )
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; what was written there takes ``path``'s place when the block ends.
+    """Yield a temporary path in the same folder and rename it to ``path`` when the block ends.
 
-    The file and its folder are flushed to the disk, so that a crash leaves the old file or the new one. An exception
-    leaves the old one.
+    The file and its folder are flushed to the disk: a crash leaves the old file or the complete new one. An exception
+    leaves the old file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{_cut(path.name, 100)}.", suffix=".partial", dir=path.parent)
@@ -47,16 +47,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(finished: Path, path: Path) -> None:
-    """Flush a finished file and rename it, on one file system: ``path`` is the old file or the whole new one."""
+    """Flush a finished file and rename it to ``path`` on the same file system, atomically."""
     writable = os.access(finished, os.W_OK)
-    with finished.open("r+b" if writable else "rb") as file:  # Windows flushes only what is open for writing
+    with finished.open("r+b" if writable else "rb") as file:  # Windows flushes only files that are open for writing
         os.fsync(file.fileno())
     os.replace(finished, path)
     _flush_folder(path.parent)
 
 
 def name_beside(path: Path, ending: str) -> Path:
-    """``NAME.ending`` beside ``NAME.h5``; a name that would be too long for file systems is cut, and told by a hash."""
+    """Path ``NAME.ending`` beside ``NAME.h5``; a name that is too long for file systems is cut and gets a hash."""
     stem = path.stem
     if len(stem.encode()) > LONGEST:
         stem = f"{_cut(stem, LONGEST - 9)}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
@@ -64,7 +64,7 @@ def name_beside(path: Path, ending: str) -> Path:
 
 
 def safe_name(name: str) -> str:
-    """A name without what some file systems forbid; one that had to be changed is told from others by a hash."""
+    """Replace the characters of a name that some file systems forbid; a changed name gets a hash to stay unique."""
     safe = FORBIDDEN.sub("_", name).rstrip(". ")
     if safe.split(".")[0].upper() in RESERVED:
         safe = f"_{safe}"
@@ -73,28 +73,34 @@ def safe_name(name: str) -> str:
     return safe
 
 
-def _cut(text: str, most: int) -> str:
-    return text.encode()[:most].decode(errors="ignore")
+def _cut(text: str, max_bytes: int) -> str:
+    return text.encode()[:max_bytes].decode(errors="ignore")
 
 
 def check_writable(folder: Path, remedy: str) -> None:
-    """Make a folder if it is not there, and a file in it and away again; FileError with a remedy if that fails."""
+    """Make a folder if it is missing and check that a file can be written in it.
+
+    Raises
+    ------
+    FileError
+        with the given remedy, if that fails.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(prefix=".", suffix=".partial", dir=folder):
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        raise FileError(f"{folder}: nothing can be written there ({reason}). {remedy}.") from error
+        raise FileError(f"{folder}: the folder is not writable ({reason}). {remedy}.") from error
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, says that a disk is full or a quota used up."""
+    """Check whether an error or one of its causes reports a full disk or an exhausted quota."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
-        if not isinstance(error, DiskFullError) and _SAYS.search(str(error)):  # libraries that keep no number
+        if not isinstance(error, DiskFullError) and _FULL_MESSAGES.search(str(error)):  # libraries without errno
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__
@@ -102,21 +108,21 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def full(folder: Path, error: BaseException) -> DiskFullError:
-    """What to say of a full disk that has this folder."""
+    """Make the error for a full disk or an exhausted quota at a folder."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     quota = any(isinstance(e, OSError) and e.errno == FULL[1] != FULL[0] for e in (error, error.__cause__))
     what = "the quota of its disk is used up" if quota else "its disk is full"
     return DiskFullError(
-        f"{folder}: {what}, {shutil.disk_usage(place).free:,} bytes are free. What was finished before is kept. "
-        "Make room there (quota and df say of what), and start the same command again: it goes on from what is kept."
+        f"{folder}: {what}, {shutil.disk_usage(place).free:,} bytes are free. Finished work is kept. "
+        "Make room there (see quota and df) and run the same command again: it resumes from the finished work."
     )
 
 
 @contextmanager
 def disk_full_errors(folder: Path) -> Iterator[None]:
-    """Turn what a full disk raises in the block into a :class:`~convergence.errors.DiskFullError` on this folder."""
+    """Turn errors of a full disk in the block into a :class:`~convergence.errors.DiskFullError` about this folder."""
     try:
         yield
     except DiskFullError:
@@ -134,18 +140,18 @@ def file_sha256(path: Path) -> str:
 
 
 def text_sha256(text: str) -> str:
-    """SHA-256 (hex) of a text: a file name for names that may hold characters that file names may not."""
+    """SHA-256 (hex) of a text, for example as a file name for arbitrary names."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes were writing aside."""
+    """Remove the temporary files that killed processes left in a folder."""
     for leftover in folder.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename last; systems that cannot open folders (Windows) do without."""
+    """Flush a rename to the disk; does nothing on systems that cannot open folders (Windows)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

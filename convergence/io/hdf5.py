@@ -1,8 +1,8 @@
-"""HDF5 the same way everywhere: schema and version, a checksum per dataset, labelled axes, errors that teach.
+"""HDF5 files with a schema and version, a checksum per dataset, labelled axes and helpful errors.
 
-Files need nothing but h5py and numpy to be read: every dataset is plain and uncompressed, its axes are labelled, and
-its attributes say the unit of measure and the SHA-256 of its bytes (little-endian, C order). Matrices that may be too
-large for the memory are written, and summed up, in blocks of rows.
+The files are readable with h5py and numpy alone. Every dataset is plain and uncompressed and has labelled axes. Its
+attributes hold the unit of measure and the SHA-256 of its bytes (little-endian, C order). Matrices that may be too
+large for the memory are written, and their checksums computed, in blocks of rows.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from convergence.io.file_errors import another_schema, unfinished, unreadable
 from convergence.io.files import FULL, atomic_write
 
 BLOCK_ROWS = 1024
-"""Rows of a block: what of a large matrix is in memory at a time."""
+"""Rows of a block, the part of a large matrix that is in memory at a time."""
 WHOLE_BYTES = 1 << 26
-"""A dataset above this size is held against its checksum in runs of its first axis."""
+"""A dataset above this size is verified in slices of its first axis."""
 Index = tuple[int | slice, ...]
 
 
 @contextmanager
 def create(path: Path, schema: str, version: int, attributes: Mapping[str, Any]) -> Iterator[h5py.File]:
-    """A new file, written aside and renamed when the block ends; an exception leaves nothing behind."""
+    """Create a file atomically: it gets its name when the block ends; an exception leaves no file."""
     with atomic_write(path) as temporary, open_hdf5(temporary, "w") as file:
         file.attrs["schema"] = schema
         file.attrs["schema_version"] = version
@@ -51,7 +51,7 @@ def open_checked(path: Path, schema: str, version: int, made_by: str, oldest: in
         ``version``; ``made_by`` is the command that makes such a file.
     """
     if not path.exists():
-        raise FileError(f"{path}: there is no such file. {unfinished(path)}It is made by: {made_by}.")
+        raise FileError(f"{path}: there is no such file. {unfinished(path)}Make it with: {made_by}.")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -68,8 +68,8 @@ def open_checked(path: Path, schema: str, version: int, made_by: str, oldest: in
             )
         if found_version > version:
             raise FileError(
-                f"{path}: the file has version {found_version} of its schema, written by a newer convergence "
-                f"(this one reads up to {version}). Update the package: pip install --upgrade convergent-learning."
+                f"{path}: the file has schema version {found_version}, written by a newer convergence; this one reads "
+                f"versions up to {version}. Update the package: pip install --upgrade convergent-learning."
             )
         yield file
 
@@ -82,7 +82,7 @@ def write_array(
     unit: str = "",
     about: str = "",
 ) -> h5py.Dataset:
-    """Write one dataset with its axis labels, unit of measure, a sentence about it and its checksum."""
+    """Write one dataset with its axis labels, unit of measure, description and checksum."""
     values = np.asarray(array, order="C")  # not ascontiguousarray, which turns a number into an array of one
     if values.dtype.kind in "UO":
         values = values.astype(object)
@@ -95,7 +95,7 @@ def write_array(
 
 
 class Growing:
-    """A dataset that is written one run of its first axis after the other, with the checksum of the whole."""
+    """A dataset that is written in consecutive slices of its first axis, with a checksum of the whole."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Growing:
         self._seal_if_full()
 
     def add(self, values: npt.ArrayLike) -> None:
-        """Write the next run (n, …); the last one makes the dataset whole."""
+        """Write the next slice (n, …); the last slice completes the dataset and sets its checksum."""
         array = np.asarray(values, self._dataset.dtype, order="C")
         self._dataset[self._n : self._n + len(array)] = array
         self._hash.update(array.data)
@@ -127,9 +127,9 @@ class Growing:
 def create_blocks(
     group: h5py.Group, name: str, shape: tuple[int, ...], axes: tuple[str, ...] = (), unit: str = "", about: str = ""
 ) -> h5py.Dataset:
-    """A float64 dataset with room on the disk and nothing in it, to be written in the blocks of :func:`blocks`.
+    """Allocate an empty float64 dataset, to be written in the blocks of :func:`blocks`.
 
-    Its checksum is set by :func:`seal` once all blocks are there.
+    :func:`seal` sets its checksum once all blocks are written.
     """
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -141,7 +141,7 @@ def create_blocks(
 
 
 def blocks(shape: tuple[int, ...], rows: int | None = None) -> list[Index]:
-    """The blocks of an array, in order: so many rows (``BLOCK_ROWS``) of one of its matrices."""
+    """List the blocks of an array in order: ``rows`` rows (default ``BLOCK_ROWS``) of one of its matrices each."""
     step = rows or BLOCK_ROWS
     starts = range(0, shape[-2], step)
     return [
@@ -155,12 +155,18 @@ def block_digest(values: npt.NDArray[Any]) -> bytes:
 
 
 def seal(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
-    """Set the checksum of a dataset from its blocks' digests, in order: the SHA-256 of them, one after the other."""
+    """Set the checksum of a dataset: the SHA-256 of the concatenated digests of its blocks, in order."""
     dataset.attrs["sha256"] = hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def verify(file: h5py.File) -> None:
-    """Hold every dataset against its checksum, large ones block by block; FileError for the first that is damaged."""
+    """Verify the checksum of every dataset, of large ones block by block.
+
+    Raises
+    ------
+    FileError
+        for the first damaged dataset.
+    """
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
@@ -175,21 +181,33 @@ def verify(file: h5py.File) -> None:
 
 
 def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
-    """Read one dataset and hold it against its checksum; FileError if it is missing or damaged."""
+    """Read one dataset and verify its checksum.
+
+    Raises
+    ------
+    FileError
+        if the dataset is missing or damaged.
+    """
     if name not in group:
         where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
-        raise FileError(f"{where} is missing: the file is incomplete. Remove it and make it anew.")
+        raise FileError(f"{where} is missing: the file is incomplete. Remove it and remake it.")
     return read_dataset(group[name])
 
 
 def read_dataset(dataset: h5py.Dataset) -> npt.NDArray[Any]:
-    """All of an open dataset, held against its checksum; FileError if it is damaged."""
+    """Read an open dataset and verify its checksum.
+
+    Raises
+    ------
+    FileError
+        if the dataset is damaged.
+    """
     try:
         is_text = dataset.dtype.kind == "O"
         values = np.asarray(dataset.asstr()[()] if is_text else dataset[()], dtype=object if is_text else None)
     except OSError as error:
         where = f"{dataset.file.filename}: {dataset.name}"
-        raise FileError(f"{where} could not be read ({error}). Copy the file again or make it anew.") from error
+        raise FileError(f"{where} could not be read ({error}). Copy the file again or remake it.") from error
     attributes = dataset.attrs
     if values.ndim > 1 and "sha256_rows" in attributes:
         _compare(dataset, (block_digest(values[index]) for index in _sealed_blocks(dataset)))
@@ -208,7 +226,7 @@ def _compare(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
 
 
 def _compare_runs(dataset: h5py.Dataset) -> None:
-    """Hold the checksum of a large dataset against its bytes, some of its first axis at a time."""
+    """Verify the checksum of a large dataset in slices of its first axis."""
     digest, step = hashlib.sha256(), max(1, WHOLE_BYTES * dataset.shape[0] // dataset.nbytes)
     for start in range(0, dataset.shape[0], step):
         digest.update(little_endian(dataset[start : start + step]).data)
@@ -219,7 +237,7 @@ def _compare_runs(dataset: h5py.Dataset) -> None:
 def _damaged(dataset: h5py.Dataset) -> FileError:
     return FileError(
         f"{dataset.file.filename}: {dataset.name} does not match its checksum: the file was damaged after it was "
-        "written. Copy it again, or remove it and make it anew."
+        "written. Copy it again, or remove it and remake it."
     )
 
 
@@ -230,7 +248,7 @@ def _checksum(values: npt.NDArray[Any]) -> str:
 
 
 def little_endian(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same numbers as contiguous little-endian bytes: a file says the same on every machine."""
+    """Convert to contiguous little-endian values, so that files have the same bytes on every machine."""
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
 
 
@@ -276,7 +294,7 @@ class _FullDiskTolerantFile(io.RawIOBase):
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of the bytes, or note why that was not possible."""
+        """Write all bytes, or keep the error of a full disk."""
         view = memoryview(data).cast("B")
         size = len(view)
         try:
@@ -291,7 +309,7 @@ class _FullDiskTolerantFile(io.RawIOBase):
         return size
 
     def readinto(self, buffer: Any) -> int:
-        """Read as many bytes as there are, and zeros for what was dropped."""
+        """Read bytes into a buffer; discarded bytes read as zeros."""
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):
@@ -303,30 +321,30 @@ class _FullDiskTolerantFile(io.RawIOBase):
         return len(view)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
+        """Set the position."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As of any file."""
+        """Return the position."""
         return self._file.tell()
 
     def truncate(self, size: int | None = None) -> int:
-        """As of any file; a sparse one needs no room."""
+        """Set the size; a sparse file needs no space on the disk."""
         return self._file.truncate(size)
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
         super().close()

@@ -1,10 +1,25 @@
-"""Networks by name. A new one is a file with a :class:`~convergence.networks.spec.NetworkSpec` and a line below.
+"""Networks by name. To add one, write a :class:`NetworkSpec` in a new file and register it below.
 
 Besides these names, ``torchvision:<model>`` is any torchvision classifier and ``package.module:factory`` any callable
-of the user's own that returns a ``torch.nn.Module``.
+that returns a ``torch.nn.Module``.
+
+alexnet.py       AlexNet of Li et al. 2016
+small.py         a small convolutional net
+external.py      torchvision classifiers and factories of modules
+weights.py       initialise, save and load weights
+layer_reader.py  read a layer of a net after its activation function
+devices.py       choice of the device, reproducible arithmetic
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from convergence.registry import Registry
+from convergence.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 NETWORKS = Registry(
     "network",
@@ -15,3 +30,16 @@ NETWORKS = Registry(
         "factory": "convergence.networks.external:FactoryNetwork",
     },
 )
+
+
+class NetworkSpec(Settings):
+    """The ``network`` table of a group of nets; each network adds its own settings."""
+
+    name: str
+
+    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
+        """Build an untrained module in float32 on the CPU: (n, channels, height, width) -> (n, n_classes) logits.
+
+        Initial weights are drawn from torch's global generator, which the caller seeds. Only this method imports torch.
+        """
+        raise TypeError(f"{type(self).__name__} does not implement build()")

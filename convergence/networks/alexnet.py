@@ -1,4 +1,4 @@
-"""AlexNet as in *Convergent Learning*: no channel groups, local response normalisation after pooling."""
+"""AlexNet of *Convergent Learning*: no channel groups, local response normalisation after pooling."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from convergence.errors import ConfigError
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 
 if TYPE_CHECKING:
     import torch
 
-# name: standard deviation of the Gaussian weights, constant bias (the Caffe reference network's)
+# name: standard deviation of the Gaussian weights, constant bias (those of the Caffe reference network)
 INITIAL = {
     "conv1": (0.01, 0.0), "conv2": (0.01, 1.0), "conv3": (0.01, 0.0), "conv4": (0.01, 1.0), "conv5": (0.01, 1.0),
     "fc6": (0.005, 1.0), "fc7": (0.005, 1.0), "fc8": (0.01, 0.0),
@@ -20,7 +20,7 @@ INITIAL = {
 
 
 class AlexNet(NetworkSpec):
-    """The variant of Li et al. 2016 (after Krizhevsky et al. 2012): conv1 … conv5, fc6 … fc8, on 3 × 227 × 227."""
+    """AlexNet (Krizhevsky et al. 2012) as in Li et al. 2016: conv1 … conv5, fc6 … fc8, for images of 3 × 227 × 227."""
 
     name: Literal["alexnet"]
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout after fc6 and fc7.")
@@ -32,8 +32,8 @@ class AlexNet(NetworkSpec):
 
         if tuple(image_shape) != (3, 227, 227):
             raise ConfigError(
-                f"the network alexnet takes images of 3 × 227 × 227, and the data set has {image_shape}: set "
-                'data.crop = 227, or take network = { name = "torchvision:alexnet" } or "small".'
+                f"the network alexnet needs images of 3 × 227 × 227, but the data set has {image_shape}: set "
+                'data.crop = 227, or use network = { name = "torchvision:alexnet" } or "small".'
             )
 
         def normalise() -> nn.Module:

@@ -1,4 +1,4 @@
-"""Which device computes, and arithmetic that gives the same bits each time."""
+"""Choice of the device, and reproducible arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from convergence.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA if there is one, else the CPU; ConfigError for a device that is not there."""
+    """Return the device of a name; ``auto`` is CUDA if available, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        for an unknown or missing device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -18,16 +24,18 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f'device "{name}" is unknown: use "auto", "cpu", "cuda" or "cuda:1".') from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f'device "{name}" is not there: {torch.cuda.device_count()} CUDA devices were found.')
+        raise ConfigError(
+            f'device "{name}" is missing: {torch.cuda.device_count()} CUDA devices were found. Use "auto" or "cpu".'
+        )
     return device
 
 
 def reproducible_arithmetic(threads: int) -> None:
-    """So many CPU threads, deterministic kernels, and IEEE float32: no TF32 in products or convolutions.
+    """Set the number of CPU threads, deterministic kernels, and IEEE float32 (no TF32 in products or convolutions).
 
-    An operation without a deterministic kernel warns. To be called before the first use of CUDA.
+    An operation without a deterministic kernel warns. Call this before the first use of CUDA.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required for deterministic cuBLAS
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_float32_matmul_precision("highest")

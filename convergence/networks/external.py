@@ -1,4 +1,4 @@
-"""Networks from outside: any torchvision classifier by its name, any callable of the user's own."""
+"""External networks: any torchvision classifier by name, or any factory of a module by import path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from convergence.errors import ConfigError, did_you_mean
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 from convergence.registry import load_object
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TorchvisionNetwork(NetworkSpec):
-    """``torchvision:<model>``: a classifier of torchvision, with its own initialisation."""
+    """``torchvision:<model>``: a classifier of torchvision, with torchvision's initialisation."""
 
     name: str = Field(pattern=r"^torchvision:")
     options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the model's builder.")
@@ -36,7 +36,10 @@ class TorchvisionNetwork(NetworkSpec):
 
 
 class FactoryNetwork(NetworkSpec):
-    """``package.module:factory``: called with ``image_shape``, ``n_classes`` (those that it takes) and the options."""
+    """``package.module:factory``: a callable that returns a ``torch.nn.Module``.
+
+    It is called with ``image_shape`` and ``n_classes``, if it has such parameters, and with the options.
+    """
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the factory.")
@@ -52,7 +55,7 @@ class FactoryNetwork(NetworkSpec):
         try:
             module = factory(**arguments)
         except TypeError as error:
-            raise ConfigError(f"{self.name}({', '.join(arguments)}) could not be called: {error}") from error
+            raise ConfigError(f"{self.name}({', '.join(arguments)}) failed: {error}. Check network.options.") from error
         if not isinstance(module, torch.nn.Module):
-            raise ConfigError(f"{self.name} returned a {type(module).__name__}, and a torch.nn.Module is needed.")
+            raise ConfigError(f"{self.name} returned a {type(module).__name__}; it must return a torch.nn.Module.")
         return module

@@ -1,8 +1,8 @@
-"""The units of a layer: any module or graph node of a net, read after its activation function.
+"""Read the units of a layer: any module or graph node of a net, after its activation function.
 
-The net is traced to a graph (torch.fx); a layer's name is looked up among its nodes and followed through
-normalisation, dropout and residual addition to the activation function that takes its output. So ``conv1`` of a plain
-net and ``layer1.0.conv2`` of a residual one both mean what the next layers see.
+The net is traced to a graph (torch.fx). From the node of the layer, the reader follows normalisation, dropout and
+residual addition to the activation function that is applied to it. So ``conv1`` of a plain net and ``layer1.0.conv2``
+of a residual net both mean the input of the next layers.
 """
 
 from __future__ import annotations
@@ -63,26 +63,26 @@ class LayerReader:
 
     @property
     def module(self) -> fx.GraphModule:
-        """The net cut after the last layer that is read: images to a dictionary of outputs; nothing is in place."""
+        """The net up to the last layer that is read, without in-place operations: images to a dict of outputs."""
         return self._module
 
     def node(self, layer: str) -> fx.Node:
-        """The node of :attr:`module`'s graph that is read for a layer."""
+        """Return the node of the graph of :attr:`module` that is read for a layer."""
         (output,) = (node for node in self._module.graph.nodes if node.op == "output")
         found: fx.Node = output.args[0][layer]
         return found
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images (n, channels, height, width) to each layer's output, (n, units, …) as the net computes it."""
+        """Compute the output (n, units, …) of each layer for images (n, channels, height, width)."""
         outputs: dict[str, torch.Tensor] = self._module(images)
         return outputs
 
 
 def as_maps(output: torch.Tensor) -> torch.Tensor:
-    """A layer's output as (n_images, n_units, n_positions).
+    """Reshape the output of a layer to (n_images, n_units, n_positions).
 
-    Maps (n, C, H, W) become (n, C, H·W); vectors (n, C) have one position; tokens (n, T, C) are positions.
+    Maps (n, C, H, W) become (n, C, H·W); vectors (n, C) have one position; each token of (n, T, C) is a position.
 
     Raises
     ------
@@ -96,32 +96,38 @@ def as_maps(output: torch.Tensor) -> torch.Tensor:
     if output.ndim == 3:
         return output.transpose(1, 2)
     raise ConfigError(
-        f"a layer's output has shape {tuple(output.shape)}; maps (n, C, H, W), vectors (n, C) and tokens (n, T, C) "
-        "can be compared. Choose another layer."
+        f"the output of a layer has shape {tuple(output.shape)}; valid are maps (n, C, H, W), vectors (n, C) and "
+        "tokens (n, T, C). Choose another layer."
     )
 
 
 def answer_node(module: nn.Module) -> str:
-    """Qualified name of the node that a net answers with.
+    """Return the qualified name of the node that computes the output of a net.
 
     Raises
     ------
     ConfigError
-        for a net that cannot be traced, or that answers with several things.
+        for a net that cannot be traced, or that returns anything but one tensor.
     """
     graph, names = trace(module)
     (output,) = (node for node in graph.nodes if node.op == "output")
     answer = output.args[0]
     if not isinstance(answer, fx.Node):
         raise ConfigError(
-            f"{type(module).__name__} answers with a {type(answer).__name__}, and one tensor of logits is needed to "
-            "say what it classifies. Wrap it in a module that returns the logits alone."
+            f"{type(module).__name__} returns a {type(answer).__name__}; a classifier must return one tensor of "
+            "logits. Wrap it in a module that returns the logits alone."
         )
     return names[answer]
 
 
 def trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
-    """The net's graph in evaluation mode, and the qualified name of every node."""
+    """Trace a net in evaluation mode; return its graph and the qualified name of every node.
+
+    Raises
+    ------
+    ConfigError
+        for a net that cannot be traced.
+    """
     from torchvision.models.feature_extraction import NodePathTracer
 
     was_training = module.training
@@ -131,7 +137,7 @@ def trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
     except Exception as error:
         raise ConfigError(
             f"{type(module).__name__} cannot be traced to a graph ({error}), so its layers cannot be read by name. "
-            "Python control flow that depends on the images is the usual reason; wrap it with torch.fx.wrap."
+            "The usual reason is Python control flow that depends on the images; wrap it with torch.fx.wrap."
         ) from error
     finally:
         module.train(was_training)
@@ -140,7 +146,7 @@ def trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
 
 
 def _find(layer: str, nodes: dict[str, fx.Node]) -> fx.Node:
-    """The node of a layer: its own name, or the last node inside the module of that name."""
+    """Find the node of a layer: the node of that name, or the last node inside the module of that name."""
     if layer in nodes:
         return nodes[layer]
     inside = [node for name, node in nodes.items() if name.startswith(f"{layer}.")]
@@ -151,7 +157,7 @@ def _find(layer: str, nodes: dict[str, fx.Node]) -> fx.Node:
 
 
 def _after_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
-    """The first activation function at or after a node, through norms, dropout and addition; None if none takes it."""
+    """Find the first activation function at or after a node, through norms, dropout and addition; None without one."""
     while True:
         if _is(node, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS):
             return node
@@ -168,7 +174,7 @@ def _after_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | 
 
 
 def is_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node of a graph is an activation function."""
+    """Check whether a node of a graph is an activation function."""
     return _is(node, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS)
 
 
@@ -183,9 +189,10 @@ def _is(
 
 
 def _cut(module: nn.Module, graph: fx.Graph, wanted: dict[str, fx.Node]) -> fx.GraphModule:
-    """A module that computes the wanted nodes and nothing after them, with no operation in place.
+    """Make a module that computes the wanted nodes, without later nodes and without in-place operations.
 
-    An operation in place would change what was read from the node before it; the caller's module stays as it is.
+    An in-place operation would change the values that were read from the node before it. The given module is not
+    changed.
     """
     own = copy.deepcopy(module)
     for part in own.modules():

@@ -1,4 +1,4 @@
-"""A small convolutional net: conv1, conv2, …, fc1, …, classifier, each with a ReLU except the last."""
+"""A small convolutional net: conv1, conv2, …, fc1, …, classifier, with a ReLU after each layer but the last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +18,9 @@ class Small(NetworkSpec):
     """3 × 3 convolutions with ReLU, each followed by 2 × 2 max-pooling while the map is at least 4 on both sides."""
 
     name: Literal["small"]
-    channels: tuple[Width, ...] = Field((16, 32), min_length=1, description="Units of conv1, conv2, ….")
-    hidden: tuple[Width, ...] = Field((64,), description="Units of fc1, fc2, …, before the classifier.")
-    kernel_size: int = Field(3, ge=1, description="Side of the convolutions; odd, so that maps keep their size.")
+    channels: tuple[Width, ...] = Field((16, 32), min_length=1, description="Numbers of units of conv1, conv2, ….")
+    hidden: tuple[Width, ...] = Field((64,), description="Numbers of units of fc1, fc2, …, before the classifier.")
+    kernel_size: int = Field(3, ge=1, description="Kernel size of the convolutions; odd sizes keep the map size.")
 
     def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
         from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""The weights of a net: as its seed makes them, as files of plain arrays, and read back."""
+"""Weights of a net: initialise from a seed, save to files of plain arrays, and load."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import nn
 
 from convergence.errors import FileError
 from convergence.io.files import atomic_write
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 
 
 def initialise(network: NetworkSpec, seed: int, image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
-    """A net as its seed makes it, in float32 on the CPU; the global random state is left as it was."""
+    """Build a net with the initial weights of a seed, in float32 on the CPU; the global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network.build(image_shape, n_classes)
 
 
 def weights_path(folder: Path, epoch: int | None = None) -> Path:
-    """Where the weights after an epoch are (0: as initialised); the final ones for None."""
+    """Path of the weights after an epoch (0: initial weights, None: final weights)."""
     return folder / "weights.safetensors" if epoch is None else folder / "epochs" / f"{epoch:05d}.safetensors"
 
 
 def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> None:
-    """Write :func:`weights_path`: plain arrays, no code."""
+    """Write the weights of a net to :func:`weights_path`, as plain arrays without code."""
     from safetensors.torch import save_file
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
@@ -36,7 +36,7 @@ def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> N
 
 
 def load_arrays(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Plain arrays into a net, with the versions of its parts that some nets ask for; raises as load_state_dict."""
+    """Load plain arrays into a net, with the version metadata that some modules need; raises as load_state_dict."""
     versioned = OrderedDict(state)
     versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
     module.load_state_dict(versioned)
@@ -49,12 +49,12 @@ def load_net(
     n_classes: int,
     epoch: int | None = None,
 ) -> nn.Module:
-    """A net with its final weights, or those that were kept of an epoch, in evaluation mode on the CPU.
+    """Load a net with its final weights, or the kept weights of an epoch, in evaluation mode on the CPU.
 
     Raises
     ------
     FileError
-        when the weights are missing, damaged, of another network, or in another precision than float32.
+        if the weights are missing, damaged, of another network, or in another precision than float32.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -70,8 +70,8 @@ def load_net(
         coarse = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
         if coarse:
             raise FileError(
-                f"{path}: weights are stored as {', '.join(coarse)}, and nets are compared and taken apart in float32, "
-                "where they would have other bits than those that were trained. Train the net with this toolkit."
+                f"{path}: weights are stored as {', '.join(coarse)}; float32 is needed, because results in float32 "
+                "would differ from those of the trained net. Train the net with this toolkit."
             )
         load_arrays(module, state)
     except (SafetensorError, OSError) as error:
@@ -79,5 +79,5 @@ def load_net(
             f"{path}: the weights are damaged ({error}). Remove {folder} and train the net again."
         ) from error
     except RuntimeError as error:
-        raise FileError(f"{path}: the weights are those of another network: {error}") from error
+        raise FileError(f"{path}: the weights are those of another network: {error}. Train the net again.") from error
     return module.eval()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convergence.alignment.mapping_sgd import SHORT_STEPS, train_mapping
 from convergence.alignment.sparse import LARGE_WEIGHT, dense_fit, lasso_path
-from convergence.clustering.spectral import normalised_laplacian, similarity_graph
+from convergence.clustering.graph import normalised_laplacian, similarity_graph
 from convergence.paper.published import TABLE_LAMBDAS
 from convergence.results import ComparisonResults, PairResults
 from convergence.statistics.file import StatisticsFile

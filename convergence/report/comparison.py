@@ -14,7 +14,7 @@ import numpy as np
 from convergence.errors import UserError
 from convergence.figures.overview import two_runs
 from convergence.figures.style import slug
-from convergence.inference.estimates import Estimate, jackknife, reach
+from convergence.inference import Estimate, jackknife, reach
 from convergence.report.results import RunResults, distinguished, read_run
 from convergence.report.site import Link, MenuSection, Placed, Site
 from convergence.report.tables import MISSING, Table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convergence.inference.estimates import Estimate, mean_estimate
+from convergence.inference import Estimate, mean_estimate
 from convergence.results import HELD_OUT, ComparisonResults, kinds_of
 from convergence.similarity import MEASURES
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.file import Columns, open_analysis
-from convergence.inference.estimates import Estimate, mean_estimate
+from convergence.inference import Estimate, mean_estimate
 from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 from convergence.results.source import ComparisonSource
 
 Kind = Literal["trained", "untrained", "mixed"]

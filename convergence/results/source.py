@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from convergence.analysis.file import Columns, open_analysis
 from convergence.errors import FileError
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 Array = npt.NDArray[Any]
 LEVELS = ("value", "standard_error", "low", "high", "bias", "null", "null_sd", "shifted", "ceiling")

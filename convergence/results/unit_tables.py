@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import UserError
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 from convergence.registry import load_object
 from convergence.results.labelled import Labelled, ResultsTable
 

@@ -16,7 +16,7 @@ from convergence.alignment.matching import matching, semi_matching
 from convergence.analysis.active_units import ActiveUnits, active_units, describe_units, group_squares
 from convergence.analysis.file import open_analysis
 from convergence.errors import UserError, did_you_mean
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 from convergence.io import hdf5
 from convergence.registry import load_object
 from convergence.results.comparison import ComparisonResults, Summary, read_analysis

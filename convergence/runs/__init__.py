@@ -1,0 +1,8 @@
+"""The run of an experiment: its folder, its stages, and how they resume.
+
+run_folder.py  the folder of an experiment and the tasks of its stages
+tasks.py       tasks with records: skip, resume or set aside output
+stages.py      the table of stages, and running them in order
+signals.py     stop on signals of the scheduler, between two units of work
+job_lease.py   at most one attempt of a job writes results
+"""

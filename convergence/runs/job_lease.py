@@ -1,8 +1,9 @@
-"""Who may write a piece of work, where a scheduler can begin it again while a process of the last attempt lives on.
+"""Job leases: at most one attempt of a job may write its results.
 
-A node that goes down for the scheduler need not stop: a task on it may go on beside the attempt that has taken its
-place. Each attempt writes its name into the claim file of the piece before it starts; its processes know file and name
-by the environment, look now and then whether the name is still theirs, and stop, without writing, when it is not.
+A node that the scheduler considers down may still run a process. Such an orphaned process can run at the same time as
+the attempt that replaced it. Each attempt therefore writes its name into the lease file of its task before it starts.
+Its processes get the file and the name through the environment. They check the file regularly, and stop without writing
+once it holds another name.
 """
 
 from __future__ import annotations
@@ -12,33 +13,34 @@ import time
 from pathlib import Path
 
 VARIABLE = "CONVERGENCE_LEASE"
-"""Name of the attempt, a colon, and the path of the claim file; not set where nothing can begin work again."""
+"""Environment variable: name of the attempt, a colon, and the path of the lease file; unset without a scheduler."""
 EVERY_S = 1.0
-"""A process looks so often."""
-_looked: dict[str, tuple[float, bool]] = {}
+"""Seconds between two checks of the lease file."""
+_checked: dict[str, tuple[float, bool]] = {}
 
 
 def variable(path: Path, name: str) -> dict[str, str]:
-    """What the environment of an attempt's processes says, once it has claimed the piece."""
+    """Environment variable for the processes of an attempt that holds the lease."""
     return {VARIABLE: f"{name}:{path}"}
 
 
 def is_lost(now: bool = False) -> bool:
-    """Whether another attempt has claimed the work of this process; ``now`` looks, however short ago it was done.
+    """Check whether another attempt holds the lease of this process.
 
-    A claim file that is gone or cannot be read takes nothing away.
+    The lease file is read at most once in ``EVERY_S`` seconds; ``now`` reads it in any case. A lease file that is
+    missing or unreadable does not end the lease.
     """
-    claim = os.environ.get(VARIABLE)
-    if not claim:
+    lease = os.environ.get(VARIABLE)
+    if not lease:
         return False
-    at, lost = _looked.get(claim, (-EVERY_S, False))
+    at, lost = _checked.get(lease, (-EVERY_S, False))
     if lost:
         return True
     if now or time.monotonic() - at >= EVERY_S:
-        name, _, path = claim.partition(":")
+        name, _, path = lease.partition(":")
         try:
             lost = Path(path).read_text(encoding="utf-8") != name
         except (OSError, UnicodeDecodeError):
             lost = False
-        _looked[claim] = time.monotonic(), lost
+        _checked[lease] = time.monotonic(), lost
     return lost

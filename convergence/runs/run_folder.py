@@ -88,7 +88,7 @@ class RunFolder(TaskFolder):
     def statistics_task(self) -> StageTask:
         """Task: both passes over the evaluation images."""
         nets = {net.name: net for net in self.experiment.all_nets()}
-        joined = {member.net: nets[member.net] for member in self.experiment.all_layer_refs()}
+        joined = {ref.net: nets[ref.net] for ref in self.experiment.all_layer_refs()}
         given = self.experiment.activations
         values: dict[str, Any] = {
             "data": self.experiment.images.digest_values() if given is None else given.digest_values(),

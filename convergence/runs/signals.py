@@ -1,8 +1,8 @@
-"""Walltime and pre-emption signals: finish the piece at hand, stop, and ask to be started again.
+"""Walltime and pre-emption signals: finish the current unit of work, stop, and exit with "try again".
 
-Schedulers send SIGTERM or, where the user asked for a warning, SIGUSR2 before they kill. Long work calls :func:`check`
-between its pieces, each of which is on the disk when it is done. A second signal stops at once. So does, with nothing
-more written, that another attempt has taken the work over (:mod:`convergence.runs.job_lease`).
+Schedulers send SIGTERM, or SIGUSR2 if the user requested a warning, before they kill a job. Long work calls
+:func:`check` between its units of work; each finished unit is on the disk. A second signal stops at once. A lost lease
+(:mod:`convergence.runs.job_lease`) stops at once too, without writing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _received: list[int] = []
 
 
 class Stopped(Exception):
-    """Work stopped at a place from which it goes on (exit code 75: try again)."""
+    """Work stopped at a point from which it can resume (exit code 75: try again)."""
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """While the block runs, signals are noted; :func:`is_stopping` and :func:`check` see them."""
+    """Record signals during the block, for :func:`is_stopping` and :func:`check`."""
     _received.clear()
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
@@ -38,25 +38,25 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def is_stopping() -> bool:
-    """Whether a signal came, or another attempt has taken the work over."""
+    """Check whether a signal was received or the lease was lost."""
     return bool(_received) or job_lease.is_lost()
 
 
 def check() -> None:
-    """Raise :class:`Stopped` if a signal came, or another attempt has taken the work over."""
+    """Raise :class:`Stopped` if a signal was received or the lease was lost."""
     check_lease(now=False)
     if _received:
         raise Stopped(f"stopped by {signal.Signals(_received[0]).name}")
 
 
 def check_lease(now: bool = True) -> None:
-    """Raise :class:`Stopped` if another attempt has taken the work over; before what must not be written twice."""
+    """Raise :class:`Stopped` if the lease was lost; call this before writes that must not happen twice."""
     if job_lease.is_lost(now):
-        raise Stopped("stopped: a later attempt has taken this over, and this one writes no more")
+        raise Stopped("stopped: a later attempt holds the lease of this task; this attempt writes nothing more")
 
 
 def _note(number: int, frame: FrameType | None) -> None:
     if _received:
         raise Stopped(f"stopped by {signal.Signals(number).name}, twice")
     _received.append(number)
-    logger.warning("%s: finishing the piece at hand; the same command goes on from there", signal.Signals(number).name)
+    logger.warning("%s: finishing the current unit of work; the same command resumes", signal.Signals(number).name)

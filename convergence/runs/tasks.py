@@ -205,7 +205,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record["digest"], record["finished"], record["outputs"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise FileError(
-            f"{path}: the record of a stage is damaged ({error!r}). Remove it; the stage then runs again."
+            f"{path}: the record of a stage is damaged ({error!r}). Remove the record; the stage then runs again."
         ) from error
     return record
 
@@ -244,6 +244,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def file_size(path: Path) -> int | None:
+    """Return the size of a file in bytes; None if it is missing."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,8 +1,18 @@
-"""Measures of the similarity of two layers, each one function over the pair's sums and one line below.
+"""Similarity measures of two layers: one function of the pair's moments each, registered below.
 
-A measure takes a :class:`~convergence.similarity.pair.PairMoments` and gives a number. The analysis adds its
-delete-one-group jackknife interval, its level under random rotations and for the next image, its ceiling and, where
-the measure fits an alignment, the score of that alignment on images that it was not fitted on.
+A measure maps a :class:`~convergence.similarity.pair.PairMoments` to a number. The analysis adds the jackknife
+interval, the chance levels from random rotations and from the next image, and the ceiling. For a measure that fits an
+alignment, the analysis also scores the alignment on held-out images.
+
+pair.py            the moments of two layers
+measure.py         the properties of a measure
+correlation.py     mean correlation of aligned units
+cka.py             centred kernel alignment
+cca.py             canonical correlations
+procrustes.py      Procrustes correlation and shape distance
+regression.py      explained variance of linear regression
+subspace_match.py  subspace maximum match
+images.py          measures over pairs of images
 """
 
 from convergence.registry import Registry

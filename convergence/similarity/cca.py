@@ -1,7 +1,7 @@
-"""Canonical correlations of two layers, and three ways to make one number of them.
+"""Canonical correlations of two layers, and three summaries: mean CCA, SVCCA and PWCCA.
 
-All are rank-revealing: directions without variance (duplicated units, more units than samples) are left out, so that
-no correlation is made of rounding.
+All are rank-revealing: directions without variance (duplicated units, more units than samples) are excluded, because
+their correlations would be rounding errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEPT_VARIANCE = 0.99
 
 @dataclass(frozen=True, eq=False)
 class CanonicalDirections:
-    """Weights of the canonical variables, (n_x, k) and (n_y, k), falling in correlation, and what each counts (k,)."""
+    """Weights of the canonical variables, (n_x, k) and (n_y, k), by descending correlation, and importance (k,)."""
 
     x: Matrix
     y: Matrix
@@ -27,10 +27,11 @@ class CanonicalDirections:
 
 
 def canonical_directions(pair: PairMoments, kept_variance: float = 1.0) -> CanonicalDirections:
-    """Canonical variables of the standardised units (Hotelling 1936).
+    """Compute the canonical variables of the standardised units (Hotelling 1936).
 
-    ``kept_variance`` of each layer's total is kept in its principal directions first (SVCCA: 0.99). Variables have
-    variance 1; ``importance`` is the sum over x's units of their absolute covariance with it (PWCCA's weights).
+    Each layer is first reduced to the principal directions that hold ``kept_variance`` of its variance (SVCCA: 0.99).
+    The variables have variance 1. ``importance`` is the sum over the units of x of their absolute covariance with a
+    variable (the weights of PWCCA).
     """
     whitened = [_whitening(*found, kept_variance) for found in (pair.directions_x, pair.directions_y)]
     left, _, right = np.linalg.svd(whitened[0].T @ pair.std_xy @ whitened[1], full_matrices=False)
@@ -39,7 +40,7 @@ def canonical_directions(pair: PairMoments, kept_variance: float = 1.0) -> Canon
 
 
 def canonical_correlations(found: CanonicalDirections, pair: PairMoments) -> Matrix:
-    """(k,) correlations of canonical variables on the pair of their fit or another; 0 without variance."""
+    """Correlations (k,) of canonical variables, on the pair they were fitted on or another; 0 without variance."""
     covariance = np.einsum("ik,ij,jk->k", found.x, pair.std_xy, found.y, optimize=True)
     variances = [
         np.einsum("ik,ij,jk->k", w, s, w, optimize=True) for w, s in ((found.x, pair.std_xx), (found.y, pair.std_yy))
@@ -57,7 +58,7 @@ def canonical_correlations(found: CanonicalDirections, pair: PairMoments) -> Mat
     rotation_invariant=True,
 )
 def mean_cca(found: CanonicalDirections, pair: PairMoments) -> float:
-    """Mean canonical correlation: every direction counts the same, however little varies along it."""
+    """Mean canonical correlation; all directions have the same weight, whatever their variance."""
     return float(canonical_correlations(found, pair).mean())
 
 
@@ -84,9 +85,9 @@ def svcca(found: CanonicalDirections, pair: PairMoments) -> float:
     rotation_null=False,
 )
 def pwcca(found: CanonicalDirections, pair: PairMoments) -> float:
-    """Canonical correlations weighted by how much of x's units each canonical variable of x accounts for.
+    """Mean of the canonical correlations, weighted by the importance of each canonical variable for the units of x.
 
-    The weights depend on x's basis, the correlations on no basis, so a rotation of y is no chance level.
+    The weights depend on the basis of x and the correlations on no basis, so rotations of y give no chance level.
     """
     return float(np.average(canonical_correlations(found, pair), weights=found.importance))
 

@@ -1,4 +1,4 @@
-"""Centred kernel alignment with linear kernels: of standardised units, of units as they come, and without its bias."""
+"""Centred kernel alignment with linear kernels: of standardised units, of raw units, and debiased."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convergence.similarity.pair import PairMoments
     rotation_invariant=True,
 )
 def linear_cka(pair: PairMoments) -> float:
-    """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the standardised units, so no loud unit decides alone."""
+    """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the standardised units, so all units have the same weight."""
     return _cka(pair.std_xx, pair.std_xy, pair.std_yy)
 
 
@@ -31,7 +31,7 @@ def linear_cka(pair: PairMoments) -> float:
     scale_invariant=False,
 )
 def linear_cka_raw(pair: PairMoments) -> float:
-    """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the units as they come: the loudest decide."""
+    """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the raw units, dominated by units with large variance."""
     return _cka(pair.cov_xx, pair.cov_xy, pair.cov_yy)
 
 
@@ -45,21 +45,21 @@ def linear_cka_raw(pair: PairMoments) -> float:
     needs="hsic",
 )
 def debiased_cka(pair: PairMoments) -> float:
-    """HSIC_xy / sqrt(HSIC_xx HSIC_yy), unbiased: 0 on average for independent layers, however few samples.
+    """HSIC_xy / sqrt(HSIC_xx HSIC_yy) with unbiased HSIC: 0 on average for independent layers, for any sample size.
 
-    All units that are finite take part, as they come. Samples count as independent; positions of one image are not,
-    so what they share is not taken out.
+    All finite units are included, without standardisation. The estimator assumes independent samples; positions of one
+    image are dependent, so bias from that dependence remains.
 
     Raises
     ------
     UserError
-        when a layer's HSIC with itself is not positive: too few samples.
+        if the HSIC of a layer with itself is not positive (too few samples).
     """
     assert pair.hsic is not None
     if min(pair.hsic.xx, pair.hsic.yy) <= 0:
         raise UserError(
-            f"the unbiased HSIC of a layer with itself is {min(pair.hsic.xx, pair.hsic.yy):.3g} and has no root: "
-            f"{pair.n:.0f} samples are too few. Read more images, or leave debiased_cka out of analysis.measures."
+            f"the unbiased HSIC of a layer with itself is {min(pair.hsic.xx, pair.hsic.yy):.3g}, but must be positive: "
+            f"{pair.n:.0f} samples are too few. Use more images, or remove debiased_cka from analysis.measures."
         )
     return pair.hsic.xy / float(np.sqrt(pair.hsic.xx) * np.sqrt(pair.hsic.yy))
 

@@ -1,4 +1,4 @@
-"""Mean correlation of aligned units: with replacement, one-to-one, by optimal transport, and above a rotated basis."""
+"""Mean correlation of aligned units: semi-matching, matching, soft matching, and excess over a rotated basis."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from convergence.alignment.matching import Matching, matching, semi_matching
 from convergence.alignment.soft_matching import soft_matching
-from convergence.inference.estimates import random_rotation
-from convergence.linalg import Matrix
+from convergence.linalg import Matrix, random_rotation
 from convergence.similarity.measure import aligned_measure, measure
 from convergence.similarity.pair import PairMoments
 
@@ -27,7 +26,7 @@ CACHED_UNITS = 1024
     rotation_invariant=False,
 )
 def mean_semi_matching(partner: NDArray[np.intp], pair: PairMoments) -> float:
-    """Mean over x's units of the largest signed correlation with a unit of y."""
+    """Mean over the units of x of the largest signed correlation with a unit of y."""
     return float(pair.corr_xy[np.arange(len(partner)), partner].mean())
 
 
@@ -40,7 +39,7 @@ def mean_semi_matching(partner: NDArray[np.intp], pair: PairMoments) -> float:
     rotation_invariant=False,
 )
 def mean_matching(matched: Matching, pair: PairMoments) -> float:
-    """Mean correlation of the best one-to-one assignment; as many pairs as the smaller layer has units."""
+    """Mean correlation of the best one-to-one assignment, over min(n_x, n_y) pairs."""
     return float(pair.corr_xy[matched.rows, matched.columns].mean())
 
 
@@ -53,32 +52,32 @@ def mean_matching(matched: Matching, pair: PairMoments) -> float:
     rotation_invariant=False,
 )
 def mean_soft_matching(plan: Matrix, pair: PairMoments) -> float:
-    """Mean correlation when every unit of either layer has to be matched; for equal widths the matching's."""
+    """Mean correlation if every unit of both layers is matched; equals matching for layers of equal width."""
     return float(np.sum(plan * pair.corr_xy))
 
 
 @measure(
     title="Excess correlation",
-    source="Gurnee et al. 2024 (arXiv 2401.12181): mean over i of max_j r_ij, less the same in a rotated basis",
+    source="Gurnee et al. 2024 (arXiv 2401.12181): mean over i of max_j r_ij minus its value in a rotated basis",
     symmetric=False,
     bounds=(-2.0, 2.0),
     rotation_invariant=False,
     of_itself=None,
 )
 def excess_correlation(pair: PairMoments) -> float:
-    """How far the best units of y beat the best random directions of y's span; 0 if units are nothing special.
+    """Semi-matching correlation minus its mean under three random rotations of y.
 
-    Mean over three rotations, the same ones for layers of the same width.
+    It is 0 if units are like random directions. The rotations are the same for all layers of the same width.
     """
     rotated = [pair.rotated(_rotation(len(pair.cov_yy), k)).corr_xy.max(axis=1).mean() for k in range(N_ROTATIONS)]
     return float(pair.corr_xy.max(axis=1).mean() - np.mean(rotated))
 
 
 def _rotation(n: int, k: int) -> Matrix:
-    """The k-th rotation of n units; kept for next time unless it is large."""
-    return _kept_rotation(n, k) if n <= CACHED_UNITS else random_rotation(n, np.random.default_rng([n, k]))
+    """Return the k-th rotation of n units; rotations of up to ``CACHED_UNITS`` units are cached."""
+    return _cached_rotation(n, k) if n <= CACHED_UNITS else random_rotation(n, np.random.default_rng([n, k]))
 
 
 @functools.lru_cache(maxsize=4 * N_ROTATIONS)
-def _kept_rotation(n: int, k: int) -> Matrix:
+def _cached_rotation(n: int, k: int) -> Matrix:
     return random_rotation(n, np.random.default_rng([n, k]))

@@ -1,7 +1,7 @@
-"""Measures that look at pairs of images, over the few whose activations are stored.
+"""Measures over pairs of images, computed on the images whose activations are stored.
 
-A unit's value for an image is its mean over the positions of its map. Units are standardised over the images kept, and
-images are compared by the cosine of their centred patterns, which no rotation of the units changes.
+The value of a unit for an image is its mean over the positions of its map. Units are standardised over the stored
+images. Two images are compared by the cosine of their centred patterns, which is invariant to rotations of the units.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEIGHBOURS = 10
     needs="samples",
 )
 def representational_similarity(pair: PairMoments) -> float:
-    """Spearman correlation of the similarities of all pairs of images in x with those in y; 0 if all are the same."""
+    """Spearman correlation of the similarities of all image pairs in x with those in y; 0 if all are equal."""
     x, y = (_upper(_counted(similarities(scores), pair)) for scores in _both(pair))
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x.round(12), y.round(12))]
     scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
@@ -42,7 +42,7 @@ def representational_similarity(pair: PairMoments) -> float:
     needs="samples",
 )
 def mutual_nearest_neighbours(pair: PairMoments) -> float:
-    """Mean over images of the share of their ten nearest images that is the same in both nets (fewer of few images)."""
+    """Mean over images of the shared fraction of their ten nearest images in both nets (fewer for few images)."""
     x, y = (neighbours(similarities(scores)) for scores in _both(pair))
     if pair.kept is not None:
         x, y = x[pair.kept], y[pair.kept]
@@ -50,14 +50,14 @@ def mutual_nearest_neighbours(pair: PairMoments) -> float:
 
 
 def similarities(scores: Matrix) -> Matrix:
-    """(n, n) cosines of the images' patterns (n, n_units) of standard scores; 0 for an image without a pattern."""
+    """Cosine similarities (n, n) of the patterns (n, n_units) of standard scores; 0 for a zero pattern."""
     length = np.linalg.norm(scores, axis=1, keepdims=True)
     scores = scores / np.where(length > 0, length, 1.0)
     return np.asarray(scores @ scores.T)
 
 
 def neighbours(similarity: Matrix) -> NDArray[np.bool_]:
-    """(n, n) whether the image of the column is among the ten nearest of the row; of equal ones the first."""
+    """Mask (n, n): column j is among the ten nearest images of row i; ties go to the lowest index."""
     n = len(similarity)
     k = min(NEIGHBOURS, n - 1)
     others = similarity.round(12)

@@ -1,4 +1,4 @@
-"""What describes a measure, so that error bars, chance levels, held-out values and tests come by themselves."""
+"""Properties of a measure, from which the analysis derives error bars, chance levels, held-out values and tests."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from convergence.similarity.pair import PairMoments
 
 Need = Literal["hsic", "samples"]
 MISSING: dict[Need, str] = {
-    "hsic": "a unit is not finite, so that norms are not either",
-    "samples": "the statistics hold no activations of single images (statistics.subset)",
+    "hsic": "a unit is not finite, so the norms are not finite",
+    "samples": "the statistics hold no activations of single images; set statistics.subset",
 }
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A function of a pair, with what figures, error bars, nulls and property tests need to know about it.
+    """A similarity measure with the properties used by figures, error bars, chance levels and property tests.
 
     Attributes
     ----------
-    function : a :class:`PairMoments` to a number
-    title, source : its name, and where its formula is from
-    symmetric : exchanging the layers changes nothing
-    bounds : hold for every pair
-    rotation_invariant : an orthogonal transformation of one layer's units changes nothing
-    scale_invariant : a positive factor on any unit changes nothing: units are standardised
-    distance : 0 says the same, more says less alike
-    of_itself : value for a layer beside itself, None where that depends on the layer
-    fit, score : the measure is ``score(fit(pair), pair)``: an alignment that can be fitted on some images and scored
-        on others; None for a measure that fits nothing
-    smooth : a small change of the covariances changes the value little; a share of units that jumps is not
-    needs : what a pair must hold beside covariances
-    rotation_null : a rotation of y's basis is a chance level; by default if the measure is not invariant to it
+    function : maps a :class:`PairMoments` to a number
+    title, source : name, and reference of the formula
+    symmetric : invariant to an exchange of the layers
+    bounds : smallest and largest value of any pair
+    rotation_invariant : invariant to an orthogonal transformation of the units of one layer
+    scale_invariant : invariant to a positive factor on any unit, because units are standardised
+    distance : 0 means equal, and larger values mean less similar
+    of_itself : value for a layer and itself; None if that depends on the layer
+    fit, score : the measure is ``score(fit(pair), pair)``, where the alignment can be fitted on some images and scored
+        on others; None for a measure without a fit
+    smooth : small changes of the covariances change the value little; false for a share of units, which changes in
+        steps
+    needs : data that a pair must hold besides covariances
+    rotation_null : random rotations of the basis of y give a chance level; by default true unless rotation-invariant
     """
 
     function: Callable[[PairMoments], float]
@@ -59,17 +60,17 @@ class Measure:
         object.__setattr__(self, "__wrapped__", self.function)
 
     def __call__(self, pair: PairMoments) -> float:
-        """The measure's value, a plain float within ``bounds``."""
+        """Compute the value, a float within ``bounds``."""
         low, high = self.bounds
-        return min(max(float(self.function(pair)), low), high)  # rounding may lead an ulp beyond
+        return min(max(float(self.function(pair)), low), high)  # rounding may exceed the bounds by an ulp
 
     def held_out(self, fitted: Any, pair: PairMoments) -> float:
-        """The score of what was fitted elsewhere; may leave the bounds, as a bad prediction does."""
+        """Score an alignment that was fitted on other images; bad predictions may exceed the bounds."""
         assert self.score is not None
         return float(self.score(fitted, pair))
 
     def unavailable(self, pair: PairMoments) -> str:
-        """Why the measure cannot be taken of this pair; "" if it can."""
+        """Explain why the measure is not available for a pair; "" if it is."""
         if self.needs == "hsic" and pair.hsic is None:
             return MISSING["hsic"]
         if self.needs == "samples" and (pair.samples_x is None or pair.samples_y is None):
@@ -86,7 +87,7 @@ def measure(
     rotation_invariant: bool,
     **more: Any,
 ) -> Callable[[Callable[[PairMoments], float]], Measure]:
-    """Decorator that makes a function of a pair into a :class:`Measure`; keywords as its attributes."""
+    """Decorator that turns a function of a pair into a :class:`Measure`; keywords as the attributes of the class."""
 
     def describe(function: Callable[[PairMoments], float]) -> Measure:
         return Measure(function, title, source, symmetric, bounds, rotation_invariant, **more)

@@ -1,4 +1,4 @@
-"""What every measure of two layers starts from: the moments of their units, and what else was kept of them."""
+"""The input of every measure: moments of the units of two layers, and stored activations if available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convergence.linalg import Matrix, principal_directions
 
 @dataclass(frozen=True, eq=False)
 class UnbiasedHsic:
-    """Unbiased HSIC (Song et al. 2007) with linear kernels of x with itself, x with y, and y with itself."""
+    """Unbiased HSIC (Song et al. 2007) with linear kernels, of (x, x), (x, y) and (y, y)."""
 
     xx: float
     xy: float
@@ -32,19 +32,19 @@ class PairMoments:
     cov_xx, cov_xy, cov_yy : (n_x, n_x), (n_x, n_y), (n_y, n_y) float64
         Covariances, in units of activation squared.
     standardised : bool
-        The covariances are already those of standardised units, or of a rotation of them (:meth:`rotated`).
+        Whether the covariances are those of standardised units or of their rotation (:meth:`rotated`).
     hsic : UnbiasedHsic, optional
-        From the norms that the statistics keep beside the products.
+        Computed from norms in the statistics.
     samples_x, samples_y : (n_stored, n_x), (n_stored, n_y), optional
-        Activations of a few images, row k of both being the same image.
+        Stored activations of a subset of images; row k of both is the same image.
     kept : (n_stored,) bool, optional
-        Those of them that count, where some are left out; measures that compare an image with others still compare it
-        with all, since how many there are is part of what they measure.
+        Mask of the stored images that count, for replicates that leave out images. Measures that compare an image with
+        others still compare it with all stored images, because their value depends on the number of images.
 
     Raises
     ------
     UserError
-        when shapes do not fit, a value is not finite or a unit has no variance.
+        if shapes do not fit, a value is not finite, or a unit has no variance.
     """
 
     n: float
@@ -61,76 +61,78 @@ class PairMoments:
         n_x, n_y = len(self.cov_xx), len(self.cov_yy)
         if (self.cov_xx.shape, self.cov_xy.shape, self.cov_yy.shape) != ((n_x, n_x), (n_x, n_y), (n_y, n_y)):
             raise UserError(
-                f"covariances of shapes {self.cov_xx.shape}, {self.cov_xy.shape} and {self.cov_yy.shape} do "
-                "not belong to one pair of layers; give (n_x, n_x), (n_x, n_y) and (n_y, n_y)."
+                f"covariances of shapes {self.cov_xx.shape}, {self.cov_xy.shape} and {self.cov_yy.shape} do not fit "
+                "one pair of layers; valid are (n_x, n_x), (n_x, n_y) and (n_y, n_y)."
             )
         if n_x == 0 or n_y == 0:
-            raise UserError("a layer of the pair has no live unit; leave this pair out.")
+            raise UserError("a layer of the pair has no live unit; exclude this pair.")
         if not all(np.isfinite(values).all() for values in (self.cov_xx, self.cov_xy, self.cov_yy)):
-            raise UserError("a covariance is NaN or infinite; leave units with non-finite activations out first.")
+            raise UserError("a covariance is NaN or infinite; exclude units with non-finite activations first.")
         if np.diagonal(self.cov_xx).min() <= 0 or np.diagonal(self.cov_yy).min() <= 0:
-            raise UserError("a unit has zero variance and so no correlation; leave such units out first.")
+            raise UserError("a unit has zero variance and therefore no correlation; exclude such units first.")
 
     @cached_property
     def corr_xx(self) -> Matrix:
-        """(n_x, n_x) correlations within x, in [-1, 1], with an exact unit diagonal."""
+        """Correlations (n_x, n_x) within x, in [-1, 1], with a diagonal of exactly 1."""
         return _within(self.cov_xx)
 
     @cached_property
     def corr_xy(self) -> Matrix:
-        """(n_x, n_y) correlations between x and y, in [-1, 1]."""
+        """Correlations (n_x, n_y) between x and y, in [-1, 1]."""
         scale = np.outer(np.sqrt(np.diagonal(self.cov_xx)), np.sqrt(np.diagonal(self.cov_yy)))
         return np.clip(self.cov_xy / scale, -1.0, 1.0)
 
     @cached_property
     def corr_yy(self) -> Matrix:
-        """(n_y, n_y) correlations within y, in [-1, 1], with an exact unit diagonal."""
+        """Correlations (n_y, n_y) within y, in [-1, 1], with a diagonal of exactly 1."""
         return _within(self.cov_yy)
 
     @property
     def std_xx(self) -> Matrix:
-        """(n_x, n_x) covariances of x's standardised units, in the basis that a rotation left them in."""
+        """Covariances (n_x, n_x) of the standardised units of x, in the rotated basis after :meth:`rotated`."""
         return self.cov_xx if self.standardised else self.corr_xx
 
     @property
     def std_xy(self) -> Matrix:
-        """(n_x, n_y) covariances between standardised units, in the basis that a rotation left them in."""
+        """Covariances (n_x, n_y) between standardised units, in the rotated basis after :meth:`rotated`."""
         return self.cov_xy if self.standardised else self.corr_xy
 
     @property
     def std_yy(self) -> Matrix:
-        """(n_y, n_y) covariances of y's standardised units, in the basis that a rotation left them in."""
+        """Covariances (n_y, n_y) of the standardised units of y, in the rotated basis after :meth:`rotated`."""
         return self.cov_yy if self.standardised else self.corr_yy
 
     @cached_property
     def directions_x(self) -> tuple[Matrix, Matrix]:
-        """Variances (rank,), falling, and principal directions (n_x, rank) of x's standardised units."""
+        """Variances (rank,), descending, and directions (n_x, rank) of the standardised units of x.
+
+        See :func:`~convergence.linalg.principal_directions`.
+        """
         return principal_directions(self.std_xx)
 
     @cached_property
     def directions_y(self) -> tuple[Matrix, Matrix]:
-        """Variances (rank,) falling and directions (n_y, rank) of y's standardised units."""
+        """Variances (rank,), descending, and directions (n_y, rank) of the standardised units of y."""
         return principal_directions(self.std_yy)
 
     def swapped(self) -> PairMoments:
-        """The same pair with x and y exchanged."""
+        """Return the pair with x and y exchanged."""
         hsic = UnbiasedHsic(self.hsic.yy, self.hsic.xy, self.hsic.xx) if self.hsic else None
         other = PairMoments(
             self.n, self.cov_yy, np.ascontiguousarray(self.cov_xy.T), self.cov_xx, self.standardised, hsic,
             self.samples_y, self.samples_x, self.kept,
         )  # fmt: skip
         for mine, its in (("directions_x", "directions_y"), ("directions_y", "directions_x")):
-            if mine in self.__dict__:  # what is known already is not computed again
+            if mine in self.__dict__:  # reuse cached results
                 other.__dict__[its] = self.__dict__[mine]
         return other
 
     def rotated(self, q: Matrix, standardise: bool = True) -> PairMoments:
-        """The pair after y's standardised units are rotated by an orthogonal (n_y, n_y) matrix.
+        """Return the pair after a rotation of the standardised units of y by an orthogonal matrix (n_y, n_y).
 
-        The span of the units, and all that depends on it alone, stays; single units do not. ``std_*`` are
-        then R_xx, R_xy q and q' R_yy q. The rotated units have variances of their own, so ``corr_*`` divides
-        by them once more: without that, chance would be set by units that merely vary more. With
-        ``standardise=False`` the units are rotated as they come.
+        The rotation keeps the span of the units and changes the single units. ``std_*`` are then R_xx, R_xy q and
+        q' R_yy q. The variances of rotated units differ, so ``corr_*`` divides by them again; otherwise units with
+        large variance would dominate the chance level. With ``standardise=False`` the raw units are rotated.
         """
         if not standardise:
             samples = None if self.samples_y is None else self.samples_y @ q
@@ -145,14 +147,14 @@ class PairMoments:
         return rotated
 
     def scores(self) -> tuple[Matrix | None, Matrix | None]:
-        """The stored samples with units standardised, in the basis that a rotation left them in."""
+        """Return the stored samples with standardised units, in the rotated basis after :meth:`rotated`."""
         if self.standardised:
             return self.samples_x, self.samples_y
         x, y = (None if s is None else standard_scores(s) for s in (self.samples_x, self.samples_y))
         return x, y
 
     def of_x_alone(self) -> PairMoments:
-        """Layer x beside itself."""
+        """Return the pair of layer x and itself."""
         hsic = UnbiasedHsic(self.hsic.xx, self.hsic.xx, self.hsic.xx) if self.hsic else None
         return PairMoments(
             self.n,
@@ -168,7 +170,7 @@ class PairMoments:
 
 
 def standard_scores(samples: Matrix) -> Matrix:
-    """Samples (n, units) with mean 0 and standard deviation 1 a unit; a unit that is constant here becomes 0."""
+    """Standardise samples (n, units) to mean 0 and standard deviation 1 per unit; constant units become 0."""
     centred = np.asarray(samples, dtype=np.float64) - samples.mean(axis=0, dtype=np.float64)
     deviation = centred.std(axis=0)
     return centred / np.where(deviation > 0, deviation, 1.0)

@@ -1,4 +1,4 @@
-"""How well one layer can be rotated onto the other, as a correlation and as a distance."""
+"""Similarity of two layers after the best rotation: Procrustes correlation and shape distance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from convergence.similarity.pair import PairMoments
 
 
 def _best_rotation(pair: PairMoments) -> Matrix:
-    """(n_y, n_x): y's units turned by it have the largest total covariance with x's."""
+    """Orthogonal map (n_y, n_x) of the units of y with the largest total covariance with the units of x."""
     left, _, right = np.linalg.svd(pair.std_xy, full_matrices=False)
     return (left @ right).T
 
@@ -24,10 +24,10 @@ def _best_rotation(pair: PairMoments) -> Matrix:
     rotation_invariant=True,
 )
 def procrustes_correlation(rotation: Matrix, pair: PairMoments) -> float:
-    """||S_xy||_* / sqrt(tr S_xx tr S_yy) of standardised units: 1 where a rotation maps one onto the other.
+    """||S_xy||_* / sqrt(tr S_xx tr S_yy) of standardised units: 1 if a rotation maps one layer onto the other.
 
-    The nuclear norm is the largest total covariance that a rotation of y's units can have with x's. Where
-    the widths differ, the smaller layer is padded with silent units, as in the source.
+    The nuclear norm is the largest total covariance over rotations of the units of y. For layers of different width,
+    the smaller layer is padded with zero units, as in the source.
     """
     aligned = np.sum(pair.std_xy * rotation.T)
     return float(aligned / np.sqrt(np.trace(pair.std_xx) * np.trace(pair.std_yy)))
@@ -43,5 +43,5 @@ def procrustes_correlation(rotation: Matrix, pair: PairMoments) -> float:
     of_itself=0.0,
 )
 def shape_distance(pair: PairMoments) -> float:
-    """Arc cosine of the Procrustes correlation, in radians: 0 for the same shape; the triangle inequality holds."""
+    """Arc cosine of the Procrustes correlation in radians: 0 for equal shapes; satisfies the triangle inequality."""
     return float(np.arccos(np.clip(procrustes_correlation.function(pair), -1.0, 1.0)))

@@ -1,4 +1,4 @@
-"""How much of one layer the other predicts linearly."""
+"""Linear predictivity: the variance of one layer that linear regression on the other explains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RIDGE = 0.01
 
 
 def _explained(weights: Matrix, pair: PairMoments) -> float:
-    """Share of the variance of y's standardised units that weights (n_y, n_x) explain."""
+    """Share of the variance of the standardised units of y that weights (n_y, n_x) explain."""
     explained = 2.0 * np.sum(weights * pair.std_xy.T) - np.sum((weights @ pair.std_xx) * weights)
     return float(explained / np.trace(pair.std_yy))
 
@@ -26,9 +26,9 @@ def _explained(weights: Matrix, pair: PairMoments) -> float:
     rotation_invariant=True,
 )
 def mean_r_squared(weights: Matrix, pair: PairMoments) -> float:
-    """Share of the variance of y's standardised units that x's units predict: the mean R² of y's units.
+    """Mean R² of the units of y predicted from the units of x by least squares.
 
-    With fewer samples than units every target is explained; read the held-out value then.
+    With fewer samples than units the fit explains every target; use the held-out value in that case.
     """
     return _explained(weights, pair)
 
@@ -43,5 +43,5 @@ def mean_r_squared(weights: Matrix, pair: PairMoments) -> float:
     of_itself=None,
 )
 def mean_ridge_r_squared(weights: Matrix, pair: PairMoments) -> float:
-    """The same with a penalty of 0.01 of a unit's variance: directions that hardly vary predict little."""
+    """Mean R² with a ridge penalty of 0.01 of a unit's variance, which shrinks directions of small variance."""
     return _explained(weights, pair)

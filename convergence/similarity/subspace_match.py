@@ -1,4 +1,4 @@
-"""Subspace maximum match: how many units of two layers lie near the span of the other's matched units."""
+"""Subspace maximum match: the share of units of two layers near the span of the other layer's matched units."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ EPSILON = 0.5
     smooth=False,
 )
 def subspace_match(pair: PairMoments) -> float:
-    """Share of all units in the largest sets of x and y whose members lie within epsilon of the other set's span.
+    """Share of all units in the largest sets of x and y whose units are within epsilon of the span of the other set.
 
-    Distances are relative to a unit's own length, so 0.5 asks for three quarters of its variance. Units are centred:
-    as they come in the source, the mean activation of rectified units alone would make most of them near.
+    Distances are relative to the norm of a unit, so epsilon 0.5 requires three quarters of its variance. Units are
+    centred, unlike in the source, because the mean activation of rectified units alone would make most units close.
     """
     x, y = maximum_match(pair.corr_xx, pair.corr_xy, pair.corr_yy, EPSILON)
     return float((x.sum() + y.sum()) / (len(x) + len(y)))
@@ -33,10 +33,10 @@ def subspace_match(pair: PairMoments) -> float:
 def maximum_match(
     r_xx: Matrix, r_xy: Matrix, r_yy: Matrix, epsilon: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Members (n_x,) and (n_y,) of the maximum match, from correlations.
+    """Compute the maximum match from correlations, as masks (n_x,) and (n_y,).
 
-    Units too far from the other set's span leave, on both sides at once, until none does. No member of any match can
-    ever be too far, since the spans hold that match's, so what is left is the largest one.
+    Units too far from the span of the other set are removed on both sides at once until no unit is too far. A unit of
+    any match is never removed, because the spans always contain those of the match. The result is therefore maximal.
     """
     x, y = np.ones(len(r_xx), dtype=bool), np.ones(len(r_yy), dtype=bool)
     while True:
@@ -50,9 +50,9 @@ def maximum_match(
 
 
 def unexplained(r: Matrix, targets: Matrix) -> Matrix:
-    """(n_targets,) shares of variance outside the span of units with correlations ``r`` (n, n); 1 if there are none.
+    """Shares of variance (n_targets,) of targets outside the span of units with correlations ``r`` (n, n).
 
-    ``targets`` (n_targets, n) are their correlations with those units.
+    ``targets`` (n_targets, n) are the correlations with those units. The share is 1 for n = 0.
     """
     if not len(r) or not len(targets):
         return np.ones(len(targets))

@@ -1,0 +1,7 @@
+"""Training of nets, with bit-exact resume.
+
+loop.py           train one net, or several nets jointly
+trainer.py        one net in training: steps, state and metrics
+checkpoints.py    two generations of checkpoints with checksums, written in a thread
+process_group.py  the processes that train a net together
+"""

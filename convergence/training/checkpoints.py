@@ -1,8 +1,9 @@
-"""Checkpoints of a net in training: two generations, each with its checksum, written while the training goes on.
+"""Checkpoints of a net in training: two generations with checksums, written in a thread during training.
 
-A checkpoint is a line that says what it is, the SHA-256 of all that follows, and torch's container of plain tensors and
-numbers. A new one is written aside; then the last one becomes the previous one and the new one takes its place, so that
-at any instant a whole one is there. One that does not match its checksum is named in a warning, removed and not used.
+A checkpoint file holds a title line, the SHA-256 of the payload, and the payload: torch's container of plain tensors
+and numbers. A new checkpoint is written to a temporary file. Then the newest checkpoint becomes the previous one and
+the temporary file becomes the newest, so a complete checkpoint exists at any time. A checkpoint that does not match its
+checksum is removed with a warning.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Checkpoints:
 
     Parameters
     ----------
-    folder : where they are
-    key : what the state belongs to (a digest of settings); a checkpoint of something else is not used
-    keeper : whether this process writes and clears up; of several that train together one does
+    folder : folder of the net
+    key : digest of the settings of the net; checkpoints of other settings are not used
+    keeper : whether this process writes and removes checkpoints; true for one process of a group
     """
 
     def __init__(self, folder: Path, key: str, keeper: bool = True) -> None:
@@ -44,7 +45,7 @@ class Checkpoints:
         self._writing: Future[None] | None = None
 
     def load(self) -> State | None:
-        """The newest state that is whole, on the CPU; None without one."""
+        """Load the newest undamaged state to the CPU; None if there is none."""
         for path in (self.newest, self.previous):
             if not path.exists():
                 continue
@@ -57,19 +58,19 @@ class Checkpoints:
                 continue
             if state.get("key") == self.key:
                 return state
-            logger.warning("%s is of other settings and is not used", path)
+            logger.warning("%s: checkpoint of other settings; not used", path)
         return None
 
     def save(self, state: State, wait: bool = False) -> bool:
-        """Copy a state to the host and write it in a thread; whether it was taken.
+        """Copy a state to the host and write it in a thread; return whether the state was accepted.
 
-        While the last one is being written, a state is passed over, unless the caller waits: then it returns when the
-        state is on the disk. Nothing is taken when another attempt has claimed the work.
+        A state is skipped while the last one is being written. With ``wait`` it is not skipped, and the method returns
+        when the state is on the disk. A state is also skipped after the lease was lost.
 
         Raises
         ------
         FileError
-            when this one, or the last one, could not be written.
+            if this state or the last one could not be written.
         """
         if not self.keeper or (self._writing is not None and not self._writing.done() and not wait):
             return False
@@ -83,7 +84,13 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Return when nothing is being written."""
+        """Wait until no checkpoint is being written.
+
+        Raises
+        ------
+        FileError
+            if the last checkpoint could not be written.
+        """
         writing, self._writing = self._writing, None
         if writing is None:
             return
@@ -93,12 +100,12 @@ class Checkpoints:
             if is_full(error):
                 raise full(self.newest.parent, error) from error
             raise FileError(
-                f"{self.newest}: the checkpoint could not be written ({error}). The one before it still stands; start "
+                f"{self.newest}: the checkpoint could not be written ({error}). The previous checkpoint is kept; run "
                 "the same command again."
             ) from error
 
     def close(self) -> None:
-        """Wait, and end the thread."""
+        """Wait until no checkpoint is being written, and end the thread."""
         try:
             self.wait()
         finally:
@@ -114,25 +121,31 @@ class Checkpoints:
 
 
 def write(path: Path, state: State) -> None:
-    """Write a state and its checksum in one pass."""
+    """Write a state and its checksum in one pass.
+
+    Raises
+    ------
+    OSError
+        if the disk is full.
+    """
     with path.open("wb") as file:
         file.write(TITLE + b"0" * 64 + b"\n")
-        hashing = _Hashing(file)
+        hashing = _HashingFile(file)
         try:
             torch.save(state, cast(IO[bytes], hashing))
-        except RuntimeError as error:  # torch speaks of positions where the disk was full
+        except RuntimeError as error:  # torch reports a wrong position if the disk is full
             raise hashing.error or error from error
         file.seek(len(TITLE))
         file.write(hashing.digest.hexdigest().encode())
 
 
 def read(path: Path) -> State:
-    """A state whose checksum holds. Runs no code from the file.
+    """Read a state and verify its checksum; runs no code from the file.
 
     Raises
     ------
     FileError
-        for a file that is torn, damaged, or no checkpoint.
+        for a file that is truncated, damaged, or no checkpoint.
     """
     try:
         content = path.read_bytes()
@@ -140,18 +153,18 @@ def read(path: Path) -> State:
         raise FileError(f"{path}: the checkpoint cannot be read ({error})") from error
     payload = memoryview(content)[HEAD:]
     if content[: len(TITLE)] != TITLE:
-        raise FileError(f"{path} is damaged or no checkpoint of this version, and is not used")
+        raise FileError(f"{path} is damaged or no checkpoint of this version; not used")
     if hashlib.sha256(payload).hexdigest().encode() != content[len(TITLE) : HEAD - 1]:
-        raise FileError(f"{path} is damaged (it does not match its checksum), and is not used")
+        raise FileError(f"{path} is damaged (it does not match its checksum); not used")
     try:
         state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
-        raise FileError(f"{path} holds more than plain arrays and numbers, and is not used") from error
+        raise FileError(f"{path} holds more than plain arrays and numbers; not used") from error
     return state
 
 
 def to_host(value: Any) -> Any:
-    """A copy of nested tensors on the CPU, which later steps do not change."""
+    """Copy nested tensors to the CPU; later steps do not change the copy."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -161,8 +174,8 @@ def to_host(value: Any) -> Any:
     return value
 
 
-class _Hashing:
-    """A file that digests what is written to it."""
+class _HashingFile:
+    """A file object that computes the SHA-256 of the written bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -24,8 +24,8 @@ from convergence.config.stages import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import UserError
 from convergence.io.files import atomic_write, remove_leftovers
+from convergence.networks import NetworkSpec
 from convergence.networks.devices import choose_device, reproducible_arithmetic
-from convergence.networks.spec import NetworkSpec
 from convergence.networks.weights import initialise, save_weights, weights_path
 from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.process_group import ProcessGroup

@@ -1,7 +1,7 @@
-"""Several processes that train a net together: who they are, and the few things that they tell each other.
+"""The processes that train a net together, and their communication.
 
-torchrun, submitit and srun start the processes and say so in the environment. Everything that trains takes a
-:class:`ProcessGroup`, and one process is a world of one: it opens no connection and computes what it always did.
+torchrun, submitit and srun start the processes and describe them in the environment. All training code takes a
+:class:`ProcessGroup`. The group of a single process opens no connection and changes no result.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import nn
 from convergence.errors import ConfigError, UserError
 from convergence.networks.devices import choose_device
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others: for the first one while it reads held-out images."""
+TIMEOUT = timedelta(minutes=30)
+"""Time that a process waits for the others; the first process evaluates the held-out images meanwhile."""
 
 
 class ProcessRank(NamedTuple):
-    """What a launcher says of a process, and where rank 0 is."""
+    """Rank of a process as set by the launcher, with the address of rank 0."""
 
     rank: int
     size: int
@@ -38,14 +38,14 @@ class ProcessRank(NamedTuple):
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> ProcessRank | None:
-    """Where this process stands among those that were started together; None for one that stands alone.
+    """Read the rank of this process from the environment; None for a single process.
 
-    ``RANK`` and ``WORLD_SIZE`` (torchrun, submitit) go before Slurm's own variables.
+    ``RANK`` and ``WORLD_SIZE`` (torchrun, submitit) take precedence over Slurm's variables.
 
     Raises
     ------
     UserError
-        if several processes were started and there is no saying where rank 0 is.
+        if several processes were started and the address of rank 0 is unknown.
     """
     if environ.get("WORLD_SIZE", "1") != "1":
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -65,15 +65,23 @@ def launched(environ: Mapping[str, str] = os.environ) -> ProcessRank | None:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of Slurm's list: ``gpu[07-09,12],cpu1`` begins with ``gpu07``."""
+    """Return the first host of a node list of Slurm, for example ``gpu07`` of ``gpu[07-09,12],cpu1``.
+
+    Raises
+    ------
+    UserError
+        for a list without a host.
+    """
     found = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?", nodes)
     if found is None:
-        raise UserError(f"SLURM_STEP_NODELIST = {nodes!r} names no host; set MASTER_ADDR to that of the first task.")
+        raise UserError(
+            f"SLURM_STEP_NODELIST = {nodes!r} names no host; set MASTER_ADDR to the host of the first task."
+        )
     return found[1] + (found[2] or "")
 
 
 class ProcessGroup:
-    """The processes that train together; one, unless :meth:`of` finds that several were launched."""
+    """The processes that train together; a single process unless made by :meth:`of`."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
@@ -81,9 +89,9 @@ class ProcessGroup:
 
     @classmethod
     def of(cls, place: ProcessRank, device: str) -> ProcessGroup:
-        """Join the others: through NCCL where the device is a GPU, else through gloo."""
-        # Functions below this module take the group of all processes as a default when they are defined. Wrapping a net
-        # imports it, and had it been imported with the group there, close() could not end the group's threads.
+        """Connect to the other processes: through NCCL if the device is a GPU, else through gloo."""
+        # Functions of this module use the group of all processes as a default argument when they are defined. Wrapping
+        # a net imports the module. If that import happened after the group exists, close() could not end its threads.
         importlib.import_module("torch.distributed.nn")
         ranks = cls(place.rank, place.size, place.local_rank)
         ranks._device = ranks.device(device)
@@ -92,25 +100,31 @@ class ProcessGroup:
             torch.cuda.set_device(ranks._device)
         where = "env://" if "WORLD_SIZE" in os.environ else f"tcp://{place.address}:{place.port}"
         torch.distributed.init_process_group(
-            backend, init_method=where, rank=place.rank, world_size=place.size, timeout=PATIENCE
+            backend, init_method=where, rank=place.rank, world_size=place.size, timeout=TIMEOUT
         )
         return ranks
 
     def close(self) -> None:
-        """Leave the others, and end gloo's threads with the last reference to the group.
+        """Disconnect, and end gloo's threads by dropping the last reference to the group.
 
-        A thread of gloo that lets go of a tensor when the interpreter has begun to end aborts the whole process.
+        A gloo thread that releases a tensor while the interpreter shuts down aborts the process.
         """
         if self.size == 1 or not torch.distributed.is_initialized():
             return
         torch.distributed.destroy_process_group()
         error = sys.exception()
-        if error is not None:  # its frames hold nets, and wrapped nets the group
+        if error is not None:  # its frames refer to wrapped nets, which refer to the group
             traceback.clear_frames(error.__traceback__)
         gc.collect()
 
     def device(self, name: str) -> torch.device:
-        """The device of this process: with ``auto`` and ``cuda`` each process of a machine has a GPU of its own."""
+        """Return the device of this process; with ``auto`` and ``cuda`` each process of a machine has its own GPU.
+
+        Raises
+        ------
+        ConfigError
+            for a single GPU shared by several processes.
+        """
         if self.size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
             return choose_device(f"cuda:{self.local_rank}")
         if self.size > 1 and name.startswith("cuda:"):
@@ -118,13 +132,13 @@ class ProcessGroup:
         return choose_device(name)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over the processes."""
+        """Wrap a module so that gradients are averaged over the processes."""
         if self.size == 1:
             return module
         return nn.parallel.DistributedDataParallel(module)
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Sums over the processes, in float64, the same on all."""
+        """Sum values over the processes in float64; the result is the same on all."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
@@ -132,19 +146,19 @@ class ProcessGroup:
         return [float(value) for value in tensor.tolist()]
 
     def any(self, *values: bool) -> list[bool]:
-        """For each value whether it is true in any process."""
+        """Check for each value whether it is true in any process."""
         return [total > 0 for total in self.sum([float(value) for value in values])]
 
     def first(self, values: Sequence[float]) -> list[float]:
-        """The values of the first process."""
+        """Return the values of the first process."""
         return self.sum([value if self.rank == 0 else 0.0 for value in values])
 
     def share(self, value: bool | None) -> bool:
-        """Whether a value is true in the first process."""
+        """Return the value of the first process."""
         return bool(self.first([float(bool(value))])[0])
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in order."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -152,7 +166,7 @@ class ProcessGroup:
         return gathered
 
     def abort(self, error: BaseException, code: int) -> None:
-        """End this process after saying what went wrong; the launcher, or a lost connection, ends the others."""
+        """Print an error and end this process; the launcher or the lost connection ends the others."""
         if isinstance(error, UserError):
             print(f"convergence: {error}", file=sys.stderr)
         else:

@@ -21,7 +21,7 @@ from torch import nn
 from convergence.config.stages import TrainingConfig
 from convergence.data.images import Indices, Splits
 from convergence.errors import FileError, SharedError
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise, load_arrays, save_weights
 from convergence.training.checkpoints import Checkpoints
 from convergence.training.process_group import ProcessGroup
@@ -203,7 +203,7 @@ def own_part(batch: Indices, ranks: ProcessGroup) -> Indices:
 
 
 def _key(net: Candidate, n_images: int, config: TrainingConfig) -> str:
-    """Digest of the settings that determine a net; the run folder compares the images."""
+    """Compute the digest of the settings of a net; the run folder's record covers the images."""
     values = [net.network.digest_values(), net.seed, n_images, config.digest_values()]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -20,7 +20,7 @@ from convergence.functional.merging.results import MergingResults
 from convergence.functional.scores import Scores, estimates, mean_scores, scored
 from convergence.functional.stage import Task
 from convergence.functional.tables import joined, read_tables, records, write_tables
-from convergence.inference.estimates import Estimate, jackknife
+from convergence.inference import Estimate, jackknife
 from convergence.report.functional_page import read_chapters
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped

@@ -111,7 +111,7 @@ def test_faulty_activation_files_are_refused(arrays, tmp_path, capsys):
     assert "there is no such file" in refused('activations.nets.a.fc="none.npy"')
     assert 'has no layer "fd" for the comparison "fd"; Known: conv, fc' in refused('statistics.comparisons=["fd"]')
     assert 'unknown net "d"' in refused('activations.untrained=["d"]')
-    assert "stand in the place of [data]" in refused('data.name="digits"')
+    assert "[activations] replaces [data] and [[nets]]" in refused('data.name="digits"')
     np.save(tmp_path / "short.npy", arrays["a_fc"][:40])
     assert "not of the same images" in refused('activations.nets.a.fc="short.npy"')
     np.save(tmp_path / "odd.npy", np.array(["a", "b"]))

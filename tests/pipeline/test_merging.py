@@ -30,7 +30,7 @@ from convergence.functional.surgery.repair import (
     repairable,
     unit_statistics,
 )
-from convergence.inference.estimates import generator_of
+from convergence.inference import generator_of
 from convergence.networks.small import Small
 from convergence.networks.weights import load_net
 from convergence.report.chapters.merge import chapter

@@ -145,7 +145,7 @@ def test_damaged_pack_is_refused(packs, root, tmp_path, capsys):
     (tmp_path / "val.h5").write_bytes((packs / "val.h5").read_bytes())
     with pytest.raises(FileError, match="truncated"):
         source("packed", root=str(tmp_path), crop=31).load()
-    with pytest.raises(FileError, match="made by: convergence pack"):
+    with pytest.raises(FileError, match="Make it with: convergence pack"):
         source("packed", root=str(tmp_path / "none")).load()
     with pytest.raises(ConfigError, match=r"40 × 44, less than data\.crop = 224"):
         source("packed", root=str(packs)).load()
@@ -154,7 +154,7 @@ def test_damaged_pack_is_refused(packs, root, tmp_path, capsys):
 def test_unusable_pack_inputs_are_refused(root, tmp_path, capsys):
     path = config(tmp_path, root, crop=42)
     assert main(["pack", str(path), "--out", str(tmp_path)]) == 2
-    assert "data.crop = 42 is more than" in capsys.readouterr().err
+    assert "data.crop = 42 is larger than" in capsys.readouterr().err
     path.write_text(re.sub(r"\[data\].*?\[\[", '[data]\nname = "digits"\n[[', path.read_text(), flags=re.S))
     assert main(["pack", str(path), "--out", str(tmp_path)]) == 2
     assert '"digits": only "image_folder" can be packed' in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convergence.cli import main
-from convergence.inference.estimates import Estimate, jackknife
+from convergence.inference import Estimate, jackknife
 from convergence.report.comparison import compare, difference, flat
 from convergence.report.galleries import galleries, signed_sum
 from convergence.report.pair_view import pair_views

@@ -187,7 +187,7 @@ def test_damaged_checkpoint_is_reported_and_previous_one_used(
 def test_a_checkpoint_of_other_settings_is_not_used(splits, whole, tmp_path, monkeypatch, caplog):
     stop(monkeypatch, splits, tmp_path, 4, seed=2)
     make_net(tmp_path, NOISY, 1, True, splits, CONFIG)
-    assert "is of other settings and is not used" in caplog.text
+    assert "checkpoint of other settings; not used" in caplog.text
     assert results(tmp_path) == whole
 
 

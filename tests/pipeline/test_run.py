@@ -125,7 +125,7 @@ def test_truncated_newer_and_foreign_files(tiny_config, tiny_copy, name, capsys)
         file.attrs.modify("schema_version", 1)
         other = file.attrs["schema"][::-1]
         file.attrs.modify("schema", other)
-    assert f"schema is '{other}'" in refused()
+    assert f"schema '{other}'" in refused()
 
 
 def test_a_truncated_download_says_so(tiny_run, tmp_path):

@@ -150,14 +150,14 @@ def test_unwritable_folder_is_refused(downloaded, capsys):
         "except FileError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=closed, capture_output=True, text=True, check=True)
-    assert "nothing can be written there (Permission denied). Choose another place with --out." in done.stdout
+    assert "the folder is not writable (Permission denied). Choose another place with --out." in done.stdout
     out = downloaded.parent / "elsewhere" / "a.h5"
     assert main(["analyze", str(path), *QUICK, "--comparison", "fc", "--out", str(out)]) == 0
     assert main(["report", str(path), "--analysis", str(out), "--out", str(out.with_name("page"))]) == 0
     assert os.listdir(closed) == ["statistics.h5"]
     (downloaded.parent / "file").touch()
     assert main(["analyze", str(path), "--out", str(downloaded.parent / "file" / "a.h5")]) == 2
-    assert "nothing can be written there" in capsys.readouterr().err
+    assert "the folder is not writable" in capsys.readouterr().err
 
 
 def test_invalid_settings_of_a_file_are_refused(downloaded, capsys):
@@ -231,18 +231,18 @@ def test_unusable_files_are_diagnosed(downloaded, planted_runs, tmp_path, capsys
         for verb in ("analyze", "show", "report"):
             assert what in says(verb)
     shutil.copy(planted_runs / "runs" / "planted" / "analysis.h5", downloaded)
-    assert "this is an analysis file, and a statistics file" in says()
+    assert "this is an analysis file. A statistics file" in says()
     downloaded.write_bytes(whole)
     with h5py.File(downloaded, "r+") as file:
         file.attrs.modify("schema_version", 99)
-    assert "version 99 of its schema, written by a newer convergence" in says()
+    assert "schema version 99, written by a newer convergence" in says()
     with h5py.File(downloaded, "w") as file:
         file["x"] = 1
-    assert "this is another program's file" in says()
+    assert "this is a file of another program" in says()
     downloaded.unlink()
     assert "there is no such file" in says()
     downloaded.with_name("statistics.partial").mkdir()
-    assert "unfinished work: it may still be being written" in says()
+    assert "holds partial results: the file may still be written" in says()
     piece = Path(shutil.copytree(planted_runs / "runs" / "planted", tmp_path / "statistics.partial" / "x")).parent
     (piece / "x" / "statistics.h5").rename(piece / "statistics.h5")
     assert main(["analyze", str(piece / "statistics.h5")]) == 2

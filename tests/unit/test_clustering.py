@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.clustering.graph import by_size, normalised_cut
-from convergence.clustering.spectral import cluster_similarities, similarity_graph, spectral_clusters, sweep
+from convergence.clustering.graph import by_size, normalised_cut, similarity_graph
+from convergence.clustering.spectral import cluster_similarities, spectral_clusters, sweep
 from convergence.errors import UserError
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from convergence.clustering.graph import similarity_graph
 from convergence.clustering.hierarchical import HierarchicalClusters, _parts, hierarchical_clusters
-from convergence.clustering.spectral import similarity_graph, spectral_clusters
+from convergence.clustering.spectral import spectral_clusters
 from convergence.errors import UserError
 
 

@@ -11,7 +11,7 @@ DOORS = {"mpi4py": "hpc/comm.py", "distributed": "hpc/dask_executor.py", "dask":
 HEAVY = {"torch", "torchvision", "mpi4py", "submitit"}
 LAPTOP = ["convergence/analysis", "convergence/alignment", "convergence/similarity", "convergence/figures",
           "convergence/paper", "convergence/report", "convergence/results",
-          "convergence/inference/estimates.py"]  # fmt: skip
+          "convergence/inference"]  # fmt: skip
 
 
 def imports(path: Path) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.clustering.spectral import similarity_graph, spectral_clusters
+from convergence.clustering.graph import similarity_graph
+from convergence.clustering.spectral import spectral_clusters
 from convergence.clustering.stability import replicate_labels, stability
 from convergence.errors import UserError
 

@@ -8,7 +8,7 @@ import pytest
 from convergence.alignment.matching import matching
 from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, rotated_matching, shared_subspace
 from convergence.errors import UserError
-from convergence.inference.estimates import random_rotation
+from convergence.linalg import random_rotation
 from convergence.similarity.pair import PairMoments
 
 N = 20_000

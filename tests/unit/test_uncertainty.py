@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from convergence.inference.estimates import (
+from convergence.inference import (
     Estimate,
     false_discovery_rates,
     jackknife,
     jackknife_error,
     mean_estimate,
     null_level,
-    random_rotation,
     unit_p_values,
 )
+from convergence.linalg import random_rotation
 from convergence.similarity.pair import PairMoments
 
 

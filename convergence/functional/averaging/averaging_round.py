@@ -26,7 +26,7 @@ from convergence.functional.surgery.alignment import (
 )
 from convergence.functional.surgery.permutations import PermutationGroup, State, permutation_groups, permuted_state
 from convergence.functional.surgery.repair import has_batch_norm, reestimate_batch_norm
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise
 from convergence.training.trainer import Trainer
 

@@ -24,7 +24,7 @@ from convergence.config.stages import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import FileError, SharedError, UserError
 from convergence.functional.surgery.permutations import State
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise
 from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.checkpoints import Checkpoints, to_host

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convergence.functional.scores import RANGE, Scores, mean_scores
-from convergence.inference.estimates import Estimate, mean_estimate
+from convergence.inference import Estimate, mean_estimate
 
 WHOLE = "whole"
 INITS = ("same", "different")

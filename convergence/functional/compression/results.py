@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convergence.functional.scores import Scores
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from convergence.config.schema import NetGroup
 from convergence.errors import FileError, UserError
 from convergence.functional.surgery.permutations import permutation_groups, selected
 from convergence.io.files import atomic_write
-from convergence.networks.spec import NetworkSpec
+from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise, load_arrays, save_weights, weights_path
 
 FORMAT = 1

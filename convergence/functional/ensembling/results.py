@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convergence.functional.scores import RANGE, Scores
-from convergence.inference.estimates import Estimate, mean_estimate
+from convergence.inference import Estimate, mean_estimate
 
 FULL, SINGLE = "full", "trunk"
 

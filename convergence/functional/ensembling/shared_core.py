@@ -32,7 +32,7 @@ from convergence.functional.prediction_metrics import PredictionMetrics, log_pro
 from convergence.functional.scores import estimates
 from convergence.functional.stitching.maps import NO_PARTNER, AffineMap, Float64, LayerFit
 from convergence.functional.surgery.splitting import SplitNetwork, apply_map, slices, units_second
-from convergence.inference.estimates import generator_of
+from convergence.inference import generator_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.functional.scores import RANGE, Scores
-from convergence.inference.estimates import Estimate, jackknife
+from convergence.inference import Estimate, jackknife
 
 Float64 = npt.NDArray[np.float64]
 

@@ -66,7 +66,7 @@ from convergence.functional.surgery.repair import (
     repairable,
     unit_statistics,
 )
-from convergence.inference.estimates import generator_of
+from convergence.inference import generator_of
 
 METHODS = ("none", "activation", "weights")
 KINDS = ("plain", "repaired")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 
 @dataclass(frozen=True)

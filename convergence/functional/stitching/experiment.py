@@ -29,7 +29,7 @@ from convergence.functional.stitching.results import (
 )
 from convergence.functional.stitching.stitched_network import StitchedNetwork, cross_fitted
 from convergence.functional.stitching.transplants import cumulative, transplants
-from convergence.inference.estimates import generator_of
+from convergence.inference import generator_of
 
 logger = logging.getLogger(__name__)
 NULLS = ("permuted", "permuted_slope", "rotated")

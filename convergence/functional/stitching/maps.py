@@ -34,7 +34,7 @@ from convergence.alignment.soft_matching import soft_matching
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path, prediction_loss, refit
 from convergence.errors import UserError
 from convergence.functional.context import ExperimentContext
-from convergence.inference.estimates import random_rotation
+from convergence.linalg import random_rotation
 from convergence.similarity.pair import PairMoments
 
 Float64 = npt.NDArray[np.float64]

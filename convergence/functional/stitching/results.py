@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from convergence.functional.scores import RANGE, Scores
-from convergence.inference.estimates import Estimate, mean_estimate
+from convergence.inference import Estimate, mean_estimate
 
 PairRow = TypeVar("PairRow", bound="PairOfNets")
 

@@ -30,7 +30,7 @@ from convergence.functional.stitching.results import CumulativeStep, SkippedPair
 from convergence.functional.stitching.stitched_network import Many, StitchedNetwork, correct_and_loss, cross_fitted
 from convergence.functional.stitching.unit_effects import UnitEffects
 from convergence.functional.surgery.splitting import slices, units_second
-from convergence.inference.estimates import generator_of
+from convergence.inference import generator_of
 
 KINDS = ("transplanted", "random", "shuffled", "ablated")
 

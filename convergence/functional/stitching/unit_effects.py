@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from convergence.functional.scores import Scores
 from convergence.functional.stitching.results import RankCorrelation, ReplacementEffect, UnitReplacement
-from convergence.inference.estimates import jackknife, jackknife_error
+from convergence.inference import jackknife, jackknife_error
 
 Float64 = npt.NDArray[np.float64]
 ORDERS = 2000

@@ -22,7 +22,7 @@ from convergence.functional.surgery.permutations import (
     State,
     permuted_state,
 )
-from convergence.inference.estimates import generator_of
+from convergence.inference import generator_of
 from convergence.networks.layer_reader import LayerReader, as_maps
 from convergence.statistics.moments import Moments
 

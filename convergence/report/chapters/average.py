@@ -9,7 +9,7 @@ import numpy as np
 from convergence.figures.average import ALIGNMENTS, INITS, drawing
 from convergence.functional.averaging.results import AveragingResults, AveragingStudy, MeanScore, MeanTraining
 from convergence.functional.file import FunctionalResults
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 from convergence.report.chapters.numbers import listed, percent, points
 from convergence.report.functional_page import Chapter
 from convergence.report.tables import MISSING, Table

@@ -16,7 +16,7 @@ from convergence.functional.ensembling.results import (
     Reference,
 )
 from convergence.functional.file import FunctionalResults
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 from convergence.report.chapters.numbers import difference, is_clear
 from convergence.report.functional_page import Chapter
 from convergence.report.tables import MISSING, Table, interval

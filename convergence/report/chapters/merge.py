@@ -11,7 +11,7 @@ import numpy.typing as npt
 from convergence.figures.merge import WORDS, barrier_drawing, line_drawing, zip_drawing
 from convergence.functional.file import FunctionalResults
 from convergence.functional.merging.results import AveragedPair, MergingResults
-from convergence.inference.estimates import Estimate, mean_estimate
+from convergence.inference import Estimate, mean_estimate
 from convergence.report.chapters.numbers import percent, points
 from convergence.report.functional_page import Chapter
 from convergence.report.tables import Table, interval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convergence.inference.estimates import Estimate
+from convergence.inference import Estimate
 
 
 def percent(e: Estimate) -> str:

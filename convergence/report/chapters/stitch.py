@@ -16,7 +16,7 @@ from convergence.figures.stitch import (
 )
 from convergence.functional.file import FunctionalResults
 from convergence.functional.stitching.results import StitchedLayer, StitchingResults
-from convergence.inference.estimates import Estimate, jackknife
+from convergence.inference import Estimate, jackknife
 from convergence.report.chapters.numbers import millinats
 from convergence.report.functional_page import Chapter
 from convergence.report.tables import MISSING, Table, interval
