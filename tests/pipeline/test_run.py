@@ -194,4 +194,4 @@ def test_user_errors_are_one_paragraph(tiny_config, tmp_path, capsys):
     assert 'did you mean "epochs"' in error
     assert main(["run", str(tiny_config), "--runs", str(tmp_path), "--set", "data.name=image_folder"]) == 2
     assert main(["train", str(tiny_config), "--runs", str(tmp_path), "--net", "net9"]) == 2
-    assert "the config has no such net" in capsys.readouterr().err
+    assert "the config has no net of this name" in capsys.readouterr().err
