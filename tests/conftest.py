@@ -1,4 +1,4 @@
-"""Markers by folder, groups for pytest-xdist, and the runs that many tests read."""
+"""Markers by folder, what stays in one worker of pytest-xdist, and the runs that many tests read."""
 
 from __future__ import annotations
 
@@ -22,17 +22,34 @@ def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=6, help="how often the kill test kills")
 
 
-@pytest.hookimpl(tryfirst=True)
+def folder_of(item) -> str:
+    """Folder of tests/ that holds a test."""
+    return str(item.path.relative_to(Path(__file__).parent).parts[0])
+
+
+def pytest_itemcollected(item):
+    """Mark tests of folders that need more than one process."""
+    if folder_of(item) in NEEDS:
+        item.add_marker(folder_of(item))
+
+
 def pytest_collection_modifyitems(items):
-    """Mark tests by folder; a folder that needs the whole machine, and any other file, stays in one worker."""
-    tests = Path(__file__).parent
-    for item in items:
-        folder = item.path.relative_to(tests).parts[0]
-        if folder in NEEDS:
-            item.add_marker(folder)
-        needs = [name for name in NEEDS if item.get_closest_marker(name)]
-        item.add_marker(pytest.mark.xdist_group(needs[0] if needs else item.path.stem))
-    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(tests).parts[0]))
+    """Start with the folders that take longest."""
+    items.sort(key=lambda item: FOLDERS.index(folder_of(item)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One worker for each folder of ``NEEDS``, and one for each other file, in the order of the items."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolderOrFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.split("::")[0])
+            return path.parent.name if path.parent.name in NEEDS else path.stem
+
+    config.option.loadscopereorder = False
+    return ByFolderOrFile(config, log)
 
 
 @pytest.fixture(scope="session")

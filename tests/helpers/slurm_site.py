@@ -24,7 +24,7 @@ TOOLS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from convergence import interruption
+from convergence.runs import signals
 
 def there(name):
     return (Path(os.environ["HOLD_FOLDER"]) / name).exists()
@@ -44,7 +44,7 @@ def holding(function):
                     time.sleep(0.01)
             if not list(runs.glob(found)):
                 return function(*arguments)
-        while there(name) and not interruption._received:
+        while there(name) and not signals._received:
             time.sleep(0.05)
         if there("eat-" + name):
             eaten = bytearray(os.urandom(1 << 20)) * 1500
@@ -54,8 +54,8 @@ def holding(function):
         return function(*arguments)
     return held
 
-interruption.check = holding(interruption.check)
-interruption.is_stopping = holding(interruption.is_stopping)
+signals.check = holding(signals.check)
+signals.is_stopping = holding(signals.is_stopping)
 """
 PROFILE = """
 [defaults]

@@ -53,7 +53,7 @@ def test_ranks_and_writers_change_no_bit(command, run, expected, ranks, parallel
 WRITE = """
 import sys, h5py, numpy as np
 from pathlib import Path
-from convergence import hdf5
+from convergence.io import hdf5
 from hpc.comm import MPICommunicator
 from hpc.hdf5_writers import write_blocks
 from mpi4py import MPI
@@ -132,7 +132,7 @@ def test_other_stages_refuse_ranks(command):
     command[command.index("statistics")] = "analyze"
     code, errors = run_ranks(2, command, timeout=120)
     assert code == 2
-    assert errors.count("only `convergence statistics` spreads over ranks") == 1
+    assert errors.count("2 ranks were launched. Only `convergence statistics` runs on several MPI ranks") == 1
 
 
 def partial_results(run) -> int:

@@ -169,7 +169,7 @@ def test_file_of_an_older_version_is_refused(tmp_path):
         read_results(path)
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MADE: list[str] = []
 STOP_AT: list[str] = []
 

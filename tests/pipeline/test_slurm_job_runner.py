@@ -290,22 +290,22 @@ def test_damaged_records_are_named(tmp_path):
 ORPHAN = """
 import time
 from pathlib import Path
-from convergence import interruption
+from convergence.runs import signals
 from convergence.training.checkpoints import Checkpoints
-from convergence.runs import Work, TaskFolder
+from convergence.runs.tasks import StageTask, TaskFolder
 
 place = Path({place!r})
-work = Work("statistics", (place / "statistics.h5",), place / "statistics.json", {{}})
+work = StageTask("statistics", (place / "statistics.h5",), place / "statistics.json", {{}})
 checkpoints = Checkpoints(place, "key")
 says = [str(checkpoints.save({{"step": 1}}, wait=True))]
 print("at work", flush=True)
 while not (place / "go").exists():
     time.sleep(0.05)
 says.append(str(checkpoints.save({{"step": 2}}, wait=True)))
-for last in (interruption.check, lambda: TaskFolder(place).finish(work, 1.0)):
+for last in (signals.check, lambda: TaskFolder(place).finish(work, 1.0)):
     try:
         last()
-    except interruption.Stopped as error:
+    except signals.Stopped as error:
         says.append(str(error))
 says.append(str(checkpoints.load()["step"]))
 (place / "says").write_text("|".join(says))

@@ -14,8 +14,8 @@ from convergence.analysis.layout import MATRICES, TABLES
 from convergence.errors import FileError
 from convergence.results import read_analysis
 from convergence.results.source import spans
-from tests.analysis_rows import rows
-from tests.conftest import ORDER
+from tests.helpers.analysis_rows import rows
+from tests.helpers.runs import ORDER
 
 
 @pytest.fixture(scope="module")
