@@ -205,36 +205,33 @@ def wait_for_parts(runs, n, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_killed_client_resumes_and_leaves_no_process(small, copied, expected, workers):
-    process = run_cut(small.parent, copied, "--workers", workers)
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_killed_workers_are_replaced_and_killed_client_resumes(small, copied, expected):
+    """Both workers are killed, one after the other; then the client, of which no process is left."""
+    process = run_cut(small.parent, copied, "--workers", "2")
+    killed = []
+    for n in (3, 6):
+        wait_for_parts(copied, n, process)
+        killed.append(next(worker for worker in workers_of(process) if worker not in killed))
+        killed[-1].kill()
     wait_for_parts(copied, 20, process)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     _, left = psutil.wait_procs(family, 60)
     assert not left
-    kept = {path.name: path.stat().st_mtime_ns for path in (copied / "small/analysis.partial").glob("part-*.h5")}
-    again = run_cut(small.parent, copied, "--workers", "2")
+    kept = list((copied / "small/analysis.partial").glob("part-*.h5"))
+    again = run_cut(small.parent, copied, "--workers", "1")
     said = again.communicate(timeout=300)[1]
     assert again.returncode == 0, said
     assert "tasks found on disk" in said
     assert len(kept) >= 20
     assert content_hash(copied / "small" / "analysis.h5") == expected
     assert not (copied / "small/analysis.partial").exists()
-
-
-def test_killed_workers_are_replaced(small, copied, expected):
-    process = run_cut(small.parent, copied, "--workers", "2")
-    for n in (5, 15):
-        wait_for_parts(copied, n, process)
-        children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        assert workers
-        workers[0].kill()
-    said = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, said
-    assert content_hash(copied / "small" / "analysis.h5") == expected
 
 
 def test_signal_stops_analysis_and_same_command_resumes(small, copied, expected):
