@@ -199,7 +199,7 @@ def test_damaged_partial_results_are_computed_again(command, run, expected):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
-    assert "finishing the piece at hand" in errors
+    assert "finishing the current unit of work" in errors
     torn, flipped, *_ = sorted((run / "statistics.partial").glob("moments-*.h5"))
     torn.write_bytes(torn.read_bytes()[:-500])
     with h5py.File(flipped, "r+") as file:
