@@ -36,7 +36,7 @@ from tests.helpers.runs import TINY, datasets
 
 SHAPE = (1, 8, 8)
 CONFIG = (
-    TINY.replace("epochs = 2", "epochs = 12\nlearning_rate = 0.1\nbatch_size = 32")
+    TINY.replace("epochs = 2", "epochs = 12\nlearning_rate = 0.05\nbatch_size = 32")
     .replace("max_images = 200", "max_images = 400")
     .replace("mutual_information]\npositions = 20", "mutual_information]\npositions = 5")
     + """

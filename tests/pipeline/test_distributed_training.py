@@ -52,7 +52,7 @@ FAILING = """
 from convergence.training.trainer import Trainer
 learn = Trainer.step
 def failing(self, *arguments):
-    if self.ranks.rank == 1 and self.step == 3:
+    if self.ranks.rank == 1 and self.next_step == 3:
         raise ValueError("planted in one process")
     learn(self, *arguments)
 Trainer.step = failing
@@ -123,7 +123,7 @@ def test_failing_process_ends_all(tmp_path):
 def test_other_stages_refuse_processes(tiny_config, tiny_copy, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run", str(tiny_config), "--runs", str(tiny_copy.parent)]) == 2
-    assert "experiments on nets alone use them" in capsys.readouterr().err
+    assert "does not use torch processes" in capsys.readouterr().err
 
 
 def test_parts_of_a_batch_cover_it_once():

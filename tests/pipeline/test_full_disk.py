@@ -75,7 +75,7 @@ def test_full_disk_keeps_checkpoint_and_training_resumes(disk, tiny_config, tiny
     disk.make_room()
     caplog.set_level("INFO")
     assert main(command) == 0
-    assert "goes on after epoch" in caplog.text
+    assert "resuming after epoch" in caplog.text
     assert (folder / "weights.safetensors").read_bytes() == (
         tiny_run / "nets" / "net1" / "weights.safetensors"
     ).read_bytes()

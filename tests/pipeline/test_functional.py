@@ -250,7 +250,7 @@ def test_run_includes_enabled_experiments(folder, registered, caplog):
     run_stages(("statistics", "merge"), folder, Options(), world())
     assert not MADE
     enabled = RunFolder(folder.path, parse_config(TINY, ["functional.merge.enabled=true"]))
-    assert [work.name for work in enabled.works()].count("merge") == 1
+    assert [work.name for work in enabled.tasks()].count("merge") == 1
     run_stages(("statistics", "merge"), enabled, Options(), world())
     assert len(MADE) == 3
     assert folder.state(folder.functional_task("merge")) == "done", "enabled or not, it is the same work"
@@ -267,7 +267,7 @@ def test_missing_statistics_are_refused(folder, registered):
 
 def test_given_activations_are_refused(planted_runs):
     folder = RunFolder(planted_runs / "runs" / "planted", read_config(planted_runs / "planted.toml"))
-    with pytest.raises(UserError, match="experiments on nets need nets and images"):
+    with pytest.raises(UserError, match="this experiment needs nets and images"):
         run_stages(("merge",), folder, Options(), world())
 
 

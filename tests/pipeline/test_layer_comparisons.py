@@ -335,16 +335,3 @@ def test_show_names_members(config, run, capsys):
     assert "25 images are stored as means over positions" in text
     assert "training.keep_epochs = [0, 1]" in text
     assert "conv2 joins" not in text
-
-
-def test_new_settings_leave_old_digests_alone():
-    plain = parse_config(CONFIG.replace("keep_epochs = [0, 1]", "").replace(", epochs = [0, 1, 3]", "").replace(
-        ", epochs = [3, 1]", ""))  # fmt: skip
-    assert "keep_epochs" not in plain.training.digest_values()
-    first, second, third, _ = plain.statistics.digest_values()["comparisons"]
-    assert first == {"name": "conv2", "layers": "conv2"}
-    assert second == {"name": "over_time", "layers": "conv2"}
-    assert third == {"name": "layers", "layers": ["conv1", "fc1"], "pool": True}
-    kept = parse_config(CONFIG)
-    assert kept.training.digest_values()["keep_epochs"] == [0, 1]
-    assert kept.statistics.digest_values()["comparisons"][1]["epochs"] == [0, 1, 3]
