@@ -15,6 +15,8 @@ from convergence.results.labelled import Labelled, ResultsTable
 from tests.helpers.analysis_rows import rows
 from tests.helpers.runs import ORDER, OTHER
 
+pytestmark = pytest.mark.drawn
+
 
 @pytest.fixture(scope="module")
 def folder(planted_runs):

@@ -358,7 +358,7 @@ def test_layers_too_wide_for_mapping_layers_have_the_rest(tiny_copy, monkeypatch
         assert "fc1: smallest eigenvalue" in text
 
 
-def test_mistakes_are_told(tiny_run, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_explained(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runs = ["--runs", str(tiny_run.parent)]
     (tmp_path / "runs" / "unfinished").mkdir(parents=True)
@@ -370,7 +370,7 @@ def test_mistakes_are_told(tiny_run, tmp_path, monkeypatch, capsys):
         (["paper", str(tiny_run), "--pair", "net1", "nett2"], 'no net nett2; did you mean "net2"'),
         (["paper", str(tiny_run), "--pair", "net1", "net1"], "two different nets"),
         (["paper", str(tiny_run), "--steps", "5"], "at least as many steps as the short: 140"),
-        (["paper", str(tiny_run), "--out", str(tiny_run / "analysis.h5")], "Choose another with --out"),
+        (["paper", str(tiny_run), "--out", str(tiny_run / "analysis.h5")], "is a file"),
     ):
         assert main(arguments) == 2
         assert re.search(words, capsys.readouterr().err), arguments

@@ -219,9 +219,12 @@ def tiny_pictures(tiny_run):
     return tiny_run / "pictures.h5"
 
 
-def test_maximisation_beats_the_best_real_image(tiny_pictures):
+def test_maximisation_beats_the_best_real_image(tiny_config, tiny_copy):
     """Of 95 % of the live convolutional units of the trained nets, as stored."""
-    with open_pictures(tiny_pictures) as file:
+    settings = ["steps=96", 'methods=["maximization"]', 'layers=["conv1", "conv2"]']
+    overrides = [f"pictures.{'maximization.' if setting.startswith('steps') else ''}{setting}" for setting in settings]
+    assert make(tiny_config, tiny_copy, *overrides) == 0
+    with open_pictures(tiny_copy / "pictures.h5") as file:
         assert file.nets == ("net1", "net2")
         reached = []
         for net in file.nets:
@@ -357,7 +360,7 @@ def test_nothing_to_do(planted, tmp_path, caplog, capsys):
         assert make(config, run, "pictures.enabled=false") == 0
         assert "pictures.enabled is false" in caplog.text
         assert make(config, run, "pictures.nets=[]") == 0
-        assert "no net is trained" in caplog.text
+        assert "no trained net has a comparison with positions" in caplog.text
         np.save(tmp_path / "a.npy", np.random.default_rng(0).standard_normal((20, 3)))
         given = tmp_path / "given.toml"
         given.write_text(

@@ -66,12 +66,11 @@ def test_every_link_leads_to_a_file_or_a_place(tiny_run):
         assert kept.relative_to(folder).as_posix() in seen, f"nothing leads to {kept.name}"
 
 
-def test_every_figure_has_its_formats_and_numbers(tiny_run):
+def test_every_figure_has_the_configured_format_and_its_numbers(tiny_run):
     folder = tiny_run / "report" / "figures"
+    assert {path.suffix for path in folder.iterdir()} == {".svg"}
     figures = {path.stem for path in folder.glob("*.svg")}
     assert len(figures) == 1 + 3 * 10
-    for ending in ("png", "pdf"):
-        assert figures == {path.stem for path in folder.glob(f"*.{ending}")}
     for name in figures:
         with (tiny_run / "report" / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)

@@ -374,6 +374,7 @@ def test_killed_stage_resumes_with_same_bits(place, results, tmp_path, monkeypat
     assert datasets(copy / "functional" / "stitch.h5") == datasets(whole)
 
 
+@pytest.mark.drawn
 def test_chapter_is_complete(results, tmp_path):
     found = chapter(results)
     text = " ".join(found.sentences)
