@@ -170,7 +170,7 @@ def measured_seconds(folder: RunFolder, stage: str) -> float | None:
         "superseded/*/*/record.json",
     )
     records = [read_record(path) for pattern in patterns for path in sorted(folder.path.glob(pattern))]
-    found = [record["seconds"] for record in records if record and record.get("work") in names]
+    found = [record["seconds"] for record in records if record and record.get("task") in names]
     seconds = [float(value) for value in found if value is not None]
     return median(seconds) if seconds else None
 

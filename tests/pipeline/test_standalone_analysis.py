@@ -251,7 +251,7 @@ def test_unusable_files_are_diagnosed(downloaded, planted_runs, tmp_path, capsys
 
 def test_statistics_are_refused_as_analysis(downloaded, capsys):
     assert main(["report", str(downloaded), "--analysis", str(downloaded)]) == 2
-    assert "this is a statistics file, and an analysis file" in capsys.readouterr().err
+    assert "is a statistics file. An analysis file" in capsys.readouterr().err
 
 
 def test_file_open_for_writing_is_refused(downloaded):
