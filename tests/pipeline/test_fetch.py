@@ -52,7 +52,7 @@ def run(planted_runs, tmp_path):
     (folder / "report" / "index.html").write_text("<p>page</p>", encoding="utf-8")
     (folder / "report" / "figures" / "a.svg").write_text("<svg/>", encoding="utf-8")
     record = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
-    record |= {"work": "report", "digest": "d" * 64, "outputs": {"report/index.html": 11, "report/figures/a.svg": 6}}
+    record |= {"task": "report", "digest": "d" * 64, "outputs": {"report/index.html": 11, "report/figures/a.svg": 6}}
     (folder / "report.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
 
