@@ -32,6 +32,8 @@ from convergence.progress import readable_seconds
 from hpc.dask_executor import InProcess, Workers, executors, in_process, number_of_workers, on_this_machine
 from tests.helpers.content_hash import content_hash
 
+pytestmark = pytest.mark.slow
+
 SMALL = """
 name = "small"
 [activations]

@@ -31,6 +31,8 @@ from convergence.training.trainer import Candidate, Trainer
 from tests.helpers.runs import datasets
 from tests.helpers.torch_processes import finish, start
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NETWORK = Small(name="small", channels=(8, 16), hidden=(32,))
 TOML = """

@@ -55,7 +55,6 @@ def base(tmp_path_factory):
     return python, environ
 
 
-@pytest.mark.slow
 def test_the_base_package_analyses_and_reports_a_downloaded_file(base, planted_runs, tmp_path):
     python, environ = base
     shutil.copy(planted_runs / "runs" / "planted" / "statistics.h5", tmp_path / "statistics.h5")
@@ -68,10 +67,10 @@ def test_the_base_package_analyses_and_reports_a_downloaded_file(base, planted_r
         return done.stdout.strip()
 
     command = python.with_name("convergence")
-    assert run(command, "analyze", "statistics.h5") == str(tmp_path / "analysis.h5")
+    assert run(command, "analyze", "statistics.h5", "--comparison", "fc") == str(tmp_path / "analysis.h5")
     page = Path(run(command, "report", "statistics.h5"))
     assert page.is_file()
-    assert len(list((page.parent / "figures").glob("*.svg"))) > 10
+    assert len(list((page.parent / "figures").glob("*.svg"))) > 5
     assert "checksums: all match" in run(command, "show", "statistics.h5", "--verify")
     run(command, "subset", "statistics.h5", "--comparison", "fc", "fc.h5")
     from tests.helpers.runs import ORDER

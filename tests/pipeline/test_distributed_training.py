@@ -19,6 +19,8 @@ from convergence.training.trainer import own_part
 from tests.helpers.torch_processes import finish, start
 from tests.pipeline.test_resume import metrics, results
 
+pytestmark = pytest.mark.slow
+
 TOML = """
 name = "over"
 [data]

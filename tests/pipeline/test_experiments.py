@@ -6,9 +6,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
 from convergence.cli import main
 from tests.helpers.analysis_rows import row
+
+pytestmark = pytest.mark.slow
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -28,6 +28,8 @@ from convergence.transfer.remote import LocalRun, RemoteRun, parse
 from tests.helpers.runs import datasets
 from tests.helpers.sshd import PYTHON, SSHD, server, wrapper
 
+pytestmark = pytest.mark.slow
+
 NEEDED = SSHD and shutil.which("rsync") and shutil.which("ssh")
 remote = pytest.mark.skipif(not NEEDED, reason="no sshd or rsync: apt-get install openssh-server rsync")
 ODD = "a run & more ‘ünïcode’ $HOME; it's"

@@ -18,6 +18,8 @@ from convergence.io.files import CHECKPOINTS, disk_full_errors, full, is_full
 from convergence.training import checkpoints
 from tests.helpers.runs import datasets, forget_statistics
 
+pytestmark = pytest.mark.slow
+
 
 class SmallDisk:
     """A file system of so many MiB in memory, and what fills it."""

@@ -14,6 +14,8 @@ from convergence.functional import EXPERIMENTS
 from tests.helpers.content_hash import content_hash
 from tests.helpers.torch_processes import finish, start
 
+pytestmark = pytest.mark.slow
+
 FEW = {
     "stitch": ["comparisons=['conv1','fc1']", "draws=2", "transplant_units=4", "cumulative_steps=2", "sgd_steps=[20]"],
     "merge": ["steps=3", "permutations=2", "fit_images=100", "depths=2"],

@@ -12,6 +12,8 @@ import pytest
 from convergence.cli import main
 from tests.helpers.analysis_rows import rows
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name = "given"
 [activations]

@@ -20,6 +20,8 @@ from convergence.statistics.sampling import ImageGroups, mean_over_positions, me
 from tests.helpers.ranks import COMMAND, run_ranks
 from tests.helpers.runs import datasets, forget_statistics
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name = "members"
 [data]

@@ -13,6 +13,8 @@ from torch import nn
 
 from convergence.io import hdf5
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 6_000
 LIMIT = "900000000"
 CONFIG = """

@@ -37,6 +37,8 @@ from convergence.report.chapters.merge import chapter
 from convergence.runs.run_folder import RunFolder
 from tests.helpers.runs import TINY, datasets
 
+pytestmark = pytest.mark.slow
+
 SMALLER = [
     "training.epochs=12", "training.optimizer=adamw", "training.learning_rate=0.01", "functional.merge.steps=5",
     "functional.merge.fit_images=200", "functional.merge.permutations=2", "functional.merge.pairs=2",

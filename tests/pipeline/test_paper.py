@@ -28,6 +28,8 @@ from convergence.paper.tables import WIDTH, power, text_table
 from convergence.results import ComparisonResults, PairResults, read_analysis
 from tests.helpers.analysis_rows import rewrite
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = Path(os.environ.get("CONVERGENCE_REFERENCE", "conv1_correlations.npz"))
 
 

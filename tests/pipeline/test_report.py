@@ -28,6 +28,8 @@ from convergence.runs.run_folder import RunFolder
 from tests.helpers.analysis_rows import rewrite
 from tests.helpers.pictures_file import Made, write_pictures_file
 
+pytestmark = pytest.mark.slow
+
 NETS = ("net1", "net2")
 LAYERS = {"conv1": Made(6, "conv", (3, 3), (8, 8), True), "conv2": Made(8, "conv", (8, 8), (4, 4)),
           "fc1": Made(12, "whole", (8, 8), (1, 1))}  # fmt: skip

@@ -17,6 +17,8 @@ from convergence.report.results import read_results, read_run
 from convergence.report.thumbnail_sheets import COLUMNS, GAP, GREY, TILE, RunPictures, sheet, tiles
 from convergence.report.units import numbers, script_json, unit_columns
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name = "{name}"
 [activations]

@@ -30,7 +30,10 @@ from convergence.training.checkpoints import Checkpoints
 from convergence.training.loop import make_net
 from convergence.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="this system has no SIGUSR2")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="this system has no SIGUSR2"),
+]
 CONFIG = TrainingConfig(
     epochs=3, batch_size=16, threads=1, loader_workers=0, learning_rate=0.01, optimizer="adamw", keep_epochs=(1,)
 )

@@ -15,6 +15,8 @@ import pytest
 from convergence.cli import main
 from tests.helpers.runs import datasets
 
+pytestmark = pytest.mark.slow
+
 
 def run(arguments, caplog) -> tuple[int, str]:
     """Exit code and log of a command in this process."""

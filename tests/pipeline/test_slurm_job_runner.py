@@ -21,6 +21,8 @@ from slurm.job_runner import JobRunner, current_attempt, resubmit
 from slurm.records import Attempt, Records, Submission, SubmittedJob
 from tests.helpers.fake_slurm import ATTEMPT, ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def start(tmp_path: Path, program: str, method: str = "scontrol", most: int = 3, **environ) -> subprocess.Popen:
     """A job runner with a Python program as its stage, in job 7."""

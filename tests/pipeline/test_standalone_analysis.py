@@ -23,6 +23,8 @@ from convergence.runs.signals import Stopped
 from convergence.statistics.file import open_statistics
 from tests.helpers.runs import datasets
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--set", "analysis.sparse.enabled=false", "--set", "analysis.clustering.enabled=false",
          "--set", 'analysis.measures=["matching"]', "--set", "analysis.rotations=2"]  # fmt: skip
 

@@ -22,6 +22,8 @@ from convergence.statistics.subset import Selection, parse_groups, subset_statis
 from hpc.dask_executor import in_process
 from tests.helpers.runs import datasets
 
+pytestmark = pytest.mark.slow
+
 CONFIG = AnalysisConfig(rotations=2, sparse=SparseConfig(alphas=4, max_units=2))
 
 

@@ -17,6 +17,8 @@ from convergence.networks.weights import load_net
 from convergence.training import loop
 from convergence.training.trainer import Candidate, Trainer
 
+pytestmark = pytest.mark.slow
+
 NETWORK = Small(name="small", channels=(4, 6), hidden=(8,))
 CONFIG = TrainingConfig(epochs=3, batch_size=16, threads=1, loader_workers=0, device="cpu")
 SEEN: list[torch.Tensor] = []
