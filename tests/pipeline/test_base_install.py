@@ -67,7 +67,7 @@ def test_the_base_package_analyses_and_reports_a_downloaded_file(base, planted_r
         return done.stdout.strip()
 
     command = python.with_name("convergence")
-    assert run(command, "analyze", "statistics.h5", "--comparison", "fc") == str(tmp_path / "analysis.h5")
+    assert run(command, "analyze", "statistics.h5", "--comparison", "conv1") == str(tmp_path / "analysis.h5")
     page = Path(run(command, "report", "statistics.h5"))
     assert page.is_file()
     assert len(list((page.parent / "figures").glob("*.svg"))) > 5
