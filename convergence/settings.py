@@ -1,13 +1,107 @@
-"""The base class of every section of a config: frozen, without unknown keys, with one sentence a field."""
+"""The base class of every section of a config, and the type of its paths.
+
+Sections are frozen, without unknown keys, with one sentence a field. Numbers are taken as they are written: ``"3"`` and
+``true`` are no integers, and ``nan`` and ``inf`` are no floats.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+from string import Template
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from convergence.errors import ConfigError
 
 SPEED_ONLY: dict[str, Any] = {"digest": False}
 """Mark of a field that changes the speed and never the result: ``json_schema_extra=SPEED_ONLY``."""
+LONGEST_PATH = 4096
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def expand_path(text: str | os.PathLike[str]) -> Path:
+    """Expand ``~``, ``~user``, ``$NAME`` and ``${NAME}`` in a path; ``$$`` is a dollar sign.
+
+    Raises
+    ------
+    ConfigError
+        for a variable that is not set or empty, a dollar sign without a name, and an unknown user.
+    """
+    if isinstance(text, PathSetting):
+        return text.expanded()
+    text = os.fspath(text)
+    try:
+        path = Template(text).substitute({name: value for name, value in os.environ.items() if value})
+    except KeyError as error:
+        raise ConfigError(
+            f'the path "{text}" needs the environment variable {error.args[0]}, which is not set where this command '
+            "runs. Set it, or write the path without it."
+        ) from None
+    except ValueError:
+        raise ConfigError(
+            f'the path "{text}" has a "$" without the name of a variable. Write $NAME or ${{NAME}}, or $$ for a dollar '
+            "sign."
+        ) from None
+    if path.startswith("~"):
+        user, path = path, os.path.expanduser(path)
+        if path == user:
+            raise ConfigError(
+                f'the path "{text}": the home folder of {user.split("/")[0]} is not known. Write the path of the '
+                "folder, or ./~NAME for a folder whose name starts with ~."
+            )
+    return Path(path)
+
+
+class PathSetting:
+    """A path of a config: expanded where it is used, and stored and compared as it is written.
+
+    A job on another machine therefore reads its own ``$SCRATCH``. ``open``, ``Path`` and every other function that
+    takes a path receive the expanded path (:func:`expand_path`); ``str`` is the text of the config.
+    """
+
+    def __init__(self, text: str | os.PathLike[str]) -> None:
+        self.text: str = str(text)
+
+    def expanded(self) -> Path:
+        """Return the path on this machine; ConfigError as :func:`expand_path`."""
+        return expand_path(self.text)
+
+    def __fspath__(self) -> str:
+        return str(self.expanded())
+
+    def __truediv__(self, other: str | os.PathLike[str]) -> Path:
+        return self.expanded() / other
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"PathSetting({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, PathSetting) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validated, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def _validated(cls, value: Any) -> PathSetting:
+        if not isinstance(value, str | os.PathLike):
+            raise ValueError(f"a path is a string, and this is a {type(value).__name__}; write it in quotes")
+        path = cls(value)
+        if not path.text or len(path.text) > LONGEST_PATH or CONTROL_CHARACTERS.search(path.text):
+            raise ValueError(f"a path has 1 to {LONGEST_PATH:,} characters, and none of them is a control character")
+        return path
 
 
 class Settings(BaseModel):

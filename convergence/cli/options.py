@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-FILE = click.Path(dir_okay=False)
-FOLDER = click.Path(file_okay=False)
+
+
+class ExpandedPath(click.Path):
+    """A path in which ``~`` and ``$NAME`` are expanded, as in configs, unless it exists as it is written.
+
+    Shells do not expand ``--runs=~/runs``.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and ("$" in value or value.startswith("~")) and not os.path.lexists(value):
+            from convergence.settings import expand_path
+
+            value = str(expand_path(value))
+        return super().convert(value, param, ctx)
+
+
+PATH = ExpandedPath()
+FILE = ExpandedPath(dir_okay=False)
+FOLDER = ExpandedPath(file_okay=False)
 NUMBER = click.IntRange(min=1)
 
 
@@ -41,8 +59,8 @@ def comparisons_option(about: str) -> Decorator:
     return click.option("--comparison", "comparisons", multiple=True, metavar="NAME", help=f"{about}; repeatable.")
 
 
-config_argument = click.argument("config", type=click.Path())
-run_argument = click.argument("run", type=click.Path())
+config_argument = click.argument("config", type=PATH)
+run_argument = click.argument("run", type=PATH)
 set_option = click.option(
     "--set",
     "overrides",

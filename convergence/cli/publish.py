@@ -88,7 +88,7 @@ def figures(
 
 @click.command()
 @options.run_argument
-@click.argument("other", type=click.Path())
+@click.argument("other", type=options.PATH)
 @options.runs_option
 @click.option("--out", type=options.FOLDER, metavar="DIR", help="Folder of the page.  [default: RUN/comparisons/OTHER]")
 @options.json_option

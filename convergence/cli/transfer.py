@@ -40,7 +40,7 @@ def fetch(run: str, dest: str | None, **choices: Any) -> None:
 
 
 @click.command()
-@click.argument("source", metavar="STATISTICS.h5", type=click.Path())
+@click.argument("source", metavar="STATISTICS.h5", type=options.PATH)
 @click.argument("target", metavar="OUT.h5", type=options.FILE)
 @options.comparisons_option("Keep this comparison (default: all)")
 @click.option("--net", "nets", multiple=True, metavar="NAME", help="Keep this net (default: all); repeatable.")

@@ -6,8 +6,8 @@ inputs, so a changed key re-runs exactly the stages that depend on it (:mod:`con
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
@@ -28,7 +28,7 @@ from convergence.data import DATA_SETS
 from convergence.data.images import DataSource
 from convergence.errors import ConfigError, did_you_mean
 from convergence.networks import NETWORKS, NetworkSpec
-from convergence.settings import Settings
+from convergence.settings import PathSetting, Settings, expand_path
 
 
 def _data_source(value: Any) -> Any:
@@ -89,7 +89,7 @@ class Net(NamedTuple):
 class ActivationsConfig(Settings):
     """Given activations instead of nets and images: one array per net and layer."""
 
-    root: Path = Field(Path("."), description="Folder of the files.")
+    root: PathSetting = Field(PathSetting("."), description="Folder of the files.")
     nets: dict[Name, dict[str, str]] = Field(
         min_length=2, description='Net → layer → "file.npy", "file.npz:name" or "file.h5:name".'
     )
@@ -107,12 +107,18 @@ class ActivationsConfig(Settings):
         found = []
         for layers in self.nets.values():
             for source in layers.values():
-                path = self.root / source
-                if not path.exists():
-                    path = self.root / source.rpartition(":")[0]
-                stat = path.stat() if path.is_file() else None
+                stat = self._stat(source)
                 found.append((source, stat.st_size, stat.st_mtime_ns) if stat else (source, 0, 0))
         return found
+
+    def _stat(self, source: str) -> os.stat_result | None:
+        """Status of the file of an array; None for a missing file, or a path that is not known on this machine."""
+        for text in (source, source.rpartition(":")[0]):
+            try:
+                return os.stat(self.root / expand_path(text)) if text else None
+            except (ConfigError, OSError, ValueError):
+                continue
+        return None
 
 
 class Experiment(Settings):

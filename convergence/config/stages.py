@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from convergence.errors import did_you_mean
 from convergence.io.files import safe_name
-from convergence.settings import SPEED_ONLY, Settings
+from convergence.settings import SPEED_ONLY, PathSetting, Settings
 from convergence.similarity import MEASURES
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
@@ -300,7 +300,7 @@ class ReportConfig(Settings):
     """The report."""
 
     title: str | None = Field(None, description="Title of the report; default: the name of the experiment.")
-    compare: str | None = Field(None, description="Folder of another run to compare with on a separate page.")
+    compare: PathSetting | None = Field(None, description="Folder of another run to compare with on a separate page.")
     pair: tuple[str, str] | None = Field(
         None, description="Pair of nets shown unit by unit; default: the first two trained nets."
     )

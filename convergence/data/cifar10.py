@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,19 +12,22 @@ from pydantic import Field
 
 from convergence.data.images import ArrayImages, DataSource, Floats, Indices, Splits
 from convergence.errors import FileError
+from convergence.settings import PathSetting
 
 
 class Cifar10(DataSource):
     """60,000 colour images of 32 × 32 in ten classes (Krizhevsky 2009)."""
 
     name: Literal["cifar10"]
-    root: Path = Field(description="Folder cifar-10-batches-py with data_batch_1 … 5, test_batch and batches.meta.")
+    root: PathSetting = Field(
+        description="Folder cifar-10-batches-py with data_batch_1 … 5, test_batch and batches.meta."
+    )
 
     def load(self) -> Splits:
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):
             raise FileError(
-                f'data.root = "{self.root}": there is no such folder. Unpack cifar-10-python.tar.gz and set data.root '
-                "to the folder cifar-10-batches-py."
+                f'data.root = "{self.root}": there is no folder {self.root.expanded()}. Unpack cifar-10-python.tar.gz '
+                "and set data.root to the folder cifar-10-batches-py."
             )
         names = [str(name) for name in self._read("batches.meta")["label_names"]]
         batches = [self._read(f"data_batch_{k}") for k in range(1, 6)]

@@ -13,6 +13,7 @@ from pydantic import Field
 from convergence.data.crops import Crops, PixelImages, Pixels
 from convergence.data.images import Indices, Splits
 from convergence.errors import FileError
+from convergence.settings import PathSetting
 
 BILINEAR = 2  # Pillow's Resampling.BILINEAR; Pillow is imported when images are decoded
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -22,9 +23,9 @@ class ImageFolder(Crops):
     """A folder of images. Evaluation: resize, centre crop, normalise; training: random crop and flip."""
 
     name: Literal["image_folder"]
-    root: Path = Field(description="Folder that holds the training and the held-out folder.")
-    train_folder: str = Field("train", description="Subfolder of the training images.")
-    test_folder: str = Field("val", description="Subfolder of the held-out images.")
+    root: PathSetting = Field(description="Folder that holds the training and the held-out folder.")
+    train_folder: PathSetting = Field(PathSetting("train"), description="Subfolder of the training images.")
+    test_folder: PathSetting = Field(PathSetting("val"), description="Subfolder of the held-out images.")
     resize: int | tuple[int, int] = Field(
         256, description="Size after the resize in pixels: the shorter side, or (height, width)."
     )

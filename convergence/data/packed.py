@@ -24,6 +24,7 @@ from convergence.data.images import Indices, Splits
 from convergence.errors import ConfigError, FileError
 from convergence.io.files import atomic_write
 from convergence.io.hdf5 import open_checked, open_hdf5, read_array, write_array
+from convergence.settings import PathSetting
 
 if TYPE_CHECKING:
     import torch
@@ -43,9 +44,9 @@ class Packed(Crops):
     """
 
     name: Literal["packed"]
-    root: Path = Field(description="Folder that holds the two files.")
-    train_file: str = Field("train.h5", description="File of the training images.")
-    test_file: str = Field("val.h5", description="File of the held-out images.")
+    root: PathSetting = Field(description="Folder that holds the two files.")
+    train_file: PathSetting = Field(PathSetting("train.h5"), description="File of the training images.")
+    test_file: PathSetting = Field(PathSetting("val.h5"), description="File of the held-out images.")
 
     def draw(self, width: int, height: int, augment_seed: int, index: int) -> Crop:
         (left, top, right, bottom), mirrored = super().draw(width, height, augment_seed, index)

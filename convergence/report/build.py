@@ -44,6 +44,7 @@ from convergence.report.thumbnail_sheets import (
 from convergence.report.units import data_file, manifest, script_json, unit_script
 from convergence.results import ComparisonResults, PairResults, kinds_of
 from convergence.results.findings import findings
+from convergence.settings import PathSetting
 
 logger = logging.getLogger(__name__)
 OVERVIEW, UNITS, MATTERS, PAPER, COMPARISON, PROVENANCE = (
@@ -113,7 +114,7 @@ def report(
     building.replace(target)
 
 
-def _with_other(run: RunResults, compared: str | None) -> tuple[RunResults, RunResults | None]:
+def _with_other(run: RunResults, compared: PathSetting | None) -> tuple[RunResults, RunResults | None]:
     """The run to compare with; where it cannot be read, none and a notice."""
     if compared is None:
         return run, None

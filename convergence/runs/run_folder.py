@@ -8,10 +8,11 @@ from typing import Any
 
 from convergence.config.functional import EXPERIMENT_NAMES
 from convergence.config.schema import Experiment, Net
-from convergence.errors import FileError
+from convergence.errors import ConfigError, FileError
 from convergence.io.files import CHECKPOINTS
 from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 from convergence.runs.tasks import StageTask, TaskFolder, file_size, read_record
+from convergence.settings import PathSetting
 
 
 class RunFolder(TaskFolder):
@@ -160,7 +161,7 @@ class RunFolder(TaskFolder):
         inputs = {"analyze": self.analyze_task().digest}
         inputs |= shown_files(self.path)
         if self.experiment.report.compare is not None:
-            inputs["the run to compare with"] = _identity(Path(self.experiment.report.compare), "analysis")
+            inputs["the run to compare with"] = _compared_identity(self.experiment.report.compare)
         return StageTask("report", (self.path / "report",), self.path / "report.json", values, inputs)
 
     def held_out_accuracy(self, net: Net) -> float:
@@ -197,6 +198,14 @@ def shown_files(folder: Path) -> dict[str, str]:
     """Identify the files that a report shows besides the analysis (pictures, experiments), by name."""
     places = {"pictures": folder} | dict.fromkeys(EXPERIMENT_NAMES, folder / "functional")
     return {name: _identity(place, name) for name, place in places.items() if (place / f"{name}.h5").exists()}
+
+
+def _compared_identity(compare: PathSetting) -> str:
+    """Identify the analysis of the run to compare with; the path as it is written where it is not known."""
+    try:
+        return _identity(compare.expanded(), "analysis")
+    except ConfigError:
+        return str(compare)
 
 
 def _identity(folder: Path, name: str) -> str:

@@ -8,6 +8,7 @@ comparison side by side.
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from convergence.config.layer_refs import LayerRef
 from convergence.config.schema import ActivationsConfig, Experiment
 from convergence.data.images import ImageSet
 from convergence.errors import ConfigError, FileError, did_you_mean
+from convergence.settings import expand_path
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.group_sums import GroupSums, HostGroupSums, NewMatrix
 from convergence.statistics.sampling import (
@@ -297,11 +299,11 @@ class UnknownImages(ImageSet):
         return hashlib.sha256(repr(self._config.files()).encode()).hexdigest()
 
 
-def open_array(root: Path, source: str) -> Any:
+def open_array(root: str | os.PathLike[str], source: str) -> Any:
     """Open ``file.npy``, ``file.npz:name`` or ``file.h5:path/in/file`` without reading it (except ``.npz``)."""
     name, inside = source.rsplit(":", 1) if ":" in source[2:] else (source, "")  # C: is a drive letter
-    path = root / name
-    if not path.is_file():
+    path = expand_path(root) / expand_path(name)
+    if not os.path.isfile(path):
         raise FileError(f"{path}: there is no such file. Give arrays as file.npy, file.npz:name or file.h5:name.")
     try:
         if path.suffix == ".npy":
