@@ -1,4 +1,9 @@
-"""Atomic file writes: a temporary file is written, flushed to the disk and renamed."""
+"""Files and folders that are safe to use: atomic writes, names confined to a folder, folders for their owner.
+
+A file is written under a temporary name, flushed to the disk and renamed. A name that comes from a file or from another
+machine becomes a path through :func:`confined`. Scratch files are in folders that no other user of the machine can
+enter or replace. docs/security.md describes the threats.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +25,8 @@ CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 LONGEST = 180
 """Maximum bytes of a file name before an ending is added; file systems accept 255."""
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_DRIVE = re.compile("[A-Za-z]:")
+_NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\\]")
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{k}" for device in ("COM", "LPT") for k in range(1, 10))}
 """Names that Windows reserves for devices."""
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -28,6 +36,140 @@ _FULL_MESSAGES = re.compile(
 )
 
 
+def confined(root: Path, name: str) -> Path:
+    """Path of a name below ``root``, for names from files and other machines.
+
+    Raises
+    ------
+    FileError
+        if :func:`relative_name` refuses the name, or a symbolic link on its path leads out of ``root``.
+    """
+    path = root / relative_name(name)
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a loop of links
+        inside = False
+    if not inside:
+        raise FileError(
+            f"{path}: a symbolic link on this path leads out of {root}. Replace the link by what it links to, or "
+            "choose another folder."
+        )
+    return path
+
+
+def relative_name(name: object) -> str:
+    """Check that a name from a file is a plain path below a folder, such as ``report/figures/a.svg``; return it.
+
+    Raises
+    ------
+    FileError
+        for a name that is absolute, begins with a drive, has an empty part, ".", ".." or a part above 255 bytes, or
+        holds a backslash or a control character.
+    """
+    if isinstance(name, str) and not _DRIVE.match(name) and not _NOT_IN_NAMES.search(name):
+        try:
+            lengths = [len(os.fsencode(part)) for part in name.split("/") if part not in (".", "..")]
+        except UnicodeEncodeError:
+            lengths = []
+        if len(lengths) == name.count("/") + 1 and min(lengths) > 0 and max(lengths) <= 255:
+            return name
+    raise FileError(
+        f"{printable(str(name))}: a name that comes from a file or another machine is not a path below its folder. "
+        "Valid names are relative, without .., backslashes and control characters. The file was not written by "
+        "convergence, or it was changed."
+    )
+
+
+def printable(text: str, longest: int = 200) -> str:
+    """Text from a file or another machine for a message: control characters as escapes, cut if it is long."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: longest + 1])
+    return shown if len(shown) <= longest else shown[:longest] + "…"
+
+
+def create_for_owner(folder: Path) -> None:
+    """Create a folder that only its owner can enter (mode 0700) unless it exists, whatever the umask.
+
+    Missing parents become folders that only their owner can write (0755, less the umask).
+    """
+    for parent in reversed(folder.parents):
+        if not parent.exists():
+            parent.mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def private_folder(folder: Path) -> Path:
+    """Create a folder for its owner, or check an existing one; return it.
+
+    Raises
+    ------
+    FileError
+        if it is a link, no folder, of another user, or writable by other users, or cannot be made.
+    """
+    if not os.path.lexists(folder):
+        try:
+            create_for_owner(folder)
+        except OSError as error:
+            raise FileError(
+                f"{folder}: the folder could not be made ({error.strerror}). Choose another one."
+            ) from error
+    found = folder.lstat()
+    reason = ""
+    if not stat.S_ISDIR(found.st_mode):
+        reason = "it is a symbolic link" if stat.S_ISLNK(found.st_mode) else "it is not a folder"
+    elif hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        reason = f"it belongs to another user (id {found.st_uid})"
+    elif os.name != "nt" and found.st_mode & 0o022:
+        reason = f"other users can write to it (mode {stat.S_IMODE(found.st_mode):04o})"
+    if reason:
+        raise FileError(
+            f"{folder}: the folder is not used, because {reason}. Remove it, or make it yours alone: chmod 700."
+        )
+    return folder
+
+
+@contextmanager
+def scratch_folder(fallback: Path | None = None) -> Iterator[Path]:
+    """A new folder for temporary files that no other user can enter or replace; removed when the block ends.
+
+    It is in the system's folder for temporary files (TMPDIR). If other users can replace folders there, it is in
+    ``fallback``, /tmp or /var/tmp.
+
+    Raises
+    ------
+    FileError
+        if other users can replace folders in all of these.
+    """
+    places = [tempfile.gettempdir(), *([fallback] if fallback else []), "/tmp", "/var/tmp"]
+    for place in map(Path, places):
+        if place.is_dir() and os.access(place, os.W_OK | os.X_OK) and keeps_folders(place):
+            with tempfile.TemporaryDirectory(prefix="convergence-", dir=place, ignore_cleanup_errors=True) as name:
+                yield private_folder(Path(name))
+            return
+    raise FileError(
+        "there is no safe folder for temporary files: other users can replace folders in "
+        f"{', '.join(map(str, places))}. Set TMPDIR to a folder of yours: mkdir -m 700 ~/tmp; export TMPDIR=~/tmp."
+    )
+
+
+def keeps_folders(place: Path) -> bool:
+    """Whether no other user can rename or replace what is in a folder of this user below ``place``.
+
+    Each folder on the path has to belong to this user or the system; others may write to it only with the sticky bit.
+    """
+    if not hasattr(os, "geteuid"):
+        return True  # Windows: access control lists of the user's profile
+    owners = {0, os.geteuid()}
+    try:
+        if Path("/proc/self/uid_map").read_text(encoding="ascii").split() != ["0", "0", "4294967295"]:
+            # the system's owner, as a process in a container sees it
+            owners.add(int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        pass
+    real = place.resolve()
+    found = [folder.stat() for folder in (real, *real.parents)]
+    return all(s.st_uid in owners and (not s.st_mode & 0o022 or s.st_mode & stat.S_ISVTX) for s in found)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder and rename it to ``path`` when the block ends.
@@ -35,7 +177,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The file and its folder are flushed to the disk: a crash leaves the old file or the complete new one. An exception
     leaves the old file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    create_for_owner(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{_cut(path.name, 100)}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -86,7 +228,7 @@ def check_writable(folder: Path, remedy: str) -> None:
         with the given remedy, if that fails.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        create_for_owner(folder)
         with tempfile.TemporaryFile(prefix=".", suffix=".partial", dir=folder):
             pass
     except OSError as error:
