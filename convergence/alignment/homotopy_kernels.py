@@ -26,13 +26,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
+
+from convergence.io.kernels import njit
 
 # Sums may be reordered so that they vectorise; infinities and NaN keep their meaning, also in divisions. Loops that do
 # not start at zero vectorise with unsigned counters only. ``np.int64(0)`` is an integer; a bare 0 would be a constant,
 # for which numba compiles every function again.
-_jit = nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+_jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 Array = Any  # a numpy array here, numba's array type in compiled code
 
 # A unit depends on the support if its residual variance given the support is below this share of its variance.

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 
+from convergence.io.kernels import njit
+
 # Sums may be reordered so that they vectorise; infinities and NaN keep their meaning.
-_jit = nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+_jit = njit(nogil=True, fastmath={"reassoc", "contract"})
 Array = Any  # a numpy array here, numba's array type in compiled code
 
 # A unit depends on earlier units if its residual variance given them is below this share of its variance.

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from convergence.clustering.graph import Labels, Matrix
+from convergence.io.kernels import njit
 
 N_INIT = 10
 MAX_ITERATIONS = 300
 # A run ends if no point moves, or if the squared shift of the means is below this share of the mean variance.
 TOLERANCE = 1e-4
 
-_jit = nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+_jit = njit(nogil=True, fastmath={"reassoc", "contract"})
 Array = Any  # a numpy array here, numba's array type in compiled code
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from convergence.io.kernels import njit
 
 Floats = npt.NDArray[np.float32]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def look_up(image: npt.NDArray[Any], table: Floats, out: Floats) -> None:
     """Convert bytes (height, width, channels) to ``out`` (channels, height, width) by a table (channels, 256).
 

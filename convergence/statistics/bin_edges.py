@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from convergence.io.kernels import njit
 from convergence.statistics.histograms import N_BUCKETS, BucketCounts, Counts, UnitHistograms, bucket_lower_edges
 
 _TINY = np.float32(np.nextafter(np.float32(0), np.float32(1)))
@@ -95,7 +95,7 @@ def unevenness(mass: Counts, starts: Counts) -> float:
     return float((scaled.astype(np.float64) ** 2).sum())
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _equal_mass(mass, n_bins, chosen):  # type: ignore[no-untyped-def]
     """:func:`equal_mass_plain` in one pass over buckets and one over edges; fill ``chosen``, return its length."""
     starts = np.empty((n_bins, 2), np.int64)  # the two candidate buckets of every quantile
@@ -148,7 +148,7 @@ def _equal_mass(mass, n_bins, chosen):  # type: ignore[no-untyped-def]
     return n
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _unit_counts(unit, low, places, times, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with the counts of one unit; return whether any count is positive."""
     out[:] = low[unit]
@@ -157,7 +157,7 @@ def _unit_counts(unit, low, places, times, out):  # type: ignore[no-untyped-def]
     return out.any()
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _edges(  # type: ignore[no-untyped-def]
     zero, positive, positive_places, positive_times, negative, negative_places, negative_times, lower, edges, effective
 ):
@@ -184,7 +184,7 @@ def _edges(  # type: ignore[no-untyped-def]
             effective[unit] = zero[unit] > 0
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _encode(samples, edges, codes):  # type: ignore[no-untyped-def]
     for unit in range(samples.shape[0]):
         codes[unit, :] = 0

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from convergence.io.kernels import njit
 
 MANTISSA_BITS = 8
 PATTERN_SHIFT = 23 - MANTISSA_BITS
@@ -199,7 +200,7 @@ class UnitHistograms:
             self._need_negative().add(arrays["negative"], int(arrays["negative_first"]))
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _add_counts(counts, first, low):  # type: ignore[no-untyped-def]
     """Add counts to the buckets that start at ``first``; return (n, 2) places and their numbers of overflows."""
     overflown = [(0, 0) for _ in range(0)]
@@ -216,7 +217,7 @@ def _add_counts(counts, first, low):  # type: ignore[no-untyped-def]
     return places
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _count(patterns, flip, low, zero, nonfinite):  # type: ignore[no-untyped-def]
     """Count values that are positive after flipping the bits ``flip``, zeros, and non-finite values.
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from convergence.io.kernels import njit
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -26,7 +27,7 @@ def squared_norms(samples: Float32, widths: tuple[int, ...], shift: Float64) -> 
     return out
 
 
-@nb.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _squared_norms(samples, shift):  # type: ignore[no-untyped-def]
     """(n_samples,) float64, accumulated unit by unit."""
     out = np.zeros(samples.shape[1])

@@ -6,6 +6,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from convergence.io.kernels import njit
+
 Float64 = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer]
 TABLE = 1 << 15
@@ -67,7 +69,7 @@ def _n_log_n(counts: Counts) -> Float64:
     return np.asarray(values * np.log(np.maximum(values, 1.0)))
 
 
-@nb.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _information(counts, table):  # type: ignore[no-untyped-def]
     """Corrected mutual information of one (K, K) table of counts."""
     bins = counts.shape[0]
@@ -97,7 +99,7 @@ def _times_log(count, table):  # type: ignore[no-untyped-def]
     return table[count] if count < len(table) else count * np.log(count)
 
 
-@nb.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _leave_one_out(blocks, table, estimate, without):  # type: ignore[no-untyped-def]
     n_blocks, n_x, n_y, bins, _ = blocks.shape
     total, part = np.empty((bins, bins), np.int64), np.empty((bins, bins), np.int64)

@@ -16,6 +16,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from convergence.io.kernels import njit
 from convergence.statistics.simd import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
 
 BLOCK = 8192
@@ -88,7 +89,7 @@ def joint_counts_plain(codes_x: Codes, codes_y: Codes, n_bins: int) -> npt.NDArr
     return np.bincount(pairs, minlength=n_bins**2).reshape(n_bins, n_bins)
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _fill_rows(codes, n_bins, rows):  # type: ignore[no-untyped-def]
     """Thermometer code of every sample, level by level, 64 units per word; row ``n_samples`` is zero."""
     n_units, n_samples = codes.shape
@@ -108,7 +109,7 @@ def _fill_rows(codes, n_bins, rows):  # type: ignore[no-untyped-def]
     rows[:, n_samples] = 0
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _fill_lists(codes, n_bins, lists, starts, marginals):  # type: ignore[no-untyped-def]
     """Samples by bin for every x without bin 0; each bin's list is padded to a multiple of 16 with the zero row.
 
@@ -174,7 +175,7 @@ def _add_sixteen(rows, at, i, ones, twos, fours, eights):  # type: ignore[no-unt
     return ones, twos, fours, eights, carry
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _add_block(rows, lists, starts, planes):  # type: ignore[no-untyped-def]
     """Add the rows of every list to its counters, one vector of columns after the other.
 
@@ -222,7 +223,7 @@ def _store_four(table, row, a, b, c, d):  # type: ignore[no-untyped-def]
     store(table, row + 3, d)
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _add_counters(total, local):  # type: ignore[no-untyped-def]
     """Add a block's counters bit by bit until no carry remains."""
     carry = zeros()
@@ -236,7 +237,7 @@ def _add_counters(total, local):  # type: ignore[no-untyped-def]
         p += 1
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _read_counters(planes, n_samples, columns):  # type: ignore[no-untyped-def]
     """Fill ``columns`` with the counts in counters (vectors, PLANES, WORDS) of at most ``n_samples`` samples."""
     columns[:] = 0
@@ -252,7 +253,7 @@ def _read_counters(planes, n_samples, columns):  # type: ignore[no-untyped-def]
                 p += 1
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _expand(planes, n_samples, marginals_x, counts):  # type: ignore[no-untyped-def]
     """Counts of all bins from the counters: differences along the thermometer code; bin 0 from the marginals."""
     n_x, n_units, n_bins, _ = counts.shape

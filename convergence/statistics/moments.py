@@ -26,12 +26,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas
 
 from convergence.errors import UserError
+from convergence.io.kernels import njit
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -222,7 +222,7 @@ def correlation_plain(samples: npt.NDArray[np.floating]) -> Float64:
 
 
 # The compiler may reorder sums to vectorise them.
-@nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[no-untyped-def]
     """Compute v = x − c, r = Σ v and d = c − s of every unit, for the samples that start at ``first``."""
     n_samples = centred.shape[1]
@@ -246,7 +246,7 @@ def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[n
         residual[unit] = rest
 
 
-@nb.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _accumulate(  # type: ignore[no-untyped-def]
     product, moved, row_offset, residual, offset, triangle, total, first_row, first_column
 ):

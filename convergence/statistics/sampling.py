@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import ConfigError
+from convergence.io.kernels import njit
 
 Indices = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -133,7 +133,7 @@ def mean_over_positions_plain(maps: Float32) -> Float32:
     return maps.astype(np.float64).mean(axis=2, keepdims=True).astype(np.float32)
 
 
-@nb.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _mean(maps, out):  # type: ignore[no-untyped-def]
     for image in range(maps.shape[0]):
         for unit in range(maps.shape[1]):

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from convergence.io.kernels import njit
 
 Float32 = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -98,7 +99,7 @@ def top_images_plain(maps: Float32, images: Indices, n_kept: int) -> TopImages:
     return out
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _place(value, image, position, values, images, positions):  # type: ignore[no-untyped-def]
     """Insert an image into a unit's sorted list if it is among the K best."""
     n = len(values)
@@ -117,7 +118,7 @@ def _place(value, image, position, values, images, positions):  # type: ignore[n
     values[k], images[k], positions[k] = value, image, position
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _insert(value, position, images, values, kept, positions):  # type: ignore[no-untyped-def]
     """Insert maxima (n_images, n_units) and their positions; −inf marks a map without finite values."""
     for row in range(value.shape[0]):
@@ -126,7 +127,7 @@ def _insert(value, position, images, values, kept, positions):  # type: ignore[n
                 _place(value[row, unit], images[row], position[row, unit], values[unit], kept[unit], positions[unit])
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _merge(value, image, position, values, images, positions):  # type: ignore[no-untyped-def]
     """Insert all entries of one set of lists into another."""
     for unit in range(value.shape[0]):
@@ -137,7 +138,7 @@ def _merge(value, image, position, values, images, positions):  # type: ignore[n
                 )  # fmt: skip
 
 
-@nb.njit(cache=True, nogil=True, boundscheck=False)
+@njit(nogil=True, boundscheck=False)
 def _update(maps, images, values, kept, positions):  # type: ignore[no-untyped-def]
     """Compare each map's maximum with the smallest kept value; search its position only if it enters the list.
 
