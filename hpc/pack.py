@@ -24,7 +24,7 @@ from convergence.data import packed
 from convergence.data.image_folder import FolderImages, ImageFolder
 from convergence.data.packed import MADE_BY, SCHEMA, VERSION
 from convergence.errors import ConfigError, FileError, SharedError, UserError
-from convergence.io.files import put_in_place, remove_leftovers
+from convergence.io.files import create_for_owner, flush_folder, put_in_place, remove_leftovers
 from convergence.io.hdf5 import open_checked
 from convergence.progress import Progress
 from convergence.runs.signals import Stopped, is_stopping
@@ -91,7 +91,7 @@ class _Packing:
         """Create the file on rank 0, unless an unfinished one of the same images and settings can be resumed."""
         if self.comm.rank > 0:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        create_for_owner(self.path.parent)
         remove_leftovers(self.path.parent)
         with contextlib.suppress(OSError, KeyError):  # an unreadable file is replaced
             import h5py
@@ -108,7 +108,7 @@ class _Packing:
                 "another place with --out."
             )
         packed.create(self.partial, self.images, self.plan)
-        self.journals.mkdir()
+        create_for_owner(self.journals)
 
     def _write(self) -> dict[int, bytes]:
         """Write this rank's missing blocks; return the digests of all of its blocks, or of fewer after a signal."""
@@ -122,6 +122,7 @@ class _Packing:
             (self.journals / f"{socket.gethostname()}-{os.getpid()}").open("a", encoding="ascii") as journal,
             Progress(f"pack {self.path.stem}", len(mine)) as progress,
         ):
+            flush_folder(self.journals)
             for k in mine:
                 if is_stopping():
                     break

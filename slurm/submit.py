@@ -22,7 +22,7 @@ from typing import Any
 
 from convergence.config.load import read_config
 from convergence.errors import UserError
-from convergence.io.files import atomic_write
+from convergence.io.files import atomic_write, create_for_owner, put_folder_in_place
 from convergence.provenance import COMMIT_FILE, git_commit, provenance
 from convergence.runs.run_folder import RunFolder
 from slurm import slurm_commands
@@ -62,7 +62,7 @@ def submit(config: str, overrides: Sequence[str], runs: str, cluster: str, overw
         if not jobs:
             return NOTHING
         settings = _script_settings(folder, records, overrides, overwrite, copy_code(records.path))
-        (settings.folder / "logs").mkdir(parents=True)
+        create_for_owner(settings.folder / "logs")
         with atomic_write(settings.config) as temporary:
             temporary.write_bytes(Path(config).read_bytes())
         submission = Submission(
@@ -143,7 +143,7 @@ def copy_code(jobs_folder: Path) -> Path:
     folder = code_folder(jobs_folder)
     if folder.exists():
         return folder
-    jobs_folder.mkdir(parents=True, exist_ok=True)
+    create_for_owner(jobs_folder)
     temporary = Path(tempfile.mkdtemp(prefix=".code-", dir=jobs_folder))
     try:
         for package in PACKAGES:
@@ -151,7 +151,7 @@ def copy_code(jobs_folder: Path) -> Path:
         commit = git_commit(ROOT / "convergence")
         if commit:
             (temporary / COMMIT_FILE).write_text(commit + "\n", encoding="utf-8")
-        os.replace(temporary, folder)
+        put_folder_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -22,6 +22,7 @@ from convergence.analysis.worker import AnalysisJob, close_all, compute, is_done
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import TaskLost, UserError
 from convergence.io import hdf5
+from convergence.io.files import create_for_owner
 from convergence.provenance import provenance
 from convergence.runs.signals import check
 from convergence.statistics.file import ComparisonSums, open_statistics
@@ -69,7 +70,7 @@ def analyze(
         comparisons: dict[str, ComparisonSums] = {name: file.sums(name) for name in names}
         live = {name: active_units(sums) for name, sums in comparisons.items()}
         whole = plan([(sums, live[name]) for name, sums in comparisons.items()], config)
-    partial.mkdir(parents=True, exist_ok=True)
+    create_for_owner(partial)
     job = AnalysisJob(str(statistics), str(partial), digest, config)
     try:
         _run(job, whole, executors)

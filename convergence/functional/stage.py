@@ -11,7 +11,7 @@ from convergence.functional.context import ExperimentContext
 from convergence.functional.file import PARTIAL_SCHEMA, VERSION, made_by, write_results
 from convergence.functional.tables import joined, read_tables, write_tables
 from convergence.io import hdf5
-from convergence.io.files import remove_leftovers, text_sha256
+from convergence.io.files import create_for_owner, remove_leftovers, text_sha256
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped, check, is_stopping
@@ -42,7 +42,7 @@ def run_experiment(folder: RunFolder, experiment: str, ranks: Any = None) -> Non
     with ExperimentContext(folder, folder.functional_folder / experiment, ranks) as context:
         first = context.ranks.rank == 0
         for place in (partial, context.out) if first else ():
-            place.mkdir(parents=True, exist_ok=True)
+            create_for_owner(place)
             remove_leftovers(place)
         tasks: list[Task] = EXPERIMENTS.load(experiment)(context)
         paths = [partial / f"{text_sha256(task.key)[:24]}.h5" for task in tasks]

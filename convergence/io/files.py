@@ -1,13 +1,16 @@
-"""Files and folders that are safe to use: atomic writes, names confined to a folder, folders for their owner.
+"""Files and folders that are safe to use: durable writes, names confined to a folder, folders for their owner.
 
-A file is written under a temporary name, flushed to the disk and renamed. A name that comes from a file or from another
-machine becomes a path through :func:`confined`. Scratch files are in folders that no other user of the machine can
-enter or replace. docs/security.md describes the threats.
+A file is written under a temporary name, flushed to the disk and renamed. A name is on the disk after its folder was
+flushed, so folders are made with :func:`create_for_owner`, and files and folders are moved with :func:`move`,
+:func:`put_in_place` and :func:`put_folder_in_place`. A name that comes from a file or from another machine becomes a
+path through :func:`confined`. Scratch files are in folders that no other user of the machine can enter or replace.
+docs/security.md describes the threats.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -89,12 +92,14 @@ def printable(text: str, longest: int = 200) -> str:
 def create_for_owner(folder: Path) -> None:
     """Create a folder that only its owner can enter (mode 0700) unless it exists, whatever the umask.
 
-    Missing parents become folders that only their owner can write (0755, less the umask).
+    Missing parents become folders that only their owner can write (0755, less the umask). The names of new folders are
+    flushed to the disk.
     """
-    for parent in reversed(folder.parents):
-        if not parent.exists():
-            parent.mkdir(mode=0o755, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    missing = [place for place in (*reversed(folder.parents), folder) if not place.exists()]
+    for place in missing:
+        place.mkdir(mode=0o700 if place == folder else 0o755, exist_ok=True)
+        flush_folder(place.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)  # refuses a file of this name
 
 
 def private_folder(folder: Path) -> Path:
@@ -178,7 +183,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     leaves the old file.
     """
     create_for_owner(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{_cut(path.name, 100)}.", suffix=".partial", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=".partial", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -190,11 +195,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def put_in_place(finished: Path, path: Path) -> None:
     """Flush a finished file and rename it to ``path`` on the same file system, atomically."""
-    writable = os.access(finished, os.W_OK)
-    with finished.open("r+b" if writable else "rb") as file:  # Windows flushes only files that are open for writing
-        os.fsync(file.fileno())
+    _flush_file(finished)
     os.replace(finished, path)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
+
+
+def put_folder_in_place(finished: Path, path: Path) -> None:
+    """Flush a finished folder with everything in it and rename it to ``path``, replacing a folder there."""
+    for place, _, names in os.walk(finished, topdown=False):
+        for name in names:
+            _flush_file(Path(place, name))
+        flush_folder(Path(place))
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(finished, path)
+    flush_folder(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder, flushed already, to another folder of the same file system."""
+    create_for_owner(target.parent)
+    os.replace(source, target)
+    for folder in {target.parent: None, source.parent: None}:
+        flush_folder(folder)
 
 
 def name_beside(path: Path, ending: str) -> Path:
@@ -292,8 +314,24 @@ def remove_leftovers(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush a rename to the disk; does nothing on systems that cannot open folders (Windows)."""
+def remove_leftovers_of(path: Path) -> None:
+    """Remove the temporary files that killed processes left beside a file which they were writing."""
+    for leftover in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*.partial"):
+        leftover.unlink(missing_ok=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{_cut(path.name, 100)}."
+
+
+def _flush_file(path: Path) -> None:
+    writable = os.access(path, os.W_OK)
+    with path.open("r+b" if writable else "rb") as file:  # Windows flushes only files that are open for writing
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the names of a folder to the disk; does nothing on systems that cannot open folders (Windows)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

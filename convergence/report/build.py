@@ -17,6 +17,7 @@ from convergence.errors import UserError
 from convergence.figures import drawings_of
 from convergence.figures.overview import overview
 from convergence.figures.style import slug
+from convergence.io.files import put_folder_in_place
 from convergence.report.comparison import compare, write_comparison
 from convergence.report.functional_page import Chapter, read_chapters
 from convergence.report.galleries import galleries
@@ -110,8 +111,7 @@ def report(
     run = replace(run, notices=(*run.notices, *left_out))
     with run_pictures(pictures, pictures_digest) as found:
         _write(run, building, experiment.report, found, other, chapters)
-    shutil.rmtree(target, ignore_errors=True)
-    building.replace(target)
+    put_folder_in_place(building, target)
 
 
 def _with_other(run: RunResults, compared: PathSetting | None) -> tuple[RunResults, RunResults | None]:

@@ -15,6 +15,7 @@ from convergence.errors import UserError
 from convergence.figures.overview import two_runs
 from convergence.figures.style import slug
 from convergence.inference import Estimate, jackknife, reach
+from convergence.io.files import put_folder_in_place
 from convergence.report.results import RunResults, distinguished, read_run
 from convergence.report.site import Link, MenuSection, Placed, Site
 from convergence.report.tables import MISSING, Table
@@ -235,8 +236,7 @@ def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> tuple[Pa
     site.write_assets()
     compared = compare(a, b)
     write_comparison(site, page, compared)
-    shutil.rmtree(target, ignore_errors=True)
-    building.replace(target)
+    put_folder_in_place(building, target)
     return target / "index.html", compared
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from convergence.config.functional import EXPERIMENT_NAMES
 from convergence.config.schema import Experiment, Net
 from convergence.errors import ConfigError, FileError
-from convergence.io.files import CHECKPOINTS
+from convergence.io.files import CHECKPOINTS, create_for_owner
 from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 from convergence.runs.tasks import StageTask, TaskFolder, file_size, read_record
 from convergence.settings import PathSetting
@@ -31,7 +31,7 @@ class RunFolder(TaskFolder):
             if the folder cannot be made.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            create_for_owner(self.path)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise FileError(
                 f"{self.path}: the run folder could not be made: {error}. Choose another one with --runs."

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convergence.errors import FileError
-from convergence.io.files import atomic_write
+from convergence.io.files import atomic_write, move, remove_leftovers_of
 from convergence.provenance import provenance
 from convergence.runs.signals import check_lease
 
@@ -99,6 +98,8 @@ class TaskFolder:
     def begin(self, task: StageTask, overwrite: bool = False) -> TaskStatus:
         """Decide whether a task has to run; if so, move old output away and write an unfinished record."""
         state = self.state(task)
+        for path in (*task.outputs, task.record):
+            remove_leftovers_of(path)
         if state == "done":
             for scratch in task.scratch:  # left by a kill between writing the record and removing scratch files
                 _remove(scratch)
@@ -149,9 +150,8 @@ class TaskFolder:
         """Move the output and the record of a task to ``superseded/``; ``overwrite`` deletes them instead."""
         for here, there in self._places(task, digest):
             if not overwrite and here.exists():
-                there.parent.mkdir(parents=True, exist_ok=True)
                 _remove(there)
-                os.replace(here, there)
+                move(here, there)
             _remove(here)
 
     def _write(self, task: StageTask, finished: str | None, seconds: float | None, outputs: dict[str, int]) -> None:
@@ -183,7 +183,7 @@ class TaskFolder:
             return False
         for here, there in places:
             if there.exists():
-                os.replace(there, here)
+                move(there, here)
         shutil.rmtree(shelved[0].parent, ignore_errors=True)
         return self.state(task) == "done"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from convergence.errors import FileError
 from convergence.io import hdf5
-from convergence.io.files import remove_leftovers
+from convergence.io.files import create_for_owner, remove_leftovers
 from convergence.statistics.group_sums import NewMatrix, in_memory
 
 SCHEMA = "convergence-partial"
@@ -52,7 +52,7 @@ class PartialResults:
 
     def prepare(self) -> None:
         """Make the folder, and remove files that killed processes left unfinished."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        create_for_owner(self.folder)
         remove_leftovers(self.folder)
 
     def is_done(self, name: str) -> bool:

@@ -21,7 +21,7 @@ from convergence.config.schema import Experiment, Net
 from convergence.data.images import ImageSet, read_batches
 from convergence.errors import FileError, UserError
 from convergence.io import hdf5
-from convergence.io.files import file_sha256, remove_leftovers
+from convergence.io.files import create_for_owner, file_sha256, remove_leftovers
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.weights import load_net, weights_path
 from convergence.progress import Progress
@@ -56,7 +56,7 @@ def pictures(folder: RunFolder) -> None:
         if the images are missing or cannot be shown, or a layer is unknown.
     """
     maker = PictureMaker(folder)
-    maker.partial.mkdir(parents=True, exist_ok=True)
+    create_for_owner(maker.partial)
     remove_leftovers(maker.partial)
     wanted = [piece for net, layers in folder.experiment.pictured() for piece in maker.partial_results(net, layers)]
     missing = [path for path, _ in wanted if not maker.is_done(path)]

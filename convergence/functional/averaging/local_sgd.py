@@ -24,6 +24,7 @@ from convergence.config.stages import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import FileError, SharedError, UserError
 from convergence.functional.surgery.permutations import State
+from convergence.io.files import create_for_owner
 from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise
 from convergence.runs.signals import Stopped, check, is_stopping
@@ -228,7 +229,7 @@ class LocalSGD:
     def _save(self, wait: bool) -> None:
         workers = self._merged({k: to_host(trainer.state()) for k, trainer in self.own.items()})
         if self.ranks.rank == 0:
-            self._place.mkdir(parents=True, exist_ok=True)
+            create_for_owner(self._place)
         state = {"workers": workers, "done": self.done, "seen": self.seen, "notes": self.notes}
         self._checkpoints.save(state, wait)
         self._saved = time.monotonic()
