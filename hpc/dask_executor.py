@@ -6,6 +6,9 @@ system (:mod:`hpc.dask_jobs`). Results do not depend on the choice.
 A client that reaches a port of Dask can run code as its user. Every port therefore listens on the loopback interface
 where possible, and uses TLS with certificates created for this cluster only, so other users of the machine are refused.
 The dashboard is off by default and listens on the loopback interface only.
+
+Dask's scratch folders are below a new private folder of the cluster, never in ``dask-scratch-space`` of a shared folder
+for temporary files. Dask puts them on the search path for imports; :mod:`hpc.dask_preload` removes them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +25,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from convergence.errors import TaskLost, UserError
+from convergence.io.files import scratch_folder
+from hpc.dask_preload import without_scratch
 
 logger = logging.getLogger(__name__)
 SMALL_SECONDS = 60.0
@@ -35,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,  # a paused worker would never resume
     "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.preload": ["hpc.dask_preload"],
 }
 NO_PAGES: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 
@@ -175,11 +182,12 @@ def on_this_machine(workers: Workers, number: int, memory: float) -> Iterator[Ex
     if workers.lifetime_min is not None:
         lifetime = {"lifetime": f"{60 * workers.lifetime_min:.3f} s", "lifetime_restart": True}
     with (
-        settings(workers.dashboard),
+        settings(workers.dashboard) as scratch,
         LocalCluster(
             n_workers=number, threads_per_worker=workers.threads, processes=True, host=LOOPBACK, protocol="tls://",
             security=certificates(), memory_limit=int(limit), worker_dashboard_address=None,
-            scheduler_kwargs=web_server(workers.dashboard), silence_logs=logging.CRITICAL, **lifetime,
+            local_directory=str(scratch), scheduler_kwargs=web_server(workers.dashboard),
+            silence_logs=logging.CRITICAL, **lifetime,
         ) as cluster,
         client_of(cluster, workers.dashboard) as executor,
     ):  # fmt: skip
@@ -189,8 +197,10 @@ def on_this_machine(workers: Workers, number: int, memory: float) -> Iterator[Ex
 @contextmanager
 def client_of(cluster: Any, dashboard: bool) -> Iterator[DaskExecutor]:
     """An executor on a running cluster."""
+    import dask
     from distributed import Client
 
+    sys.path[:] = without_scratch(sys.path, Path(dask.config.get("temporary-directory")))
     with Client(cluster) as client:
         if dashboard:
             port = cluster.dashboard_link.rpartition(":")[2].partition("/")[0]
@@ -202,8 +212,12 @@ def client_of(cluster: Any, dashboard: bool) -> Iterator[DaskExecutor]:
 
 
 @contextmanager
-def settings(dashboard: bool) -> Iterator[None]:
-    """Apply the toolkit's settings of Dask, and reduce its log to errors."""
+def settings(dashboard: bool, fallback: Path | None = None) -> Iterator[Path]:
+    """Apply the toolkit's settings of Dask, and reduce its log to errors; yield the private scratch folder.
+
+    ``fallback`` holds the scratch folder if the system's folder for temporary files is not safe, see
+    :func:`~convergence.io.files.scratch_folder`.
+    """
     import dask
 
     silent = {} if dashboard else NO_PAGES
@@ -212,8 +226,14 @@ def settings(dashboard: bool) -> Iterator[None]:
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with dask.config.set(SETTINGS | silent):
-            yield
+        with (
+            scratch_folder(fallback) as scratch,
+            dask.config.set(SETTINGS | silent | {"temporary-directory": str(scratch)}),
+        ):
+            try:
+                yield scratch
+            finally:
+                sys.path[:] = without_scratch(sys.path, scratch)
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)

@@ -1,20 +1,24 @@
 """Dask workers as jobs of a batch system, through dask-jobqueue: for analyses that need more than one machine.
 
 The scheduler runs in the calling process, on a login node or in a job. Each worker is one job. A worker retires before
-the time limit of its job, and another job replaces it.
+the time limit of its job, and another job replaces it. A worker's scratch folder is private and new, as that of
+:mod:`hpc.dask_executor`, and the working folder is not on its search path for imports.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from convergence.errors import UserError
+from convergence.io.files import private_folder
 from hpc.dask_executor import LOOPBACK, SETTINGS, Executor, Workers, certificates_in, client_of, settings, web_server
 
 logger = logging.getLogger(__name__)
@@ -22,6 +26,12 @@ DEATH_S = 120
 """Seconds without a scheduler after which a worker ends."""
 RETIREMENT_MARGIN_MIN = 2.0
 """Minutes between a worker's retirement and the time limit of its job, at most; a tenth of a short limit."""
+
+MAKE_SCRATCH = (
+    "import tempfile; from convergence.io.files import SCRATCH, scratch_place; "
+    "print(tempfile.mkdtemp(prefix=SCRATCH, dir=scratch_place()))"
+)
+"""Program that makes the scratch folder of a worker on its machine."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +72,14 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
         ) from error
 
     with (
-        settings(workers.dashboard),
+        settings(workers.dashboard, fallback=private_folder(folder)),
         _secret_folder(folder) as secret,
         SLURMCluster(
             queue=job.queue, account=job.account, cores=job.cores, processes=1, memory=f"{job.memory_gb} GiB",
             walltime=_time(job.walltime_min), job_extra_directives=list(job.directives), python=job.python,
-            job_script_prologue=[*job.prologue, *_environment(workers.dashboard)], job_name="convergence-worker",
+            job_script_prologue=prologue(job, workers.dashboard), job_name="convergence-worker",
             job_directives_skip=list(job.leave_out), log_directory=str(folder), death_timeout=DEATH_S,
-            local_directory="${TMPDIR:-/tmp}", interface=job.interface, protocol="tls://",
+            local_directory='"$CONVERGENCE_SCRATCH"', job_cls=_job_class(secret), interface=job.interface, protocol="tls://",
             security=certificates_in(secret),
             scheduler_options=web_server(workers.dashboard),
             worker_extra_args=["--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0", *_lifetime(workers, job)],
@@ -85,9 +95,36 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
 @contextmanager
 def _secret_folder(folder: Path) -> Iterator[Path]:
     """A folder for keys, readable by its owner only, removed with the cluster."""
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tls-", dir=folder) as secret:
         yield Path(secret)
+
+
+def _job_class(secret: Path) -> Any:
+    """A job of dask-jobqueue whose script is written to a private folder, not to the shared one for temporary files."""
+    from dask_jobqueue.slurm import SLURMJob
+
+    class Job(SLURMJob):
+        @contextmanager
+        def job_file(self) -> Iterator[str]:
+            with tempfile.NamedTemporaryFile("w", suffix=".sh", dir=secret, encoding="utf-8") as file:
+                file.write(self.job_script())
+                file.flush()
+                yield file.name
+
+    return Job
+
+
+def prologue(job: BatchJob, dashboard: bool) -> list[str]:
+    """Shell lines before a worker starts: its environment, its private scratch folder and the removal of it."""
+    return [
+        *job.prologue,
+        *_environment(dashboard),
+        "umask 077",
+        "export PYTHONSAFEPATH=1",
+        f"CONVERGENCE_SCRATCH=$({job.python} -c {shlex.quote(MAKE_SCRATCH)}) || exit 1",
+        """trap 'rm -rf -- "$CONVERGENCE_SCRATCH"' EXIT""",
+        'export DASK_TEMPORARY_DIRECTORY="$CONVERGENCE_SCRATCH"',
+    ]
 
 
 def _lifetime(workers: Workers, job: BatchJob) -> list[str]:
@@ -101,10 +138,10 @@ def _environment(dashboard: bool) -> list[str]:
     """Dask's settings as environment variables, for the jobs."""
     values = {**SETTINGS, "distributed.worker.http.routes": [] if not dashboard else None}
     return [
-        f"export DASK_{key.replace('.', '__').replace('-', '_').upper()}='{value}'"
+        f"export DASK_{key.replace('.', '__').replace('-', '_').upper()}={shlex.quote(str(value))}"
         for key, value in values.items()
         if value is not None and key.startswith("distributed.worker")
-    ] + [f"cd {os.getcwd()!r}"]
+    ] + [f"cd {shlex.quote(os.getcwd())}"]
 
 
 def _time(minutes: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from convergence.errors import ConfigError
 from hpc.dask_executor import Executor, Work, Workers
 from hpc.dask_jobs import BatchJob, on_slurm
+from hpc.dask_preload import without_working_folder
 from slurm.jobs import environment_lines
 from slurm.profile import AnalyzeResources, read_profile
 
@@ -42,7 +43,7 @@ def batch_job(resources: AnalyzeResources, workers: Workers) -> BatchJob:
         )
     named = {"qos": resources.qos, "constraint": resources.constraint, "reservation": resources.reservation}
     directives = [f"--{name}={shlex.quote(value)}" for name, value in named.items() if value is not None]
-    paths = [path for path in sys.path if path and os.path.isdir(path)]
+    paths = [path for path in without_working_folder(sys.path) if path and os.path.isdir(path)]
     return BatchJob(
         queue=resources.partition,
         account=resources.account,

@@ -25,6 +25,8 @@ from convergence.errors import DiskFullError, FileError
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 """File names of the newest and the previous checkpoint of a net in training."""
+SCRATCH = "convergence-"
+"""Beginning of the names of scratch folders."""
 LONGEST = 180
 """Maximum bytes of a file name before an ending is added; file systems accept 255."""
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
@@ -121,9 +123,9 @@ def private_folder(folder: Path) -> Path:
     reason = ""
     if not stat.S_ISDIR(found.st_mode):
         reason = "it is a symbolic link" if stat.S_ISLNK(found.st_mode) else "it is not a folder"
-    elif hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+    elif found.st_uid != user_id():
         reason = f"it belongs to another user (id {found.st_uid})"
-    elif os.name != "nt" and found.st_mode & 0o022:
+    elif os.name != "nt" and found.st_mode & 0o022:  # Windows has access control lists instead
         reason = f"other users can write to it (mode {stat.S_IMODE(found.st_mode):04o})"
     if reason:
         raise FileError(
@@ -136,24 +138,38 @@ def private_folder(folder: Path) -> Path:
 def scratch_folder(fallback: Path | None = None) -> Iterator[Path]:
     """A new folder for temporary files that no other user can enter or replace; removed when the block ends.
 
-    It is in the system's folder for temporary files (TMPDIR). If other users can replace folders there, it is in
-    ``fallback``, /tmp or /var/tmp.
+    Raises FileError as :func:`scratch_place`, which takes ``fallback``.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix=SCRATCH, dir=scratch_place(fallback), ignore_cleanup_errors=True
+    ) as name:  # fmt: skip
+        yield private_folder(Path(name))
+
+
+def scratch_place(fallback: Path | None = None) -> Path:
+    """The folder to make scratch folders in: the system's folder for temporary files (TMPDIR) if it is safe.
+
+    If other users can replace folders there, it is ``fallback``, /tmp or /var/tmp.
 
     Raises
     ------
     FileError
         if other users can replace folders in all of these.
     """
-    places = [tempfile.gettempdir(), *([fallback] if fallback else []), "/tmp", "/var/tmp"]
-    for place in map(Path, places):
+    names: list[str | Path] = [tempfile.gettempdir(), *([fallback] if fallback else []), "/tmp", "/var/tmp"]
+    places = [Path(name) for name in names]
+    for place in places:
         if place.is_dir() and os.access(place, os.W_OK | os.X_OK) and keeps_folders(place):
-            with tempfile.TemporaryDirectory(prefix="convergence-", dir=place, ignore_cleanup_errors=True) as name:
-                yield private_folder(Path(name))
-            return
+            return place
     raise FileError(
         "there is no safe folder for temporary files: other users can replace folders in "
         f"{', '.join(map(str, places))}. Set TMPDIR to a folder of yours: mkdir -m 700 ~/tmp; export TMPDIR=~/tmp."
     )
+
+
+def user_id() -> int:
+    """The id of the user as the owner of files; 0 on Windows, as for the files there."""
+    return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
 def keeps_folders(place: Path) -> bool:
@@ -161,9 +177,9 @@ def keeps_folders(place: Path) -> bool:
 
     Each folder on the path has to belong to this user or the system; others may write to it only with the sticky bit.
     """
-    if not hasattr(os, "geteuid"):
-        return True  # Windows: access control lists of the user's profile
-    owners = {0, os.geteuid()}
+    if os.name == "nt":
+        return True  # the access control lists of the user's profile
+    owners = {0, user_id()}
     try:
         if Path("/proc/self/uid_map").read_text(encoding="ascii").split() != ["0", "0", "4294967295"]:
             # the system's owner, as a process in a container sees it
