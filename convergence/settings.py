@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,6 +20,8 @@ from convergence.errors import ConfigError
 
 SPEED_ONLY: dict[str, Any] = {"digest": False}
 """Mark of a field that changes the speed and never the result: ``json_schema_extra=SPEED_ONLY``."""
+MAX_SEED = 2**32 - 1
+"""Largest seed of a config: what all generators accept."""
 LONGEST_PATH = 4096
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -104,10 +107,34 @@ class PathSetting:
         return path
 
 
-class Settings(BaseModel):
-    """A frozen group of settings. Fields marked :data:`SPEED_ONLY` do not enter digests."""
+def numbers_in(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of all integers, floats and booleans inside a schema of pydantic."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("int", "float", "bool"):
+            yield schema
+        for key, inner in schema.items():
+            if key not in ("default", "metadata", "serialization", "function", "config"):
+                yield from numbers_in(inner)
+    elif isinstance(schema, list | tuple):
+        for inner in schema:
+            yield from numbers_in(inner)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+class Settings(BaseModel):
+    """A frozen group of settings. Fields marked :data:`SPEED_ONLY` do not enter digests.
+
+    Integers, floats and booleans are strict. Every number needs a smallest and a largest value in its field, so that
+    a slip of the keyboard is refused when the config is read and not by a lack of memory hours later.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        for number in numbers_in(schema):
+            number["strict"] = True
+        return schema
 
     def digest_values(self) -> dict[str, Any]:
         """Return the settings on which results depend, as plain values; nested sections become dicts."""

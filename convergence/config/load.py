@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable
@@ -11,8 +12,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from convergence.config.schema import Experiment
-from convergence.errors import ConfigError, did_you_mean
+from convergence.errors import LONGEST_MESSAGE, LONGEST_VALUE, ConfigError, cut, did_you_mean, shown
 
+MAX_BYTES = 8_000_000
+"""Size of a config; one with 1,000 nets of 100 given layers takes 4 MB."""
+MAX_DEPTH, MAX_TEXT, MAX_BITS = 20, 4096, 64
+"""Nested tables and lists, characters of a text, and bits of an integer in a config."""
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+INDEX = re.compile(r"[0-9]{1,9}")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -25,26 +32,61 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
         with the file, the full path of the key, the received value and the valid values.
     """
     path = Path(path)
+    return parse_config(
+        read_text(path, "config", "Give the path of a .toml file, for example configs/digits.toml"),
+        overrides,
+        where=str(path),
+    )
+
+
+def read_text(path: Path, kind: str, remedy: str) -> str:
+    """Read the text of a TOML file; a byte order mark is removed.
+
+    Raises
+    ------
+    ConfigError
+        for a file that is missing, unreadable, too large or not UTF-8.
+    """
+    where = cut(str(path), LONGEST_VALUE)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{where}: the file is larger than {MAX_BYTES:,} bytes and no {kind}. {remedy}.")
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
+        raise ConfigError(f"{where}: there is no such {kind} file. {remedy}.") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path}: there is no such config file. Give the path of a .toml file, for example configs/digits.toml."
+            f"{where}: the {kind} is not UTF-8 text (byte {error.start}: {error.reason}). Save it as UTF-8."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the config could not be read: {error}.") from error
-    return parse_config(text, overrides, where=str(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: the {kind} could not be read: {cut(str(error), LONGEST_VALUE)}.") from error
 
 
 def parse_config(text: str, overrides: Iterable[str] = (), where: str = "config") -> Experiment:
     """Read a config from a text; see :func:`read_config`."""
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: not valid TOML: {error}.") from error
+    values = parse_toml(text, where)
     for override in overrides:
         apply_override(values, override)
     return validated(Experiment, values, where)
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises
+    ------
+    ConfigError
+        for text that is not TOML, and for nesting or integers beyond what Python reads.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, OverflowError) as error:  # invalid TOML, integers of more than 4,300 digits
+        reason = cut(str(error), LONGEST_VALUE)
+    except RecursionError:
+        reason = f"tables and lists are nested more than {MAX_DEPTH} times"
+    raise ConfigError(f"{where}: not valid TOML: {reason}.")
 
 
 def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
@@ -55,10 +97,12 @@ def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
     ConfigError
         with one sentence per fault.
     """
+    where = cut(where, LONGEST_VALUE)
+    _check_values(values, where)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(where, item, model) for item in error.errors())) from error
+        raise ConfigError(_explain_all(where, error, model, values)) from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -72,35 +116,116 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         for an override of another form, or a path that does not exist.
     """
     key, equals, text = override.partition("=")
+    where = f"--set {cut(override, LONGEST_VALUE)}"
     if not equals or not key.strip():
-        raise ConfigError(f"--set {override}: write it as key=value, for example --set training.epochs=5.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
+        raise ConfigError(f"{where}: write it as key=value, for example --set training.epochs=5.")
     *parents, last = key.strip().split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise ConfigError(f"{where}: the key has more than {MAX_DEPTH} parts; `convergence show` lists all keys.")
+    value = _override_value(text, where)
     here: Any = values
     for depth, part in enumerate(parents):
-        here = _item(here, part, override) if isinstance(here, list) else here.setdefault(part, {})
+        here = here[_index(here, part, where)] if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
-            raise ConfigError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a table.")
-    if isinstance(here, list):
-        _item(here, last, override)
-        here[int(last)] = value
-    else:
-        here[last] = value
+            raise ConfigError(f"{where}: {'.'.join(parents[: depth + 1])} is a value, not a table.")
+    here[_index(here, last, where) if isinstance(here, list) else last] = value
 
 
-def _item(items: list[Any], part: str, override: str) -> Any:
-    if not re.fullmatch(r"\d+", part) or int(part) >= len(items):
-        raise ConfigError(f'--set {override}: "{part}" is no index of a list of {len(items)} items; count from 0.')
-    return items[int(part)]
+def _override_value(text: str, where: str) -> Any:
+    """The value of an override: TOML, or a bare word as a string."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{where}: the value cannot be read: {cut(str(error), LONGEST_VALUE)}.") from None
+    return found["value"] if len(found) == 1 else text
 
 
-def _explain(where: str, item: Any, root: type[BaseModel]) -> str:
+def _index(items: list[Any], part: str, where: str) -> int:
+    if not INDEX.fullmatch(part) or int(part) >= len(items):
+        raise ConfigError(
+            f'{where}: "{cut(part, LONGEST_VALUE)}" is no index of a list of {len(items)} items; count from 0.'
+        )
+    return int(part)
+
+
+def _check_values(values: Any, where: str) -> None:
+    """Reject values that no setting has, whatever its type.
+
+    Raises
+    ------
+    ConfigError
+        for deep nesting, long texts, texts with control characters, integers beyond 64 bits, and ``nan`` and ``inf``.
+    """
+    stack: list[tuple[Any, tuple[Any, ...]]] = [(values, ())]
+    while stack:
+        value, path = stack.pop()
+        fault = ""
+        if len(path) > MAX_DEPTH:
+            fault = f"tables and lists are nested more than {MAX_DEPTH} times; remove some"
+        elif isinstance(value, dict):
+            fault = next(filter(None, map(_text_fault, value)), "")
+            stack += [(item, (*path, key)) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            stack += [(item, (*path, k)) for k, item in enumerate(value)]
+        elif isinstance(value, str):
+            fault = _text_fault(value)
+        elif isinstance(value, int) and value.bit_length() >= MAX_BITS:
+            fault = f"integers have less than {MAX_BITS} bits (received: {shown(value)})"
+        elif isinstance(value, float) and not math.isfinite(value):
+            fault = f"input should be a finite number (received: {value})"
+        if fault:
+            raise ConfigError(f'{where}: "{_dotted(path)}": {fault}.')
+
+
+def _text_fault(text: Any) -> str:
+    text = str(text)
+    if len(text) > MAX_TEXT:
+        return f"a text of {len(text):,} characters; shorten it to at most {MAX_TEXT:,}"
+    found = UNPRINTABLE.search(text)
+    return f"the text {shown(text)} has the control character {found[0]!r}; remove it" if found else ""
+
+
+def _dotted(path: Iterable[Any]) -> str:
+    """A path of keys and indices, with characters that terminals do not print escaped."""
+    text = cut(".".join(str(part) for part in path), LONGEST_VALUE) or "the config"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _explain_all(where: str, error: ValidationError, root: type[BaseModel], values: Any) -> str:
+    """Describe the errors of a validation, a line each, as many as a message takes."""
+    items = [(_input_path(item["loc"], values), item) for item in error.errors(include_url=False)]
+    deepest = [path for path, item in items if item["type"] != "too_short"]
+    lines: list[str] = []
+    for k, (path, item) in enumerate(items):
+        if item["type"] == "too_short" and any(p[: len(path)] == path and len(p) > len(path) for p in deepest[:100]):
+            continue  # an item of the list is invalid, and pydantic does not count it
+        line = cut(_explain(where, path, item, root), LONGEST_MESSAGE // 2)
+        if sum(map(len, lines)) + len(line) > LONGEST_MESSAGE - 100:
+            return "\n".join([*lines, f"{where}: {len(items) - k:,} more faults."])
+        if line not in lines:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _input_path(location: Iterable[Any], values: Any) -> list[Any]:
+    """The keys and indices of a location; pydantic also names the alternatives of a union there."""
+    path: list[Any] = []
+    for part in location:
+        if (isinstance(values, dict) and part in values) or (
+            isinstance(values, list | tuple) and isinstance(part, int) and part < len(values)
+        ):
+            values = values[part]
+        elif not isinstance(values, dict) or part == "[key]":
+            continue
+        path.append(part)
+    return path
+
+
+def _explain(where: str, location: list[Any], item: Any, root: type[BaseModel]) -> str:
     """Describe one validation error of pydantic in one sentence."""
-    location = [part for part in item["loc"] if not (isinstance(part, str) and "[" in part)]
-    path = ".".join(str(part) for part in location) or "the config"
+    path = _dotted(location)
     if item["type"] == "extra_forbidden":
         known = _fields_at(location[:-1], root)
         hint = did_you_mean(str(location[-1]), known) if known else "remove it"
@@ -109,7 +234,7 @@ def _explain(where: str, item: Any, root: type[BaseModel]) -> str:
         return f'{where}: "{path}" is missing; add it.'
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    received = "" if item["type"] == "value_error" else f" (received: {item['input']!r})"
+    received = "" if item["type"] == "value_error" else f" (received: {shown(item['input'])})"
     return f'{where}: "{path}": {message}{received}.'
 
 

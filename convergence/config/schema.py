@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
+from convergence.config import cross_checks
 from convergence.config.functional import FunctionalConfig
 from convergence.config.layer_refs import LayerRef, layer_refs_of_net
 from convergence.config.stages import (
@@ -26,9 +27,9 @@ from convergence.config.stages import (
 )
 from convergence.data import DATA_SETS
 from convergence.data.images import DataSource
-from convergence.errors import ConfigError, did_you_mean
+from convergence.errors import ConfigError, did_you_mean, shown
 from convergence.networks import NETWORKS, NetworkSpec
-from convergence.settings import PathSetting, Settings, expand_path
+from convergence.settings import MAX_SEED, PathSetting, Settings, expand_path
 
 
 def _data_source(value: Any) -> Any:
@@ -57,7 +58,7 @@ class NetGroup(Settings):
     network: SerializeAsAny[Annotated[NetworkSpec, BeforeValidator(_network)]] = Field(
         description="Name and settings of the network."
     )
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(
         min_length=1, description="Seeds of the initial weights, one per net."
     )
     trained: bool = Field(True, description="False keeps the initial weights: a baseline.")
@@ -65,7 +66,7 @@ class NetGroup(Settings):
     @model_validator(mode="after")
     def _distinct(self) -> NetGroup:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} list a seed twice; nets of a group need different seeds")
+            raise ValueError(f"seeds {shown(list(self.seeds))} list a seed twice; nets of a group need different seeds")
         return self
 
 
@@ -145,12 +146,19 @@ class Experiment(Settings):
             raise ValueError("[data] and [[nets]] are missing; add them, or [activations] for given activations")
         labels = [group.label for group in self.nets] or list(self.activations.nets if self.activations else ())
         if len(set(labels)) < len(labels):
-            raise ValueError(f"nets: labels {labels} list a label twice; give each group a different label")
+            raise ValueError(f"nets: labels {shown(labels)} list a label twice; give each group a different label")
+        cross_checks.check_size(self)
         names = [net.name for net in self.all_nets()]
         if len(set(names)) < len(names):
-            raise ValueError(f"nets: the labels make a net name twice: {names}; change a label")
+            raise ValueError(f"nets: the labels make a net name twice: {shown(names)}; change a label")
         check_names(names, "nets")
         check_names([self.name], "name")
+        if self.data is not None:
+            cross_checks.check_layers(self)
+            cross_checks.check_images(self)
+            cross_checks.check_functional_names(self)
+        else:
+            cross_checks.check_groups(self)
         for comparison in self.statistics.comparisons:
             if isinstance(comparison.layers, dict):
                 for label in comparison.layers:
@@ -173,6 +181,7 @@ class Experiment(Settings):
                 raise ValueError(
                     f'statistics.comparisons: "{comparison.name}" joins fewer than two nets, layers or epochs; add one'
                 )
+        cross_checks.check_members(self)
         if self.report.pair is not None:
             for name in self.report.pair:
                 if name not in names:
@@ -185,7 +194,8 @@ class Experiment(Settings):
     def all_nets(self) -> list[Net]:
         """List all nets, in the order of the config."""
         if self.activations is not None:
-            return [Net(name, name, None, -1, name not in self.activations.untrained) for name in self.activations.nets]
+            untrained = set(self.activations.untrained)
+            return [Net(name, name, None, -1, name not in untrained) for name in self.activations.nets]
         return [
             Net(f"{group.label}{k}", group.label, group.network, seed, group.trained)
             for group in self.nets
@@ -224,9 +234,9 @@ class Experiment(Settings):
         """List the nets to picture, each with its layers; empty without nets or without layers."""
         if self.activations is not None:
             return []
-        found = []
+        found, chosen = [], set(self.pictures.nets)
         for net in self.all_nets():
-            if net.name in self.pictures.nets if self.pictures.nets else net.trained:
+            if net.name in chosen if chosen else net.trained:
                 compared = [c.layers_of(net.label) for c in self.statistics.comparisons if not c.pool]
                 layers = self.pictures.layers or tuple(dict.fromkeys(layer for some in compared for layer in some))
                 if layers:
@@ -244,5 +254,5 @@ class Experiment(Settings):
             if epoch != training.epochs and epoch not in training.keep_epochs:
                 raise ValueError(
                     f"{where} lists epoch {epoch}, whose weights are not kept: add it to training.keep_epochs (now "
-                    f"{list(training.keep_epochs)}; the last epoch, {training.epochs}, is always kept)"
+                    f"{shown(list(training.keep_epochs))}; the last epoch, {training.epochs}, is always kept)"
                 )

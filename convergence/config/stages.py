@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from convergence.errors import did_you_mean
+from convergence.config.cross_checks import check_layer_names
+from convergence.errors import LONGEST_VALUE, cut, did_you_mean, shown
 from convergence.io.files import safe_name
-from convergence.settings import SPEED_ONLY, PathSetting, Settings
+from convergence.settings import MAX_SEED, SPEED_ONLY, PathSetting, Settings
 from convergence.similarity import MEASURES
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 Layers = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", name):
+        raise ValueError(f'device "{cut(name, LONGEST_VALUE)}" is unknown: use "auto", "cpu", "cuda" or "cuda:1"')
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
 
 
 def check_names(names: list[str], what: str) -> None:
@@ -37,15 +48,15 @@ def check_names(names: list[str], what: str) -> None:
 class TrainingConfig(Settings):
     """Training of all nets. All nets see the same images in the same order; they differ by seed only."""
 
-    epochs: int = Field(10, ge=1, description="Passes over the training images.")
-    batch_size: int = Field(64, ge=1, description="Images per step, over all devices.")
+    epochs: int = Field(10, ge=1, le=100_000, description="Passes over the training images.")
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="Images per step, over all devices.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW.")
-    learning_rate: float = Field(0.05, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(0.05, gt=0, le=1e30, description="Peak learning rate.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD (beta1 of AdamW).")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD, decoupled decay of AdamW.")
+    weight_decay: float = Field(5e-4, ge=0, le=1000, description="L2 penalty of SGD, decoupled decay of AdamW.")
     schedule: Literal["constant", "cosine", "step"] = Field("cosine", description="Learning rate schedule.")
-    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up before the schedule.")
-    step_epochs: int = Field(20, ge=1, description="Schedule 'step': epochs between two reductions.")
+    warmup_epochs: float = Field(0.0, ge=0, le=100_000, description="Epochs of linear warm-up before the schedule.")
+    step_epochs: int = Field(20, ge=1, le=100_000, description="Schedule 'step': epochs between two reductions.")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target that is spread over all classes in training."
     )
@@ -57,18 +68,22 @@ class TrainingConfig(Settings):
     channels_last: bool = Field(False, description="Store images and weights in the channels-last memory format.")
     compile: bool = Field(False, description="Compile the net with torch.compile for training.")
     gamma: float = Field(0.1, gt=0, lt=1, description="Schedule 'step': factor of each reduction.")
-    data_seed: int = Field(0, ge=0, description="Seed of the image order and augmentation, the same for all nets.")
-    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    data_seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Seed of the image order and augmentation, the same for all nets."
+    )
+    keep_epochs: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(
         (),
         description="Epochs after which the weights are kept, besides the final ones (0: initial weights). "
         "A change trains the nets again.",
     )
-    device: str = Field("auto", description="'auto' (CUDA if available, else CPU), 'cpu', 'cuda' or 'cuda:1'.")
+    device: Device = Field("auto", description="'auto' (CUDA if available, else CPU), 'cpu', 'cuda' or 'cuda:1'.")
     threads: int = Field(
-        2, ge=1, description="CPU threads of the arithmetic. Part of the digest, because it changes rounding."
+        2, ge=1, le=1024, description="CPU threads of the arithmetic. Part of the digest, because it changes rounding."
     )
-    loader_workers: int = Field(2, ge=0, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY)
-    train_jointly: bool | Annotated[int, Field(ge=1)] = Field(
+    loader_workers: int = Field(
+        2, ge=0, le=1024, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY
+    )
+    train_jointly: bool | Annotated[int, Field(ge=1, le=10_000)] = Field(
         False,
         description="Train nets jointly on the same batches: true for all nets, or the number of nets at a time. The "
         "result is bit-identical on a CPU.",
@@ -77,6 +92,7 @@ class TrainingConfig(Settings):
     checkpoint_minutes: float = Field(
         10.0,
         gt=0,
+        le=100_000,
         description="Minutes between checkpoints; every epoch also ends with a checkpoint.",
         json_schema_extra=SPEED_ONLY,
     )
@@ -84,7 +100,7 @@ class TrainingConfig(Settings):
     @model_validator(mode="after")
     def _within(self) -> TrainingConfig:
         if len(set(self.keep_epochs)) < len(self.keep_epochs):
-            raise ValueError(f"keep_epochs {list(self.keep_epochs)} lists an epoch twice; list each once")
+            raise ValueError(f"keep_epochs {shown(list(self.keep_epochs))} lists an epoch twice; list each once")
         for epoch in self.keep_epochs:
             if epoch > self.epochs:
                 raise ValueError(f"keep_epochs: epoch {epoch} is after the last epoch, training.epochs = {self.epochs}")
@@ -99,7 +115,7 @@ class Comparison(Settings):
         description="Name of a layer, a list of layers (each of every net), or {label = layer or list} for groups of "
         "nets with different layers."
     )
-    epochs: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = Field(
+    epochs: Annotated[tuple[Annotated[int, Field(ge=0, le=100_000)], ...], Field(min_length=1)] | None = Field(
         None,
         description="Epochs to compare, out of training.keep_epochs and the last epoch; default: the final weights "
         "only. Untrained nets are compared once.",
@@ -117,10 +133,9 @@ class Comparison(Settings):
             if isinstance(items, str):
                 continue
             if len(set(items)) < len(items):
-                raise ValueError(f'"{self.name}": {list(items)} lists a layer or an epoch twice; list each once')
-            for item in items:
-                if "/" in str(item):
-                    raise ValueError(f'"{self.name}": "{item}" contains "/", which names in HDF5 files cannot contain')
+                raise ValueError(f'"{self.name}": {shown(list(items))} lists a layer or an epoch twice; list each once')
+        layers = [(items,) if isinstance(items, str) else items for items in of_groups]
+        check_layer_names(f'"{self.name}"', [layer for items in layers for layer in items])
         return self
 
     def layers_of(self, label: str) -> tuple[str, ...]:
@@ -139,7 +154,7 @@ class MutualInformationConfig(Settings):
     enabled: bool = Field(True, description="Compute mutual information.")
     bins: int = Field(10, ge=3, le=16, description="Bins per unit: bin 0 holds zeros, the others have equal mass.")
     blocks: int = Field(8, ge=2, le=64, description="Blocks of image groups for delete-one-block error bars.")
-    positions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+    positions: Literal["all"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         "all", description="Positions of a map used as samples: all, or the number per image, drawn by seed."
     )
 
@@ -151,41 +166,54 @@ class StatisticsConfig(Settings):
         min_length=1, description="Layers to compare, by the name of a module or graph node."
     )
     split: Literal["test", "train"] = Field("test", description="Split of the data set to evaluate on.")
-    max_images: int | None = Field(None, ge=2, description="Maximum number of images, drawn by seed; default: all.")
-    groups: int = Field(16, ge=2, description="Image groups: the unit of work, of checkpoints and of the jackknife.")
+    max_images: int | None = Field(
+        None, ge=2, le=1_000_000_000, description="Maximum number of images, drawn by seed; default: all."
+    )
+    groups: int = Field(
+        16, ge=2, le=100_000, description="Image groups: the unit of work, of checkpoints and of the jackknife."
+    )
     batch_size: int = Field(
-        128, ge=1, description="Images per forward pass. Part of the digest, because it changes rounding."
+        128, ge=1, le=1_000_000, description="Images per forward pass. Part of the digest, because it changes rounding."
     )
     precision: Literal["float32", "float64"] = Field(
         "float32", description="Data type of products of shifted activations; sums are always float64."
     )
-    positions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+    positions: Literal["all"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         "all", description="Positions of a map used as samples: all, or the number per image, drawn by seed."
     )
     subset: int = Field(
         256,
         ge=0,
+        le=1_000_000_000,
         description="Images whose activations are stored, averaged over positions; drawn by seed, 0 for none.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the image groups, the subset and the sampled positions.")
+    seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="Seed of the image groups, the subset and the sampled positions."
+    )
     shifted_null: bool = Field(
         False, description="Also sum products with the next image, a chance level; doubles the work of the first pass."
     )
-    top_images: int = Field(9, ge=0, description="Top images of each unit to record for the pictures; 0 for none.")
+    top_images: int = Field(
+        9, ge=0, le=10_000, description="Top images of each unit to record for the pictures; 0 for none."
+    )
     mutual_information: MutualInformationConfig = MutualInformationConfig()
-    device: str = Field("auto", description="Device of the forward passes, as in [training].")
+    device: Device = Field("auto", description="Device of the forward passes, as in [training].")
     sums: Literal["auto", "host", "device"] = Field(
         "auto",
         description="Where sums are computed: on the host, or on the device of the forward passes ('auto': if CUDA).",
     )
-    threads: int = Field(2, ge=1, description="CPU threads per rank. Part of the digest, because it changes rounding.")
-    loader_workers: int = Field(2, ge=0, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY)
+    threads: int = Field(
+        2, ge=1, le=1024, description="CPU threads per rank. Part of the digest, because it changes rounding."
+    )
+    loader_workers: int = Field(
+        2, ge=0, le=1024, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> StatisticsConfig:
         names = [comparison.name for comparison in self.comparisons]
         if len(set(names)) < len(names):
-            raise ValueError(f"comparisons {names} have a name twice; rename one of them")
+            raise ValueError(f"comparisons {shown(names)} have a name twice; rename one of them")
         check_names(names, "comparisons")
         return self
 
@@ -194,11 +222,11 @@ class SparseConfig(Settings):
     """Few-to-one prediction: LASSO path and forward selection."""
 
     enabled: bool = Field(True, description="Compute sparse mappings.")
-    alphas: int = Field(20, ge=2, description="Penalties on the path, evenly spaced in log(alpha).")
-    alpha_max: float = Field(0.9, gt=0, description="Largest penalty, for standardised units.")
-    alpha_min: float = Field(1e-3, gt=0, description="Smallest penalty; the unpenalised fit is always added.")
+    alphas: int = Field(20, ge=2, le=1000, description="Penalties on the path, evenly spaced in log(alpha).")
+    alpha_max: float = Field(0.9, gt=0, le=1000, description="Largest penalty, for standardised units.")
+    alpha_min: float = Field(1e-3, gt=0, le=1000, description="Smallest penalty; the unpenalised fit is always added.")
     blocks: int = Field(8, ge=2, le=64, description="Blocks of image groups for delete-one-block errors of paths.")
-    max_units: int = Field(10, ge=1, description="Maximum number of units per target in forward selection.")
+    max_units: int = Field(10, ge=1, le=100_000, description="Maximum number of units per target in forward selection.")
 
     @model_validator(mode="after")
     def _ordered(self) -> SparseConfig:
@@ -213,10 +241,10 @@ class ClusteringConfig(Settings):
     enabled: bool = Field(True, description="Compute clusters.")
     similarity: Literal["absolute", "positive"] = Field("absolute", description="Edge weight: |r|, or max(r, 0).")
     threshold: float = Field(0.2, ge=0, lt=1, description="Smallest edge weight; smaller ones are set to 0.")
-    n_clusters: Literal["eigengap"] | Annotated[int, Field(ge=2)] = Field(
+    n_clusters: Literal["eigengap"] | Annotated[int, Field(ge=2, le=100_000)] = Field(
         "eigengap", description="Number of clusters, or 'eigengap' to choose it."
     )
-    max_clusters: int = Field(20, ge=2, description="Maximum number of clusters chosen by the eigengap.")
+    max_clusters: int = Field(20, ge=2, le=100_000, description="Maximum number of clusters chosen by the eigengap.")
     split_share: float = Field(
         0.025,
         gt=0,
@@ -233,8 +261,10 @@ class AnalysisConfig(Settings):
         min_length=1,
         description="Names of similarity measures of whole layers.",
     )
-    rotations: int = Field(20, ge=2, description="Random rotations of the basis of one net for the chance level.")
-    seed: int = Field(0, ge=0, description="Seed of rotations and of k-means.")
+    rotations: int = Field(
+        20, ge=2, le=10_000, description="Random rotations of the basis of one net for the chance level."
+    )
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of rotations and of k-means.")
     sparse: SparseConfig = SparseConfig()
     clustering: ClusteringConfig = ClusteringConfig()
 
@@ -259,19 +289,23 @@ class MaximizationConfig(Settings):
         description="Optimised variables: pixels, or Fourier coefficients (scaled by 1/f) of decorrelated colours. "
         "Images with a side of less than 8 pixels always use pixels.",
     )
-    seeds: int = Field(1, ge=1, description="Images per unit, each from another random start.")
-    steps: int = Field(192, ge=1, description="Steps of gradient ascent.")
-    learning_rate: float = Field(0.05, gt=0, description="Learning rate of Adam.")
+    seeds: int = Field(1, ge=1, le=1000, description="Images per unit, each from another random start.")
+    steps: int = Field(192, ge=1, le=100_000, description="Steps of gradient ascent.")
+    learning_rate: float = Field(0.05, gt=0, le=1000, description="Learning rate of Adam.")
     jitter: int = Field(
-        8, ge=0, description="Largest random shift per step in pixels; at most an eighth of the shorter image side."
+        8,
+        ge=0,
+        le=4096,
+        description="Largest random shift per step in pixels; at most an eighth of the shorter image side.",
     )
     blur: float = Field(
         0.5,
         ge=0,
+        le=1000,
         description="Standard deviation of the blur after each step in pixels; it decays to 0 over three quarters of "
         "the steps.",
     )
-    seed: int = Field(0, ge=0, description="Seed of random starts and shifts.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of random starts and shifts.")
 
 
 class PicturesConfig(Settings):
@@ -283,17 +317,22 @@ class PicturesConfig(Settings):
         min_length=1,
         description="Kinds of pictures.",
     )
-    top: int = Field(9, ge=1, description="Top images per unit.")
+    top: int = Field(9, ge=1, le=1000, description="Top images per unit.")
     layers: tuple[str, ...] = Field((), description="Layers of every net; default: those of unpooled comparisons.")
     nets: tuple[str, ...] = Field((), description="Names of nets; default: all trained nets.")
-    max_side: int = Field(128, ge=8, description="Longer side in pixels to which larger patches are reduced.")
+    max_side: int = Field(128, ge=8, le=4096, description="Longer side in pixels to which larger patches are reduced.")
     maximization: MaximizationConfig = MaximizationConfig()
     batch: int = Field(
-        64, ge=1, description="Images per batch; limits memory. Part of the digest, because it changes rounding."
+        64,
+        ge=1,
+        le=1_000_000,
+        description="Images per batch; limits memory. Part of the digest, because it changes rounding.",
     )
-    device: str = Field("auto", description="Device of the nets, as in [training].")
-    threads: int = Field(2, ge=1, description="CPU threads. Part of the digest, because it changes rounding.")
-    loader_workers: int = Field(2, ge=0, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY)
+    device: Device = Field("auto", description="Device of the nets, as in [training].")
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads. Part of the digest, because it changes rounding.")
+    loader_workers: int = Field(
+        2, ge=0, le=1024, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY
+    )
 
 
 class ReportConfig(Settings):

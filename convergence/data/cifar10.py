@@ -23,6 +23,9 @@ class Cifar10(DataSource):
         description="Folder cifar-10-batches-py with data_batch_1 … 5, test_batch and batches.meta."
     )
 
+    def known_shape(self) -> tuple[int, int, int]:
+        return 3, 32, 32
+
     def load(self) -> Splits:
         if not os.path.isdir(self.root):
             raise FileError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 Pixels = npt.NDArray[np.uint8]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class Crop(NamedTuple):
@@ -32,18 +34,21 @@ class Crop(NamedTuple):
 class Crops(DataSource):
     """Base of the data sets of photographs. Evaluation: centre crop; training: random crop and flip."""
 
-    crop: int = Field(224, ge=1, description="Side of the square input of the net in pixels.")
+    crop: int = Field(224, ge=1, le=4096, description="Side of the square input of the net in pixels.")
     augmentation: Literal["resized_crop", "crop"] = Field(
         "resized_crop",
         description="Training crops: random size and position, or random position after the resize.",
     )
-    scale: float = Field(1 / 255, gt=0, description="Factor applied to pixel values 0 … 255.")
-    mean: tuple[float, float, float] = Field(
+    scale: float = Field(1 / 255, ge=1e-6, le=1e6, description="Factor applied to pixel values 0 … 255.")
+    mean: tuple[Mean, Mean, Mean] = Field(
         (0.485, 0.456, 0.406), description="Mean per channel, subtracted after scaling."
     )
-    deviation: tuple[float, float, float] = Field(
+    deviation: tuple[Deviation, Deviation, Deviation] = Field(
         (0.229, 0.224, 0.225), description="Standard deviation per channel, divided by after the mean is subtracted."
     )
+
+    def known_shape(self) -> tuple[int, int, int]:
+        return 3, self.crop, self.crop
 
     def draw(self, width: int, height: int, augment_seed: int, index: int) -> Crop:
         """Draw the random crop of an image; it depends on the image size, the seed and the image index only."""

@@ -8,6 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from convergence.data.images import ArrayImages, DataSource, Splits
+from convergence.settings import MAX_SEED
+
+IMAGES_OF_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 
 class Digits(DataSource):
@@ -15,7 +18,14 @@ class Digits(DataSource):
 
     name: Literal["digits"]
     held_out: float = Field(0.3, gt=0.0, lt=1.0, description="Held-out share of every class.")
-    seed: int = Field(0, ge=0, description="Seed of the split into training and held-out images.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the split into training and held-out images.")
+
+    def known_shape(self) -> tuple[int, int, int]:
+        return 1, 8, 8
+
+    def known_sizes(self) -> tuple[int, int]:
+        n_test = sum(_n_held_out(n, self.held_out) for n in IMAGES_OF_CLASS)
+        return sum(IMAGES_OF_CLASS) - n_test, n_test
 
     def load(self) -> Splits:
         from sklearn.datasets import load_digits
@@ -39,5 +49,10 @@ def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
-        chosen[members[: round(share * len(members))]] = True
+        chosen[members[: _n_held_out(len(members), share)]] = True
     return chosen
+
+
+def _n_held_out(n_images: int, share: float) -> int:
+    """Number of held-out images of a class: at least one, and not all."""
+    return min(max(1, round(share * n_images)), n_images - 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from convergence.data.crops import Crops, PixelImages, Pixels
 from convergence.data.images import Indices, Splits
@@ -16,6 +16,7 @@ from convergence.errors import FileError
 from convergence.settings import PathSetting
 
 BILINEAR = 2  # Pillow's Resampling.BILINEAR; Pillow is imported when images are decoded
+Side = Annotated[int, Field(ge=1, le=16_384)]
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -26,9 +27,19 @@ class ImageFolder(Crops):
     root: PathSetting = Field(description="Folder that holds the training and the held-out folder.")
     train_folder: PathSetting = Field(PathSetting("train"), description="Subfolder of the training images.")
     test_folder: PathSetting = Field(PathSetting("val"), description="Subfolder of the held-out images.")
-    resize: int | tuple[int, int] = Field(
+    resize: Side | tuple[Side, Side] = Field(
         256, description="Size after the resize in pixels: the shorter side, or (height, width)."
     )
+
+    @model_validator(mode="after")
+    def _crop_inside(self) -> ImageFolder:
+        side = self.resize if isinstance(self.resize, int) else min(self.resize)
+        if self.crop > side:
+            raise ValueError(
+                f"data.crop = {self.crop} is larger than the images after data.resize = {self.resize}; lower data.crop "
+                "or raise data.resize"
+            )
+        return self
 
     def load(self) -> Splits:
         train, test = (FolderImages(self, self.root / part) for part in (self.train_folder, self.test_folder))

@@ -108,6 +108,14 @@ class DataSource(Settings):
 
     name: str
 
+    def known_shape(self) -> tuple[int, int, int] | None:
+        """Return the shape (channels, height, width) of an image; None where the settings do not tell it."""
+        return None
+
+    def known_sizes(self) -> tuple[int, int] | None:
+        """Return the numbers of training and of held-out images; None where the settings do not tell them."""
+        return None
+
     def load(self) -> Splits:
         """Read or open the images.
 

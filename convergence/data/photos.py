@@ -15,6 +15,7 @@ from pydantic import Field
 
 from convergence.data.images import ArrayImages, DataSource, Floats, Indices, Splits
 from convergence.errors import FileError
+from convergence.settings import MAX_SEED
 
 PHOTOGRAPHS = {
     "skimage.data": (
@@ -35,10 +36,16 @@ class Photos(DataSource):
 
     name: Literal["photos"]
     patch: int = Field(32, ge=8, le=64, description="Side of a patch in pixels.")
-    n_train: int = Field(16_000, ge=16, description="Training patches.")
-    n_test: int = Field(2_000, ge=16, description="Held-out patches.")
+    n_train: int = Field(16_000, ge=16, le=200_000, description="Training patches.")
+    n_test: int = Field(2_000, ge=16, le=200_000, description="Held-out patches.")
     held_out: float = Field(0.25, gt=0, lt=1, description="Held-out share of the blocks of each photograph.")
-    seed: int = Field(0, ge=0, description="Seed of held-out blocks, patch positions and grey patches.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of held-out blocks, patch positions and grey patches.")
+
+    def known_shape(self) -> tuple[int, int, int]:
+        return 3, self.patch, self.patch
+
+    def known_sizes(self) -> tuple[int, int]:
+        return self.n_train, self.n_test
 
     def load(self) -> Splits:
         photographs = _photographs()
@@ -74,7 +81,8 @@ def blocks_of(shape: tuple[int, ...], photograph: int, source: Photos) -> npt.ND
     rows, columns = shape[0] // side, shape[1] // side
     chosen = np.zeros(rows * columns, dtype=bool)
     order = np.random.default_rng([source.seed, photograph]).permutation(rows * columns)
-    chosen[order[: max(1, round(source.held_out * rows * columns))]] = True
+    n_held_out = min(max(1, round(source.held_out * rows * columns)), rows * columns - 1)
+    chosen[order[:n_held_out]] = True
     return chosen.reshape(rows, columns)
 
 

@@ -13,6 +13,7 @@ devices.py       choice of the device, reproducible arithmetic
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from convergence.registry import Registry
@@ -36,6 +37,13 @@ class NetworkSpec(Settings):
     """The ``network`` table of a group of nets; each network adds its own settings."""
 
     name: str
+
+    def known_layers(self) -> Collection[str] | None:
+        """Return the names of all layers; None where only the built net knows them."""
+        return None
+
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        """Raise ConfigError if the net cannot read images of a shape; by default every shape is valid."""
 
     def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
         """Build an untrained module in float32 on the CPU: (n, channels, height, width) -> (n, n_classes) logits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -19,22 +20,34 @@ INITIAL = {
 }  # fmt: skip
 
 
+LAYERS = (
+    "conv1", "relu1", "pool1", "norm1", "conv2", "relu2", "pool2", "norm2", "conv3", "relu3", "conv4", "relu4", "conv5",
+    "relu5", "pool5", "flatten", "fc6", "relu6", "drop6", "fc7", "relu7", "drop7", "fc8",
+)  # fmt: skip
+
+
 class AlexNet(NetworkSpec):
     """AlexNet (Krizhevsky et al. 2012) as in Li et al. 2016: conv1 … conv5, fc6 … fc8, for images of 3 × 227 × 227."""
 
     name: Literal["alexnet"]
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout after fc6 and fc7.")
 
-    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
-        from collections import OrderedDict
+    def known_layers(self) -> Collection[str]:
+        return LAYERS
 
-        from torch import nn
-
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
         if tuple(image_shape) != (3, 227, 227):
             raise ConfigError(
                 f"the network alexnet needs images of 3 × 227 × 227, but the data set has {image_shape}: set "
                 'data.crop = 227, or use network = { name = "torchvision:alexnet" } or "small".'
             )
+
+    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
+        from collections import OrderedDict
+
+        from torch import nn
+
+        self.check_images(image_shape)
 
         def normalise() -> nn.Module:
             return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from convergence.networks import NetworkSpec
 
 if TYPE_CHECKING:
     import torch
 
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=100_000)]
+MAX_WEIGHTS = 4_000_000_000
+CONVOLUTION = ("conv{}", "conv{}_relu", "pool{}")
 
 
 class Small(NetworkSpec):
@@ -20,7 +24,30 @@ class Small(NetworkSpec):
     name: Literal["small"]
     channels: tuple[Width, ...] = Field((16, 32), min_length=1, description="Numbers of units of conv1, conv2, ….")
     hidden: tuple[Width, ...] = Field((64,), description="Numbers of units of fc1, fc2, …, before the classifier.")
-    kernel_size: int = Field(3, ge=1, description="Kernel size of the convolutions; odd sizes keep the map size.")
+    kernel_size: int = Field(
+        3, ge=1, le=255, description="Kernel size of the convolutions; odd sizes keep the map size."
+    )
+
+    @model_validator(mode="after")
+    def _fits_memory(self) -> Small:
+        widths = itertools.pairwise(self.channels)
+        n_weights = sum(a * b for a, b in widths) * self.kernel_size**2
+        n_weights += sum(a * b for a, b in itertools.pairwise((self.channels[-1], *self.hidden)))
+        if n_weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"the net has more than {n_weights:,} weights; choose channels, hidden and kernel_size for at most "
+                f"{MAX_WEIGHTS:,}"
+            )
+        return self
+
+    def known_layers(self) -> Collection[str]:
+        convolutions = [f"{kind.format(k)}" for k in range(1, len(self.channels) + 1) for kind in CONVOLUTION]
+        return {
+            **dict.fromkeys(convolutions),
+            "flatten": None,
+            **{name: None for k in range(1, len(self.hidden) + 1) for name in (f"fc{k}", f"fc{k}_relu")},
+            "classifier": None,
+        }
 
     def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
         from collections import OrderedDict

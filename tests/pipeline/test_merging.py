@@ -322,9 +322,10 @@ def test_killed_stage_resumes_with_same_bits(run, monkeypatch):
     ],
 )
 def test_unsuitable_nets_are_refused(run, override, error, words, tmp_path):
-    folder = RunFolder(run[2].path, read_config(run[0] / "tiny.toml", [*SMALLER, override]))
-    with ExperimentContext(folder, tmp_path) as context, pytest.raises(error, match=words):
-        tasks(context)
+    with pytest.raises(error, match=words):
+        folder = RunFolder(run[2].path, read_config(run[0] / "tiny.toml", [*SMALLER, override]))
+        with ExperimentContext(folder, tmp_path) as context:
+            tasks(context)
 
 
 def test_nets_of_different_architectures_are_refused(run, tmp_path):

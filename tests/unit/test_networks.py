@@ -16,7 +16,14 @@ TABLE = {  # PAPER: units, height, width of the maps
     "conv1": (96, 55, 55), "conv2": (256, 27, 27), "conv3": (384, 13, 13), "conv4": (384, 13, 13),
     "conv5": (256, 13, 13), "fc6": (4096,), "fc7": (4096,), "fc8": (1000,),
 }  # fmt: skip
-TEXT = 'name="t"\n[data]\nname="digits"\n[[nets]]\nseeds=[1, 2]\nnetwork={network}\n[statistics]\ncomparisons=["x"]\n'
+TEXT = """
+name = "t"
+data = { name = "image_folder", root = ".", crop = 227 }
+statistics = { comparisons = ["conv1"] }
+[[nets]]
+seeds = [1, 2]
+network = {network}
+"""
 
 
 def build(network: str, image_shape=(3, 32, 32), n_classes=10) -> nn.Module:
