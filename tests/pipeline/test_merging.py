@@ -322,10 +322,13 @@ def test_killed_stage_resumes_with_same_bits(run, monkeypatch):
     ],
 )
 def test_unsuitable_nets_are_refused(run, override, error, words, tmp_path):
-    with pytest.raises(error, match=words):
+    def tasks_of_config():
         folder = RunFolder(run[2].path, read_config(run[0] / "tiny.toml", [*SMALLER, override]))
         with ExperimentContext(folder, tmp_path) as context:
-            tasks(context)
+            return tasks(context)
+
+    with pytest.raises(error, match=words):
+        tasks_of_config()
 
 
 def test_nets_of_different_architectures_are_refused(run, tmp_path):
