@@ -95,8 +95,9 @@ def cancel(run: str, runs: str) -> None:
 
 @click.command()
 @options.runs_option
+@click.option("--cluster", type=options.FILE, metavar="PROFILE", help="Check the containers of this profile, too.")
 @options.json_option
-def doctor(runs: str, as_json: bool) -> int:
+def doctor(runs: str, cluster: str | None, as_json: bool) -> int:
     """Check this machine for faults and print remedies.
 
     The exit code is 2 if there is a fault. Under srun or mpiexec, the launcher and the ports between ranks are checked,
@@ -104,7 +105,7 @@ def doctor(runs: str, as_json: bool) -> int:
     """
     from slurm.doctor import diagnose, render
 
-    diagnosis = diagnose(runs)
+    diagnosis = diagnose(runs, cluster)
     if as_json:
         print_json("doctor", diagnosis)
     elif diagnosis.findings:

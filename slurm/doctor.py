@@ -23,7 +23,10 @@ from typing import Literal
 
 from convergence.errors import UserError
 from convergence.progress import readable_bytes
+from convergence.runs.stages import STAGES
 from hpc.comm import Communicator, SerialCommunicator, world
+from slurm.environment import surrounding
+from slurm.profile import Resources, read_profile
 from slurm.slurm_commands import run_command
 
 MIN_FREE_BYTES = 10e9
@@ -272,12 +275,58 @@ def _connection_error(address: str) -> str:
         return str(error)
 
 
+def check_environment(environ: Mapping[str, str] = os.environ) -> Finding:
+    """Variables of a surrounding job, launch or notebook, which are not passed to submitted jobs."""
+    names = surrounding(environ)
+    if not names:
+        return Finding("environment", "ok", "no variables of a surrounding job")
+    job = f"inside job {environ['SLURM_JOB_ID']}: " if "SLURM_JOB_ID" in environ else ""
+    listed = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+    return Finding(
+        "environment", "note", f"{job}{len(names)} variables are not passed to submitted jobs ({listed}); "
+        "keep_variables of the profile keeps some",
+    )  # fmt: skip
+
+
+def check_containers(cluster: str) -> list[Finding]:
+    """The image and the program of each container of a profile."""
+    profile = read_profile(cluster)
+    stages: dict[tuple[str, str], list[str]] = {}
+    for stage in STAGES:
+        resources = profile.stage(stage)
+        if resources.container is not None:
+            stages.setdefault((resources.container, resources.container_program), []).append(stage)
+    return [check_container(profile.stage(names[0]), ", ".join(names)) for names in stages.values()]
+
+
+def check_container(resources: Resources, stages: str) -> Finding:
+    """Whether this machine has the image of some stages and the program that runs it."""
+    image = os.path.expanduser(os.path.expandvars(resources.container or ""))
+    program, found = resources.container_program, f"{image} for {stages}"
+    if shutil.which(program) is None:
+        if resources.modules or resources.setup:
+            return Finding("container", "note", f"{found}; {program} is not on the PATH here; jobs run setup, modules")
+        return Finding(
+            "container", "fault", f"{found}; {program} is not on the PATH", f"the program {program}",
+            "install Apptainer, load its module, or set container_program in the profile",
+        )  # fmt: skip
+    if "$" in image:
+        return Finding("container", "note", f"{found}; its variable is set only where jobs run")
+    if "://" not in image and not Path(image).exists():
+        return Finding(
+            "container", "fault", f"{found} does not exist", "the image of the container",
+            f"build it in a clone of the project: {program} build {image} configs/convergence.def",
+        )  # fmt: skip
+    return Finding("container", "ok", found)
+
+
 def run_checks(folder: Path) -> list[Finding]:
     """All findings, in order; a check that raises is a fault."""
     checks: dict[str, Callable[[], Finding]] = {
         "Python": check_python,
         "packages": check_packages,
         "Slurm": check_scheduler,
+        "environment": check_environment,
         "requeue": check_requeue,
         "MPI": check_mpi,
         "h5py": check_hdf5,
@@ -298,12 +347,18 @@ def run_checks(folder: Path) -> list[Finding]:
     return findings
 
 
-def diagnose(runs: str) -> Diagnosis:
-    """Examine this machine; ranks after the first keep only the faults of their node."""
+def diagnose(runs: str, cluster: str | None = None) -> Diagnosis:
+    """Examine this machine, and the containers of a cluster profile; later ranks keep only the faults of their node.
+
+    Raises
+    ------
+    ConfigError
+        for a profile that is not valid.
+    """
     folder = Path(runs).resolve()
     while not folder.is_dir():
         folder = folder.parent
-    findings = run_checks(folder)
+    findings = run_checks(folder) + (check_containers(cluster) if cluster else [])
     sound = all(finding.level != "fault" for finding in findings)
     try:
         is_first = world().rank == 0

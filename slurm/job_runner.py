@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,13 +50,15 @@ class JobRunner:
     method : ``requeue.method`` of the profile
     max_requeues : maximum number of restarts
     heartbeat_s : seconds between two heartbeats
+    keep : ``keep_variables`` of the profile, for a replacement of the job
     """
 
     def __init__(
-        self, records: Records, attempt: Attempt, method: str, max_requeues: int, heartbeat_s: float = HEARTBEAT_S
-    ) -> None:
+        self, records: Records, attempt: Attempt, method: str, max_requeues: int, heartbeat_s: float = HEARTBEAT_S,
+        keep: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self.records, self.attempt = records, attempt
-        self.method, self.max_requeues, self.heartbeat_s = method, max_requeues, heartbeat_s
+        self.method, self.max_requeues, self.heartbeat_s, self.keep = method, max_requeues, heartbeat_s, keep
         self.restarts = attempt.restart
         self._signals: list[int] = []
         self._log_start = _log_size()
@@ -150,7 +152,7 @@ class JobRunner:
     def _replace_job(self, code: int, reason: str) -> int:
         """Submit a replacement of this job, which then ends as a successful one."""
         try:
-            job = resubmit(self.records, self.attempt)
+            job = resubmit(self.records, self.attempt, self.keep)
         except UserError as error:
             remedy = 'set requeue.method = "chain" in the profile, or submit again'
             return self._fail(code, f"{reason}; no replacement could be submitted ({error}): {remedy}")
@@ -201,11 +203,11 @@ class JobRunner:
         self._signals.append(number)
 
 
-def resubmit(records: Records, attempt: Attempt) -> str:
+def resubmit(records: Records, attempt: Attempt, keep: Collection[str] = ()) -> str:
     """Submit a replacement of the job of an attempt; returns Slurm's id of it.
 
     The replacement runs the same script for the same task and starts when this job has ended. Jobs that depend on this
-    job depend on the replacement too.
+    job depend on the replacement too. ``keep`` names variables of this job to pass on.
 
     Raises
     ------
@@ -220,7 +222,7 @@ def resubmit(records: Records, attempt: Attempt) -> str:
         first, last = jobs[0], jobs[-1]
         index = first.array_index(attempt.task) if first.array else None
         script = records.submission_folder(submission.number) / last.script
-        job = slurm_commands.submit_again(str(script), attempt.job, index)
+        job = slurm_commands.submit_again(str(script), attempt.job, index, keep)
         try:
             _add_dependencies(submission, first.name, job if index is None else f"{job}_{index}")
         except BaseException:
@@ -304,11 +306,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--submission", required=True, type=int)
     parser.add_argument("--requeue", required=True, choices=("scontrol", "chain", "none"))
     parser.add_argument("--max-requeues", required=True, type=int)
+    parser.add_argument("--keep-variable", action="append", default=[], dest="keep")
     parser.add_argument("--job", required=True)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
     attempt = current_attempt(options.job, options.submission)
-    return JobRunner(Records(options.records), attempt, options.requeue, options.max_requeues).run(options.command)
+    records = Records(options.records)
+    return JobRunner(records, attempt, options.requeue, options.max_requeues, keep=options.keep).run(options.command)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@ submission even where the site's batch shell has another one. ``exec`` replaces 
 
 from __future__ import annotations
 
+import os
 import shlex
+import site
+import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +19,13 @@ from pathlib import Path
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import OPTIONAL, STAGES
 from convergence.runs.tasks import StageTask
+from slurm.container import container_words, python_words
+from slurm.environment import script_lines
 from slurm.profile import AnalyzeResources, ClusterProfile, Resources, TrainResources
+from slurm.shell import check_paths, directive, expanded, literal_pattern, module_lines
+
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+"""Folder of the packages of this toolkit."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,9 @@ class ScriptSettings:
     python : interpreter
     search_path : folders of PYTHONPATH, the copy of the code first
     cwd : folder that relative paths of the config refer to
-    overrides : ``--set`` options
+    data : folders of the config and of the data, which a container needs
+    data_texts : other paths in the config, in which the job expands ``~`` and ``$NAME``
+    overrides : ``--set`` options; paths in them are expanded where the job runs
     overwrite : whether results of other settings are deleted instead of moved aside
     """
 
@@ -67,6 +79,8 @@ class ScriptSettings:
     python: str
     search_path: tuple[str, ...]
     cwd: str
+    data: tuple[str, ...] = ()
+    data_texts: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     overwrite: bool = False
 
@@ -82,7 +96,12 @@ class ScriptSettings:
 
     def log(self, job: Job) -> str:
         """Path of a job's log, with Slurm's patterns."""
-        return str(self.folder / "logs" / f"{job.name}-{'%A_%a' if job.array else '%j'}.log")
+        return f"{literal_pattern(str(self.folder))}/logs/{job.name}-{'%A_%a' if job.array else '%j'}.log"
+
+    def check(self) -> None:
+        """Raise a UserError if a path cannot be passed to a job."""
+        check_paths((str(self.run), self.cwd, self.python))
+        check_paths(self.search_path, ":")
 
 
 def stage_of(task: str) -> str:
@@ -143,25 +162,42 @@ def script_text(profile: ClusterProfile, job: Job, settings: ScriptSettings, dep
 
 
 def environment_lines(resources: Resources, search_path: Sequence[str]) -> list[str]:
-    """Shell lines that prepare a job: setup, modules (the job fails if one is missing), environment variables."""
-    modules = [
-        f'module load {shlex.quote(module)} || {{ echo "module {module} could not be loaded" >&2; exit 1; }}'
-        for module in resources.modules
-    ]
-    variables = {"PYTHONPATH": ":".join(search_path)} | resources.environment
-    return [*resources.setup, *modules, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())]
+    """Shell lines that prepare a job.
+
+    They remove variables of the submitting job, run ``setup``, load the modules (the job ends if one is missing) and
+    set environment variables. A PYTHONPATH of the profile follows the toolkit's.
+    """
+    packages = () if resources.container is None else ("site-packages", "dist-packages")
+    folders = [shlex.quote(path) for path in search_path if os.path.basename(path) not in packages]
+    variables = {name: expanded(value) for name, value in resources.environment.items()}
+    folders += [variables.pop("PYTHONPATH")] if "PYTHONPATH" in variables else []
+    variables = {"PYTHONPATH": ":".join(folders)} | variables
+    if resources.container is not None:
+        variables["PYTHONNOUSERSITE"] = "1"  # packages in the user's home belong to another Python
+    exports = [f"export {name}={value}" for name, value in variables.items()]
+    return [*script_lines(resources.keep_variables), *resources.setup, *module_lines(resources.modules), *exports]
+
+
+def search_path(code: str, path: Sequence[str] = sys.path) -> list[str]:
+    """PYTHONPATH of the jobs: the folder of the code, then folders of ``path`` outside the installation."""
+    installed = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
+    installed.add(os.path.realpath(os.path.join(sysconfig.get_path("stdlib"), "lib-dynload")))
+    installed |= {ROOT, os.path.dirname(sys.executable), os.path.realpath(site.getusersitepackages())}
+    found = [code]
+    for entry in path:
+        real = os.path.realpath(entry or os.getcwd())
+        if real not in installed and not real.endswith(".zip") and os.path.isdir(real) and real not in found:
+            found.append(real)
+    return found
 
 
 def _options(
     profile: ClusterProfile, job: Job, settings: ScriptSettings, resources: Resources, dependency: str
 ) -> list[str]:
-    """The #SBATCH lines."""
-    gpus = f"{resources.gpu_type}:{resources.gpus_per_node}" if resources.gpu_type else f"{resources.gpus_per_node}"
-    by_gres = resources.gpu_option == "gres"
+    """The #SBATCH lines of a stage."""
     throttle = f"%{resources.parallel}" if isinstance(resources, TrainResources) and resources.parallel else ""
     requeue = profile.requeue
-    days, minutes = divmod(resources.walltime_min, 1440)
-    options: dict[str, str | bool | int | None] = {
+    first: dict[str, str | bool | None] = {
         "job-name": f"{settings.experiment}-{job.name}",
         "output": settings.log(job),
         "open-mode": "append",
@@ -169,6 +205,23 @@ def _options(
         "array": f"0-{len(job.tasks) - 1}{throttle}" if job.array else None,
         "dependency": dependency or None,
         "kill-on-invalid-dep": "yes" if dependency else None,
+    }
+    last: dict[str, str | bool | None] = {
+        "requeue" if requeue.method == "scontrol" else "no-requeue": True,
+        "signal": f"B:{requeue.signal}@{requeue.signal_s}" if requeue.method != "none" else None,
+        "comment": str(settings.run),
+    }
+    return option_lines(first, resources, last)
+
+
+def option_lines(
+    first: Mapping[str, str | bool | None], resources: Resources, last: Mapping[str, str | bool | None]
+) -> list[str]:
+    """The #SBATCH lines of a job: given options, resources, more options; without those of ``leave_out``."""
+    gpus = f"{resources.gpu_type}:{resources.gpus_per_node}" if resources.gpu_type else f"{resources.gpus_per_node}"
+    by_gres = resources.gpu_option == "gres"
+    days, minutes = divmod(resources.walltime_min, 1440)
+    requested: dict[str, str | int | None] = {
         "partition": resources.partition,
         "account": resources.account,
         "qos": resources.qos,
@@ -181,13 +234,10 @@ def _options(
         "gpus-per-node": gpus if resources.gpus_per_node and not by_gres else None,
         "gres": f"gpu:{gpus}" if resources.gpus_per_node and by_gres else None,
         "mem": None if resources.memory_gb is None else f"{round(1024 * resources.memory_gb)}M",
-        "requeue" if requeue.method == "scontrol" else "no-requeue": True,
-        "signal": f"B:{requeue.signal}@{requeue.signal_s}" if requeue.method != "none" else None,
-        "comment": str(settings.run),
     }
     lines = [
-        f"#SBATCH --{name}" if value is True else f"#SBATCH --{name}={shlex.quote(str(value))}"
-        for name, value in options.items()
+        directive(name, None if value is True else str(value))
+        for name, value in {**first, **requested, **last}.items()
         if value is not None and name not in resources.leave_out
     ]
     return lines + [f"#SBATCH {line}" for line in resources.sbatch]
@@ -201,18 +251,25 @@ def _command(profile: ClusterProfile, job: Job, settings: ScriptSettings, resour
     if job.array:
         task, net = '"train $net"', '"$net"'
         lines = [f"nets=({_joined(nets)})", "net=${nets[$SLURM_ARRAY_TASK_ID]}"]
-    python = [settings.python, "-P", "-m"]
-    runner = [*python, "slurm.job_runner", "--records", settings.run / "jobs", "--submission", settings.number]
+    runner = [settings.python, "-P", "-m", "slurm.job_runner", "--records", settings.run / "jobs"]
+    runner += ["--submission", settings.number]
     runner += ["--requeue", profile.requeue.method, "--max-requeues", profile.requeue.max_requeues]
-    command = [*python, "convergence", job.stage, settings.config, "--runs", settings.run.parent]
+    for name in resources.keep_variables:
+        runner += ["--keep-variable", name]
+    command = ["-P", "-m", "convergence", job.stage, settings.config, "--runs", settings.run.parent]
     for override in settings.overrides:
         command += ["--set", override]
     if settings.overwrite:
         command.append("--overwrite")
     if isinstance(resources, AnalyzeResources) and resources.workers > 1:
         command += ["--workers", resources.workers]
-    started = _joined(command) + (f" --net {net}" if job.stage == "train" else "")
-    return [*lines, "", " \\\n  ".join([f"exec {_joined(runner)} --job {task} --", *_launcher(resources), started])]
+    folders = [str(settings.run.parent), *settings.search_path, *settings.data]
+    inside = container_words(resources, folders, settings.cwd, settings.data_texts)
+    started = [*python_words(resources, settings.python), _joined(command)]
+    started += ["--net", net] if job.stage == "train" else []
+    parts = [f"exec {_joined(runner)} --job {task} --", *_launcher(resources)]
+    parts += [" ".join(inside)] if inside else []
+    return [*lines, "", " \\\n  ".join([*parts, " ".join(started)])]
 
 
 def _launcher(resources: Resources) -> list[str]:

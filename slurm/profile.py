@@ -28,6 +28,7 @@ REQUIRED_OPTIONS = {
     "dependency": "a stage must not start before its inputs exist",
 }
 Line = Annotated[str, Field(pattern=r"^[^\n\r]+$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 
 
@@ -52,9 +53,29 @@ class Resources(Settings):
     memory_gb: float | None = Field(None, gt=0, description="Memory per node, in GiB.")
     walltime_min: int = Field(60, ge=1, description="Time limit of a job, in minutes.")
     setup: tuple[str, ...] = Field((), description="Shell lines to run first, for example a source line.")
-    modules: tuple[Word, ...] = Field((), description="Modules to load; the job fails if one is missing.")
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
-        {}, description="Environment variables to set."
+    modules: tuple[Word, ...] = Field(
+        (), description="Modules to load; the job fails if one is not in the list of loaded modules afterwards."
+    )
+    environment: dict[Variable, str] = Field(
+        {}, description="Environment variables to set; the job expands ~ at the start, $NAME and ${NAME} in the values."
+    )
+    keep_variables: tuple[Variable, ...] = Field(
+        (),
+        description="Variables of the submitting shell to keep, although they describe its own job or MPI launch, for "
+        "example 'SLURM_CLUSTERS'; slurm/environment.py lists them.",
+    )
+    container: Line | None = Field(
+        None, description="Apptainer image in which the stage runs, for example '$SCRATCH/convergence.sif'."
+    )
+    container_binds: tuple[Line, ...] = Field(
+        (),
+        description="Further folders to bind, as 'PATH' or 'PATH:INSIDE'. The run folder, the folders of the project, "
+        "of the config and of the data are bound in any case.",
+    )
+    container_program: Line = Field("apptainer", description="Name or path of the program, for example 'singularity'.")
+    container_python: Line = Field("python3", description="Interpreter inside the image.")
+    container_options: tuple[Line, ...] = Field(
+        (), description="Further options of 'exec', for example '--rocm'; --nv is set if the stage requests GPUs."
     )
     launcher: Literal["srun", "mpiexec", "none"] = Field(
         "srun",

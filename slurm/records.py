@@ -64,6 +64,7 @@ class SubmittedJob:
     log : path of its log, with Slurm's patterns
     script : name of the file with its script
     first : array index of its first task
+    cluster : name of the cluster, if sbatch printed one
     """
 
     name: str
@@ -76,6 +77,7 @@ class SubmittedJob:
     script: str
     after_any: tuple[str, ...] = ()
     first: int = 0
+    cluster: str = ""
 
     def job_id(self, task: str) -> str:
         """Slurm's id of the job, or of the array task, that runs a task."""
@@ -83,8 +85,8 @@ class SubmittedJob:
 
     def log_path(self, task: str) -> Path:
         """Path of the log of a task."""
-        name = self.log.replace("%A", self.job).replace("%j", self.job)
-        return Path(name.replace("%a", str(self.array_index(task))))
+        values = {"%%": "%", "%A": self.job, "%j": self.job, "%a": str(self.array_index(task))}
+        return Path(re.sub("%[%Aja]", lambda match: values[match[0]], self.log))
 
     def array_index(self, task: str) -> int:
         """Array index of a task."""
@@ -169,6 +171,10 @@ class Records:
     def latest(self) -> Submission | None:
         """The latest submission; None if there is none."""
         return (self.submissions() or [None])[-1]  # type: ignore[list-item]
+
+    def clusters(self) -> str:
+        """Names of the clusters of all submitted jobs, separated by commas; "" if sbatch printed none."""
+        return ",".join(sorted({job.cluster for each in self.submissions() for job in each.jobs if job.cluster}))
 
     def write_submission(self, submission: Submission) -> None:
         """Write or replace the record of a submission."""

@@ -190,14 +190,16 @@ def _judge_ended(task: str, seen: Evidence, last: Attempt | None, queued: Sequen
 def job_states(folder: RunFolder, submission: Submission | None) -> list[JobStatus]:
     """State of every task of a run, in order."""
     records = Records(folder.path.resolve() / "jobs")
-    queued = slurm_commands.queue() if submission is not None else {}
+    cluster = records.clusters()
+    queued = slurm_commands.queue(cluster) if submission is not None else {}
     works = folder.tasks()
     jobs = {
         work.name: [job.job_id(work.name) for job in submission.jobs_of(work.name)] if submission is not None else []
         for work in works
     }
     unfinished = {work.name for work in works if folder.state(work) != "done"}
-    ended = slurm_commands.ended_states(job for name in unfinished for job in jobs[name] if job not in (queued or {}))
+    unlisted = [job for name in unfinished for job in jobs[name] if job not in (queued or {})]
+    ended = slurm_commands.ended_states(unlisted, cluster)
     found = []
     for work in works:
         attempts = records.attempts(work.name, submission.number) if submission is not None else []

@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,9 +25,12 @@ from convergence.io.files import atomic_write, create_for_owner, put_folder_in_p
 from convergence.provenance import COMMIT_FILE, git_commit, provenance
 from convergence.runs.run_folder import RunFolder
 from slurm import slurm_commands
-from slurm.jobs import ScriptSettings, make_jobs, script_text, unfinished
+from slurm.container import data_paths
+from slurm.job_ids import job_number
+from slurm.jobs import ScriptSettings, make_jobs, script_text, search_path, unfinished
 from slurm.profile import ClusterProfile, read_profile
 from slurm.records import Records, Submission, SubmittedJob
+from slurm.slurm_commands import QueuedJob
 from slurm.status import open_run
 
 NOTHING = "nothing to submit: all stages are done for these settings"
@@ -39,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def dry_run(config: str, overrides: Sequence[str], runs: str, cluster: str, overwrite: bool = False) -> str:
     """The script of every job, as it would be submitted, with <name> for ids of jobs; writes nothing."""
     folder, profile, records = _open(config, overrides, runs, cluster)
-    settings = _script_settings(folder, records, overrides, overwrite, code_folder(records.path))
+    settings = _script_settings(folder, records, config, overrides, overwrite, code_folder(records.path))
     jobs = make_jobs(unfinished(folder), profile)
     ids = {job.name: f"<{job.name}>" for job in jobs}
     return "\n".join(script_text(profile, job, settings, job.dependency(ids)) for job in jobs) or NOTHING
@@ -57,11 +59,11 @@ def submit(config: str, overrides: Sequence[str], runs: str, cluster: str, overw
     folder, profile, records = _open(config, overrides, runs, cluster)
     folder.create()
     with records.lock():
-        _refuse_if_active(records)
+        queued = _refuse_if_active(records)
         jobs = make_jobs(unfinished(folder), profile)
         if not jobs:
             return NOTHING
-        settings = _script_settings(folder, records, overrides, overwrite, copy_code(records.path))
+        settings = _script_settings(folder, records, config, overrides, overwrite, copy_code(records.path))
         create_for_owner(settings.folder / "logs")
         with atomic_write(settings.config) as temporary:
             temporary.write_bytes(Path(config).read_bytes())
@@ -75,19 +77,27 @@ def submit(config: str, overrides: Sequence[str], runs: str, cluster: str, overw
         )
         records.write_submission(submission)
         ids: dict[str, str] = {}
+        cluster = ""
         try:
             for job in jobs:
                 text = script_text(profile, job, settings, job.dependency(ids))
-                ids[job.name], name = slurm_commands.submit_script(settings.folder, text)
+                keep = profile.stage(job.stage).keep_variables
+                known = (*queued, *ids.values())
+                found, name = slurm_commands.submit_script(settings.folder, text, keep, known)
+                ids[job.name], cluster = found.number, found.cluster
                 submitted = SubmittedJob(
-                    job.name, job.stage, job.tasks, job.array, job.after, ids[job.name], settings.log(job), name,
-                    job.after_any,
+                    job.name, job.stage, job.tasks, job.array, job.after, found.number, settings.log(job), name,
+                    job.after_any, cluster=found.cluster,
                 )  # fmt: skip
                 submission = replace(submission, jobs=(*submission.jobs, submitted))
                 records.write_submission(submission)
-        except BaseException:
-            if ids:
-                slurm_commands.cancel(ids.values())
+        except BaseException as error:
+            refusal = slurm_commands.cancel(ids.values(), cluster) if ids else None
+            if refusal is not None and isinstance(error, UserError):
+                raise UserError(
+                    f"{error} The jobs submitted before it could not be cancelled ({refusal}): scancel "
+                    f"{' '.join(ids.values())}."
+                ) from error
             raise
         records.write_submission(replace(submission, complete=True))
     where = "" if runs == "runs" else f" --runs {runs}"
@@ -107,17 +117,16 @@ def cancel(run: str, runs: str) -> str:
     folder, submission = open_run(run, runs)
     if submission is None:
         raise UserError(f"{folder.path}: the run was never submitted, so it has no jobs to cancel.")
-    queued = slurm_commands.queue()
+    records = Records(folder.path.resolve() / "jobs")
+    cluster = records.clusters()
+    queued = slurm_commands.queue(cluster)
     if queued is None:
         raise UserError("squeue does not answer. Cancel from a login node of the cluster.")
-    records = Records(folder.path.resolve() / "jobs")
     ids = _job_ids(records)
-    active = [
-        q.job for q in queued.values() if q.job.split("_")[0] in ids and q.state not in slurm_commands.ENDED_STATES
-    ]
+    active = [q.job for q in queued.values() if job_number(q.job) in ids and q.state not in slurm_commands.ENDED_STATES]
     if not active:
         return "no job of this run waits or runs"
-    refusal = slurm_commands.cancel(active)
+    refusal = slurm_commands.cancel(active, cluster)
     if refusal is not None:
         raise UserError(f"scancel refused: {refusal}")
     records.write_submission(replace(submission, cancelled=_now()))
@@ -166,19 +175,6 @@ def _copy(source: str, target: str) -> None:
             raise
 
 
-def _search_path(code: Path) -> list[str]:
-    """PYTHONPATH of the jobs: the copy of the code, then folders of ``sys.path`` outside the installation."""
-    installed = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
-    installed.add(os.path.realpath(os.path.join(sysconfig.get_path("stdlib"), "lib-dynload")))
-    installed |= {str(ROOT), os.path.dirname(sys.executable)}
-    found = [str(code)]
-    for entry in sys.path:
-        real = os.path.realpath(entry or os.getcwd())
-        if real not in installed and not real.endswith(".zip") and os.path.isdir(real) and real not in found:
-            found.append(real)
-    return found
-
-
 def _environment(code: Path) -> dict[str, Any]:
     """The environment of a submission, for its record."""
     return {
@@ -187,21 +183,22 @@ def _environment(code: Path) -> dict[str, Any]:
         "host": platform.node(),
         "cwd": os.getcwd(),
         "code": str(code),
-        "search_path": _search_path(code),
+        "search_path": search_path(str(code)),
         "provenance": provenance(),
     }
 
 
-def _refuse_if_active(records: Records) -> None:
-    """Raise a UserError if jobs of the run wait or run; cancel jobs that can never start."""
-    queued = slurm_commands.queue()
+def _refuse_if_active(records: Records) -> dict[str, QueuedJob]:
+    """Raise a UserError if jobs of the run wait or run; cancel jobs that can never start; return the queue."""
+    cluster = records.clusters()
+    queued = slurm_commands.queue(cluster)
     if queued is None:
         raise UserError(
             "squeue does not answer, so it is not known whether jobs of this run wait or run. Submit from a login node "
             "of the cluster, or print the scripts with --dry-run."
         )
     ids, run = _job_ids(records), str(records.path.parent)
-    of_run = [q for q in queued.values() if q.job.split("_")[0] in ids or q.comment == run]
+    of_run = [q for q in queued.values() if job_number(q.job) in ids or q.comment == run]
     active = [q for q in of_run if q.is_active]
     if active:
         listed = ", ".join(f"{q.job} ({q.state.lower()})" for q in active[:8]) + (", …" if len(active) > 8 else "")
@@ -211,7 +208,8 @@ def _refuse_if_active(records: Records) -> None:
         )
     never_start = [q.job for q in of_run if q.state == "PENDING"]
     if never_start:
-        slurm_commands.cancel(never_start)
+        slurm_commands.cancel(never_start, cluster)
+    return queued
 
 
 def _job_ids(records: Records) -> set[str]:
@@ -225,19 +223,24 @@ def _open(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tup
 
 
 def _script_settings(
-    folder: RunFolder, records: Records, overrides: Sequence[str], overwrite: bool, code: Path
+    folder: RunFolder, records: Records, config: str, overrides: Sequence[str], overwrite: bool, code: Path
 ) -> ScriptSettings:
     latest = records.latest()
-    return ScriptSettings(
+    data, texts = data_paths(folder.experiment, os.getcwd())
+    settings = ScriptSettings(
         experiment=folder.experiment.name,
         number=latest.number + 1 if latest else 1,
         run=folder.path.resolve(),
         python=sys.executable,
-        search_path=tuple(_search_path(code)),
+        search_path=tuple(search_path(str(code))),
         cwd=os.getcwd(),
+        data=(str(Path(config).resolve().parent), *data),
+        data_texts=tuple(texts),
         overrides=tuple(overrides),
         overwrite=overwrite,
     )
+    settings.check()
+    return settings
 
 
 def _describe(job: SubmittedJob) -> str:

@@ -21,7 +21,8 @@ sleep ${SBATCH_SLEEP:-0}
 for file; do :; done
 grep -q refused-partition "$file" && { echo "invalid partition specified" >&2; exit 1; }
 n=$(($(cat "$FAKE/next" 2>/dev/null || echo 100) + 1)); echo $n >"$FAKE/next"
-cp "$file" "$FAKE/$n.sh"; echo "$@" >"$FAKE/$n.arguments"
+cp "$file" "$FAKE/$n.sh"; echo "$@" >"$FAKE/$n.arguments"; env >"$FAKE/$n.environment"
+[ ! -e "$FAKE/answer" ] || { . "$FAKE/answer"; exit; }
 case $1 in --parsable) echo "$n";; *) echo "Submitted batch job $n";; esac
 """,
     "squeue": """#!/bin/sh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from hpc.dask_executor import Workers, on_this_machine
-from hpc.dask_jobs import BatchJob, prologue
+from hpc.dask_jobs import worker_lines
 from hpc.dask_preload import ROOT, without_scratch, without_working_folder
+from slurm.dask_workers import batch_job, worker_resources
+from slurm.profile import AnalyzeResources
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes of POSIX")
 PLANTED = "raise SystemExit('planted code was imported')\n"
@@ -73,19 +76,20 @@ def test_worker_of_a_job_makes_a_private_scratch_folder(shared, tmp_path):
     here = tmp_path / "it's here"
     here.mkdir()
     plant(here)
-    job = BatchJob(None, None, 1, 1.0, 10, (), (f"export PYTHONPATH={ROOT}", f"cd '{tmp_path}'"), sys.executable)
     cwd = os.getcwd()
     os.chdir(here)
     try:
-        lines = prologue(job, dashboard=False)
+        job = batch_job(worker_resources(AnalyzeResources(), Workers()), Workers(), tmp_path / "workers")
     finally:
         os.chdir(cwd)
+    assert f"#SBATCH --chdir={shlex.quote(str(here))}" in job.script([])
     shown = [
         'stat -c "%a %u" "$CONVERGENCE_SCRATCH"',
         'echo "$DASK_TEMPORARY_DIRECTORY"; echo "$DASK_DISTRIBUTED__WORKER__PRELOAD"',
         f'{sys.executable} -c "import os, convergence; print(os.getcwd()); print(convergence.__file__)"',
     ]
-    done = subprocess.run(["bash", "-c", "\n".join([*lines, *shown])], capture_output=True, text=True, check=False)
+    script = job.script([*worker_lines(job), *shown])
+    done = subprocess.run(["bash", "-c", script], cwd=here, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     modes, scratch, preload, place, package = done.stdout.splitlines()
     assert modes == f"700 {os.geteuid()}"

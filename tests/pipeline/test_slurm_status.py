@@ -94,8 +94,10 @@ def test_failure_reason_follows_from_exit_code_and_last_lines():
 
 
 def test_outputs_of_slurm_commands_are_parsed():
-    found = parse_queue("12_3|RUNNING|None|n1|/runs/a|b\n13|PENDING|DependencyNeverSatisfied||(null)\nrubbish\n")
-    assert found["12_3"].comment == "/runs/a|b"
+    found = parse_queue(
+        "12_3|RUNNING|None|n1|/runs/a|b|e-train\n13|PENDING|DependencyNeverSatisfied||(null)|x\nrubbish\n"
+    )
+    assert (found["12_3"].comment, found["12_3"].name) == ("/runs/a|b", "e-train")
     assert found["12_3"].is_active
     assert not found["13"].is_active
     assert set(found) == {"12_3", "13"}

@@ -19,9 +19,11 @@ from convergence.provenance import COMMIT_FILE
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import StageTask
 from slurm import jobs
+from slurm.environment import script_lines
 from slurm.jobs import Job, ScriptSettings, make_jobs, script_text, unfinished
 from slurm.profile import SBATCH_OPTIONS, read_profile
 from slurm.records import Records
+from slurm.shell import module_lines
 from slurm.submit import NOTHING, copy_code, dry_run
 from tests.helpers.fake_slurm import ROOT, arguments, profile
 
@@ -107,8 +109,13 @@ def test_script_of_an_array_job():
 #SBATCH --comment=/runs/e
 #SBATCH --licenses=scratch
 
+"""
+        + "\n".join(script_lines())
+        + """
 source x.sh
-module load mpi/5 || { echo "module mpi/5 could not be loaded" >&2; exit 1; }
+"""
+        + "\n".join(module_lines(["mpi/5"]))
+        + """
 export PYTHONPATH=/runs/e/jobs/code-1:/mine
 export A='b c'
 nets=(net1 net2)
