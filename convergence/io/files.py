@@ -50,6 +50,12 @@ def confined(root: Path, name: str) -> Path:
         if :func:`relative_name` refuses the name, or a symbolic link on its path leads out of ``root``.
     """
     path = root / relative_name(name)
+    check_inside(root, path)
+    return path
+
+
+def check_inside(root: Path, path: Path) -> None:
+    """Raise a FileError if a symbolic link on a path below ``root`` leads out of it."""
     try:
         inside = path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a loop of links
@@ -59,7 +65,6 @@ def confined(root: Path, name: str) -> Path:
             f"{path}: a symbolic link on this path leads out of {root}. Replace the link by what it links to, or "
             "choose another folder."
         )
-    return path
 
 
 def relative_name(name: object) -> str:

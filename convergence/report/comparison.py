@@ -15,7 +15,7 @@ from convergence.errors import UserError
 from convergence.figures.overview import two_runs
 from convergence.figures.style import slug
 from convergence.inference import Estimate, jackknife, reach
-from convergence.io.files import put_folder_in_place
+from convergence.io.files import confined, put_folder_in_place
 from convergence.report.results import RunResults, distinguished, read_run
 from convergence.report.site import Link, MenuSection, Placed, Site
 from convergence.report.tables import MISSING, Table
@@ -224,7 +224,8 @@ def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> tuple[Pa
     if folders[0].resolve() == folders[1].resolve():
         raise UserError(f"{run_a} and {run_b} are the same run. Give two different ones.")
     a, b = distinguished(read_run(folders[0]), read_run(folders[1]), folders)
-    target = folders[0] / "comparisons" / slug(folders[1].resolve().name) if out is None else Path(out)
+    default = f"comparisons/{slug(folders[1].resolve().name)}"
+    target = confined(folders[0], default) if out is None else Path(out)
     if target.exists() and not (target / "index.html").exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} holds something else than a comparison. Choose another folder with --out.")
     building = target.with_name(target.name + ".partial")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convergence.errors import FileError
-from convergence.io.files import atomic_write, move, remove_leftovers_of
+from convergence.io.files import (
+    atomic_write,
+    check_inside,
+    confined,
+    move,
+    printable,
+    relative_name,
+    remove_leftovers_of,
+)
 from convergence.provenance import provenance
 from convergence.runs.signals import check_lease
 
@@ -96,7 +105,15 @@ class TaskFolder:
         )
 
     def begin(self, task: StageTask, overwrite: bool = False) -> TaskStatus:
-        """Decide whether a task has to run; if so, move old output away and write an unfinished record."""
+        """Decide whether a task has to run; if so, move old output away and write an unfinished record.
+
+        Raises
+        ------
+        FileError
+            for a damaged record, and for a symbolic link from a place of the task out of the folder.
+        """
+        for path in (*task.outputs, *task.scratch, task.record):
+            check_inside(self.path, path)
         state = self.state(task)
         for path in (*task.outputs, task.record):
             remove_leftovers_of(path)
@@ -170,7 +187,8 @@ class TaskFolder:
 
     def _places(self, task: StageTask, digest: str) -> list[tuple[Path, Path]]:
         """Pair each file or folder of a task with its place below ``superseded/``."""
-        shelf = self.path / "superseded" / f"{task.shelf or task.name.replace(' ', '-')}-{digest[:12]}"
+        name = f"{task.shelf or task.name.replace(' ', '-')}-{re.sub('[^0-9A-Za-z]', '_', digest[:12])}"
+        shelf = confined(self.path, f"superseded/{name}")
         paths = [*task.outputs, *task.scratch]
         if not any(task.record.is_relative_to(path) for path in paths):
             paths.append(task.record)
@@ -196,18 +214,43 @@ def read_record(path: Path) -> dict[str, Any] | None:
     FileError
         for a damaged record.
     """
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path}: the record of a stage is not a regular file. Remove it; the stage then runs again.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
     try:
         record: dict[str, Any] = json.loads(text)
-        record["digest"], record["finished"], record["outputs"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise FileError(
-            f"{path}: the record of a stage is damaged ({error!r}). Remove the record; the stage then runs again."
-        ) from error
+        _check_record(record)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FileError) as error:
+        raise _damaged(path, error) from error
     return record
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    """Raise an error unless a record has the keys and types of :meth:`TaskFolder.finish`, and names files below it."""
+    digest, finished = record["digest"], record["finished"]
+    if not isinstance(digest, str) or not digest.isprintable() or len(digest) > 128:
+        raise ValueError("its digest is not a digest")
+    if finished is not None and not isinstance(finished, str):
+        raise ValueError("its time is not a text")
+    for name, size in record["outputs"].items():
+        relative_name(name)
+        if not isinstance(size, int):
+            raise ValueError("a size in it is not a number of bytes")
+    for key in ("values", "inputs"):
+        if not isinstance(record.setdefault(key, {}), dict):
+            raise ValueError(f"its {key} are not a table")
+
+
+def _damaged(path: Path, error: Exception) -> FileError:
+    reason = str(error) if isinstance(error, FileError | ValueError) else repr(error)
+    return FileError(
+        f"{path}: the record of a stage is damaged ({printable(reason)}). Remove the record; the stage then runs again."
+    )
 
 
 def describe_changes(record: dict[str, Any], task: StageTask) -> str:

@@ -3,6 +3,9 @@
 rsync copies the records of the stages first, then all missing files in one transfer to ``.fetching/`` in the
 destination, where an interrupted transfer is resumed. A file moves to its place when its size, checksums and digest
 match its record. Results of other settings at that place move to ``superseded/``.
+
+A run is not trusted: a record may name only the files of its stage, and every path is confined to the run folder and to
+the destination. Nothing that is fetched is executed; pages of a report are opened by the user alone.
 """
 
 from __future__ import annotations
@@ -24,7 +27,16 @@ from convergence.errors import FileError, UserError
 from convergence.functional import EXPERIMENTS
 from convergence.functional.file import open_results
 from convergence.io import hdf5
-from convergence.io.files import LONGEST, check_writable, file_sha256, put_in_place, safe_name
+from convergence.io.files import (
+    LONGEST,
+    check_writable,
+    confined,
+    create_for_owner,
+    file_sha256,
+    printable,
+    put_in_place,
+    safe_name,
+)
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
 from convergence.statistics.file import open_statistics
 from convergence.transfer.remote import RunSource, parse
@@ -37,6 +49,8 @@ OPENED: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "analysis.h5": open_analysis, PICTURES: open_pictures,
 }  # fmt: skip
 """Readers of results files by name; subsets of statistics and functional experiments have many names."""
+FOLDERS = ("report", *EXPERIMENTS)
+"""Stages that write a folder."""
 NET_FILES = ("record.json", "weights.safetensors", "metrics.csv")
 
 
@@ -100,7 +114,7 @@ def fetch(
     if isinstance(here, Path) and here.resolve() == folder.resolve():
         raise UserError(f"{run}: source and destination are the same folder. Give another DEST.")
     check_writable(folder, "Give another DEST")
-    staging = folder / STAGING
+    staging = confined(folder, STAGING)
     if comparisons:
         for flag, given in (("--nets", nets), ("--pictures", pictures), ("--functional", functional)):
             if given:
@@ -109,6 +123,8 @@ def fetch(
                 )
         return _fetch_subset(source, entries, folder, staging, comparisons)
     outputs = dict(_outputs(source, entries, pictures, functional))
+    for output in outputs.values():
+        confined(folder, output)
     records = [name for name in map(record_of, outputs.values()) if "/" in name or name in entries]
     if not records and STATISTICS not in entries:
         raise UserError(f"{source} is not a run folder: it has no {STATISTICS}. It contains: {_listed(entries)}.")
@@ -172,9 +188,15 @@ def _arrival(
             raise UserError(f"{source}: {output} {state}. Finish it there with `convergence run`, then fetch again.")
         logger.info("%s: %s %s", source, output, state)
         return None
+    below = (f"{output}/", f"{PurePosixPath(output).with_suffix('')}/")
     for name in record["outputs"]:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise FileError(f"{source}: the record of {output} names {name}, a path outside the run folder.")
+        if name != output and not (stage in FOLDERS and name.startswith(below)):
+            raise FileError(
+                f"{source}: the record of {output} names {printable(name)}, which is not a file of its stage. The "
+                "record was changed; run the stage again there."
+            )
+        confined(folder, name)
+        confined(staging, name)
     arrival, known = Arrival(stage, output, record), read_record(folder / record_of(output))
     same = known is not None and known["digest"] == record["digest"] and known["finished"] is not None
     if same and not TaskFolder(folder).damage(arrival.work(folder)):
@@ -192,7 +214,7 @@ def _accept(source: RunSource, folder: Path, staging: Path, arrival: Arrival) ->
             logger.info("%s: skipped, already here", output)
             return
         _place(folder, work, staging / output, folder / output)
-        logger.info("%s: fetched, checksums match (digest %s, no record)", output, digest[:12])
+        logger.info("%s: fetched, checksums match (digest %s, no record)", output, printable(digest[:12]))
         return
     wrong = [name for name, size in record["outputs"].items() if _size(staging / name) != size]
     if wrong:
@@ -240,15 +262,12 @@ def _fetch_nets(source: RunSource, folder: Path, staging: Path, entries: Sequenc
     if "nets" not in entries:
         logger.info("%s has no nets", source)
         return
-    missing = {
-        net: expected
-        for net, expected in sums.items()
-        if expected and _sha256(folder / "nets" / net / "weights.safetensors") != expected
-    }
+    folders = {net: _net_folder(source, folder, net) for net, expected in sums.items() if expected}
+    missing = [net for net, here in folders.items() if _sha256(here / "weights.safetensors") != sums[net]]
     source.copy([f"nets/{net}/{name}" for net in missing for name in NET_FILES], staging)
-    for net, expected in missing.items():
-        there, here = staging / "nets" / net, folder / "nets" / net
-        if file_sha256(there / "weights.safetensors") != expected:
+    for net in missing:
+        there, here = confined(staging, f"nets/{net}"), folders[net]
+        if _sha256(there / "weights.safetensors") != sums[net]:
             shutil.rmtree(there, ignore_errors=True)
             raise FileError(
                 f"{source}: the weights of {net} do not match the checksum in {STATISTICS}: the net was trained again, "
@@ -258,6 +277,16 @@ def _fetch_nets(source: RunSource, folder: Path, staging: Path, entries: Sequenc
         logger.info("nets/%s: fetched, checksum matches", net)
 
 
+def _net_folder(source: RunSource, folder: Path, net: str) -> Path:
+    """Folder of a net here; FileError for a name that is no name of a folder."""
+    if "/" in net or safe_name(net) != net:
+        raise FileError(
+            f"{source}: {STATISTICS} has a net named {printable(net)}, which cannot name a folder. Fetch without "
+            "--nets."
+        )
+    return confined(folder, f"nets/{net}")
+
+
 def _place(folder: Path, work: StageTask, arrived: Path, target: Path) -> None:
     """Move an arrived file or folder to its place; move an existing result to ``superseded/`` first."""
     if target.exists():
@@ -265,7 +294,7 @@ def _place(folder: Path, work: StageTask, arrived: Path, target: Path) -> None:
         digest = record["digest"] if record else _digest(target) or "unknown"
         TaskFolder(folder).set_aside(work, digest)
         logger.info("%s: moved the previous result to superseded/", target.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    create_for_owner(target.parent)
     if arrived.is_dir():
         os.replace(arrived, target)
     else:
@@ -280,7 +309,7 @@ def _verify(source: RunSource, path: Path, digest: str | None) -> str:
             found = str(file.digest)
             hdf5.verify(file.raw_file)
         if digest is not None and found != digest:
-            raise FileError(f"{path.name} has the digest {found[:12]}, and its record has {digest[:12]}.")
+            raise FileError(f"{path.name} has the digest {printable(found[:12])}, and its record has {digest[:12]}.")
     except (FileError, OSError) as error:
         path.unlink(missing_ok=True)
         raise FileError(f"{source}: the copy of {path.name} is damaged and was removed. {error}") from None
@@ -311,4 +340,4 @@ def _size(path: Path) -> int:
 
 def _listed(entries: Sequence[str]) -> str:
     names = sorted(name for name in entries if name not in (".", ".."))
-    return (", ".join(names[:6]) + (", …" if len(names) > 6 else "")) or "nothing"
+    return (", ".join(printable(name, 60) for name in names[:6]) + (", …" if len(names) > 6 else "")) or "nothing"
