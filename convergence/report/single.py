@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from convergence.errors import FileError
-from convergence.io.files import atomic_write
+from convergence.io.files import atomic_write, confined
 
 logger = logging.getLogger(__name__)
 NAME = "single-file.html"
@@ -30,7 +30,7 @@ def single_file(folder: Path) -> Path:
     Raises
     ------
     FileError
-        if there is no report.
+        if there is no report, or a page names a file that is not in the report's folder.
     """
     try:
         first = (folder / "index.html").read_text(encoding="utf-8")
@@ -66,16 +66,16 @@ def _rewrite(content: str, folder: Path, inlined: dict[str, str], slugs: list[st
     """A page's content with its pictures inlined, its files kept aside, and its links within the file."""
 
     def image(found: re.Match[str]) -> str:
-        return f'src="{_address(folder / found[1])}"'
+        return f'src="{_address(confined(folder, found[1]))}"'
 
     def picture(found: re.Match[str]) -> str:
         # a sheet is shown by many tiles: it is kept once, and the page's script puts it in
-        inlined.setdefault(found[1], _address(folder / found[1]))
+        inlined.setdefault(found[1], _address(confined(folder, found[1])))
         return f'data-src="{found[1]}" src="data:,"'
 
     def file(found: re.Match[str]) -> str:
         path = found[1]
-        inlined.setdefault(path, _address(folder / path))
+        inlined.setdefault(path, _address(confined(folder, path)))
         return f'href="#" data-file="{path}"'
 
     content = _IMAGE.sub(lambda m: image(m) if m[1].startswith("figures/") else picture(m), content)

@@ -14,8 +14,8 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from convergence.errors import FileError, UserError
@@ -143,12 +143,13 @@ class LocalRun:
 
 @dataclass(frozen=True)
 class RemoteRun:
-    """A folder on another machine."""
+    """A folder on another machine; ``links`` are the symbolic links in it, once its entries were listed."""
 
     host: str
     path: str
     ssh: str
     remote_command: str
+    links: set[str] = field(default_factory=set, compare=False)
 
     @property
     def name(self) -> str:
@@ -158,13 +159,24 @@ class RemoteRun:
         return f"{self.host}:{self.path}"
 
     def entries(self, below: str = "") -> list[str]:
-        return self._shell(f"ls -1a {shlex.quote(below)}" if below else "ls -1a").splitlines()
+        if below:
+            return self._shell(f"ls -1a {shlex.quote(below)}").splitlines()
+        names, _, links = self._shell(f"ls -1a && echo '{MARK}' && (find . -type l 2>/dev/null || true)").partition(
+            MARK
+        )
+        self.links.update(link.removeprefix("./") for link in links.splitlines())
+        return names.splitlines()
 
     def copy(self, names: Sequence[str], target: Path) -> None:
         if not names:
             return
         for name in names:
             confined(target, name)
+            if linked := self.links & {name, *(parent.as_posix() for parent in PurePosixPath(name).parents)}:
+                raise FileError(
+                    f"{self}: {printable(min(linked))} is a symbolic link there, and links are not followed. Replace "
+                    "it by what it links to."
+                )
         program = shutil.which("rsync")
         if program is None:
             raise UserError(
