@@ -28,12 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
+from convergence.kernels.lanes import dot
 
-# Sums may be reordered so that they vectorise; infinities and NaN keep their meaning, also in divisions. Loops that do
-# not start at zero vectorise with unsigned counters only. ``np.int64(0)`` is an integer; a bare 0 would be a constant,
-# for which numba compiles every function again.
-_jit = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+# No fastmath: the order of every sum is in the source, see convergence.kernels.lanes. Loops that do not start at zero
+# vectorise with unsigned counters only. ``np.int64(0)`` is an integer; a bare 0 would be a constant, for which numba
+# compiles every function again.
+_jit = njit(nogil=True, error_model="numpy")
 Array = Any  # a numpy array here, numba's array type in compiled code
 
 # A unit depends on the support if its residual variance given the support is below this share of its variance.
@@ -90,13 +91,8 @@ def enter(
                 x[c, b] = gram[units[column + c], units[b]]
         substitute(table, size, x, width)
         for c in range(width):
-            rest = target[units[column + c]]
-            pull = 0.0
-            for t in range(np.uint64(0), np.uint64(size)):
-                rest -= x[c, t] * lines[Z, t]
-                pull += x[c, t] * lines[Y, t]
-            lines[REST, column + c] = rest
-            lines[PULL, column + c] = pull
+            lines[REST, column + c] = target[units[column + c]] - dot(x[c], lines[Z], 0, size)
+            lines[PULL, column + c] = dot(x[c], lines[Y], 0, size)
             lines[BARRED, column + c] = 0.0
         for k in range(size):
             for c in range(width):
@@ -214,15 +210,10 @@ def meetings(lines: Array, size: int, count: int, alpha: float) -> None:
 @_jit
 def back_substitute(table: Array, size: int, x: Array) -> None:
     """Solve L'x = x in place."""
-    end = np.uint64(size)
     k = size - 1
     while k >= 3:
-        v0 = v1 = v2 = v3 = 0.0
-        for t in range(np.uint64(k + 1), end):
-            v0 += table[k, t] * x[t]
-            v1 += table[k - 1, t] * x[t]
-            v2 += table[k - 2, t] * x[t]
-            v3 += table[k - 3, t] * x[t]
+        v0, v1 = dot(table[k], x, k + 1, size), dot(table[k - 1], x, k + 1, size)
+        v2, v3 = dot(table[k - 2], x, k + 1, size), dot(table[k - 3], x, k + 1, size)
         v0 = (x[k] - v0) * table[k, k]
         v1 = (x[k - 1] - v1 - table[k - 1, k] * v0) * table[k - 1, k - 1]
         v2 = (x[k - 2] - v2 - table[k - 2, k] * v0 - table[k - 2, k - 1] * v1) * table[k - 2, k - 2]
@@ -233,10 +224,7 @@ def back_substitute(table: Array, size: int, x: Array) -> None:
         x[k - 3] = v3 * table[k - 3, k - 3]
         k -= 4
     while k >= 0:
-        v0 = 0.0
-        for t in range(np.uint64(k + 1), end):
-            v0 += table[k, t] * x[t]
-        x[k] = (x[k] - v0) * table[k, k]
+        x[k] = (x[k] - dot(table[k], x, k + 1, size)) * table[k, k]
         k -= 1
 
 

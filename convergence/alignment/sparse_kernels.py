@@ -12,8 +12,8 @@ and problems without a minimum. It solves the penalties in descending order with
 Coordinate descent finds the support quickly but converges slowly; the finish is exact but needs a support. The Cholesky
 factor is kept along the path, because the support changes little between penalties.
 
-Arrays are float64 and C-contiguous, so each kernel is compiled once. A kernel calls functions of this file only,
-because numba's cache detects changes of the kernel's file, not of files that it calls.
+Arrays are float64 and C-contiguous, so each kernel is compiled once. Besides ``convergence.kernels``, a kernel calls
+functions of this file only, because numba's cache detects changes of the kernel's file, not of files that it calls.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
+from convergence.kernels.lanes import dot
 
-# Sums may be reordered so that they vectorise; infinities and NaN keep their meaning.
-_jit = njit(nogil=True, fastmath={"reassoc", "contract"})
+# No fastmath: the order of every sum is in the source, see convergence.kernels.lanes.
+_jit = njit(nogil=True)
 Array = Any  # a numpy array here, numba's array type in compiled code
 
 # A unit depends on earlier units if its residual variance given them is below this share of its variance.
@@ -43,17 +44,13 @@ IMPOSSIBLE = 3.0
 def join(gram: Array, support: Array, factor: Array, size: int, unit: int) -> float:
     """Compute row ``size`` of the factor for a unit that may join ``support[:size]``; return its residual variance.
 
-    The factor is lower triangular (factor factor' = Gram matrix of the support). All loops run along rows and start at
-    zero, so that the compiler vectorises them.
+    The factor is lower triangular (factor factor' = Gram matrix of the support). All loops run along rows.
     """
     row = factor[size]
     rest = gram[unit, unit]
     for b in range(size):
         other = factor[b]
-        value = gram[unit, support[b]]
-        for k in range(b):
-            value -= other[k] * row[k]
-        value /= other[b]
+        value = (gram[unit, support[b]] - dot(other, row, 0, b)) / other[b]
         row[b] = value
         rest -= value * value
     return rest
@@ -99,10 +96,7 @@ def solve_normal_equations(factor: Array, size: int, x: Array) -> None:
     """Solve L L'z = x in place."""
     for b in range(size):
         row = factor[b]
-        value = x[b]
-        for k in range(b):
-            value -= row[k] * x[k]
-        x[b] = value / row[b]
+        x[b] = (x[b] - dot(row, x, 0, b)) / row[b]
     back_substitute(factor, size, x)
 
 
@@ -236,10 +230,7 @@ def gradient(gram: Array, target: Array, weights: Array, out: Array) -> None:
 @_jit
 def explained_variance(weights: Array, target: Array, slope: Array) -> float:
     """Compute the explained share of the variance, 2 w'r - w'Rw, from r and the gradient r - R w."""
-    value = 0.0
-    for j in range(weights.size):
-        value += weights[j] * (target[j] + slope[j])
-    return value
+    return dot(weights, target, 0, weights.size) + dot(weights, slope, 0, weights.size)
 
 
 @_jit

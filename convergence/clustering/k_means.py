@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convergence.clustering.graph import Labels, Matrix
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
+from convergence.kernels.lanes import dot
 
 N_INIT = 10
 MAX_ITERATIONS = 300
 # A run ends if no point moves, or if the squared shift of the means is below this share of the mean variance.
 TOLERANCE = 1e-4
 
-_jit = njit(nogil=True, fastmath={"reassoc", "contract"})
+_jit = njit(nogil=True)  # no fastmath: see convergence.kernels.lanes
 Array = Any  # a numpy array here, numba's array type in compiled code
 
 
@@ -123,7 +124,7 @@ def _lloyd(
     for _ in range(max_iterations):
         np.dot(points, means.T, products)
         for j in range(k):
-            half[j] = 0.5 * np.sum(means[j] * means[j])
+            half[j] = 0.5 * dot(means[j], means[j], 0, means.shape[1])
         moved, inertia = 0, 0.0
         for i in range(n):
             nearest, least = 0, half[0] - products[i, 0]

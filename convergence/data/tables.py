@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
 
 Floats = npt.NDArray[np.float32]
 

@@ -3,6 +3,5 @@
 files.py        atomic writes, names that every file system accepts, full disks, checksums of files
 hdf5.py         HDF5 with schema versions, a checksum per dataset and labelled axes
 caches.py       caches of libraries on machines without a writable home
-kernels.py      compiled kernels, cached where that is possible
 file_errors.py  the reason why a file cannot be read, with the remedy
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
 from convergence.statistics.histograms import N_BUCKETS, BucketCounts, Counts, UnitHistograms, bucket_lower_edges
 
 _TINY = np.float32(np.nextafter(np.float32(0), np.float32(1)))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
 
 MANTISSA_BITS = 8
 PATTERN_SHIFT = 23 - MANTISSA_BITS

@@ -6,7 +6,7 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
 
 Float64 = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.integer]

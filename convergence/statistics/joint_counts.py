@@ -16,8 +16,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from convergence.io.kernels import njit
-from convergence.statistics.simd import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
+from convergence.kernels.jit import njit
+from convergence.kernels.simd import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
 
 BLOCK = 8192
 """Samples per block: one vector of each takes half a megabyte, which fits in a second-level cache."""

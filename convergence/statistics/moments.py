@@ -31,7 +31,8 @@ import numpy.typing as npt
 from scipy.linalg import blas
 
 from convergence.errors import UserError
-from convergence.io.kernels import njit
+from convergence.kernels import lanes
+from convergence.kernels.jit import njit
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -98,6 +99,8 @@ class Moments:
         row = 0
         for part in parts:
             rows = slice(row, row + len(part))
+            if part.strides[1] != part.itemsize:  # the kernel reads samples that are adjacent in memory
+                part = np.ascontiguousarray(part)
             _centre(part, first, self.shift[rows], centred[rows], residual[rows], offset[rows])
             row += len(part)
         moved = residual + n * offset
@@ -221,27 +224,36 @@ def correlation_plain(samples: npt.NDArray[np.floating]) -> Float64:
     return x @ x.T
 
 
-# The compiler may reorder sums to vectorise them.
-@njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True)
 def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[no-untyped-def]
     """Compute v = x − c, r = Σ v and d = c − s of every unit, for the samples that start at ``first``."""
     n_samples = centred.shape[1]
+    whole = n_samples - n_samples % lanes.LANES
     for unit in range(samples.shape[0]):
         row = samples[unit, first : first + n_samples]
         out = centred[unit]
-        total, squares = 0.0, 0.0
         base = np.float64(row[0])
-        for s in range(n_samples):
-            value = np.float64(row[s]) - base  # relative to one value of the unit: no cancellation below
+        totals, squares_of = lanes.zeros(), lanes.zeros()
+        for s in range(0, whole, lanes.LANES):
+            values = lanes.minus(lanes.load(row, s), base)  # relative to one value of the unit: no cancellation below
+            totals = lanes.plus(totals, values)
+            squares_of = lanes.times_plus(values, values, squares_of)
+        total, squares = lanes.total(totals), lanes.total(squares_of)
+        for s in range(whole, n_samples):
+            value = np.float64(row[s]) - base
             total += value
             squares += value * value
         mean = base + total / n_samples
         variance = (squares - total * total / n_samples) / n_samples
         centre = np.float32(0.0) if mean * mean <= variance else np.float32(mean)
         offset[unit] = centre - shift[unit]
-        rest = 0.0
         for s in range(n_samples):
             out[s] = centred.dtype.type(row[s]) - centred.dtype.type(centre)
+        rests = lanes.zeros()
+        for s in range(0, whole, lanes.LANES):
+            rests = lanes.plus(rests, lanes.load(out, s))
+        rest = lanes.total(rests)
+        for s in range(whole, n_samples):
             rest += out[s]
         residual[unit] = rest
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import ConfigError
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
 
 Indices = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]

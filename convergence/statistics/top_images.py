@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.io.kernels import njit
+from convergence.kernels.jit import njit
 
 Float32 = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numba.core import caching
 
-from convergence.io import caches, kernels
+from convergence.io import caches
+from convergence.kernels import jit
 
 
 def add(x, y):
@@ -21,7 +22,7 @@ def add(x, y):
 def temporary(tmp_path, monkeypatch) -> Path:
     """The temporary folder, the only one where numba may write."""
     monkeypatch.setattr(caches.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(kernels.nb.config, "CACHE_DIR", "")
+    monkeypatch.setattr(jit.nb.config, "CACHE_DIR", "")
     usual = caching._CacheLocator.ensure_cache_path
 
     def ensure(locator):
@@ -30,32 +31,32 @@ def temporary(tmp_path, monkeypatch) -> Path:
         usual(locator)
 
     monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", ensure)
-    kernels._use_private_cache.cache_clear()
+    jit._use_private_cache.cache_clear()
     yield tmp_path
-    kernels._use_private_cache.cache_clear()
+    jit._use_private_cache.cache_clear()
 
 
 def test_kernel_is_cached_in_private_folder_where_nothing_else_is_writable(temporary):
     with pytest.raises(RuntimeError, match="no locator"):
-        kernels.nb.njit(cache=True)(add)
-    assert kernels.njit()(add)(2, 3) == 5
+        jit.nb.njit(cache=True)(add)
+    assert jit.njit()(add)(2, 3) == 5
     (index,) = temporary.rglob("*.nbi")
     base = index.relative_to(temporary).parts[0]
     assert stat.S_IMODE((temporary / base).stat().st_mode) == 0o700
-    again = kernels.njit()(add)
+    again = jit.njit()(add)
     assert again(4, 5) == 9
     assert sum(again.stats.cache_hits.values()) == 1
 
 
 def test_kernel_works_without_any_cache_or_with_a_damaged_one(temporary, monkeypatch):
-    assert kernels.njit()(add)(2, 3) == 5
+    assert jit.njit()(add)(2, 3) == 5
     for path in temporary.rglob("*.nb[ic]"):
         path.write_bytes(b"")
-    assert kernels.njit()(add)(2, 3) == 5
-    monkeypatch.setattr(kernels.nb.config, "CACHE_DIR", "")
-    kernels._use_private_cache.cache_clear()
-    monkeypatch.setattr(kernels, "private_folder", lambda name: None)
-    assert np.array_equal(kernels.njit()(add)(np.ones(2), np.ones(2)), [2, 2])
+    assert jit.njit()(add)(2, 3) == 5
+    monkeypatch.setattr(jit.nb.config, "CACHE_DIR", "")
+    jit._use_private_cache.cache_clear()
+    monkeypatch.setattr(jit, "private_folder", lambda name: None)
+    assert np.array_equal(jit.njit()(add)(np.ones(2), np.ones(2)), [2, 2])
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have owners and modes on Unix")

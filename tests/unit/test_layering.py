@@ -48,6 +48,7 @@ ROOMS = [
     "settings",
     "linalg",
     "io",
+    "kernels",
     "inference",
     "alignment",
     "similarity",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from convergence.statistics.simd import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
+from convergence.kernels.simd import WORDS, add_bits, aligned_zeros, any_bit, load, store, zeros
 
 RNG = np.random.default_rng(0)
 
