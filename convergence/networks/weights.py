@@ -28,11 +28,11 @@ def weights_path(folder: Path, epoch: int | None = None) -> Path:
 
 def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> None:
     """Write the weights of a net to :func:`weights_path`, as plain arrays without code."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_write(weights_path(folder, epoch)) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))  # save_file makes a temporary file of its own, which a kill would leave
 
 
 def load_arrays(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

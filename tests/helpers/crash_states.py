@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -165,12 +165,14 @@ class CrashState:
                 (folder / path).write_bytes(content)
 
 
-def crash_states(before: Tree, operations: Iterable[Operation]) -> Iterator[CrashState]:
-    """Every different state of every prefix of a sequence of operations, in order."""
+def crash_states(
+    before: Tree, operations: Iterable[Operation], prefixes: Container[int] | None = None
+) -> Iterator[CrashState]:
+    """Every different state of every prefix of a sequence of operations, in order; of some ``prefixes`` if given."""
     disk, seen = Disk(before), {_digest(before)}
     for n, operation in enumerate(operations, start=1):
         disk.apply(operation)
-        for kind in KINDS:
+        for kind in KINDS if prefixes is None or n in prefixes else ():
             tree = disk.tree(kind)
             digest = _digest(tree)
             if digest not in seen:
