@@ -20,6 +20,8 @@ CALLS = (
     "renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,fsync,fdatasync,close,"
     "clone,clone3,fork,vfork"
 )
+LONGEST_WRITE = 1 << 26
+"""Bytes of a write that strace shows."""
 _LINE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+|\?)(?:<([^>]*)>)?")
 _UNFINISHED = re.compile(r"(\d+) +(.*) <unfinished \.\.\.>$")
 _RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)$")
@@ -38,7 +40,7 @@ def traced(command: list[str], folder: Path, trace: Path, **options: str) -> lis
     strace, before = shutil.which("strace"), read_tree(folder)
     if strace is None:
         raise SystemExit("no strace: apt-get install strace")
-    options_of_strace = ["-f", "--seccomp-bpf", "-y", "-xx", "-s", str(1 << 30), "-e", f"trace={CALLS}"]
+    options_of_strace = ["-f", "--seccomp-bpf", "-y", "-xx", "-s", str(LONGEST_WRITE), "-e", f"trace={CALLS}"]
     done = subprocess.run(
         [strace, *options_of_strace, "-o", str(trace), *command], capture_output=True, text=True,
         env=os.environ | options,

@@ -140,11 +140,12 @@ class Laboratory:
 
     def make_base(self, chosen: list[Work]) -> None:
         """Make the undisturbed runs that the chosen works need."""
-        configs = {work.config for work in chosen}
+        configs, names = {work.config for work in chosen}, {work.name for work in chosen}
+        needed = names | {"statistics"} | ({"analyze"} if names & {"workers", "report"} else set())
         if "images" in configs:
             write_images(self.folder / "images")
         commands = {
-            "planted": [["run", "--workers", "1"]],
+            "planted": [[stage] for stage in ("statistics", "analyze", "report") if stage in needed or names & {"run"}],
             "tiny": [["train"], ["statistics"], *([work.name] for work in chosen if work.name in TORCH[1:])],
             "images": [["pack"]],
         }
