@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from convergence.errors import UserError
+from convergence.io.files import confined
 from convergence.runs import job_lease
 from slurm import slurm_commands
 from slurm.records import HEARTBEAT_S, TAIL_LINES, Attempt, AttemptState, Records, Submission, failure_reason
@@ -221,7 +222,7 @@ def resubmit(records: Records, attempt: Attempt, keep: Collection[str] = ()) -> 
             raise UserError(f"{records.path}: submission {attempt.submission} has no script of {attempt.task}")
         first, last = jobs[0], jobs[-1]
         index = first.array_index(attempt.task) if first.array else None
-        script = records.submission_folder(submission.number) / last.script
+        script = confined(records.submission_folder(submission.number), last.script)
         job = slurm_commands.submit_again(str(script), attempt.job, index, keep)
         try:
             _add_dependencies(submission, first.name, job if index is None else f"{job}_{index}")

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from convergence.errors import FileError, UserError
 from convergence.functional import EXPERIMENTS
-from convergence.io.files import atomic_write, is_full
+from convergence.io.files import atomic_write, confined, create_for_owner, is_full
 from convergence.runs import job_lease
 
 HEARTBEAT_S = 15.0
@@ -184,10 +184,10 @@ class Records:
         """Whether the run folder records a task as finished, for any settings."""
         stage, _, net = task.partition(" ")
         name = {"train": f"nets/{net}/record.json", "analyze": "analysis.json"}.get(stage, f"{stage}.json")
-        path = self.path.parent / (f"functional/{name}" if stage in EXPERIMENTS else name)
         try:
+            path = confined(self.path.parent, f"functional/{name}" if stage in EXPERIMENTS else name)
             return bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, FileError):
             return False
 
     def attempt_path(self, attempt: Attempt) -> Path:
@@ -244,7 +244,7 @@ class Records:
         except ImportError as error:
             raise UserError("the package filelock is missing: pip install 'convergent-learning[slurm]'.") from error
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        create_for_owner(self.path)
         try:
             with filelock.FileLock(self.path / "lock", timeout=timeout_s):
                 yield
@@ -255,7 +255,7 @@ class Records:
             ) from None
 
     def _attempts(self, task: str) -> Path:
-        return self.path / "attempts" / task.replace(" ", "-")
+        return confined(self.path, f"attempts/{task.replace(' ', '-')}")
 
 
 def failure_reason(code: int, tail: Sequence[str]) -> str:

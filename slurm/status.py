@@ -15,6 +15,7 @@ from typing import Literal
 
 from convergence.config.load import read_config
 from convergence.errors import UserError, did_you_mean
+from convergence.io.files import confined
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import OPTIONAL
 from convergence.runs.tasks import read_record
@@ -295,13 +296,22 @@ def follow(run: str, runs: str, names: Sequence[str], n_lines: int, every_s: flo
 
 
 def log_path(records: Records, submission: Submission, task: str) -> Path:
-    """Path of the log of the latest attempt at a task, or of the job that will run it."""
+    """Path of the log of the latest attempt at a task, or of the job that will run it.
+
+    A path outside the folder of the run's jobs, as in a run folder that was moved or written by others, becomes that of
+    the log of this name in the submission's folder.
+    """
     attempts = records.attempts(task, submission.number)
-    return Path(attempts[-1].log) if attempts else submission.jobs_of(task)[-1].log_path(task)
+    path = Path(attempts[-1].log) if attempts else submission.jobs_of(task)[-1].log_path(task)
+    if path.resolve().is_relative_to(records.path.resolve()):
+        return path
+    return confined(records.submission_folder(submission.number), f"logs/{path.name}")
 
 
 def tail(path: Path, n_lines: int) -> tuple[str, ...]:
     """The last non-empty lines of a file; none if it does not exist."""
+    if path.exists() and not path.is_file():
+        return ()
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 300 * n_lines))

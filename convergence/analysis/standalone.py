@@ -21,7 +21,7 @@ from convergence.config.stages import AnalysisConfig, ReportConfig
 from convergence.errors import ConfigError, FileError, UserError, did_you_mean
 from convergence.io import hdf5
 from convergence.io.file_errors import is_hdf5
-from convergence.io.files import check_writable, name_beside
+from convergence.io.files import check_writable, confined, create_for_owner, name_beside, printable
 from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 from convergence.registry import load_object
 from convergence.runs.run_folder import shown_files
@@ -82,9 +82,12 @@ def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -
     """
     try:
         found = json.loads(config_text or "{}")
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         found = {}  # written by another program
+    if not isinstance(found, dict):
+        found = {}
     values = {key: found.get(key) or {} for key in ("analysis", "report")}
+    _drop_outside_comparison(values["report"], where)
     for override in overrides:
         section = override.partition("=")[0].strip().partition(".")[0]
         if section not in values:
@@ -98,6 +101,26 @@ def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -
         validated(AnalysisConfig, values["analysis"], f"{where}, analysis"),
         validated(ReportConfig, values["report"], f"{where}, report"),
     )
+
+
+def _drop_outside_comparison(report: Any, where: str) -> None:
+    """Remove the run to compare with from the settings in a file, unless it is below the working folder.
+
+    The file may come from someone else, and a report must not read other folders because a file names them.
+    """
+    name = report.get("compare") if isinstance(report, dict) else None
+    if name is None:
+        return
+    try:
+        outside = str(name).startswith("~") or "$" in str(name) or not confined(Path(), str(name))
+    except FileError:
+        outside = True
+    if outside:
+        del report["compare"]
+        logger.warning(
+            "%s: the file names a run to compare with outside of the working folder (%s). It is left out; to compare, "
+            "add --set report.compare=FOLDER", where, printable(str(name)),
+        )  # fmt: skip
 
 
 def analyze_task(
@@ -171,7 +194,7 @@ def analyze_file(
         source = statistics
         if chosen:
             source = partial / "chosen.h5"
-            partial.mkdir(exist_ok=True)
+            create_for_owner(partial)
             load_object("convergence.statistics.subset:view_comparisons")(statistics, source, chosen)
         start = executors or load_object("hpc.dask_executor:executors")(load_object("hpc.dask_executor:Workers")())
         load_object("convergence.analysis.run:analyze")(source, target, settings.analysis, work.digest, partial, start)

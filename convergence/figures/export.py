@@ -11,6 +11,7 @@ from convergence.errors import FileError, UserError, did_you_mean
 from convergence.figures import FIGURES, JOINT_FIGURES, drawings_of
 from convergence.figures.overview import overview
 from convergence.figures.style import Drawing, Format, drawing_for, finish_for_print, slugged
+from convergence.io.files import confined
 from convergence.results import ComparisonResults, read_analysis
 from convergence.results.run import find_run
 
@@ -65,7 +66,7 @@ def export(
     analysis = read_analysis(folder / "analysis.h5")
     _check("--layer", layers, analysis.comparisons)
     found = analysis.all([name for name in analysis.comparisons if not layers or name in layers])
-    target = folder / "figures" if out is None else Path(out)
+    target = confined(folder, "figures") if out is None else Path(out)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import math
@@ -17,6 +16,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from convergence.io.csv_files import write_csv
 from convergence.io.files import atomic_write, safe_name
 
 # Okabe & Ito's palette: distinguishable with any colour vision.
@@ -141,13 +141,7 @@ class Drawing:
                         temporary, format=ending, dpi=300 if exact else 160, bbox_inches=box, metadata=METADATA[ending]
                     )
         written["csv"] = tables / f"{self.file_name}.csv"
-        with (
-            atomic_write(written["csv"]) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file)
-            writer.writerow(self.columns)
-            writer.writerows(self.rows)
+        write_csv(written["csv"], self.columns, self.rows)
         return written
 
 

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from convergence.alignment.mapping_sgd import BATCH, LEARNING_RATE, SHORT_STEPS
 from convergence.errors import FileError, UserError, did_you_mean
-from convergence.io.files import atomic_write
+from convergence.io.files import atomic_write, confined
 from convergence.paper.corrections import corrections
 from convergence.paper.figures import drawings
 from convergence.paper.published import SOURCES
@@ -53,7 +53,7 @@ def paper(run: str, runs: str, pair: tuple[str, str] | None, steps: int, out: st
     if steps < SHORT_STEPS:
         raise UserError(f"--steps {steps}: the long training takes at least as many steps as the short: {SHORT_STEPS}.")
     folder = find_run(run, runs)
-    target = folder / "paper" if out is None else Path(out)
+    target = confined(folder, "paper") if out is None else Path(out)
     readings: list[LayerReading] = []
     left_out: list[str] = []
     layers = read_analysis(folder / "analysis.h5").all()

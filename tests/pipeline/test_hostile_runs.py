@@ -11,12 +11,15 @@ import h5py
 import numpy as np
 import pytest
 
+from convergence.analysis.standalone import read_settings
 from convergence.cli import main
-from convergence.errors import FileError, UserError
+from convergence.errors import ConfigError, FileError, UserError
 from convergence.io import hdf5
 from convergence.report.single import single_file
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
 from convergence.transfer.fetch import fetch
+from slurm.records import Records, Submission, SubmittedJob
+from slurm.status import log_path, tail
 from tests.helpers.sshd import wrapper
 
 needs_rsync = pytest.mark.skipif(not shutil.which("rsync"), reason="no rsync: apt-get install rsync")
@@ -258,3 +261,43 @@ def test_record_that_is_no_file_is_an_error(tmp_path):
     (tmp_path / "record.json").mkdir()
     with pytest.raises(FileError, match="not a regular file"):
         read_record(tmp_path / "record.json")
+
+
+@pytest.mark.parametrize("named", ["/home/other/run", "../other", "~/run", "$HOME/run", "link/run"])
+def test_file_names_no_folder_outside_to_compare_with(named, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path.parent)
+    config = json.dumps({"report": {"compare": named}})
+    assert read_settings(config, "statistics.h5").report.compare is None
+    assert "--set report.compare=FOLDER" in caplog.text
+    chosen = read_settings(config, "statistics.h5", [f"report.compare={named}"]).report.compare
+    assert str(chosen) == named
+    assert str(read_settings(json.dumps({"report": {"compare": "runs/b"}}), "x.h5").report.compare) == "runs/b"
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, "[]", "5", "null", '{"analysis": []}'])
+def test_config_of_another_program_in_a_file_is_ignored(config):
+    assert read_settings(config, "name.h5").name == "name"
+
+
+def test_config_of_other_types_in_a_file_is_an_error():
+    with pytest.raises(ConfigError, match=r"name\.h5"):
+        read_settings('{"report": 5}', "name.h5")
+
+
+def test_records_of_jobs_name_no_files_outside(tmp_path):
+
+    (tmp_path / "secret.log").write_text(SECRET, encoding="utf-8")
+    records = Records(tmp_path / "run" / "jobs")
+    own = tmp_path / "run" / "jobs" / "0001" / "logs"
+    for task in ("train ../../../x", "/etc"):
+        with pytest.raises(FileError, match="not a path below"):
+            records.attempts(task)
+        assert not records.is_finished(f"train {task}")
+    for log in (tmp_path / "secret.log", own / ".." / ".." / ".." / ".." / "secret.log", own / "secret.log"):
+        job = SubmittedJob("train", "train", ("train net1",), False, (), "1", str(log), "x.sh")
+        submission = Submission(1, "", "", "", (), {}, (job,))
+        assert log_path(records, submission, "train net1").resolve() == (own / "secret.log").resolve()
+    own.mkdir(parents=True)
+    os.mkfifo(own / "pipe")
+    assert tail(own / "pipe", 5) == ()
