@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convergence.analysis.layout import document_layout
-from convergence.cli import main
+from convergence.cli import VERBS, main
 from convergence.data import DATA_SETS
 from convergence.figures import FIGURES
 from convergence.networks import NETWORKS
@@ -54,6 +54,14 @@ def test_files_md_holds_the_layout_of_analysis_h5():
     text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
     generated = text.split("<!-- analysis.h5: generated -->\n")[1].split("<!-- end -->")[0]
     assert generated == document_layout(), "renew it: python -m convergence.analysis.layout docs/files.md"
+
+
+def test_security_md_describes_every_verb():
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8").split("## What each verb does\n")[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(VERBS)
+    assert {len(row) for row in rows} == {5}
+    assert all(row[1] for row in rows), "each verb reads something"
 
 
 def test_paths_and_links_in_documents_exist():
