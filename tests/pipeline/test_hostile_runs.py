@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from convergence.cli import main
 from convergence.errors import ConfigError, FileError, UserError
 from convergence.io import hdf5
 from convergence.report.single import single_file
+from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
 from convergence.transfer.fetch import fetch
 from slurm.records import Records, Submission, SubmittedJob
@@ -163,6 +165,21 @@ def test_net_of_a_statistics_file_names_no_folder_outside(hostile, net):
     with pytest.raises(FileError, match="cannot name a folder") as error:
         hostile.fetch(nets=True)
     assert str(error.value).isprintable()
+
+
+def test_fetched_files_are_for_their_owner(hostile):
+    before = os.umask(0)
+    try:
+        hostile.fetch()
+        RunFolder(hostile.home / "runs" / "new", None).create()
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (hostile.dest, *hostile.dest.rglob("*"))}
+    assert modes[hostile.dest] == 0o700
+    assert modes[hostile.dest / "statistics.h5"] == modes[hostile.dest / "report" / "index.html"] == 0o600
+    assert not any(mode & 0o022 for mode in modes.values())
+    assert [stat.S_IMODE((hostile.home / name).stat().st_mode) for name in ("runs", "runs/new")] == [0o755, 0o700]
+    shutil.rmtree(hostile.home / "runs")
 
 
 def test_digest_of_a_record_names_no_folder_outside(tmp_path):
