@@ -10,8 +10,11 @@ from pathlib import Path
 
 from convergence import __version__
 
-ANALYSIS_SCHEMA_VERSION = 3
-"""Version of the layout of analysis.h5; part of the digest of an analysis, so a new layout remakes the file."""
+STATISTICS_SCHEMA_VERSION = 5
+ANALYSIS_SCHEMA_VERSION = 4
+PICTURES_SCHEMA_VERSION = 2
+FUNCTIONAL_SCHEMA_VERSION = 3
+"""Versions of the layouts of results files: part of their digests, so that files of other versions are set aside."""
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvision", "mpi4py", "dask")
 COMMIT_FILE = "git_commit.txt"
 """Name of the file beside a copy of the packages that holds the commit of the original."""

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.errors import UserError
-from convergence.io.hdf5 import Index, block_digest, open_hdf5
+from convergence.io.full_disk import open_hdf5
+from convergence.io.hdf5 import Index, block_digest
 from hpc.comm import Communicator
 
 Block = tuple[str, Index]

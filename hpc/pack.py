@@ -22,10 +22,9 @@ import numpy as np
 from convergence.config.schema import Experiment
 from convergence.data import packed
 from convergence.data.image_folder import FolderImages, ImageFolder
-from convergence.data.packed import MADE_BY, SCHEMA, VERSION
 from convergence.errors import ConfigError, FileError, SharedError, UserError
 from convergence.io.files import create_for_owner, flush_folder, put_in_place, remove_leftovers
-from convergence.io.hdf5 import open_checked
+from convergence.io.hdf5 import seal_file
 from convergence.progress import Progress
 from convergence.runs.signals import Stopped, is_stopping
 from hpc.comm import Communicator, errors_shared, owned
@@ -93,12 +92,8 @@ class _Packing:
             return
         create_for_owner(self.path.parent)
         remove_leftovers(self.path.parent)
-        with contextlib.suppress(OSError, KeyError):  # an unreadable file is replaced
-            import h5py
-
-            with h5py.File(self.partial, "r") as file:
-                if file.attrs["digest"] == self.plan.digest and self.journals.is_dir():
-                    return
+        if self.journals.is_dir() and packed.unfinished_digest(self.partial) == self.plan.digest:
+            return
         shutil.rmtree(self.journals, ignore_errors=True)
         needed = self.plan.n * self.plan.height * self.plan.width * 3
         free = shutil.disk_usage(self.path.parent).free
@@ -111,7 +106,10 @@ class _Packing:
         create_for_owner(self.journals)
 
     def _write(self) -> dict[int, bytes]:
-        """Write this rank's missing blocks; return the digests of all of its blocks, or of fewer after a signal."""
+        """Write this rank's missing blocks; return the digests of all of its blocks, or of fewer after a signal.
+
+        The digest of a block is the SHA-256s of its images, one after the other.
+        """
         mine = owned(self.plan.n_blocks, self.comm.rank, self.comm.size)
         noted = self._noted()
         offset = packed.offset(self.partial, "images")
@@ -128,9 +126,9 @@ class _Packing:
                     break
                 start = offset + self.plan.block(k).start * self.plan.height * self.plan.width * 3
                 digest = self._digest(file.fileno(), k, start) if k in noted else b""
-                if digest != noted.get(k):
+                if hashlib.sha256(digest).digest() != noted.get(k):
                     digest = self._make(file, k, start, pool)
-                    journal.write(f"\n{k} {digest.hex()}\n")
+                    journal.write(f"\n{k} {hashlib.sha256(digest).hexdigest()}\n")
                     journal.flush()
                     os.fsync(journal.fileno())
                 digests[k] = digest
@@ -138,7 +136,7 @@ class _Packing:
         return digests
 
     def _noted(self) -> dict[int, bytes]:
-        """Blocks in the journals of all earlier runs, with their digests; incomplete lines are skipped."""
+        """Blocks in the journals of all earlier runs, with the SHA-256 of their digests; cut lines are skipped."""
         noted = {}
         for journal in sorted(self.journals.iterdir()):
             for line in journal.read_text(encoding="ascii", errors="replace").splitlines():
@@ -150,25 +148,28 @@ class _Packing:
 
     def _make(self, file: io.FileIO, k: int, start: int, pool: ThreadPoolExecutor) -> bytes:
         decoded = pool.map(lambda index: packed.decode(self.images, index, self.plan), self.plan.block(k))
-        content = np.stack(list(decoded)).data.cast("B")
-        _write_at(file, content, start)
+        content = np.stack(list(decoded))
+        _write_at(file, content.data.cast("B"), start)
         os.fsync(file.fileno())
-        return hashlib.sha256(content).digest()
+        return packed.image_digests(content)
 
     def _digest(self, file: int, k: int, start: int) -> bytes:
         content = np.empty((len(self.plan.block(k)), self.plan.height, self.plan.width, 3), np.uint8)
         packed.read_at(file, content, start)
-        return hashlib.sha256(content.data.cast("B")).digest()
+        return packed.image_digests(content)
 
     def _seal(self, gathered: list[bytes]) -> None:
         if self.comm.rank > 0:
             return
         digests = [b""] * self.plan.n_blocks
         for rank, joined in enumerate(gathered):
-            for i, k in enumerate(owned(self.plan.n_blocks, rank, self.comm.size)):
-                digests[k] = joined[32 * i : 32 * i + 32]
+            start = 0
+            for k in owned(self.plan.n_blocks, rank, self.comm.size):
+                stop = start + packed.DIGEST * len(self.plan.block(k))
+                digests[k], start = joined[start:stop], stop
         with self.partial.open("r+b", buffering=0) as file:
-            _write_at(file, memoryview(b"".join(digests)), packed.offset(self.partial, "block_sha256"))
+            _write_at(file, memoryview(b"".join(digests)), packed.offset(self.partial, "image_sha256"))
+        seal_file(self.partial, apart=["images"])
         put_in_place(self.partial, self.path)
         shutil.rmtree(self.journals)
 
@@ -176,20 +177,20 @@ class _Packing:
         """Verify the checksums of this rank's blocks of a finished file."""
         if self.comm.rank == 0:
             shutil.rmtree(self.journals, ignore_errors=True)  # present if a run was killed before removing it
-        with open_checked(self.path, SCHEMA, VERSION, MADE_BY) as opened:
+        with packed.open_packed(self.path) as opened:
             if opened.attrs["digest"] != self.plan.digest:
                 raise FileError(
                     f"{self.path} was packed from other images, or with another data.resize or data.crop. Remove it, "
                     "or choose another place with --out."
                 )
-            known = opened["block_sha256"][()]
+            known = opened["image_sha256"][()]
             offset = int(opened["images"].id.get_offset())
         file = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
             for k in owned(self.plan.n_blocks, self.comm.rank, self.comm.size):
                 start = offset + self.plan.block(k).start * self.plan.height * self.plan.width * 3
-                if self._digest(file, k, start) != known[k].tobytes():
-                    images = self.plan.block(k)
+                images = self.plan.block(k)
+                if self._digest(file, k, start) != known[images.start : images.stop].tobytes():
                     raise FileError(
                         f"{self.path}: images {images.start} … {images.stop - 1} do not match their checksum: the file "
                         "was damaged after it was written. Remove it and pack again."

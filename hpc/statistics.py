@@ -46,9 +46,12 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
     partial = PartialResults(work.scratch[0], work.digest)
     with threadpool_limits(experiment.statistics.threads):
         source = open_source(experiment, {net.name: folder.net_folder(net) for net in experiment.all_nets()})
-        if comm.rank == 0:
-            partial.prepare()
-        comm.barrier()
+        with errors_shared(comm):
+            if comm.rank == 0:
+                partial.prepare()
+                source.prepare(partial.folder)
+        with errors_shared(comm):
+            source.prepare(partial.folder)
         passes = StatisticsPasses(source, experiment.statistics, partial)
         for step in passes:
             _share(step, partial, comm)

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.layout import MADE_BY, MATRIX_BY_NAME, SCHEMA, TABLE_BY_NAME, VERSION
-from convergence.analysis.schema import DTYPES, MISSING, MatrixSchema, TableSchema
+from convergence.analysis.schema import DTYPES, MISSING, ColumnSchema, MatrixSchema, TableSchema
 from convergence.errors import FileError, did_you_mean
 from convergence.io import hdf5
+from convergence.io.names import check_label, check_name
 
 PARTIAL_SCHEMA = "convergence-analysis-part"
-PARTIAL_VERSION = 2
+PARTIAL_VERSION = 3
 Array = npt.NDArray[Any]
 Columns = dict[str, Array]
 """Columns of a table by name, all of one length; texts are numpy strings."""
@@ -118,13 +119,27 @@ def write_table(place: h5py.Group, table: TableSchema, columns: Columns) -> None
 
 
 def read_table(place: h5py.Group, table: TableSchema) -> Columns:
-    """Read a table by columns and verify its checksum."""
+    """Read a table by columns and verify its checksum; FileError for a damaged table, or one of other columns."""
     rows = hdf5.read_array(place, table.name)
+    where = f"{place.file.filename}: {place.name}/{table.name}"
     columns: Columns = {}
     for column in table.columns:
+        if rows.ndim != 1 or not _is_kind(rows.dtype, column):
+            raise FileError(f"{where} has no column {column.name} of its type. Make the file again with: {MADE_BY}.")
         values = np.ascontiguousarray(rows[column.name])
-        columns[column.name] = _decoded(values) if column.kind == "text" else values
+        with hdf5.reading(where, column.name, MADE_BY):
+            columns[column.name] = _decoded(values) if column.kind == "text" else values
+    for name in {"member", "x", "y", "net"} & set(columns):
+        for text in np.unique(columns[name]).tolist():
+            check_label(text, name, where)
     return columns
+
+
+def _is_kind(dtype: np.dtype[Any], column: ColumnSchema) -> bool:
+    if column.name not in (dtype.names or ()):
+        return False
+    found = dtype[column.name]
+    return found.kind == "S" if column.kind == "text" else found == np.dtype(DTYPES[column.kind])
 
 
 def _decoded(values: Array) -> Array:
@@ -148,17 +163,23 @@ class AnalysisFile:
     def __init__(self, file: h5py.File) -> None:
         self.raw_file = file
         self.digest = str(file.attrs["digest"])
-        self.statistics_digest = str(file.attrs.get("statistics_digest", ""))
-        self.provenance: dict[str, str] = json.loads(file.attrs.get("provenance", "{}"))
-        self.comparisons: list[str] = list(file["comparisons"])
+        self.statistics_digest = str(file.attrs["statistics_digest"])
+        self.provenance: dict[str, str] = json.loads(file.attrs["provenance"])
+        self.comparisons: list[str] = [check_name(name, "comparison", file.filename) for name in file["comparisons"]]
 
     def table(self, comparison: str, name: str) -> Columns:
         """A table by columns; FileError if it is missing or damaged."""
         return read_table(self.raw(comparison), TABLE_BY_NAME[name])
 
     def matrix(self, comparison: str, name: str) -> Array:
-        """A matrix; FileError if it is missing or damaged."""
-        return hdf5.read_array(self.raw(comparison), MATRIX_BY_NAME[name].name)
+        """A matrix; FileError if it is missing, damaged or of another type."""
+        matrix = MATRIX_BY_NAME[name]
+        values = hdf5.read_array(self.raw(comparison), matrix.name)
+        if values.ndim != 2 or values.dtype != np.dtype(DTYPES[matrix.kind]):
+            raise FileError(
+                f"{self.raw_file.filename}: {comparison}/{name} has another type. Make it again: {MADE_BY}."
+            )
+        return values
 
     def raw(self, comparison: str) -> h5py.Group:
         """The group of a comparison; FileError with the nearest name if there is none."""
@@ -173,5 +194,7 @@ class AnalysisFile:
 @contextmanager
 def open_analysis(path: str | Path) -> Iterator[AnalysisFile]:
     """Open an analysis file; FileError says what is wrong with one that cannot be used."""
-    with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY, oldest=VERSION) as file:
-        yield AnalysisFile(file)
+    with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY) as file:
+        with hdf5.reading(path, made_by=MADE_BY):
+            found = AnalysisFile(file)
+        yield found

@@ -49,9 +49,15 @@ Executors = Callable[[Plan], AbstractContextManager[TaskExecutor]]
 
 
 def analyze(
-    statistics: Path, target: Path, config: AnalysisConfig, digest: str, partial: Path, executors: Executors
+    statistics: Path,
+    target: Path,
+    config: AnalysisConfig,
+    digest: str,
+    partial: Path,
+    executors: Executors,
+    chosen: Sequence[str] = (),
 ) -> None:
-    """Compute every pair of every comparison of a statistics file and write ``target``.
+    """Compute every pair of the ``chosen`` comparisons (all if empty) of a statistics file and write ``target``.
 
     ``partial`` is a folder for finished tasks; a task found there with the same ``digest`` is not computed again.
     ``executors`` starts an executor: see :mod:`hpc.dask_executor`.
@@ -65,8 +71,9 @@ def analyze(
     """
     live: dict[str, ActiveUnits] = {}
     with open_statistics(statistics) as file:
-        file.verify()  # once, block by block: tasks read parts of matrices, which have no separate checksums
-        names, source = file.comparisons, file.digest
+        names, source = [name for name in file.comparisons if not chosen or name in chosen], file.digest
+        for name in names:
+            file.verify(name)
         comparisons: dict[str, ComparisonSums] = {name: file.sums(name) for name in names}
         live = {name: active_units(sums) for name, sums in comparisons.items()}
         whole = plan([(sums, live[name]) for name, sums in comparisons.items()], config)

@@ -21,7 +21,7 @@ from convergence.config.stages import AnalysisConfig, ReportConfig
 from convergence.errors import ConfigError, FileError, UserError, did_you_mean
 from convergence.io import hdf5
 from convergence.io.file_errors import is_hdf5
-from convergence.io.files import check_writable, confined, create_for_owner, name_beside, printable
+from convergence.io.files import check_writable, confined, name_beside, printable
 from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 from convergence.registry import load_object
 from convergence.runs.run_folder import shown_files
@@ -191,13 +191,10 @@ def analyze_file(
     (partial,) = work.scratch
 
     def act() -> None:
-        source = statistics
-        if chosen:
-            source = partial / "chosen.h5"
-            create_for_owner(partial)
-            load_object("convergence.statistics.subset:view_comparisons")(statistics, source, chosen)
         start = executors or load_object("hpc.dask_executor:executors")(load_object("hpc.dask_executor:Workers")())
-        load_object("convergence.analysis.run:analyze")(source, target, settings.analysis, work.digest, partial, start)
+        load_object("convergence.analysis.run:analyze")(
+            statistics, target, settings.analysis, work.digest, partial, start, chosen
+        )
 
     _do(work, _analysis_digest, overwrite, act)
     return target
@@ -261,7 +258,7 @@ def _analysis_digest(path: Path) -> str:
     from convergence.analysis.layout import MADE_BY, SCHEMA, VERSION
 
     try:
-        with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY, oldest=VERSION) as file:
+        with hdf5.open_checked(path, SCHEMA, VERSION, MADE_BY) as file, hdf5.reading(path):
             return str(file.attrs["digest"])
     except FileError as error:
         raise FileError(f"{error} The analysis would replace it: move it, or choose another path with --out.") from None

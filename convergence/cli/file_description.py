@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 
+from convergence.analysis.file import open_analysis
 from convergence.analysis.layout import SCHEMA as ANALYSIS
 from convergence.analysis.standalone import analysis_path, analyze_task, read_settings, statistics_path
 from convergence.cli.output import columns
@@ -122,12 +123,12 @@ def describe_file(path: Path, verify: bool = False, overrides: Iterable[str] = (
         for a file that cannot be used, and with ``verify`` for the first dataset that is damaged.
     """
     path = statistics_path(path)
-    is_analysis = _schema(path) == ANALYSIS
+    is_analysis = hdf5.schema_of(path) == ANALYSIS
     checksums = "ok" if verify else "not verified"
     found = _analysis(path, checksums) if is_analysis else _statistics(path, overrides, checksums)
     if verify:
-        with h5py.File(path, "r") as file:
-            hdf5.verify(file)
+        with open_analysis(path) if is_analysis else open_statistics(path) as file:
+            hdf5.verify(file.raw_file)
     return found
 
 
@@ -136,15 +137,6 @@ def file_text(found: FileDescription) -> str:
     lines = [*(_statistics_lines(found) if isinstance(found, StatisticsDescription) else _analysis_lines(found))]
     verified = "all match" if found.checksums == "ok" else "not verified; --verify reads the whole file"
     return "\n".join([*lines, f"checksums: {verified}"])
-
-
-def _schema(path: Path) -> str:
-    """The schema that a file names; "" if it cannot be opened (opening it by its schema reports why)."""
-    try:
-        with h5py.File(path, "r") as file:
-            return str(file.attrs.get("schema", ""))
-    except OSError:
-        return ""
 
 
 def _analysis(path: Path, checksums: str) -> AnalysisDescription:
@@ -194,10 +186,13 @@ def _state(work: StageTask) -> tuple[str, str]:
 def _subset(file: StatisticsFile) -> SubsetEntry | None:
     if not file.selection:
         return None
-    groups = file.selection["groups"]
-    return SubsetEntry(
-        file.selection["of"], None if groups == "all" else tuple(groups), tuple(file.selection["left_out"])
-    )
+    with hdf5.reading(file.path, "the attribute selection"):
+        groups = file.selection["groups"]
+        return SubsetEntry(
+            str(file.selection["of"]),
+            None if groups == "all" else tuple(map(int, groups)),
+            tuple(map(str, file.selection["omitted"])),
+        )
 
 
 def _net(net: dict[str, Any]) -> NetEntry:

@@ -1,18 +1,25 @@
-"""CIFAR-10 from a local folder, in the Python version of the archive."""
+"""CIFAR-10 from a local folder, in the Python or the binary version of the archive."""
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from convergence.data.images import ArrayImages, DataSource, Floats, Indices, Splits
+from convergence.data.plain_pickle import load_plain
 from convergence.errors import FileError
+from convergence.io.seal import check_regular
 from convergence.settings import PathSetting
+
+PIXELS = 3 * 32 * 32
+Batch = tuple[npt.NDArray[np.uint8], list[int]]
+"""Images (n, 3072) and labels of a batch."""
 
 
 class Cifar10(DataSource):
@@ -20,7 +27,8 @@ class Cifar10(DataSource):
 
     name: Literal["cifar10"]
     root: PathSetting = Field(
-        description="Folder cifar-10-batches-py with data_batch_1 … 5, test_batch and batches.meta."
+        description="Folder cifar-10-batches-py with data_batch_1 … 5, test_batch and batches.meta, or "
+        "cifar-10-batches-bin."
     )
 
     def known_shape(self) -> tuple[int, int, int]:
@@ -32,10 +40,10 @@ class Cifar10(DataSource):
                 f'data.root = "{self.root}": there is no folder {self.root.expanded()}. Unpack cifar-10-python.tar.gz '
                 "and set data.root to the folder cifar-10-batches-py."
             )
-        names = [str(name) for name in self._read("batches.meta")["label_names"]]
-        batches = [self._read(f"data_batch_{k}") for k in range(1, 6)]
-        train, labels = self._join(batches)
-        test, test_labels = self._join([self._read("test_batch")])
+        read, end = (_read_binary, ".bin") if (self.root / "data_batch_1.bin").exists() else (_read_pickle, "")
+        names = _class_names(self.root / f"batches.meta{'.txt' if end else ''}")
+        train, labels = _join([read(self.root / f"data_batch_{k}{end}", len(names)) for k in range(1, 6)])
+        test, test_labels = _join([read(self.root / f"test_batch{end}", len(names))])
         mean = train.mean(axis=(0, 2, 3), keepdims=True)
         deviation = train.std(axis=(0, 2, 3), keepdims=True)
         ends = ((-mean / deviation).ravel(), ((1 - mean) / deviation).ravel())
@@ -44,21 +52,68 @@ class Cifar10(DataSource):
             test=ArrayImages((test - mean) / deviation, test_labels, names, ends),
         )
 
-    def _join(self, batches: list[dict[str, Any]]) -> tuple[Floats, list[int]]:
-        pixels = np.concatenate([np.asarray(batch["data"]).reshape(-1, 3, 32, 32) for batch in batches])
-        return pixels.astype(np.float32) / np.float32(255), [
-            int(label) for batch in batches for label in batch["labels"]
-        ]
 
-    def _read(self, file: str) -> dict[str, Any]:
-        path = self.root / file
-        try:
-            content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        except FileNotFoundError:
-            raise FileError(f"{path} is missing: data.root must be a complete cifar-10-batches-py folder.") from None
-        except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError) as error:
-            raise FileError(f"{path}: damaged, or no CIFAR-10 batch ({error}). Unpack the archive again.") from error
-        return {_text(key): _text(value) for key, value in content.items()}
+def _join(batches: list[Batch]) -> tuple[Floats, list[int]]:
+    pixels = np.concatenate([pixels.reshape(-1, 3, 32, 32) for pixels, _ in batches])
+    return pixels.astype(np.float32) / np.float32(255), [label for _, labels in batches for label in labels]
+
+
+def _class_names(path: Path) -> list[str]:
+    content = _content(path)
+    try:
+        if path.suffix == ".txt":
+            names = content.decode("utf-8").split()
+        else:
+            names = [str(name) for name in load_plain(content)["label_names"]]
+    except (pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if not 2 <= len(names) <= 255:
+        raise _damaged(path, f"{len(names)} names of classes")
+    return names
+
+
+def _read_pickle(path: Path, n_classes: int) -> Batch:
+    """Images and labels of a batch of the archive's Python version."""
+    content = _content(path)
+    try:
+        batch = load_plain(content)
+        pixels, labels = batch["data"], batch["labels"]
+    except (pickle.UnpicklingError, KeyError) as error:
+        raise _damaged(path, error) from error
+    return _checked(path, pixels, labels, n_classes)
+
+
+def _read_binary(path: Path, n_classes: int) -> Batch:
+    """Images and labels of a batch of the archive's binary version: a byte for the label before each image."""
+    content = np.frombuffer(_content(path), np.uint8)
+    if not content.size or content.size % (PIXELS + 1):
+        raise _damaged(path, f"{content.size:,} bytes are no multiple of {PIXELS + 1:,}")
+    rows = content.reshape(-1, PIXELS + 1)
+    return _checked(path, rows[:, 1:], rows[:, 0].tolist(), n_classes)
+
+
+def _checked(path: Path, pixels: Any, labels: Any, n_classes: int) -> Batch:
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS or not len(pixels):
+        raise _damaged(path, "its images are not n × 3,072 bytes")
+    if not isinstance(labels, list) or len(labels) != len(pixels):
+        raise _damaged(path, "it has not one label an image")
+    if not all(type(label) is int and 0 <= label < n_classes for label in labels):
+        raise _damaged(path, f"its labels are not numbers from 0 to {n_classes - 1}")
+    return pixels, labels
+
+
+def _content(path: Path) -> bytes:
+    try:
+        check_regular(path)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileError(f"{path} is missing: data.root must be a complete cifar-10-batches-py folder.") from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({error.strerror or error}). Unpack the archive again.") from error
+
+
+def _damaged(path: Path, reason: object) -> FileError:
+    return FileError(f"{path}: damaged, or no CIFAR-10 batch ({reason}). Unpack the archive again.")
 
 
 class CroppedImages(ArrayImages):
@@ -79,30 +134,3 @@ class CroppedImages(ArrayImages):
             y, x = generator.integers(0, 2 * margin + 1, size=2)
             out[row] = padded[:, y : y + height, x : x + width]
         return out
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler of arrays, numbers, lists and texts only, because a foreign pickle could run arbitrary code."""
-
-    ALLOWED: ClassVar = {
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed in a batch of images")
-        if module.endswith("multiarray"):
-            return getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
-        return super().find_class(module, name)
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return [_text(item) for item in value] if isinstance(value, list) else value

@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,16 +24,19 @@ from convergence.data.image_folder import FolderImages
 from convergence.data.images import Indices, Splits
 from convergence.errors import ConfigError, FileError
 from convergence.io.files import atomic_write
-from convergence.io.hdf5 import open_checked, open_hdf5, read_array, write_array
+from convergence.io.full_disk import open_hdf5
+from convergence.io.hdf5 import open_checked, read_array, reading, write_array
 from convergence.settings import PathSetting
 
 if TYPE_CHECKING:
     import torch
 
-SCHEMA, VERSION = "convergence-images", 1
+SCHEMA, VERSION = "convergence-images", 2
 MADE_BY = "convergence pack CONFIG"
 BLOCK_IMAGES = 256
-"""Images of a block, the unit of writing and of checksums."""
+"""Images of a block, the unit of writing."""
+DIGEST = 32
+"""Bytes of the checksum of an image."""
 _ONE_READER = threading.Lock()
 
 
@@ -68,12 +72,14 @@ class PackedImages(PixelImages):
 
     def __init__(self, source: Packed, path: Path) -> None:
         self.source, self._path = source, path
-        with open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
+        with open_packed(path) as file:
             self.labels = read_array(file, "labels")
             self.class_names = tuple(str(name) for name in read_array(file, "class_names"))
             self.source_manifest = str(file.attrs["source_manifest_sha256"])
             _, self.height, self.width, _ = file["images"].shape
             self._offset = file["images"].id.get_offset()
+            self._digests = file["image_sha256"][()]
+        self._is_verified = np.zeros(len(self.labels), bool)
         if min(self.height, self.width) < source.crop:
             raise ConfigError(
                 f"{path}: the images are {self.height} × {self.width}, less than data.crop = {source.crop}. Lower "
@@ -125,12 +131,48 @@ class PackedImages(PixelImages):
         return self.source.draw(self.width, self.height, augment_seed, index)
 
     def _fill(self, out: Pixels, index: int, first_row: int) -> None:
-        """Fill ``out`` with consecutive rows of an image."""
+        """Fill ``out`` with consecutive rows of an image; the whole image is verified when it is first read."""
+        if not self._is_verified[index]:
+            image = out if out.shape[0] == self.height else np.empty((self.height, self.width, 3), np.uint8)
+            self._read(image, index, 0)
+            if hashlib.sha256(image.data).digest() != self._digests[index].tobytes():
+                raise FileError(
+                    f"{self._path}: image {index} does not match its checksum: the file was damaged after it was "
+                    f"written. Copy it again, or remake it with: {MADE_BY}."
+                )
+            self._is_verified[index] = True
+            if image is not out:
+                out[...] = image[first_row : first_row + len(out)]
+            return
+        self._read(out, index, first_row)
+
+    def _read(self, out: Pixels, index: int, first_row: int) -> None:
         start = self._offset + (index * self.height + first_row) * self.width * 3
         if read_at(self._file, out, start) < out.nbytes:
             raise FileError(
                 f"{self._path}: the file ends within image {index}. Copy it again, or remake it with: {MADE_BY}."
             )
+
+
+@contextmanager
+def open_packed(path: Path) -> Iterator[h5py.File]:
+    """Open a packed file; FileError for one that is damaged, of another kind or version, or of unlike parts."""
+    with open_checked(path, SCHEMA, VERSION, MADE_BY) as file:
+        with reading(path, made_by=MADE_BY):
+            images, labels = file["images"], read_array(file, "labels")
+            n_classes = len(read_array(file, "class_names"))
+            if (
+                images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape
+                or file["image_sha256"].shape != (len(images), DIGEST) or labels.shape != (len(images),)
+                or labels.dtype.kind != "i" or not 0 <= labels.min() <= labels.max() < n_classes
+            ):  # fmt: skip
+                raise FileError(f"{path}: images, labels and classes do not fit. Make it again with: {MADE_BY}.")
+        yield file
+
+
+def image_digests(images: Pixels) -> bytes:
+    """SHA-256 of the bytes of each image (n, height, width, 3), one after the other."""
+    return b"".join(hashlib.sha256(image.data).digest() for image in images)
 
 
 def read_at(file: int, out: npt.NDArray[Any], start: int) -> int:
@@ -249,9 +291,9 @@ def decode(images: FolderImages, index: int, plan: Layout) -> Pixels:
 
 
 def create(path: Path, images: FolderImages, plan: Layout) -> None:
-    """Create a packed file, complete except for the allocated images and their checksums.
+    """Create a packed file, complete except for the allocated images, their checksums and the seal.
 
-    Both are written as plain bytes later. The structure of the file does not change after this, so a kill cannot
+    All three are written as plain bytes later. The structure of the file does not change after this, so a kill cannot
     damage it.
     """
     with atomic_write(path) as temporary, open_hdf5(temporary, "w") as file:
@@ -259,8 +301,8 @@ def create(path: Path, images: FolderImages, plan: Layout) -> None:
         file.attrs["digest"], file.attrs["source_manifest_sha256"] = plan.digest, plan.manifest
         write_array(file, "labels", images.labels, ("image",), about="class of each image, an index into class_names")
         write_array(file, "class_names", list(images.class_names), ("class",))
-        about = f"SHA-256 of the bytes of every {BLOCK_IMAGES} images"
-        _make_room(file, "block_sha256", (plan.n_blocks, 32), ("block", "byte"), about)
+        about = "SHA-256 of the bytes of each image"
+        _make_room(file, "image_sha256", (plan.n, DIGEST), ("image", "byte"), about)
         about = "pixels after the resize, red green blue"
         _make_room(file, "images", (plan.n, plan.height, plan.width, 3), ("image", "row", "column", "channel"), about)
 
@@ -275,6 +317,15 @@ def _make_room(file: h5py.File, name: str, shape: tuple[int, ...], axes: tuple[s
     for axis, label in enumerate(axes):
         data.dims[axis].label = label
     data.attrs["about"] = about
+
+
+def unfinished_digest(path: Path) -> str:
+    """The digest of an unfinished packed file; "" for a file that cannot be read, which is then replaced."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["digest"])
+    except (OSError, KeyError, ValueError, RuntimeError):
+        return ""
 
 
 def offset(path: Path, name: str) -> int:

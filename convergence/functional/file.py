@@ -15,11 +15,11 @@ from convergence.errors import FileError
 from convergence.functional import RESULTS
 from convergence.functional.tables import read_tables, write_tables
 from convergence.io import hdf5
-from convergence.provenance import provenance
+from convergence.provenance import FUNCTIONAL_SCHEMA_VERSION, provenance
 
 SCHEMA = "convergence-functional"
 PARTIAL_SCHEMA = "convergence-functional-task"
-VERSION = 2
+VERSION = FUNCTIONAL_SCHEMA_VERSION
 Tables = TypeVar("Tables")
 
 
@@ -68,14 +68,20 @@ class FunctionalFile:
     def __init__(self, file: h5py.File) -> None:
         self.raw_file = file
         self.experiment, self.digest = str(file.attrs["experiment"]), str(file.attrs["digest"])
+        if self.experiment not in RESULTS:
+            raise FileError(
+                f"{file.filename}: there is no experiment {self.experiment[:80]!r}. Make the file again with: "
+                f"{made_by(Path(file.filename).stem)}."
+            )
 
     def results(self) -> FunctionalResults[Any]:
         """Read all tables and verify their checksums."""
-        attributes = self.raw_file.attrs
-        return FunctionalResults(
-            self.experiment, self.digest, read_tables(self.raw_file, RESULTS.load(self.experiment)),
-            int(attributes["n_images"]), int(attributes["n_groups"]), json.loads(attributes["provenance"]),
-        )  # fmt: skip
+        attributes, kind = self.raw_file.attrs, RESULTS.load(self.experiment)
+        with hdf5.reading(self.raw_file.filename, made_by=made_by(self.experiment)):
+            return FunctionalResults(
+                self.experiment, self.digest, read_tables(self.raw_file, kind),
+                int(attributes["n_images"]), int(attributes["n_groups"]), json.loads(attributes["provenance"]),
+            )  # fmt: skip
 
 
 @contextmanager
@@ -89,12 +95,9 @@ def open_results(path: str | Path) -> Iterator[FunctionalFile]:
     """
     command = made_by(Path(path).stem)
     with hdf5.open_checked(Path(path), SCHEMA, VERSION, command) as file:
-        if (version := int(file.attrs["schema_version"])) < VERSION:
-            raise FileError(
-                f"{path}: version {version} of its schema; this convergence reads version {VERSION}. "
-                f"Make the file again: {command} --overwrite."
-            )
-        yield FunctionalFile(file)
+        with hdf5.reading(path, made_by=command):
+            found = FunctionalFile(file)
+        yield found
 
 
 def read_results(path: Path) -> FunctionalResults[Any]:

@@ -1,77 +1,178 @@
-"""HDF5 files with a schema and version, a checksum per dataset, labelled axes and helpful errors.
+"""HDF5 files with a schema and version, checksums of everything, labelled axes and helpful errors.
 
 The files are readable with h5py and numpy alone. Every dataset is plain and uncompressed and has labelled axes. Its
-attributes hold the unit of measure and the SHA-256 of its bytes (little-endian, C order). Matrices that may be too
-large for the memory are written, and their checksums computed, in blocks of rows.
+attributes hold the unit of measure and the SHA-256 of its bytes (little-endian, C order). A seal over the bytes of the
+file covers structure and attributes (:mod:`convergence.io.seal`). Matrices that may be too large for the memory are
+written, and their checksums computed, in blocks of rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence.errors import FileError
-from convergence.io.file_errors import another_schema, unfinished, unreadable
-from convergence.io.files import FULL, atomic_write
+from convergence.errors import FileError, UserError
+from convergence.io.file_errors import another_schema, damaged, probe, unfinished, unreadable
+from convergence.io.files import atomic_write
+from convergence.io.full_disk import open_hdf5
+from convergence.io.plain_hdf5 import check_plain, extents
+from convergence.io.seal import Identity, Seal, check_regular, identity, is_intact, read_seal, write_seal
 
 BLOCK_ROWS = 1024
 """Rows of a block, the part of a large matrix that is in memory at a time."""
 WHOLE_BYTES = 1 << 26
 """A dataset above this size is verified in slices of its first axis."""
+ERRORS = (
+    OSError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    TypeError,
+    IndexError,
+    AttributeError,
+)
+"""What reading a file with unexpected content may raise."""
 Index = tuple[int | slice, ...]
+_intact: set[Identity] = set()
+"""Files whose seal and structure this process has verified."""
+_verified: set[tuple[Identity, str]] = set()
+"""Large datasets that this process has verified."""
+_verifying = threading.Lock()
 
 
 @contextmanager
-def create(path: Path, schema: str, version: int, attributes: Mapping[str, Any]) -> Iterator[h5py.File]:
-    """Create a file atomically: it gets its name when the block ends; an exception leaves no file."""
-    with atomic_write(path) as temporary, open_hdf5(temporary, "w") as file:
-        file.attrs["schema"] = schema
-        file.attrs["schema_version"] = version
-        for name, value in attributes.items():
-            file.attrs[name] = value
+def create(
+    path: Path, schema: str, version: int, attributes: Mapping[str, Any], sealed: bool = True
+) -> Iterator[h5py.File]:
+    """Create a file atomically: it gets its name when the block ends; an exception leaves no file.
+
+    A file that is not ``sealed`` yet is completed, and sealed, by :func:`complete`.
+    """
+    with atomic_write(path) as temporary:
+        with open_hdf5(temporary, "w") as file:
+            file.attrs["schema"] = schema
+            file.attrs["schema_version"] = version
+            for name, value in attributes.items():
+                file.attrs[name] = value
+            yield file
+        if sealed:
+            seal_file(temporary)
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[h5py.File]:
+    """Open an unsealed file for the last changes, and seal it when the block ends."""
+    with open_hdf5(path, "r+") as file:
         yield file
+    seal_file(path)
+
+
+def seal_file(path: Path, apart: Iterable[str] = ()) -> None:
+    """Seal a finished file; changes its user block only.
+
+    Datasets named in ``apart`` are left out of the seal although they have no checksum among their attributes.
+    """
+    with h5py.File(path, "r") as file:
+        schema, version = str(file.attrs["schema"]), int(file.attrs["schema_version"])
+        found = extents(file, apart)
+    write_seal(path, schema, version, found)
 
 
 @contextmanager
-def open_checked(path: Path, schema: str, version: int, made_by: str, oldest: int = 1) -> Iterator[h5py.File]:
-    """Open a file for reading.
+def open_checked(path: Path, schema: str, version: int, made_by: str) -> Iterator[h5py.File]:
+    """Open a file for reading, after its seal and its structure were verified.
 
     Raises
     ------
     FileError
-        if it is missing, truncated, no HDF5 file, of another schema, or of a version before ``oldest`` or after
-        ``version``; ``made_by`` is the command that makes such a file.
+        if it is missing, truncated, damaged, no HDF5 file, of another schema or of another version; ``made_by`` is the
+        command that makes such a file.
     """
-    if not path.exists():
-        raise FileError(f"{path}: there is no such file. {unfinished(path)}Make it with: {made_by}.")
+    check_there(path, made_by)
+    seal, known = read_seal(path), identity(path)
+    if seal is None or not (known in _intact or is_intact(path, seal)):
+        _refuse(path, seal, schema, version, made_by)
+    _check_schema(path, seal.schema, seal.version, schema, version, made_by)
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except ERRORS as error:
         raise FileError(f"{path}: {unreadable(path, error, made_by)}") from error
     with file:
-        found = file.attrs.get("schema")
-        if found != schema:
-            raise FileError(f"{path}: {another_schema(found, schema, made_by)}")
-        found_version = int(file.attrs["schema_version"])
-        if found_version < oldest:
-            raise FileError(
-                f"{path}: the file has version {found_version} of its schema, and version {oldest} or later is needed. "
-                f"Make it again with: {made_by}."
-            )
-        if found_version > version:
-            raise FileError(
-                f"{path}: the file has schema version {found_version}, written by a newer convergence; this one reads "
-                f"versions up to {version}. Update the package: pip install --upgrade convergent-learning."
-            )
+        if known is None or known not in _intact:
+            check_plain(file, seal.size)
+            if known is not None:
+                _intact.add(known)
         yield file
+
+
+def check_there(path: Path, made_by: str) -> None:
+    """Raise FileError for a path without a file, or of a folder, a device or a pipe."""
+    try:
+        if not path.exists():
+            raise FileError(f"{path}: there is no such file. {unfinished(path)}Make it with: {made_by}.")
+        check_regular(path)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}. Give the path of a file.") from error
+
+
+def schema_of(path: Path) -> str:
+    """The schema that the seal of a file names; "" for a file without a seal, whose reader reports why."""
+    try:
+        check_there(path, "")
+    except FileError:
+        return ""
+    seal = read_seal(path)
+    return seal.schema if seal is not None else ""
+
+
+def _refuse(path: Path, seal: Seal | None, schema: str, version: int, made_by: str) -> NoReturn:
+    """Raise FileError for a file whose seal is missing or does not match."""
+    is_short = seal is not None and path.stat().st_size < seal.size
+    found = "truncated" if is_short else probe(path)
+    if isinstance(found, str):
+        raise FileError(f"{path}: {unreadable(path, OSError(found), made_by)}")
+    _check_schema(path, found.schema, found.version, schema, version, made_by)
+    raise FileError(f"{path}: {damaged(made_by)}")
+
+
+def _check_schema(path: Path, found: object, found_version: int, schema: str, version: int, made_by: str) -> None:
+    if found != schema:
+        raise FileError(f"{path}: {another_schema(found, schema, made_by)}")
+    if found_version < version:
+        raise FileError(
+            f"{path}: the file has version {found_version} of its schema, and version {version} is needed. "
+            f"Make it again with: {made_by}."
+        )
+    if found_version > version:
+        raise FileError(
+            f"{path}: the file has schema version {found_version}, written by a newer convergence; this one reads "
+            f"version {version}. Update the package: pip install --upgrade convergent-learning."
+        )
+
+
+@contextmanager
+def reading(path: str | Path, what: str = "", made_by: str = "") -> Iterator[None]:
+    """Turn whatever reading unexpected content raises in the block into a FileError about the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ERRORS as error:
+        remedy = f"make it again with: {made_by}" if made_by else "remove it and make it again"
+        place = f"{path}: {what}" if what else str(path)
+        raise FileError(
+            f"{place} cannot be read ({type(error).__name__}: {str(error)[:200]}). Copy the file again, or {remedy}."
+        ) from error
 
 
 def write_array(
@@ -129,10 +230,11 @@ def create_blocks(
 ) -> h5py.Dataset:
     """Allocate an empty float64 dataset, to be written in the blocks of :func:`blocks`.
 
-    :func:`seal` sets its checksum once all blocks are written.
+    :func:`write_checksum` sets its checksum once all blocks are written.
     """
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_obj_track_times(False)  # times would make the bytes of two equal files differ
     space = h5py.h5s.create_simple(shape)
     dataset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), h5py.h5t.IEEE_F64LE, space, layout))
     dataset.attrs["sha256_rows"] = BLOCK_ROWS
@@ -154,30 +256,77 @@ def block_digest(values: npt.NDArray[Any]) -> bytes:
     return hashlib.sha256(little_endian(values).data).digest()
 
 
-def seal(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
+def write_checksum(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
     """Set the checksum of a dataset: the SHA-256 of the concatenated digests of its blocks, in order."""
     dataset.attrs["sha256"] = hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def verify(file: h5py.File) -> None:
-    """Verify the checksum of every dataset, of large ones block by block.
+def verify(place: h5py.Group) -> None:
+    """Verify the checksum of every dataset of an open file, or of a group of it, of large ones block by block.
 
     Raises
     ------
     FileError
         for the first damaged dataset.
     """
+    found: list[str] = []
+    place.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    for name in found:
+        verify_dataset(place[name])
 
-    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            if "sha256_rows" in item.attrs:
-                _compare(item, (block_digest(item[index]) for index in _sealed_blocks(item)))
-            elif item.nbytes > WHOLE_BYTES and item.ndim > 1:
-                _compare_runs(item)
+
+def verify_dataset(dataset: h5py.Dataset) -> None:
+    """Verify the checksum of a dataset, block by block where it is large, once per process.
+
+    Raises
+    ------
+    FileError
+        for a damaged dataset.
+    """
+    known = identity(dataset.file.filename)
+    key = None if known is None else (known, str(dataset.name))
+    with _verifying:
+        if key in _verified:
+            return
+        with reading(dataset.file.filename, str(dataset.name)):
+            if "sha256_rows" in dataset.attrs:
+                _compare(dataset, (block_digest(dataset[index]) for index in _sealed_blocks(dataset)))
+            elif dataset.nbytes > WHOLE_BYTES and dataset.ndim > 1:
+                _compare_runs(dataset)
+            elif "sha256" in dataset.attrs:
+                read_dataset(dataset)
             else:
-                read_array(item.parent, name.rsplit("/", 1)[-1])
+                raise FileError(f"{dataset.file.filename}: {dataset.name} has no checksum. Make the file again.")
+        if key is not None:
+            _verified.add(key)
 
-    file.visititems(visit)
+
+class LargeArray:
+    """A dataset of an open file that is read in parts, and verified as a whole before its first part is read.
+
+    Attributes
+    ----------
+    shape, dtype, ndim : of the dataset
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset, self._is_verified = dataset, False
+        self.shape: tuple[int, ...] = tuple(dataset.shape)
+        self.dtype, self.ndim = dataset.dtype, dataset.ndim
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        """Read a part; FileError if the dataset is damaged."""
+        if not self._is_verified:
+            verify_dataset(self._dataset)
+            self._is_verified = True
+        with reading(self._dataset.file.filename, str(self._dataset.name)):
+            return np.asarray(self._dataset[index])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self[()], dtype)
 
 
 def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
@@ -188,10 +337,20 @@ def read_array(group: h5py.Group, name: str) -> npt.NDArray[Any]:
     FileError
         if the dataset is missing or damaged.
     """
-    if name not in group:
+    return read_dataset(_dataset(group, name))
+
+
+def large_array(group: h5py.Group, name: str) -> LargeArray:
+    """A dataset to be read in parts, see :class:`LargeArray`; FileError if it is missing."""
+    return LargeArray(_dataset(group, name))
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset):
         where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
-        raise FileError(f"{where} is missing: the file is incomplete. Remove it and remake it.")
-    return read_dataset(group[name])
+        raise FileError(f"{where} is missing: the file is incomplete. Remove it and make it again.")
+    return found
 
 
 def read_dataset(dataset: h5py.Dataset) -> npt.NDArray[Any]:
@@ -202,22 +361,19 @@ def read_dataset(dataset: h5py.Dataset) -> npt.NDArray[Any]:
     FileError
         if the dataset is damaged.
     """
-    try:
+    with reading(dataset.file.filename, str(dataset.name)):
         is_text = dataset.dtype.kind == "O"
         values = np.asarray(dataset.asstr()[()] if is_text else dataset[()], dtype=object if is_text else None)
-    except OSError as error:
-        where = f"{dataset.file.filename}: {dataset.name}"
-        raise FileError(f"{where} could not be read ({error}). Copy the file again or remake it.") from error
-    attributes = dataset.attrs
-    if values.ndim > 1 and "sha256_rows" in attributes:
-        _compare(dataset, (block_digest(values[index]) for index in _sealed_blocks(dataset)))
-    elif _checksum(values) != attributes.get("sha256"):
-        raise _damaged(dataset)
+        attributes = dataset.attrs
+        if values.ndim > 1 and "sha256_rows" in attributes:
+            _compare(dataset, (block_digest(values[index]) for index in _sealed_blocks(dataset)))
+        elif _checksum(values) != attributes.get("sha256"):
+            raise _damaged(dataset)
     return values
 
 
 def _sealed_blocks(dataset: h5py.Dataset) -> list[Index]:
-    return blocks(dataset.shape, int(dataset.attrs["sha256_rows"]))
+    return blocks(dataset.shape, max(1, int(dataset.attrs["sha256_rows"])))
 
 
 def _compare(dataset: h5py.Dataset, digests: Iterable[bytes]) -> None:
@@ -259,92 +415,3 @@ def _describe(dataset: h5py.Dataset, axes: tuple[str, ...], unit: str, about: st
         dataset.attrs["unit"] = unit
     if about:
         dataset.attrs["about"] = about
-
-
-@contextmanager
-def open_hdf5(path: Path, mode: str) -> Iterator[h5py.File]:
-    """Open an HDF5 file for writing: a new one ("w") or an existing one ("r+").
-
-    Raises
-    ------
-    OSError
-        at the end of the block, if the disk is full; the file is then unusable.
-    """
-    with _FullDiskTolerantFile(path, "w+" if mode == "w" else "r+") as disk:
-        try:
-            with h5py.File(disk, mode) as file:
-                yield file
-        except Exception as error:
-            if disk.error is not None:
-                raise disk.error from error
-            raise
-        if disk.error is not None:
-            raise disk.error
-
-
-class _FullDiskTolerantFile(io.RawIOBase):
-    """A file object for HDF5 that discards the bytes a full disk refuses, and keeps the error.
-
-    HDF5 cannot close a file whose last bytes could not be written: the library ends the process at exit. With this
-    file object HDF5 never sees the error, and :func:`open_hdf5` raises it after HDF5 has closed the file.
-    """
-
-    def __init__(self, path: Path, mode: str) -> None:
-        self._file = io.FileIO(path, mode)
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write all bytes, or keep the error of a full disk."""
-        view = memoryview(data).cast("B")
-        size = len(view)
-        try:
-            while self.error is None and len(view):
-                view = view[self._file.write(view) or 0 :]
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            self.error = error
-        if len(view):
-            self._file.seek(len(view), io.SEEK_CUR)
-        return size
-
-    def readinto(self, buffer: Any) -> int:
-        """Read bytes into a buffer; discarded bytes read as zeros."""
-        view = memoryview(buffer).cast("B")
-        done = 0
-        while done < len(view):
-            n = self._file.readinto(view[done:]) or 0
-            if not n:
-                break
-            done += n
-        view[done:] = bytes(len(view) - done)
-        return len(view)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position."""
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._file.tell()
-
-    def truncate(self, size: int | None = None) -> int:
-        """Set the size; a sparse file needs no space on the disk."""
-        return self._file.truncate(size)
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        super().close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from convergence.errors import FileError
 from convergence.io.files import atomic_write
+from convergence.io.seal import check_regular
 from convergence.networks import NetworkSpec
 
 
@@ -27,12 +29,46 @@ def weights_path(folder: Path, epoch: int | None = None) -> Path:
 
 
 def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> None:
-    """Write the weights of a net to :func:`weights_path`, as plain arrays without code."""
+    """Write the weights of a net to :func:`weights_path`, as plain arrays without code, with their checksum."""
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_write(weights_path(folder, epoch)) as temporary:
-        temporary.write_bytes(save(state))  # save_file makes a temporary file of its own, which a kill would leave
+        content = save(state, {"sha256": arrays_sha256(state)})
+        temporary.write_bytes(content)  # save_file makes a temporary file of its own, which a kill would leave
+
+
+def arrays_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of the names, types, shapes and bytes of arrays, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_checked(path: Path) -> dict[str, torch.Tensor]:
+    """Load the arrays of a safetensors file, and verify their checksum if the file has one.
+
+    Raises
+    ------
+    FileError
+        for arrays that do not match their checksum.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    check_regular(path)
+    with safe_open(path, "pt") as file:
+        wanted = (file.metadata() or {}).get("sha256")
+    state: dict[str, torch.Tensor] = load_file(path)
+    if wanted is not None and wanted != arrays_sha256(state):
+        raise FileError(
+            f"{path}: the weights do not match their checksum: the file was damaged after it was written. Copy it "
+            "again, or remove it and make it again."
+        )
+    return state
 
 
 def load_arrays(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
@@ -57,7 +93,6 @@ def load_net(
         if the weights are missing, damaged, of another network, or in another precision than float32.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     path = weights_path(folder, epoch)
     if not path.exists():
@@ -66,7 +101,7 @@ def load_net(
         raise FileError(f"{path}: {what}. Run `convergence train`{remedy} first.")
     module = initialise(network, 0, image_shape, n_classes)
     try:
-        state = load_file(path)
+        state = load_checked(path)
         coarse = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
         if coarse:
             raise FileError(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from convergence.analysis.file import open_analysis
@@ -43,7 +42,7 @@ def open(path: str | Path) -> Run:
             )
         place = place / "analysis.h5"
     place = statistics_path(place)
-    if _schema(place) != ANALYSIS:
+    if hdf5.schema_of(place) != ANALYSIS:
         return Run(place, _matching_analysis(place))
     with open_analysis(place) as file:
         wanted = file.statistics_digest
@@ -163,10 +162,10 @@ class Run:
 
     def verify(self) -> None:
         """Hold both files against their checksums; FileError for the first dataset that is damaged."""
-        for path in (self.statistics, self.analysis):
+        for path, opened in ((self.statistics, open_statistics), (self.analysis, open_analysis)):
             if path is not None:
-                with h5py.File(path, "r") as file:
-                    hdf5.verify(file)
+                with opened(path) as file:
+                    hdf5.verify(file.raw_file)
 
     def __repr__(self) -> str:
         return f"<run {self._title()}>"
@@ -199,14 +198,6 @@ def _digest(path: Path) -> str | None:
         return None
     with open_statistics(path) as file:
         return file.digest
-
-
-def _schema(path: Path) -> str:
-    try:
-        with h5py.File(path, "r") as file:
-            return str(file.attrs.get("schema", ""))
-    except OSError:
-        return ""
 
 
 def _toml(value: Any) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from convergence.analysis.file import Columns, open_analysis
 from convergence.errors import FileError
 from convergence.inference import Estimate
+from convergence.io import hdf5
 
 Array = npt.NDArray[Any]
 LEVELS = ("value", "standard_error", "low", "high", "bias", "null", "null_sd", "shifted", "ceiling")
@@ -59,12 +60,12 @@ class ComparisonSource:
         return self._matrices[name]
 
     def correlation_block(self, rows: slice, columns: slice) -> Array:
-        """Some of the correlations, read without the others and so without their checksum."""
+        """Some of the correlations, read without keeping the others."""
         if "correlation" in self._matrices:
             return self._matrices["correlation"][rows, columns]
         with open_analysis(self.path) as file:
             self._check(file.digest)
-            return np.asarray(file.raw(self._name)["correlation"][rows, columns])
+            return hdf5.large_array(file.raw(self._name), "correlation")[rows, columns]
 
     def rows(self, table: str, key: tuple[str, ...]) -> Columns:
         """The rows of a table with a key, by columns; of no length if there are none."""

@@ -9,8 +9,14 @@ from typing import Any
 from convergence.config.functional import EXPERIMENT_NAMES
 from convergence.config.schema import Experiment, Net
 from convergence.errors import ConfigError, FileError
-from convergence.io.files import CHECKPOINTS, create_for_owner
-from convergence.provenance import ANALYSIS_SCHEMA_VERSION
+from convergence.io.files import CHECKPOINTS, create_for_owner, printable
+from convergence.io.seal import check_regular
+from convergence.provenance import (
+    ANALYSIS_SCHEMA_VERSION,
+    FUNCTIONAL_SCHEMA_VERSION,
+    PICTURES_SCHEMA_VERSION,
+    STATISTICS_SCHEMA_VERSION,
+)
 from convergence.runs.tasks import StageTask, TaskFolder, file_size, read_record
 from convergence.settings import PathSetting
 
@@ -92,6 +98,7 @@ class RunFolder(TaskFolder):
         joined = {ref.net: nets[ref.net] for ref in self.experiment.all_layer_refs()}
         given = self.experiment.activations
         values: dict[str, Any] = {
+            "statistics_schema": STATISTICS_SCHEMA_VERSION,
             "data": self.experiment.images.digest_values() if given is None else given.digest_values(),
             "nets": [[net.name, net.label, net.trained] for net in joined.values()],
             "statistics": self.experiment.statistics.digest_values(),
@@ -117,7 +124,10 @@ class RunFolder(TaskFolder):
 
     def pictures_task(self) -> StageTask:
         """Task: pictures of units; reads the pictured nets and the statistics."""
-        values = {"pictures": self.experiment.pictures.digest_values()}
+        values = {
+            "pictures": self.experiment.pictures.digest_values(),
+            "pictures_schema": PICTURES_SCHEMA_VERSION,
+        }
         inputs = {net.name: self.train_task(net).digest for net, _ in self.experiment.pictured()}
         inputs["statistics"] = self.statistics_task().digest
         return StageTask(
@@ -135,7 +145,10 @@ class RunFolder(TaskFolder):
 
     def functional_task(self, experiment: str) -> StageTask:
         """Task: a functional experiment; reads nets and statistics, or trains its own nets (``average``)."""
-        values: dict[str, Any] = {"functional": self.experiment.functional.values_of(experiment)}
+        values: dict[str, Any] = {
+            "functional": self.experiment.functional.values_of(experiment),
+            "functional_schema": FUNCTIONAL_SCHEMA_VERSION,
+        }
         if experiment == "average":
             values["data"] = self.experiment.images.digest_values()
             values["training"] = self.experiment.training.digest_values()
@@ -174,12 +187,16 @@ class RunFolder(TaskFolder):
         """
         path = self.net_folder(net) / "metrics.csv"
         try:
+            check_regular(path)
             with path.open(encoding="utf-8", newline="") as file:
                 *_, last = csv.DictReader(file)
-            return float(last["test_accuracy"])
-        except (OSError, ValueError, KeyError) as error:
+            accuracy = float(last["test_accuracy"])
+            if not 0 <= accuracy <= 1:
+                raise ValueError(f"the accuracy {accuracy} is not between 0 and 1")
+            return accuracy
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise FileError(
-                f"{path}: the metrics of {net.name} cannot be read ({error!r}). Train the net again."
+                f"{path}: the metrics of {net.name} cannot be read ({printable(repr(error))}). Train the net again."
             ) from error
 
     def tasks(self) -> list[StageTask]:

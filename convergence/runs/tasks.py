@@ -35,6 +35,9 @@ from convergence.provenance import provenance
 from convergence.runs.signals import check_lease
 
 RECORD_FORMAT = 1
+LONGEST_SECONDS = 1e10
+DEEPEST = 50
+"""Most levels of objects and lists in a record."""
 State = Literal["missing", "unfinished", "damaged", "stale", "done"]
 
 
@@ -232,6 +235,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def _check_record(record: dict[str, Any]) -> None:
     """Raise an error unless a record has the keys and types of :meth:`TaskFolder.finish`, and names files below it."""
+    if not isinstance(record, dict) or _depth(record) > DEEPEST:
+        raise ValueError(f"it is no table of at most {DEEPEST} levels")
     digest, finished = record["digest"], record["finished"]
     if not isinstance(digest, str) or not digest.isprintable() or len(digest) > 128:
         raise ValueError("its digest is not a digest")
@@ -239,11 +244,26 @@ def _check_record(record: dict[str, Any]) -> None:
         raise ValueError("its time is not a text")
     for name, size in record["outputs"].items():
         relative_name(name)
-        if not isinstance(size, int):
+        if type(size) is not int or size < 0:
             raise ValueError("a size in it is not a number of bytes")
     for key in ("values", "inputs"):
         if not isinstance(record.setdefault(key, {}), dict):
             raise ValueError(f"its {key} are not a table")
+    if not all(isinstance(digest, str) for digest in record["inputs"].values()):
+        raise ValueError("its inputs are not digests")
+    seconds = record.setdefault("seconds", None)
+    if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < LONGEST_SECONDS):
+        raise ValueError("its seconds are not a duration")
+
+
+def _depth(value: Any) -> int:
+    """Levels of tables and lists inside each other."""
+    depth, level = 0, [value]
+    while level:
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [one for item in inner for one in (item.values() if isinstance(item, dict) else item)]
+        depth += bool(inner)
+    return depth
 
 
 def _damaged(path: Path, error: Exception) -> FileError:

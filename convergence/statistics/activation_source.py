@@ -8,23 +8,21 @@ comparison side by side.
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from convergence.config.layer_refs import LayerRef
 from convergence.config.schema import ActivationsConfig, Experiment
 from convergence.data.images import ImageSet
-from convergence.errors import ConfigError, FileError, did_you_mean
-from convergence.settings import expand_path
+from convergence.errors import ConfigError, FileError
 from convergence.statistics.bin_edges import encode
+from convergence.statistics.given_arrays import open_array
 from convergence.statistics.group_sums import GroupSums, HostGroupSums, NewMatrix
 from convergence.statistics.sampling import (
     Float32,
@@ -36,7 +34,6 @@ from convergence.statistics.sampling import (
 
 CHUNK_SAMPLES = 65536
 """Samples joined at a time; bounds memory. Chunks are cut by image index, so their size affects the last bits."""
-SHAPES = "(n_images, units), (n_images, units, height, width) or (n_images, tokens, units)"
 Maps = dict[tuple[str, str], Any]
 """Activations (n_images, n_units, n_positions) float32 of a batch, by (weights, layer)."""
 
@@ -171,6 +168,9 @@ class ActivationSource(ABC):
         """The members of a comparison, in order."""
         return self._members[name]
 
+    def prepare(self, folder: Path) -> None:  # noqa: B027
+        """Unpack compressed arrays to copies in ``folder``, or find the copies that another process made there."""
+
     @abstractmethod
     def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
         """The activations of a batch, by weights and layer."""
@@ -242,7 +242,7 @@ class ArraySource(ActivationSource):
     """Given activations: one array per net and layer, read batch by batch.
 
     Arrays are (n_images, units), (n_images, units, height, width) or (n_images, tokens, units), with the same images in
-    the same order. ``.npy`` files and HDF5 datasets may exceed the memory; an array of an ``.npz`` file is read whole.
+    the same order. They may exceed the memory, see :mod:`convergence.statistics.given_arrays`.
 
     Raises
     ------
@@ -278,6 +278,10 @@ class ArraySource(ActivationSource):
             }
         )
 
+    def prepare(self, folder: Path) -> None:
+        for array in self._stored.values():
+            array.unpack(folder)
+
     def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
         return {key: _as_maps(array[indices]) for key, array in self._stored.items()}
 
@@ -297,33 +301,6 @@ class UnknownImages(ImageSet):
     def manifest_hash(self) -> str:
         """SHA-256 of the arrays' names, sizes and times; reading all arrays would take as long as the statistics."""
         return hashlib.sha256(repr(self._config.files()).encode()).hexdigest()
-
-
-def open_array(root: str | os.PathLike[str], source: str) -> Any:
-    """Open ``file.npy``, ``file.npz:name`` or ``file.h5:path/in/file`` without reading it (except ``.npz``)."""
-    name, inside = source.rsplit(":", 1) if ":" in source[2:] else (source, "")  # C: is a drive letter
-    path = expand_path(root) / expand_path(name)
-    if not os.path.isfile(path):
-        raise FileError(f"{path}: there is no such file. Give arrays as file.npy, file.npz:name or file.h5:name.")
-    try:
-        if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                array = _array_of(archive, path, inside)[...]
-        else:
-            array = _array_of(h5py.File(path, "r"), path, inside)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path}: no array could be read ({error}). Write it again as .npy, .npz or .h5.") from error
-    if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu" or not all(array.shape):
-        raise FileError(f"{path}: an array of shape {array.shape} and type {array.dtype}; needed are numbers {SHAPES}.")
-    return array
-
-
-def _array_of(archive: Any, path: Path, name: str) -> Any:
-    if name not in archive or not hasattr(archive[name], "shape"):
-        raise FileError(f'{path} has no array "{name}"; {did_you_mean(name, archive)}. Write it as {path.name}:name.')
-    return archive[name]
 
 
 def _as_maps(values: npt.NDArray[Any]) -> Float32:

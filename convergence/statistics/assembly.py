@@ -110,7 +110,8 @@ class Assembly:
     def codes(self, group: int, tile: Tile) -> Iterator[tuple[Array, Array]]:
         """Yield bin numbers (n_x, n_samples) and (n_y, n_samples) of a group for the units of a tile."""
         with self._partial.open(codes_name(group)) as file:
-            for codes in file[tile.name].values():
+            for batch in file[tile.name]:
+                codes = hdf5.large_array(file[tile.name], batch)
                 x = codes[tile.x0 : tile.x1]
                 yield x, x if tile.x0 == tile.y0 else codes[tile.y0 : tile.y1]
 
@@ -125,7 +126,7 @@ class Assembly:
                 place = file[name]
                 counts[group] = int(hdf5.read_array(place, "count"))
                 sums[group] = hdf5.read_array(place, "sums")
-                stored = place["products"]
+                stored = hdf5.large_array(place, "products")
                 products[group] = symmetric_rows(stored, n_units, stored.shape[0])[:, n_units:]
                 cross[group] = stored[:n_units, n_units:].T
                 if group == 0:
@@ -198,12 +199,14 @@ class Assembly:
         group, rows = index
         assert isinstance(rows, slice)
         with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
-            return symmetric_rows(file[name]["products"], rows.start, rows.stop)[:, : self.joined[name].n_units]
+            return symmetric_rows(hdf5.large_array(file[name], "products"), rows.start, rows.stop)[
+                :, : self.joined[name].n_units
+            ]
 
     def _shifted_products(self, name: str, index: hdf5.Index) -> Float64:
         group, rows = index
         with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
-            return np.asarray(file[name]["shifted"][rows])
+            return hdf5.large_array(file[name], "shifted")[rows]
 
     def _information(self, name: str, matrix: str, index: hdf5.Index) -> Float64:
         *block, rows = index
@@ -214,7 +217,7 @@ class Assembly:
                 low, high = max(first, rows.start), min(first + TILE, rows.stop)
                 if low < high:
                     with self._partial.open(information_name(tile)) as file:
-                        values = file[matrix][tuple(block)]
+                        values = hdf5.large_array(file, matrix)[tuple(block)]
                     values = values.T if transposed else values
                     out[low - rows.start : high - rows.start, second : second + values.shape[1]] = values[
                         low - first : high - first

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from convergence.errors import FileError, did_you_mean
 from convergence.io import hdf5
 from convergence.statistics.bin_edges import BinEdges
+from convergence.statistics.file_checks import check_layout
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.hsic import NormSums
 from convergence.statistics.schema import DATASETS, MADE_BY, MEMBERS, SCHEMA, VERSION
@@ -228,11 +229,14 @@ class StatisticsFile:
     def __init__(self, file: h5py.File) -> None:
         self.raw_file = file
         self.path = Path(file.filename)
+        check_layout(file)
         self.digest = str(file.attrs["digest"])
         self.version = int(file.attrs["schema_version"])
         self.config_text = str(file.attrs["config"])
         self.provenance: dict[str, str] = json.loads(file.attrs["provenance"])
         self.selection: dict[str, Any] = json.loads(file.attrs.get("selection", "{}"))
+        if not isinstance(self.provenance, dict) or not isinstance(self.selection, dict):
+            raise FileError(f"{self.path}: the attribute provenance or selection is no JSON object. Make it again.")
         self.n_images = int(file["images"].attrs["n_images"])
         self.n_groups = int(file["images"].attrs["n_groups"])
         self.comparisons = list(file["comparisons"])
@@ -285,24 +289,19 @@ class StatisticsFile:
         )
 
     def record(self, name: str) -> ComparisonRecord:
-        """One comparison. All arrays except matrices are read and verified; :meth:`verify` does so for matrices.
+        """One comparison. Arrays are read and verified; a matrix is verified before its first part is read.
 
         Raises
         ------
         FileError
-            for an unknown comparison, and for a missing or damaged dataset.
+            for an unknown comparison, and for a damaged dataset.
         """
         place = self.raw(name)
         arrays: dict[str, Array | Matrix] = {}
         for dataset in DATASETS:
             if dataset.path in place:
                 arrays[dataset.path] = (
-                    place[dataset.path] if dataset.is_matrix else hdf5.read_array(place, dataset.path)
-                )
-            elif not dataset.needs and not dataset.all_groups:
-                raise FileError(
-                    f"{self.path}: {place.name}/{dataset.path} is missing, so the file is incomplete. Remove it and "
-                    f"remake it with: {MADE_BY}."
+                    hdf5.large_array(place, dataset.path) if dataset.is_matrix else hdf5.read_array(place, dataset.path)
                 )
         return ComparisonRecord(name, {attribute.name: place.attrs[attribute.name] for attribute in MEMBERS}, arrays)
 
@@ -330,10 +329,7 @@ class StatisticsFile:
         FileError
             for the first dataset that is damaged.
         """
-        try:
-            hdf5.verify(self.raw_file if name is None else self.raw(name))
-        except OSError as error:
-            raise FileError(f"{self.path} could not be read ({error}). Copy it again, or remake it.") from error
+        hdf5.verify(self.raw_file if name is None else self.raw(name))
 
 
 @contextmanager
@@ -346,10 +342,6 @@ def open_statistics(path: str | Path) -> Iterator[StatisticsFile]:
         for a file that is missing, damaged, of another schema or of another version of the schema.
     """
     with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY) as file:
-        version = int(file.attrs["schema_version"])
-        if version < VERSION:
-            raise FileError(
-                f"{path}: the file has version {version} of its schema, and version {VERSION} is needed. Remake it "
-                f"with: {MADE_BY} --overwrite."
-            )
-        yield StatisticsFile(file)
+        with hdf5.reading(path, made_by=MADE_BY):
+            found = StatisticsFile(file)
+        yield found

@@ -16,7 +16,7 @@ from convergence.io.files import create_for_owner, remove_leftovers
 from convergence.statistics.group_sums import NewMatrix, in_memory
 
 SCHEMA = "convergence-partial"
-VERSION = 7
+VERSION = 8
 MADE_BY = "convergence statistics CONFIG"
 MATRIX_BYTES = 1 << 28
 """A larger matrix is accumulated in its file, with one band of rows in memory."""
@@ -34,12 +34,12 @@ def is_done(
     if not path.exists():
         return False
     try:
-        with hdf5.open_checked(path, schema, version, "this stage") as file:
+        with hdf5.open_checked(path, schema, version, "this stage") as file, hdf5.reading(path):
             if file.attrs["digest"] == digest:
                 verify(file)
                 return True
-    except (FileError, OSError, KeyError, AttributeError, ValueError, RuntimeError):
-        pass  # a damaged file may open, with parts of any type
+    except FileError:
+        pass
     path.unlink(missing_ok=True)
     return False
 
@@ -94,7 +94,7 @@ def _write(file: h5py.File, path: str, array: Any) -> None:
         dataset = _create_blocks(file, path, array.shape)
         for index in hdf5.blocks(array.shape):
             dataset[index] = array[index]
-    hdf5.seal(dataset, (hdf5.block_digest(dataset[index]) for index in hdf5.blocks(array.shape)))
+    hdf5.write_checksum(dataset, (hdf5.block_digest(dataset[index]) for index in hdf5.blocks(array.shape)))
 
 
 def _create_blocks(file: h5py.File, path: str, shape: tuple[int, ...]) -> h5py.Dataset:

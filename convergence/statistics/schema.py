@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from convergence.provenance import STATISTICS_SCHEMA_VERSION
+
 if TYPE_CHECKING:
     from convergence.config.stages import StatisticsConfig
     from convergence.statistics.activation_source import JoinedUnits
 
 SCHEMA = "convergence-statistics"
-VERSION = 4
+VERSION = STATISTICS_SCHEMA_VERSION
 MADE_BY = "convergence statistics CONFIG"
 MARKERS = ("<!-- statistics.h5: generated -->", "<!-- end -->")
 

@@ -1,4 +1,4 @@
-"""Parts of a statistics file that are statistics files themselves: ``convergence subset`` copies, a view links.
+"""Parts of a statistics file that are statistics files themselves, made by ``convergence subset``.
 
 Sums are selected along their axes, so every result from a subset equals that of the whole file for the same units and
 images. Datasets over all image groups together (histograms, bins, mutual information, top images) are omitted where
@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -24,7 +22,7 @@ from convergence.errors import FileError, UserError, did_you_mean
 from convergence.io import hdf5
 from convergence.io.files import atomic_write, check_writable
 from convergence.statistics.file import ComparisonRecord, Matrix, StatisticsFile, StatisticsHeader, open_statistics
-from convergence.statistics.schema import DATASETS, MEMBERS, SCHEMA, VERSION
+from convergence.statistics.schema import DATASETS, MEMBERS
 from convergence.statistics.writer import StatisticsWriter
 
 Indices = npt.NDArray[np.int64]
@@ -194,7 +192,7 @@ class _Kept:
             if dataset.path not in place or (dataset.all_groups and self.groups is not None):
                 continue
             if dataset.is_matrix:
-                stored = place[dataset.path]
+                stored = hdf5.large_array(place, dataset.path)
                 axes = zip(stored.shape, dataset.axes, strict=True)
                 arrays[dataset.path] = SelectedMatrix(stored, [kept.get(axis, np.arange(n)) for n, axis in axes])
             elif not only_matrices:
@@ -212,7 +210,7 @@ class _Kept:
 class SelectedMatrix:
     """A dataset at ascending indices of each axis; a block of rows is read when it is indexed."""
 
-    def __init__(self, dataset: h5py.Dataset, indices: Sequence[Indices]) -> None:
+    def __init__(self, dataset: hdf5.LargeArray, indices: Sequence[Indices]) -> None:
         self._dataset, self._indices = dataset, indices
         self.shape = tuple(map(len, indices))
 
@@ -232,40 +230,3 @@ def _runs(indices: Indices) -> Iterator[tuple[slice, slice]]:
     for a, b in itertools.pairwise(breaks):
         if a < b:
             yield slice(a, b), slice(int(indices[a]), int(indices[b - 1]) + 1)
-
-
-def view_comparisons(source: Path, target: Path, comparisons: Sequence[str]) -> None:
-    """Write a small statistics file ``target`` with links to some comparisons of ``source``.
-
-    It is readable while ``source`` stays at its path. Checksums do not cover links, so those of the linked comparisons
-    are verified here.
-
-    Raises
-    ------
-    FileError
-        for an unknown or damaged comparison.
-    """
-    with open_statistics(source) as file:
-        for name in comparisons:
-            if name not in file.comparisons:
-                known = did_you_mean(name, file.comparisons)
-                raise FileError(f"--comparison {name}: {source} has no such comparison; {known}.")
-        chosen = [name for name in file.comparisons if name in comparisons]
-        for name in chosen:
-            file.verify(name)
-        attributes: Mapping[str, Any] = file.raw_file.attrs
-        copied = {key: value for key, value in attributes.items() if key not in ("schema", "schema_version")}
-        with hdf5.create(target, SCHEMA, VERSION, copied) as out:
-            for part in ("images", "nets"):
-                out.copy(file.raw_file[part], part)
-            places = out.create_group("comparisons", track_order=True)
-            for name in chosen:
-                places[name] = h5py.ExternalLink(_link_path(source, target.parent), f"/comparisons/{name}")
-
-
-def _link_path(source: Path, folder: Path) -> str:
-    """The path that a link names: relative, so that the folder can be moved; absolute across drives."""
-    try:
-        return os.path.relpath(source.resolve(), folder.resolve())
-    except ValueError:
-        return str(source.resolve())

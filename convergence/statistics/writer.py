@@ -13,7 +13,7 @@ import numpy as np
 
 from convergence.errors import FileError
 from convergence.io import hdf5
-from convergence.io.hdf5 import open_hdf5
+from convergence.io.full_disk import open_hdf5
 from convergence.statistics.file import Array, ComparisonRecord, Matrix, StatisticsHeader
 from convergence.statistics.schema import DATASETS, IMAGE_DATASETS, NET_DATASETS, SCHEMA, VERSION, Dataset
 
@@ -64,7 +64,7 @@ class StatisticsWriter:
         }
         if header.selection:
             attributes["selection"] = header.selection
-        with hdf5.create(self.path, SCHEMA, VERSION, attributes) as file:
+        with hdf5.create(self.path, SCHEMA, VERSION, attributes, sealed=False) as file:
             images = file.create_group("images")
             images.attrs["manifest_sha256"] = header.manifest_sha256
             images.attrs["n_images"] = int((header.group_of_image >= 0).sum())
@@ -100,13 +100,13 @@ class StatisticsWriter:
         self.seal(digests)
 
     def seal(self, digests: Iterable[tuple[str, bytes]]) -> None:
-        """Set the checksums of the matrices from (path of the dataset, digest) of all blocks, in order."""
+        """Set the checksums of the matrices from (path of the dataset, digest) of all blocks, in order, and seal."""
         of_dataset: dict[str, list[bytes]] = {}
         for path, digest in digests:
             of_dataset.setdefault(path, []).append(digest)
-        with open_hdf5(self.path, "r+") as file:
+        with hdf5.complete(self.path) as file:
             for path, found in of_dataset.items():
-                hdf5.seal(file[path], found)
+                hdf5.write_checksum(file[path], found)
 
 
 def _write(place: h5py.Group, datasets: tuple[Dataset, ...], arrays: Mapping[str, Any]) -> None:

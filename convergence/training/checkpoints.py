@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import pickle
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
@@ -44,20 +44,24 @@ class Checkpoints:
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
-    def load(self) -> State | None:
-        """Load the newest undamaged state to the CPU; None if there is none."""
+    def load(self, check: Callable[[State], None] = lambda state: None) -> State | None:
+        """Load the newest state to the CPU that is undamaged and passes ``check``; None if there is none.
+
+        ``check`` raises FileError for a state that cannot be restored.
+        """
         for path in (self.newest, self.previous):
             if not path.exists():
                 continue
             try:
                 state = read(path)
+                if state.get("key") == self.key:
+                    _check(path, state, check)
+                    return state
             except FileError as error:
                 logger.warning("%s", error)
                 if self.keeper:
                     path.unlink()
                 continue
-            if state.get("key") == self.key:
-                return state
             logger.warning("%s: checkpoint of other settings; not used", path)
         return None
 
@@ -120,6 +124,13 @@ class Checkpoints:
                 self.newest.replace(self.previous)
 
 
+def _check(path: Path, state: State, check: Callable[[State], None]) -> None:
+    try:
+        check(state)
+    except FileError as error:
+        raise FileError(f"{path} holds {error}; not used") from error
+
+
 def write(path: Path, state: State) -> None:
     """Write a state and its checksum in one pass.
 
@@ -152,14 +163,16 @@ def read(path: Path) -> State:
     except OSError as error:
         raise FileError(f"{path}: the checkpoint cannot be read ({error})") from error
     payload = memoryview(content)[HEAD:]
-    if content[: len(TITLE)] != TITLE:
+    if content[: len(TITLE)] != TITLE or content[HEAD - 1 : HEAD] != b"\n":
         raise FileError(f"{path} is damaged or no checkpoint of this version; not used")
     if hashlib.sha256(payload).hexdigest().encode() != content[len(TITLE) : HEAD - 1]:
         raise FileError(f"{path} is damaged (it does not match its checksum); not used")
     try:
-        state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # what the unpickler raises for content of other hands has no common type
         raise FileError(f"{path} holds more than plain arrays and numbers; not used") from error
+    if not isinstance(state, dict):
+        raise FileError(f"{path} holds no state of a training; not used")
     return state
 
 

@@ -25,6 +25,7 @@ from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise, load_arrays, save_weights
 from convergence.training.checkpoints import Checkpoints
 from convergence.training.process_group import ProcessGroup
+from convergence.training.state_checks import check_random, check_state, need
 
 logger = logging.getLogger(__name__)
 COLUMNS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
@@ -73,6 +74,7 @@ class Trainer:
         self._total_loss = self._seconds = 0.0
         self._since = time.monotonic()
         self._random: dict[str, torch.Tensor] = {}
+        self._n_images = len(splits.train)
         self.checkpoints = Checkpoints(net.folder, _key(net, len(splits.train), config), self.ranks.rank == 0)
 
     def restore(self) -> bool:
@@ -83,7 +85,7 @@ class Trainer:
         FileError
             if the processes of the group find different checkpoints.
         """
-        state = self.checkpoints.load()
+        state = self.checkpoints.load(self._check)
         found = self.ranks.gather(None if state is None else (state["epoch"], state["step"]))
         if len(set(found)) > 1:
             raise FileError(
@@ -100,6 +102,21 @@ class Trainer:
         self.load_state(state | {"random": random})
         logger.info("  %s: resuming after epoch %d, step %d", self.folder.name, self.epoch, self.next_step)
         return True
+
+    def check_state(self, state: Any, columns: tuple[str, ...] = COLUMNS) -> None:
+        """Raise FileError for a :meth:`state` that does not fit the net, the optimiser and the settings."""
+        steps = math.ceil(self._n_images / self.config.batch_size)
+        limits = (self.config.epochs, steps, self._n_images)
+        shapes = [parameter.shape for group in self.optimiser.param_groups for parameter in group["params"]]
+        module, optimiser, scaler = (one.state_dict() for one in (self.module, self.optimiser, self._scaler))
+        check_state(state, module, optimiser, scaler, shapes, limits, columns)
+
+    def _check(self, state: Any) -> None:
+        """Check a checkpoint: a state with the random states of all processes."""
+        self.check_state(state)
+        need(isinstance(state["random"], list) and len(state["random"]) > 0, "random")
+        for states in state["random"]:
+            check_random(states, self.device)
 
     def save(self, wait: bool = False) -> None:
         """Write a checkpoint unless the last one is still being written; see :meth:`Checkpoints.save`."""

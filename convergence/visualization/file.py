@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from convergence.errors import FileError, did_you_mean
 from convergence.io import hdf5
-from convergence.provenance import provenance
+from convergence.io.names import check_label, check_name
+from convergence.provenance import PICTURES_SCHEMA_VERSION, provenance
 
 SCHEMA = "convergence-pictures"
-VERSION = 1
+VERSION = PICTURES_SCHEMA_VERSION
 MADE_BY = "convergence pictures CONFIG"
 Array = npt.NDArray[Any]
 IMAGE = ("y", "x", "channel")
@@ -97,7 +98,7 @@ class UnitPictures:
     """The pictures of the units of one layer, while the file is open.
 
     Every name of ``SMALL`` is an attribute: an array, read and verified on first access. Every name of ``IMAGES`` is an
-    attribute: a dataset that is read when it is sliced (``patches[unit]``). Missing arrays are None.
+    attribute: an array that is verified once and read when it is sliced (``patches[unit]``). Missing arrays are None.
 
     Attributes
     ----------
@@ -108,7 +109,7 @@ class UnitPictures:
     """
 
     def __init__(self, group: h5py.Group, net: str, layer: str) -> None:
-        self._group, self._read = group, dict[str, Array]()
+        self._group, self._read, self._parts = group, dict[str, Array](), dict[str, hdf5.LargeArray]()
         self.net, self.layer = net, layer
         self.kind = str(group.attrs["kind"])
         pairs = [tuple(int(n) for n in group.attrs[name]) for name in ("receptive_field", "stride", "padding", "map")]
@@ -121,7 +122,9 @@ class UnitPictures:
         if name not in self._group:
             return None
         if name in IMAGES:
-            return self._group[name]
+            if name not in self._parts:
+                self._parts[name] = hdf5.large_array(self._group, name)
+            return self._parts[name]
         if name not in self._read:
             self._read[name] = hdf5.read_array(self._group, name)
         return self._read[name]
@@ -146,6 +149,19 @@ class UnitPictures:
         return found
 
 
+def _check_layer(group: Any) -> None:
+    """Raise FileError for a layer whose attributes and arrays are not those of ``create_layer`` and ``DATASETS``."""
+    n_units = group["dead"].shape[0]
+    pairs = [group.attrs[name] for name in ("receptive_field", "stride", "padding", "map")]
+    named = [(group[name].shape, axes) for name, (axes, _) in DATASETS.items() if name in group]
+    if (
+        group.attrs["kind"] not in ("conv", "whole")
+        or any(len(pair) != 2 for pair in pairs)
+        or any(len(shape) != len(axes) or shape[0] != n_units for shape, axes in named)
+    ):
+        raise FileError(f"{group.file.filename}: {group.name} does not fit its arrays. Make it again with: {MADE_BY}.")
+
+
 class PicturesFile:
     """An open ``pictures.h5``."""
 
@@ -155,7 +171,11 @@ class PicturesFile:
         self.digest = str(file.attrs["digest"])
         self.config_text = str(file.attrs["config"])
         self.provenance: dict[str, str] = json.loads(file.attrs["provenance"])
-        self.nets = tuple(file["nets"])
+        self.nets = tuple(check_name(net, "net", self.path) for net in file["nets"])
+        for net in self.nets:
+            for layer in file["nets"][net]:
+                check_label(layer, "layer", self.path)
+                _check_layer(file["nets"][net][layer])
 
     def layers(self, net: str) -> tuple[str, ...]:
         """Layers of a net that have pictures; FileError for a net that is not in the file."""
@@ -179,4 +199,6 @@ class PicturesFile:
 def open_pictures(path: str | Path) -> Iterator[PicturesFile]:
     """Open a file of pictures; FileError for a file that is missing, damaged or of another kind."""
     with hdf5.open_checked(Path(path), SCHEMA, VERSION, MADE_BY) as file:
-        yield PicturesFile(file)
+        with hdf5.reading(path, made_by=MADE_BY):
+            found = PicturesFile(file)
+        yield found

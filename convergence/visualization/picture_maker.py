@@ -195,6 +195,7 @@ class PictureMaker:
                                 group = create_layer(file, net.name, layer, kind, *geometry)  # type: ignore[arg-type]
                                 group.attrs["whole_image_reason"] = piece.attrs["whole_image_reason"]
                             for key in piece:
+                                hdf5.verify_dataset(piece[key])
                                 piece.copy(key, group)
                 file["nets"][net.name].attrs["weights_sha256"] = file_sha256(weights_path(self.folder.net_folder(net)))
 

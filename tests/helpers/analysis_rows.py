@@ -29,8 +29,9 @@ def row(path: Path, comparison: str, table: str, **keys: Any) -> Any:
 def rewrite(path: Path, comparison: str, table: str, change: Callable[[Any], Any]) -> None:
     """Replace the rows of a table by ``change(rows)``, with a checksum that holds."""
     from convergence.io import hdf5
+    from tests.helpers.hdf5_edits import resealed
 
-    with h5py.File(path, "r+") as file:
+    with resealed(path) as file:
         place = file["comparisons"][comparison]
         found, columns = place[table][:], place[table].attrs["columns"]
         del place[table]

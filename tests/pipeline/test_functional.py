@@ -27,6 +27,7 @@ from convergence.runs.signals import Stopped
 from convergence.runs.stages import Options, run_stages
 from convergence.training.loop import evaluate
 from hpc.comm import world
+from tests.helpers.hdf5_edits import resealed
 from tests.helpers.runs import TINY, datasets
 
 
@@ -163,9 +164,9 @@ def test_damaged_table_is_refused(tmp_path):
 def test_file_of_an_older_version_is_refused(tmp_path):
     path = tmp_path / "merge.h5"
     write_results(path, "merge", "d", "{}", MergingResults(), {"n_images": 1, "n_groups": 1})
-    with h5py.File(path, "a") as file:
+    with resealed(path) as file:
         file.attrs["schema_version"] = VERSION - 1
-    with pytest.raises(FileError, match=r"version 1 of its schema.*convergence merge CONFIG --overwrite"):
+    with pytest.raises(FileError, match=r"version 2 of its schema.*convergence merge CONFIG"):
         read_results(path)
 
 

@@ -17,6 +17,7 @@ from convergence.networks.weights import initialise, load_net
 from convergence.statistics.activation_source import ArraySource
 from convergence.statistics.file import open_statistics
 from convergence.statistics.sampling import ImageGroups, mean_over_positions, mean_over_positions_plain
+from tests.helpers.hdf5_edits import resealed
 from tests.helpers.ranks import COMMAND, run_ranks
 from tests.helpers.runs import datasets, forget_statistics
 
@@ -314,19 +315,22 @@ def test_matrices_are_read_by_slices_and_verified_separately(copy):
     with h5py.File(path, "r+") as file:
         file["comparisons/over_time/mutual_information"][0, 1] += 1
         file["comparisons/both/subset_samples"][0, 0] += 1
-        del file["comparisons/layers/group_products"]
     with open_statistics(path) as file:
-        file.sums("over_time")
+        sums = file.sums("over_time")
+        with pytest.raises(FileError, match="mutual_information does not match its checksum"):
+            sums.mutual_information[0, :2]
         file.verify("conv2")
         for name in ("over_time", "both", None):
             with pytest.raises(FileError, match="does not match its checksum"):
                 file.verify(name)
         with pytest.raises(FileError, match="does not match its checksum"):
             file.sums("both")
-        with pytest.raises(FileError, match="group_products is missing"):
-            file.sums("layers")
         with pytest.raises(FileError, match='no comparison "conv9"'):
             file.verify("conv9")
+    with resealed(path) as file:
+        del file["comparisons/layers/group_products"]
+    with pytest.raises(FileError, match="group_products is missing"), open_statistics(path):
+        pass
 
 
 def test_show_names_members(config, run, capsys):

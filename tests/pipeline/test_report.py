@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -26,6 +25,7 @@ from convergence.results import CODES
 from convergence.results.findings import findings
 from convergence.runs.run_folder import RunFolder
 from tests.helpers.analysis_rows import rewrite
+from tests.helpers.hdf5_edits import resealed
 from tests.helpers.pictures_file import Made, write_pictures_file
 
 pytestmark = pytest.mark.slow
@@ -208,15 +208,18 @@ def test_pictures_that_do_not_fit_are_left_out(tiny_config, tiny_run, tmp_path, 
     assert (folder / "gallery-fc1.html").exists()
 
 
-def rename_members(analysis: Path, comparison: str, prefix: str) -> None:
+def rename_members(analysis: Path, comparison: str, prefix: str, suffix: str = "") -> None:
     """Give the members of a comparison other names, in every table."""
 
     def renamed(found: np.ndarray) -> np.ndarray:
-        fields = [(n, f"S{found.dtype[n].itemsize + len(prefix)}" if n in ("member", "x", "y") else found.dtype[n])
-                  for n in found.dtype.names]  # fmt: skip
+        longer = {
+            n: f"S{found.dtype[n].itemsize + len(prefix + suffix)}"
+            for n in {"member", "x", "y"} & set(found.dtype.names)
+        }
+        fields = [(n, longer.get(n, found.dtype[n])) for n in found.dtype.names]
         out = found.astype(fields)
         for name in {"member", "x", "y"} & set(found.dtype.names):
-            out[name] = [prefix.encode() + text if text else text for text in found[name]]
+            out[name] = [prefix.encode() + text + suffix.encode() if text else text for text in found[name]]
         return out
 
     for table in TABLES:
@@ -247,15 +250,12 @@ IMAGE = "<img src=x>"
 
 
 def test_names_are_text_wherever_they_come_from(tiny_config, tiny_copy, tmp_path):
-    """A title from the config; names of a net and a layer as a made-up file may hold them: in pages, scripts, paths."""
-    for path in (tiny_copy / "analysis.h5", tiny_copy / "statistics.h5"):
-        with h5py.File(path, "r+") as file:
-            file["comparisons"].move("fc1", IMAGE)
-            if path.name == "statistics.h5":
-                place = file["comparisons"][IMAGE]
-                for key in ("nets", "sources"):
-                    place.attrs[key] = [f"{IMAGE}{name}" for name in place.attrs[key]]
-    rename_members(tiny_copy / "analysis.h5", IMAGE, IMAGE)
+    """A title from the config; labels of members and nodes as a made-up file may hold them."""
+    with resealed(tiny_copy / "statistics.h5") as file:
+        place = file["comparisons/fc1"]
+        for key in ("nets", "sources"):
+            place.attrs[key] = [f"{name}{IMAGE}" for name in place.attrs[key]]
+    rename_members(tiny_copy / "analysis.h5", "fc1", "", IMAGE)
     folder = make(tiny_copy, tiny_config, tmp_path / "report", f"report.title={json.dumps(SCRIPT)}")
     everything = [path for path in folder.rglob("*") if path.is_file()]
     assert len([path for path in everything if "img-src-x" in path.name]) > 10

@@ -18,7 +18,7 @@ from convergence.errors import FileError, UserError
 from convergence.io import hdf5
 from convergence.results import read_analysis
 from convergence.statistics.file import open_statistics
-from convergence.statistics.subset import Selection, parse_groups, subset_statistics, view_comparisons
+from convergence.statistics.subset import Selection, parse_groups, subset_statistics
 from hpc.dask_executor import in_process
 from tests.helpers.runs import datasets
 
@@ -70,14 +70,11 @@ def test_analysis_of_a_subset_equals_that_part_of_the_whole(source, of_whole, tm
             np.testing.assert_array_equal(whole["units"][column.name][:24], some["units"][column.name])
 
 
-def test_subset_and_view_of_one_comparison_give_all_of_its_results(source, of_whole, tmp_path):
+def test_subset_of_one_comparison_gives_all_of_its_results(source, of_whole, tmp_path):
     subset_statistics(source, tmp_path / "part.h5", Selection(("conv1",)))
-    view_comparisons(source, tmp_path / "view.h5", ["conv1"])
     whole = datasets(of_whole)
     of_one = {name: digest for name, digest in whole.items() if name.startswith("comparisons/conv1/")}
     assert datasets(analysed(tmp_path / "part.h5", tmp_path)) == of_one
-    assert datasets(analysed(tmp_path / "view.h5", tmp_path)) == of_one
-    assert (tmp_path / "view.h5").stat().st_size < source.stat().st_size / 4
 
 
 def test_sums_of_a_subset_are_those_of_its_members_and_groups(source, tmp_path, monkeypatch):

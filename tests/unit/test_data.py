@@ -123,6 +123,52 @@ def test_cifar10_runs_no_code_from_a_pickle(tmp_path, capsys):
     assert "ran" not in capsys.readouterr().out
 
 
+def test_binary_cifar10_holds_the_same_images(tmp_path):
+    write_cifar(tmp_path / "py")
+    (tmp_path / "bin").mkdir()
+    for file in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
+        batch = pickle.loads((tmp_path / "py" / file).read_bytes())
+        rows = np.column_stack([np.array(batch[b"labels"], np.uint8), batch[b"data"]])
+        (tmp_path / "bin" / f"{file}.bin").write_bytes(rows.tobytes())
+    (tmp_path / "bin" / "batches.meta.txt").write_text("\n".join(f"class{k}" for k in range(10)) + "\n\n")
+    plain, binary = (source("cifar10", root=str(tmp_path / name)).load() for name in ("py", "bin"))
+    assert plain.train.images.tobytes() == binary.train.images.tobytes()
+    assert plain.test.labels.tolist() == binary.test.labels.tolist()
+    assert plain.train.class_names == binary.train.class_names
+    (tmp_path / "bin" / "test_batch.bin").write_bytes(bytes(3074))
+    with pytest.raises(FileError, match="no multiple of 3,073"):
+        source("cifar10", root=str(tmp_path / "bin")).load()
+
+
+def crafted(opcodes: bytes) -> bytes:
+    """A pickle that rebuilds an array, with these instructions for its state."""
+    return (
+        b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        + opcodes
+        + b"bs."
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        crafted(b"(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R\x89U\x04aaaat"),  # objects: pointers
+        crafted(b"(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R\x89U\x04aaaat"),  # too few bytes
+        crafted(b"(K\x01J\xff\xff\xff\xffK\x01\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R\x89U\x01at"),  # below 0
+        crafted(b"K\x01"),
+        b"\x80\x02cnumpy\ndtype\nU\x03f4,K\x00K\x01\x87R.",
+        b"\x80\x02]r\xff\xff\xff\x7f" + b"(h\x00" * 40 + b"l.",
+        b"\x80\x02K\x01.",
+        b"",
+    ],
+)
+def test_crafted_cifar10_pickles_are_refused(tmp_path, content):
+    write_cifar(tmp_path)
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(FileError, match="damaged, or no CIFAR-10 batch"):
+        source("cifar10", root=str(tmp_path)).load()
+
+
 def test_missing_images_are_explained(tmp_path, image_root):
     with pytest.raises(FileError, match=r"there is no such folder.*must hold train"):
         source("image_folder", root=str(tmp_path / "none")).load()

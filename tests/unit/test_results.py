@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from convergence.analysis.file import TableRows, open_analysis
-from convergence.analysis.layout import MATRICES, TABLES
+from convergence.analysis.layout import MATRICES, SCHEMA, TABLES, VERSION
 from convergence.errors import FileError
+from convergence.io import hdf5
 from convergence.results import read_analysis
 from convergence.results.source import spans
 from tests.helpers.analysis_rows import rows
+from tests.helpers.hdf5_edits import resealed
 from tests.helpers.runs import ORDER
 
 
@@ -81,7 +83,7 @@ def test_typed_results_equal_the_rows(analysis):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_old_version_is_refused_with_its_number_and_the_command(copy, version):
-    with h5py.File(copy, "r+") as file:
+    with resealed(copy) as file:
         file.attrs["schema_version"] = version
     with pytest.raises(FileError, match=f"version {version} of its schema.*convergence analyze"):
         read_analysis(copy)
@@ -99,7 +101,7 @@ def test_damaged_table_is_found_when_it_is_read(copy):
 
 
 def test_missing_table_and_unknown_comparison_are_named(copy):
-    with h5py.File(copy, "r+") as file:
+    with resealed(copy) as file:
         del file["comparisons/conv1/forward"]
     found = read_analysis(copy)
     with pytest.raises(FileError, match="conv1/forward is missing"):
@@ -110,7 +112,7 @@ def test_missing_table_and_unknown_comparison_are_named(copy):
 
 def test_replaced_file_is_noticed(copy):
     found = read_analysis(copy).comparison("conv1")
-    with h5py.File(copy, "r+") as file:
+    with resealed(copy) as file:
         file.attrs["digest"] = "another"
     with pytest.raises(FileError, match="replaced by another analysis"):
         _ = found.pairs[0].matching
@@ -125,8 +127,8 @@ def test_rows_of_different_lengths_and_texts_survive(tmp_path):
     collected.add_matrix("forward_units", [[7]])
     with pytest.raises(ValueError, match="no columns nothing"):
         collected.add("pairs", nothing=1)
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.attrs.update({"schema": "convergence-analysis", "schema_version": 3, "digest": "d"})
+    about = {"digest": "d", "statistics_digest": "s", "provenance": "{}"}
+    with hdf5.create(tmp_path / "a.h5", SCHEMA, VERSION, about) as file:
         collected.write(file.create_group("comparisons/c"))
     with open_analysis(tmp_path / "a.h5") as found:
         assert found.table("c", "unavailable")["x"].tolist() == ["ü"]

@@ -31,6 +31,7 @@ from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.checkpoints import Checkpoints, to_host
 from convergence.training.loop import epoch_batches, learning_rate
 from convergence.training.process_group import ProcessGroup
+from convergence.training.state_checks import check_random, is_int, need
 from convergence.training.trainer import Candidate, Trainer, own_part
 
 logger = logging.getLogger(__name__)
@@ -234,8 +235,19 @@ class LocalSGD:
         self._checkpoints.save(state, wait)
         self._saved = time.monotonic()
 
+    def _check(self, state: Any) -> None:
+        """Raise FileError for a checkpoint that does not fit the training."""
+        need(is_int(state.get("done"), 0, self.total), f"done, which is 0 to {self.total}")
+        seen, notes, workers = state.get("seen"), state.get("notes"), state.get("workers")
+        need(isinstance(seen, list) and len(seen) == self.size and all(is_int(n, 0) for n in seen), "seen")
+        need(isinstance(notes, dict), "notes")
+        need(isinstance(workers, dict) and set(workers) == set(range(self.size)), "workers")
+        for k, trainer in self.own.items():
+            trainer.check_state(workers[k], columns=())
+            check_random(workers[k]["random"], self.device)
+
     def _restore(self) -> None:
-        state = self._checkpoints.load()
+        state = self._checkpoints.load(self._check)
         found = self.ranks.gather(None if state is None else state["done"])
         if len(set(found)) > 1:
             raise FileError(

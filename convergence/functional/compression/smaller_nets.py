@@ -16,7 +16,7 @@ from convergence.errors import FileError, UserError
 from convergence.functional.surgery.permutations import permutation_groups, selected
 from convergence.io.files import atomic_write
 from convergence.networks import NetworkSpec
-from convergence.networks.weights import initialise, load_arrays, save_weights, weights_path
+from convergence.networks.weights import initialise, load_arrays, load_checked, save_weights, weights_path
 
 FORMAT = 1
 DESCRIPTION = "smaller.json"
@@ -59,7 +59,6 @@ def load_smaller(folder: str | Path) -> nn.Module:
         when a file is missing, damaged, of a newer format, or does not fit the other.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     folder = Path(folder)
     path, weights = folder / DESCRIPTION, weights_path(folder)
@@ -77,7 +76,7 @@ def load_smaller(folder: str | Path) -> nn.Module:
         shape = tuple(int(side) for side in description["image_shape"])
         whole = initialise(network, 0, (shape[0], shape[1], shape[2]), int(description["n_classes"]))
         module = selected(whole, permutation_groups(whole, (shape[0], shape[1], shape[2])), description["kept"])
-        load_arrays(module, load_file(weights))
+        load_arrays(module, load_checked(weights))
     except FileError:
         raise
     except (ValueError, KeyError, IndexError, TypeError, RuntimeError, SafetensorError, OSError, UserError) as error:

@@ -1,0 +1,278 @@
+"""Arrays of other programs: ``file.npy``, ``file.npz:name`` and ``file.h5:path/in/file``, read a few images at a time.
+
+Plain arrays are mapped into memory where they are. Compressed and chunked ones are unpacked once, each chunk once, to a
+plain copy in a private folder; image groups take their images from everywhere, so reading the original would unpack
+every chunk again for each group. A copy has its SHA-256 in its name and is used again by a run that resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+import shutil
+import struct
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from convergence.errors import FileError, UserError, did_you_mean
+from convergence.io.files import atomic_write, file_sha256, is_full, printable
+from convergence.io.plain_hdf5 import open_foreign
+from convergence.io.seal import check_regular
+from convergence.settings import expand_path
+
+SHAPES = "(n_images, units), (n_images, units, height, width) or (n_images, tokens, units)"
+RATIO = 200
+"""Most bytes that a byte of a compressed file may unpack to."""
+BLOCK_BYTES = 1 << 26
+"""Bytes that are unpacked at a time, or one chunk of the file where that is larger."""
+LARGEST = 1e12
+"""Largest magnitude of an activation; the sums of squares of larger ones leave the range of float32."""
+ERRORS = (
+    OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, OverflowError, MemoryError, AttributeError,
+    SyntaxError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What numpy, zipfile and h5py raise for damaged files."""
+Unpack = Callable[[npt.NDArray[Any]], None]
+
+
+class GivenArray:
+    """An array that is read when it is indexed by images.
+
+    Attributes
+    ----------
+    shape, dtype, ndim : of the array
+    """
+
+    def __init__(
+        self, path: Path, inside: str, shape: tuple[int, ...], dtype: np.dtype[Any], plain: Any, unpack: Unpack | None
+    ) -> None:
+        self._path, self._inside, self._plain, self._unpack = path, inside, plain, unpack
+        self.shape, self.dtype, self.ndim = shape, dtype, len(shape)
+        self._check_type()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, images: Any) -> npt.NDArray[Any]:
+        """The activations of some images.
+
+        Raises
+        ------
+        FileError
+            for an array that cannot be unpacked, and for finite values beyond ``LARGEST``.
+        """
+        if self._plain is None:
+            self.unpack(None)
+        values = np.asarray(self._plain[images])
+        check_range(values, self._named())
+        return values
+
+    def unpack(self, folder: Path | None) -> None:
+        """Make or find the plain copy of a packed array in ``folder``; in a folder of its own if None."""
+        if self._plain is not None or self._unpack is None:
+            return
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="convergence-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        copy = self._found(folder) or self._made(folder)
+        self._plain = np.load(copy, mmap_mode="r", allow_pickle=False)
+
+    def _key(self) -> str:
+        stat = os.stat(self._path)
+        values = (str(self._path.resolve()), stat.st_size, stat.st_mtime_ns, self._inside, self.shape, self.dtype.str)
+        return "array-" + hashlib.sha256(repr(values).encode()).hexdigest()[:24]
+
+    def _found(self, folder: Path) -> Path | None:
+        """An intact copy that an earlier run made; a damaged one is removed."""
+        for copy in sorted(folder.glob(f"{self._key()}-*.npy")):
+            if copy.stem.rpartition("-")[2] == file_sha256(copy):
+                return copy
+            copy.unlink()
+        return None
+
+    def _made(self, folder: Path) -> Path:
+        n_bytes, free = math.prod(self.shape) * self.dtype.itemsize, shutil.disk_usage(folder).free
+        if n_bytes > free:
+            raise FileError(
+                f"{self._named()} unpacks to {n_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free. Make "
+                "room, or write the array as .npy, which needs no copy."
+            )
+        target = folder / f"{self._key()}.npy"
+        assert self._unpack is not None
+        with atomic_write(target) as temporary, _damage_named(self._named()):
+            out = np.lib.format.open_memmap(temporary, "w+", self.dtype, self.shape)
+            self._unpack(out)
+            out.flush()
+            del out
+        named = target.with_name(f"{target.stem}-{file_sha256(target)}.npy")
+        os.replace(target, named)
+        return named
+
+    def _named(self) -> str:
+        return f"{self._path}:{self._inside}" if self._inside else str(self._path)
+
+    def _check_type(self) -> None:
+        if self.ndim not in (2, 3, 4) or self.dtype.kind not in "fiu" or not all(self.shape):
+            raise FileError(
+                f"{self._named()}: an array of shape {printable(str(self.shape))} and type "
+                f"{printable(str(self.dtype))}; needed are numbers {SHAPES}."
+            )
+
+
+def open_array(root: str | os.PathLike[str], source: str) -> GivenArray:
+    """Open ``file.npy``, ``file.npz:name`` or ``file.h5:path/in/file`` without reading its values.
+
+    Raises
+    ------
+    FileError
+        for a file that is missing, damaged or no plain file, a name that it does not hold, arrays of objects, links to
+        other files, and declared sizes that the file cannot hold.
+    """
+    name, inside = source.rsplit(":", 1) if ":" in source[2:] else (source, "")  # C: is a drive letter
+    path = expand_path(root) / expand_path(name)
+    with _damage_named(printable(str(path))):
+        if not os.path.isfile(path):
+            if os.path.exists(path):
+                check_regular(path)
+            raise FileError(
+                f"{printable(str(path))}: there is no such file. Give arrays as file.npy, file.npz:name or "
+                "file.h5:name."
+            )
+        if path.suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return GivenArray(path, "", array.shape, array.dtype, array, None)
+        return _open_npz(path, inside) if path.suffix == ".npz" else _open_hdf5(path, inside)
+
+
+def check_range(values: npt.NDArray[Any], where: str) -> None:
+    """Raise FileError for finite values beyond ``LARGEST``; NaN and infinite values make units inactive later."""
+    if not values.size or (float(values.min()) >= -LARGEST and float(values.max()) <= LARGEST):
+        return
+    wide = np.asarray(values, np.longdouble)
+    beyond = np.isfinite(wide) & (np.abs(wide) > LARGEST)
+    if beyond.any():
+        raise FileError(
+            f"{where} holds the value {wide[beyond][0]:.6g}. Activations have magnitudes up to {LARGEST:g}; sums of "
+            "squares of larger ones are not finite. Scale the array, or mark missing values by NaN."
+        )
+
+
+def _open_npz(path: Path, inside: str) -> GivenArray:
+    with zipfile.ZipFile(path) as archive:
+        names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if inside not in names:
+            raise FileError(_no_array(path, inside, names))
+        info = names[inside]
+        if info.file_size > RATIO * max(info.compress_size, 1):
+            raise FileError(
+                f"{path}:{inside} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, more than {RATIO} "
+                "times its size. Write the array as .npy."
+            )
+        with archive.open(info) as file:
+            shape, order, dtype = _npy_header(file)
+            start = info.file_size - math.prod(shape) * dtype.itemsize
+            if dtype.hasobject or start != file.tell():
+                raise FileError(
+                    f"{path}:{inside} is an array of objects, or declares another size than it has. Write it again as "
+                    ".npy with numbers."
+                )
+
+    def unpack(out: npt.NDArray[Any]) -> None:
+        flat = np.empty(out.size, out.dtype) if order else out.reshape(-1)
+        with zipfile.ZipFile(path) as archive, archive.open(info) as file:
+            file.read(start)
+            step = max(1, BLOCK_BYTES // dtype.itemsize)
+            for at in range(0, out.size, step):
+                n = min(step, out.size - at)
+                flat[at : at + n] = np.frombuffer(_exactly(file, n * dtype.itemsize), dtype)
+            if file.read(1):
+                raise ValueError("bytes after the array")
+        if order:
+            out[...] = flat.reshape(shape[::-1]).T
+
+    return GivenArray(path, inside, shape, dtype, None, unpack)
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and type."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, order, dtype = read(file)
+    return tuple(int(n) for n in shape), bool(order), np.dtype(dtype)
+
+
+def _exactly(file: Any, n_bytes: int) -> bytes:
+    content = bytearray()
+    while len(content) < n_bytes:
+        part = file.read(n_bytes - len(content))
+        if not part:
+            raise EOFError("the array ends early")
+        content += part
+    return bytes(content)
+
+
+def _open_hdf5(path: Path, inside: str) -> GivenArray:
+    size = path.stat().st_size
+    with h5py.File(path, "r") as file:
+        try:
+            dataset = open_foreign(file, inside, size, RATIO)
+        except KeyError:
+            raise FileError(_no_array(path, inside, file)) from None
+        shape, dtype, plain = tuple(int(n) for n in dataset.shape), np.dtype(dataset.dtype), None
+        offset = dataset.id.get_offset() if dataset.chunks is None else None
+        if offset is not None and offset + dataset.nbytes <= size and all(shape):
+            plain = np.memmap(path, dtype, "r", offset, shape)
+
+    def unpack(out: npt.NDArray[Any]) -> None:
+        with h5py.File(path, "r") as file:
+            stored = open_foreign(file, inside, size, RATIO)
+            for block in chunk_blocks(stored.shape, stored.chunks or stored.shape, dtype.itemsize):
+                out[block] = stored[block]
+
+    return GivenArray(path, inside, shape, dtype, plain, unpack)
+
+
+def chunk_blocks(
+    shape: Sequence[int], chunks: Sequence[int], itemsize: int, most: int = BLOCK_BYTES
+) -> Iterator[tuple[slice, ...]]:
+    """Blocks that cover an array and consist of whole chunks: of about ``most`` bytes, or of one chunk if larger."""
+    sides = [min(chunk, length) for chunk, length in zip(chunks, shape, strict=True)]
+    for axis in reversed(range(len(shape))):
+        room = max(1, most // (math.prod(sides) * itemsize))
+        sides[axis] = min(shape[axis], sides[axis] * room)
+    starts = [range(0, length, side) for length, side in zip(shape, sides, strict=True)]
+    for corner in itertools.product(*starts):
+        yield tuple(slice(a, min(a + side, n)) for a, side, n in zip(corner, sides, shape, strict=True))
+
+
+def _no_array(path: Path, name: str, known: Any) -> str:
+    shown = [printable(str(one), 60) for one in itertools.islice(known, 50)]
+    return f'{path} has no array "{printable(name)}"; {did_you_mean(name, shown)}. Write it as {path.name}:name.'
+
+
+@contextmanager
+def _damage_named(named: str) -> Iterator[None]:
+    """Turn what a damaged file raises in the block into a FileError about it; errors of a full disk stay."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ERRORS as error:
+        if is_full(error):
+            raise
+        raise FileError(
+            f"{named}: no array could be read ({printable(str(error)) or type(error).__name__}). Write it again as "
+            ".npy, .npz or .h5."
+        ) from error
