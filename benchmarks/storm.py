@@ -33,7 +33,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.trials import Attempt, Laboratory, Work, send, works
+from benchmarks.trials import Laboratory, Work, works
+from tests.helpers.attempts import Attempt, send
 from tests.helpers.fingerprints import differences, fingerprint
 
 SHARES = {"KILL": 0.6, "TERM": 0.15, "USR2": 0.1, "INT": 0.15}

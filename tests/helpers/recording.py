@@ -7,16 +7,17 @@ before and after each of them, so that the writes of C libraries in between are 
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.crash_states import Operation
+from tests.helpers.crash_states import KINDS, CrashState, Disk, Operation, crash_states, read_tree
 
 WRAPPED = ("fsync", "fdatasync", "rename", "replace", "unlink", "remove", "rmdir", "mkdir")
 RECENT_S = 0.1
@@ -134,3 +135,22 @@ def recording(folder: Path) -> Iterator[Recorder]:
             patch.setattr(os, name, recorder.wrap(name, getattr(os, name)))
         yield recorder
         recorder.look()
+
+
+def states_of(folder: Path, action: Callable[[], object]) -> tuple[list[CrashState], Disk]:
+    """The crash states of an action on the files below a folder, and the disk at its end."""
+    before = read_tree(folder)
+    with recording(folder) as recorder:
+        action()
+    disk = Disk(before)
+    for operation in recorder.operations:
+        disk.apply(operation)
+    assert disk.tree("kept") == read_tree(folder)
+    return list(crash_states(before, recorder.operations)), disk
+
+
+def drawn(states: Sequence[CrashState], n: int) -> list[CrashState]:
+    """At most ``n`` states of each kind, drawn by a seed."""
+    draw = random.Random(0)
+    by_kind = [[state for state in states if state.kind == kind] for kind in KINDS]
+    return [state for some in by_kind for state in draw.sample(some, min(n, len(some)))]

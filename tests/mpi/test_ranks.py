@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.helpers.attempts import Attempt, launched, send
 from tests.helpers.ranks import COMMAND, launch, run_ranks
 from tests.helpers.runs import datasets, forget_statistics
 
@@ -151,7 +152,7 @@ def wait_for_partial_results(run, process, n: int, seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-def rank_processes(process: subprocess.Popen) -> list[psutil.Process]:
+def rank_processes(process: subprocess.Popen | Attempt) -> list[psutil.Process]:
     """The ranks below a launcher."""
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -159,37 +160,34 @@ def rank_processes(process: subprocess.Popen) -> list[psutil.Process]:
     return []
 
 
-def kill(ranks: list[psutil.Process]) -> None:
-    for rank in ranks:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            rank.kill()
-
-
-def test_kills_at_any_instant_change_no_bit(command, run, expected, request):
+def test_kills_at_any_instant_change_no_bit(command, run, expected, tmp_path, request):
     """kill -9 of one rank or of all at random instants, several times; then a run to the end."""
     draw = random.Random(0)
     killed = 0
-    for _ in range(request.config.getoption("kills")):
-        process = launch(2, command, stderr=subprocess.DEVNULL, start_new_session=True)
-        before = partial_results(run)
-        wait_for_partial_results(run, process, before + draw.randrange(3))
+    for _ in range(request.config.getoption("kills") // 2):
+        attempt = launched(2, command[len(COMMAND) :], tmp_path / "scratch")
+        wait_for_partial_results(run, attempt, partial_results(run) + draw.randrange(3))
         time.sleep(draw.uniform(0, 0.3))
-        ranks = rank_processes(process)
+        ranks = rank_processes(attempt)
         if ranks and draw.random() < 0.5:
-            kill([draw.choice(ranks)])
-            process.wait(60)
-        if process.poll() is None:
-            process.kill()
-        killed += process.wait(60) != 0
-        kill(ranks)
-        psutil.wait_procs(ranks, timeout=60)
+            send(draw.choice(ranks), signal.SIGKILL)
+            attempt.wait(60)
+        if attempt.poll() is None:
+            send(psutil.Process(attempt.pid), signal.SIGKILL)
+        killed += attempt.wait(60) != 0
+        attempt.orphans(0)
         if (run / "statistics.json").exists() and not (run / "statistics.partial").exists():
             forget_statistics(run)  # the stage ended before the kill
     assert killed
     code, errors = run_ranks(3, command)
     assert code == 0, errors
     assert datasets(run / "statistics.h5") == expected
-    assert not (run / "statistics.partial").exists()
+    assert sorted(path.name for path in run.iterdir()) == [
+        "analysis.h5",
+        "analysis.json",
+        "statistics.h5",
+        "statistics.json",
+    ]
 
 
 def test_damaged_partial_results_are_computed_again(command, run, expected):

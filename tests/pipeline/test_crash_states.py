@@ -8,31 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from convergence.cli import main
 from convergence.io.files import atomic_write, create_for_owner, move, put_folder_in_place
-from tests.helpers.crash_states import CrashState, Disk, crash_states, read_tree
 from tests.helpers.fingerprints import differences, fingerprint
-from tests.helpers.recording import recording
+from tests.helpers.recording import drawn, states_of
 from tests.helpers.runs import forget_statistics
-
-
-def states_of(folder: Path, action: Callable[[], object]) -> tuple[list[CrashState], Disk]:
-    """The crash states of an action on the files below a folder, and the disk at its end."""
-    before = read_tree(folder)
-    with recording(folder) as recorder:
-        action()
-    disk = Disk(before)
-    for operation in recorder.operations:
-        disk.apply(operation)
-    assert disk.tree("kept") == read_tree(folder)
-    return list(crash_states(before, recorder.operations)), disk
 
 
 def replace_unsynced(path: Path) -> None:
@@ -116,11 +101,9 @@ def test_statistics_resume_from_crash_states(planted_runs, tmp_path):
     assert disk.at_risk() == []
     expected = fingerprint(runs)
     assert differences(fingerprint(planted_runs / "runs"), expected) == []
-    draw = random.Random(0)
-    by_kind = [[state for state in states if state.kind == kind] for kind in ("kept", "zeros")]
     logging.disable(logging.INFO)
     try:
-        for state in [*(state for some in by_kind for state in draw.sample(some, 3)), *states[-2:]]:
+        for state in [*drawn(states, 3), *states[-2:]]:
             state.write(trial)
             assert main([*command, str(trial)]) == 0, state
             assert differences(fingerprint(trial), expected) == [], state

@@ -6,8 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -20,7 +18,9 @@ from convergence.data import DATA_SETS, packed
 from convergence.data.images import batches_on_device
 from convergence.data.packed import cut_on_device
 from convergence.errors import ConfigError, FileError
+from tests.helpers.attempts import kill_repeatedly
 from tests.helpers.photographs import config, digest, write_photographs
+from tests.helpers.recording import drawn, states_of
 
 
 @pytest.fixture(scope="module")
@@ -160,43 +160,39 @@ def test_unusable_pack_inputs_are_refused(root, tmp_path, capsys):
     assert '"digits": only "image_folder" can be packed' in capsys.readouterr().err
 
 
-KILLS = """
-import os, random, signal, sys, time
-import PIL.Image, torchvision.transforms, h5py
+SMALL_BLOCKS = """
+import PIL.Image, torchvision.transforms, h5py, convergence.config, hpc.pack
 from convergence.data import packed, image_folder
-import convergence.config, hpc.pack
-from convergence.cli import main
 packed.BLOCK_IMAGES = 4
-decode = packed.decode
-packed.decode = lambda *arguments: (time.sleep(0.02), decode(*arguments))[1]
-draw, killed = random.Random(0), 0
-while True:
-    child = os.fork()
-    if child == 0:
-        os._exit(main(sys.argv[2:]))
-    if killed < int(sys.argv[1]):
-        time.sleep(draw.uniform(0.02, 0.25))
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status):
-        print("killed", killed)
-        sys.exit(os.waitstatus_to_exitcode(status))
-    killed += 1
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_killed_pack_resumes_to_the_same_bytes(packs, root, tmp_path, request):
-    kills = 3 * request.config.getoption("kills")
+    kills = request.config.getoption("kills")
     arguments = ["pack", str(config(tmp_path, root)), "--out", str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, str(kills), *arguments], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(re.search(r"killed (\d+)", done.stdout)[1]) >= 3
+    killed, _ = kill_repeatedly(arguments, kills, tmp_path / "scratch", 12, SMALL_BLOCKS)
+    assert killed >= min(kills, 3)
+    assert_same_packs(tmp_path / "out", packs)
+
+
+def assert_same_packs(found: Path, expected: Path) -> None:
     for name in ("train.h5", "val.h5"):
-        assert digest(tmp_path / "out" / name) == digest(packs / name)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.h5", "val.h5"]
+        assert digest(found / name) == digest(expected / name)
+    assert sorted(path.name for path in found.iterdir()) == ["train.h5", "val.h5"]
+
+
+def test_pack_resumes_from_crash_states(packs, root, tmp_path, monkeypatch):
+    """The machine stops while blocks and journals are written; some states of each kind, by a seed."""
+    monkeypatch.setattr(packed, "BLOCK_IMAGES", 4)
+    out, trial = tmp_path / "out", tmp_path / "trial"
+    out.mkdir()
+    arguments = ["pack", str(config(tmp_path, root)), "--out"]
+    states, disk = states_of(out, lambda: main([*arguments, str(out)]))
+    assert disk.at_risk() == []
+    for state in drawn(states, 5):
+        state.write(trial)
+        assert main([*arguments, str(trial)]) == 0, state
+        assert_same_packs(trial, packs)
 
 
 def test_only_damaged_blocks_are_packed_again(packs, root, tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -29,6 +28,9 @@ from convergence.training import checkpoints
 from convergence.training.checkpoints import Checkpoints
 from convergence.training.loop import make_net
 from convergence.training.trainer import Trainer
+from tests.helpers.attempts import kill_repeatedly
+from tests.helpers.fingerprints import differences, fingerprint
+from tests.helpers.recording import drawn, states_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -263,57 +265,36 @@ def undisturbed(tmp_path_factory) -> Path:
     return config
 
 
-KILLS = """
-import os, random, signal, sys, threading, time
-import torch, sklearn.datasets, safetensors.torch
-import convergence.runs.stages, convergence.training.loop, convergence.data.digits, tests.pipeline.test_resume
-from convergence.cli import main
-kills, seed, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-from convergence.training.trainer import Trainer
-draw, killed, learn, steps = random.Random(seed), 0, Trainer.step, []
-
-def end(delay):
-    time.sleep(delay)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def learning(*given):
-    learn(*given)
-    steps.append(1)
-    if len(steps) == n:
-        threading.Thread(target=end, args=(delay,), daemon=True).start()
-
-Trainer.step = learning
-while True:
-    n, delay = draw.randrange(1, 30) if killed < kills else 0, draw.uniform(0, 0.01)
-    child = os.fork()  # nothing has been computed here, so that a fork is sound
-    if child == 0:
-        os._exit(main(arguments))
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        killed += 1
-    else:
-        print("killed", killed)
-        sys.exit(os.waitstatus_to_exitcode(status))
+IMPORTS = """
+import torch, sklearn.datasets, safetensors.torch, tests.pipeline.test_resume
+import convergence.cli.stages, convergence.runs.stages, convergence.training.loop, convergence.data.digits
 """
 
 
 def test_kills_at_any_instant_change_no_bit(undisturbed, tmp_path, request):
-    """kill -9 again and again, so many steps and milliseconds after a start, until a run comes to its end."""
-    kills = 2 * request.config.getoption("kills")
-    script = [sys.executable, "-W", "error", "-c", KILLS, str(kills), "0", *command(undisturbed, tmp_path)]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    # A run that has little left may end before its kill comes.
-    assert int(re.search(r"killed (\d+)", done.stdout)[1]) >= kills // 2
-    assert "resuming after epoch" in done.stderr
+    """kill -9 again and again while files are flushed and renamed, until a run comes to its end."""
+    kills = request.config.getoption("kills")
+    killed, log = kill_repeatedly(command(undisturbed, tmp_path), kills, tmp_path / "scratch", 40, IMPORTS)
+    assert killed >= min(kills, 3)  # a run that has little left may end before its kill comes
+    assert "resuming after epoch" in log
     assert results(tmp_path) == results(undisturbed.parent)
     assert len(results(tmp_path)) == 2 * 3
-    for net in ("net1", "net2"):
-        place = "noisy/nets/" + net
-        assert metrics(tmp_path / place) == metrics(undisturbed.parent / place)
-        assert sorted(p.name for p in (tmp_path / place).iterdir()) == [
-            "epochs", "metrics.csv", "record.json", "weights.safetensors"
-        ]  # fmt: skip
+    assert differences(fingerprint(tmp_path / "noisy"), fingerprint(undisturbed.parent / "noisy")) == []
+
+
+def test_training_resumes_from_crash_states(splits, whole, tmp_path):
+    """The machine stops during a training that writes checkpoints all the time; some states of each kind, by a seed."""
+    folder, trial = tmp_path / "net", tmp_path / "trial"
+    folder.mkdir()
+    often = CONFIG.model_copy(update={"checkpoint_minutes": 1e-9})
+    states, disk = states_of(folder, lambda: make_net(folder, NOISY, 1, True, splits, often))
+    assert disk.at_risk() == []
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    for state in drawn(states, 5):
+        state.write(trial)
+        make_net(trial, NOISY, 1, True, splits, CONFIG)
+        assert results(trial) == whole, state
+        assert {path.relative_to(trial).as_posix() for path in trial.rglob("*")} <= {*left, *CHECKPOINTS}, state
 
 
 SLOWED = """
