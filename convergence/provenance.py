@@ -16,6 +16,8 @@ PICTURES_SCHEMA_VERSION = 2
 FUNCTIONAL_SCHEMA_VERSION = 3
 """Versions of the layouts of results files: part of their digests, so that files of other versions are set aside."""
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvision", "mpi4py", "dask")
+FETCH_RECORD = ".fetched"
+"""Name of the file that marks a folder whose files came from another machine (`convergence fetch`)."""
 COMMIT_FILE = "git_commit.txt"
 """Name of the file beside a copy of the packages that holds the commit of the original."""
 

@@ -14,6 +14,7 @@ profile_option = click.option(
 
 @click.command()
 @options.config_options
+@options.code_option
 @profile_option
 @options.overwrite_option
 @click.option("--dry-run", is_flag=True, help="Print the script of every job; submit nothing.")
@@ -30,6 +31,7 @@ def submit(config: str, overrides: tuple[str, ...], runs: str, cluster: str, ove
 
 @click.command()
 @options.config_options
+@options.code_option
 @profile_option
 @options.json_option
 def plan(config: str, overrides: tuple[str, ...], runs: str, cluster: str, as_json: bool) -> None:

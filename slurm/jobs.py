@@ -70,6 +70,7 @@ class ScriptSettings:
     data : folders of the config and of the data, which a container needs
     data_texts : other paths in the config, in which the job expands ``~`` and ``$NAME``
     overrides : ``--set`` options; paths in them are expanded where the job runs
+    allowed_code : ``--allow-code`` options
     overwrite : whether results of other settings are deleted instead of moved aside
     """
 
@@ -83,6 +84,7 @@ class ScriptSettings:
     data_texts: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     overwrite: bool = False
+    allowed_code: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -259,6 +261,9 @@ def _command(profile: ClusterProfile, job: Job, settings: ScriptSettings, resour
     command = ["-P", "-m", "convergence", job.stage, settings.config, "--runs", settings.run.parent]
     for override in settings.overrides:
         command += ["--set", override]
+    if job.stage not in ("analyze", "report"):
+        for module in settings.allowed_code:
+            command += ["--allow-code", module]
     if settings.overwrite:
         command.append("--overwrite")
     if isinstance(resources, AnalyzeResources) and resources.workers > 1:

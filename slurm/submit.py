@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from convergence.cli.launch import check_code
 from convergence.config.load import read_config
 from convergence.errors import UserError
 from convergence.io.files import atomic_write, create_for_owner, put_folder_in_place
@@ -222,6 +223,12 @@ def _open(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tup
     return folder, read_profile(cluster), Records(folder.path.resolve() / "jobs")
 
 
+def _code_folders(folder: RunFolder) -> list[str]:
+    """Folders beside the config that hold code of its networks."""
+    found = [net.network.code_folder() for net in folder.experiment.all_nets() if net.network is not None]
+    return [str(path) for path in dict.fromkeys(found) if path is not None]
+
+
 def _script_settings(
     folder: RunFolder, records: Records, config: str, overrides: Sequence[str], overwrite: bool, code: Path
 ) -> ScriptSettings:
@@ -232,12 +239,13 @@ def _script_settings(
         number=latest.number + 1 if latest else 1,
         run=folder.path.resolve(),
         python=sys.executable,
-        search_path=tuple(search_path(str(code))),
+        search_path=tuple(dict.fromkeys([*search_path(str(code)), *_code_folders(folder)])),
         cwd=os.getcwd(),
         data=(str(Path(config).resolve().parent), *data),
         data_texts=tuple(texts),
         overrides=tuple(overrides),
         overwrite=overwrite,
+        allowed_code=check_code(folder.experiment),
     )
     settings.check()
     return settings

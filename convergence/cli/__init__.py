@@ -27,7 +27,7 @@ import click
 from convergence import __version__
 from convergence.errors import UserError, did_you_mean
 from convergence.io.caches import use_writable_caches
-from convergence.registry import load_object
+from convergence.registry import load_object, put_toolkit_first
 
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 RESUME = "run the same command again to resume"
@@ -154,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Usage errors are one paragraph on stderr with exit code 2, like all errors that the user can fix.
     """
     use_writable_caches()
+    if arguments is None:
+        put_toolkit_first()
     try:
         code = command.main(arguments, prog_name="convergence", standalone_mode=False)
     except click.ClickException as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from convergence.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_DONE, EXIT_USER
-from convergence.errors import UserError
+from convergence.errors import ConfigError, UserError
 from convergence.registry import load_object
 
 if TYPE_CHECKING:
@@ -40,6 +41,32 @@ def on_ranks(verb: str, experiment: Experiment, action: Callable[[Any], None]) -
         if hasattr(comm, "close"):
             comm.close()
     return EXIT_DONE
+
+
+def check_code(experiment: Experiment) -> tuple[str, ...]:
+    """Check the code that the networks of a config run, and return the modules that the user allowed.
+
+    On a terminal, the user is asked about code that has to be allowed.
+
+    Raises
+    ------
+    ConfigError
+        for code that may not run.
+    """
+    from convergence.networks.factories import ALLOWED
+
+    networks = {net.network.code(): net.network for net in experiment.all_nets() if net.network is not None}
+    for name, network in networks.items():
+        reason = network.refusal()
+        if "--allow-code" in reason and sys.stdin.isatty() and sys.stderr.isatty():
+            import click
+
+            if click.confirm(f"{reason}\nRun it now?", err=True):
+                ALLOWED.append(name.partition(":")[0])
+                reason = network.refusal()
+        if reason:
+            raise ConfigError(reason)
+    return tuple(ALLOWED)
 
 
 def analysis_executors(

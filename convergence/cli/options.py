@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,23 @@ set_option = click.option(
 )
 runs_option = click.option(
     "--runs", default="runs", show_default=True, type=FOLDER, metavar="DIR", help="Folder of the run folders."
+)
+
+
+def _allow_code(ctx: click.Context, param: click.Parameter, modules: tuple[str, ...]) -> None:
+    if modules or "convergence.networks.factories" in sys.modules:
+        from convergence.networks.factories import ALLOWED
+
+        ALLOWED[:] = modules
+
+
+code_option = click.option(
+    "--allow-code",
+    multiple=True,
+    metavar="MODULE",
+    expose_value=False,
+    callback=_allow_code,
+    help="Run the code of this module, which the config names as a network; repeatable.",
 )
 config_options = together(config_argument, set_option, runs_option)
 overwrite_option = click.option(

@@ -9,6 +9,7 @@ from typing import Any
 from convergence.cli.output import columns
 from convergence.config.schema import Experiment
 from convergence.errors import UserError
+from convergence.networks.factories import is_allowed
 from convergence.progress import readable_bytes, readable_seconds
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import describe_changes, read_record
@@ -136,6 +137,13 @@ def shapes(experiment: Experiment) -> tuple[int, Any]:
 
         arrays = ArraySource(experiment)
         return len(arrays.images), arrays
+    code = {net.spec.code(): net.name for net in experiment.all_nets() if net.spec.code()}
+    for name, net in code.items():
+        module = name.partition(":")[0]
+        if not is_allowed(module):
+            raise UserError(
+                f"{net} is not built, because that runs the code of {name}; --allow-code {module} builds it."
+            )
     import torch
 
     from convergence.statistics.torch_source import NetSource

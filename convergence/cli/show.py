@@ -13,6 +13,7 @@ from convergence.cli.stages import refuse_file_options, refuse_runs
 
 @click.command()
 @options.config_options
+@options.code_option
 @click.option("--verify", is_flag=True, help="Of a results file: compare every dataset with its checksum.")
 @options.json_option
 def show(config: str, overrides: tuple[str, ...], runs: str, verify: bool, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from convergence.errors import UserError
 
 @click.command()
 @options.config_options
+@options.code_option
 @options.overwrite_option
 @options.single_file_option
 @options.worker_options
@@ -41,6 +42,7 @@ def run(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, sin
 
 @click.command()
 @options.config_options
+@options.code_option
 @options.overwrite_option
 @click.option("--net", "nets", multiple=True, metavar="NAME", help="Train this net only; repeatable.")
 def train(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, nets: tuple[str, ...]) -> int:
@@ -57,6 +59,7 @@ def _stage(name: str, about: str) -> click.Command:
 
     @click.command(name, help=about)
     @options.config_options
+    @options.code_option
     @options.overwrite_option
     def verb(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool) -> int:
         return _run((name,), config, overrides, runs, overwrite=overwrite)
@@ -213,7 +216,7 @@ def refuse_runs(runs: str) -> None:
 
 def _run(stages: Sequence[str], config: str, overrides: Sequence[str], runs: str, **choices: Any) -> int:
     """Run stages of a config; print the path of the report if it is among them."""
-    from convergence.cli.launch import on_ranks
+    from convergence.cli.launch import check_code, on_ranks
     from convergence.config.load import read_config
     from convergence.runs.run_folder import RunFolder
     from convergence.runs.stages import Options, run_stages
@@ -221,6 +224,8 @@ def _run(stages: Sequence[str], config: str, overrides: Sequence[str], runs: str
     verb = stages[0] if len(stages) == 1 else "run"
     refuse_results_file(verb, config)
     experiment = read_config(config, overrides)
+    if set(stages) - {"analyze", "report"}:
+        check_code(experiment)
     folder = RunFolder(Path(runs) / experiment.name, experiment)
 
     def act(comm: Any) -> None:

@@ -36,6 +36,7 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
         read_text(path, "config", "Give the path of a .toml file, for example configs/digits.toml"),
         overrides,
         where=str(path),
+        folder=path.parent,
     )
 
 
@@ -64,12 +65,14 @@ def read_text(path: Path, kind: str, remedy: str) -> str:
         raise ConfigError(f"{where}: the {kind} could not be read: {cut(str(error), LONGEST_VALUE)}.") from error
 
 
-def parse_config(text: str, overrides: Iterable[str] = (), where: str = "config") -> Experiment:
-    """Read a config from a text; see :func:`read_config`."""
+def parse_config(
+    text: str, overrides: Iterable[str] = (), where: str = "config", folder: Path | None = None
+) -> Experiment:
+    """Read a config from a text; see :func:`read_config`. Modules of networks are also looked up in ``folder``."""
     values = parse_toml(text, where)
     for override in overrides:
         apply_override(values, override)
-    return validated(Experiment, values, where)
+    return validated(Experiment, values, where, folder)
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     raise ConfigError(f"{where}: not valid TOML: {reason}.")
 
 
-def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
+def validated(model: type[Model], values: dict[str, Any], where: str, folder: Path | None = None) -> Model:
     """Validate values as a section of settings.
 
     Raises
@@ -100,7 +103,7 @@ def validated(model: type[Model], values: dict[str, Any], where: str) -> Model:
     where = cut(where, LONGEST_VALUE)
     _check_values(values, where)
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={"folder": folder})
     except ValidationError as error:
         raise ConfigError(_explain_all(where, error, model, values)) from error
     except ConfigError as error:

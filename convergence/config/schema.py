@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
 
 from convergence.config import cross_checks
 from convergence.config.functional import FunctionalConfig
@@ -38,7 +38,7 @@ def _data_source(value: Any) -> Any:
     return value
 
 
-def _network(value: Any) -> Any:
+def _network(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, Mapping) or "name" not in value:
         return value
     name = str(value["name"])
@@ -48,7 +48,7 @@ def _network(value: Any) -> Any:
         entry = "factory"
     else:
         entry = name
-    return NETWORKS.load(entry).model_validate(value)
+    return NETWORKS.load(entry).model_validate(value, context=info.context)
 
 
 class NetGroup(Settings):

@@ -20,6 +20,8 @@ from convergence.registry import Registry
 from convergence.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 NETWORKS = Registry(
@@ -37,6 +39,18 @@ class NetworkSpec(Settings):
     """The ``network`` table of a group of nets; each network adds its own settings."""
 
     name: str
+
+    def code(self) -> str:
+        """Return ``module:attribute`` of the user's code that :meth:`build` runs; "" for networks of the toolkit."""
+        return ""
+
+    def code_folder(self) -> Path | None:
+        """Return the folder beside the config from which that code is imported; None for other code."""
+        return None
+
+    def refusal(self) -> str:
+        """Say why :meth:`build` may not run that code; "" if it may."""
+        return ""
 
     def known_layers(self) -> Collection[str] | None:
         """Return the names of all layers; None where only the built net knows them."""

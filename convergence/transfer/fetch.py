@@ -29,6 +29,7 @@ from convergence.functional.file import open_results
 from convergence.io import hdf5
 from convergence.io.files import (
     LONGEST,
+    atomic_write,
     check_writable,
     confined,
     create_for_owner,
@@ -37,6 +38,7 @@ from convergence.io.files import (
     put_in_place,
     safe_name,
 )
+from convergence.provenance import FETCH_RECORD
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
 from convergence.statistics.file import open_statistics
 from convergence.transfer.remote import RunSource, parse
@@ -115,6 +117,8 @@ def fetch(
         raise UserError(f"{run}: source and destination are the same folder. Give another DEST.")
     check_writable(folder, "Give another DEST")
     staging = confined(folder, STAGING)
+    with atomic_write(folder / FETCH_RECORD) as temporary:
+        temporary.write_text(f"{printable(str(source))}\n", encoding="utf-8")
     if comparisons:
         for flag, given in (("--nets", nets), ("--pictures", pictures), ("--functional", functional)):
             if given:
