@@ -4,8 +4,9 @@ import sys
 
 from convergence.registry import put_toolkit_first
 
-put_toolkit_first()
+if __name__ == "__main__":
+    put_toolkit_first()  # files of the working folder may hide click
 
-from convergence.cli import main  # noqa: E402 (files of the working folder may hide click)
+    from convergence.cli import main
 
-sys.exit(main())
+    sys.exit(main())
