@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from convergence.errors import FileError
-from convergence.io.files import atomic_write, confined
+from convergence.io.files import atomic_write, confined, printable
 
 logger = logging.getLogger(__name__)
 NAME = "single-file.html"
@@ -40,20 +40,21 @@ def single_file(folder: Path) -> Path:
     inlined: dict[str, str] = {}
     articles = []
     for slug in slugs:
-        found = CONTENT.search((folder / f"{slug}.html").read_text(encoding="utf-8"))
-        assert found is not None, f"{slug}.html was not written by this report"
+        found = CONTENT.search(_read(folder, f"{slug}.html"))
+        if found is None:
+            raise _foreign(folder, f"{slug}.html")
         content = _rewrite(found[1], folder, inlined, slugs)
         articles.append(f'<article id="page/{slug}" data-page="{slug}">{content}</article>')
     for path in sorted((folder / "data").glob("*.js")):
-        inlined[f"data/{path.name}"] = _data(path)
+        inlined[f"data/{path.name}"] = _data(folder, f"data/{path.name}")
     for path in sorted((folder / "pictures").glob("*.webp")):
-        inlined.setdefault(f"pictures/{path.name}", _address(path))
-    style, scripts = (folder / "assets" / "report.css").read_text(encoding="utf-8"), ("report.js", "units.js")
+        inlined.setdefault(f"pictures/{path.name}", _address(folder, f"pictures/{path.name}"))
+    style, scripts = _read(folder, "assets/report.css"), ("report.js", "units.js")
     text = first.replace('<link rel="stylesheet" href="assets/report.css">', f"<style>{style}</style>")
     text = CONTENT.sub(lambda _: f"<div data-pages>{''.join(articles)}</div>", text)
     text = _PAGE_LINK.sub(lambda m: _page_address(m, slugs), text)
     holders = "".join(_holder(path, content) for path, content in inlined.items())
-    code = "".join(f"<script>{(folder / 'assets' / name).read_text(encoding='utf-8')}</script>" for name in scripts)
+    code = "".join(f"<script>{_read(folder, f'assets/{name}')}</script>" for name in scripts)
     text = text.replace('<script src="assets/report.js"></script>', holders + code)
     target = folder / NAME
     with atomic_write(target) as temporary:
@@ -66,16 +67,16 @@ def _rewrite(content: str, folder: Path, inlined: dict[str, str], slugs: list[st
     """A page's content with its pictures inlined, its files kept aside, and its links within the file."""
 
     def image(found: re.Match[str]) -> str:
-        return f'src="{_address(confined(folder, found[1]))}"'
+        return f'src="{_address(folder, found[1])}"'
 
     def picture(found: re.Match[str]) -> str:
         # a sheet is shown by many tiles: it is kept once, and the page's script puts it in
-        inlined.setdefault(found[1], _address(confined(folder, found[1])))
+        inlined.setdefault(found[1], _address(folder, found[1]))
         return f'data-src="{found[1]}" src="data:,"'
 
     def file(found: re.Match[str]) -> str:
         path = found[1]
-        inlined.setdefault(path, _address(confined(folder, path)))
+        inlined.setdefault(path, _address(folder, path))
         return f'href="#" data-file="{path}"'
 
     content = _IMAGE.sub(lambda m: image(m) if m[1].startswith("figures/") else picture(m), content)
@@ -90,17 +91,30 @@ def _page_address(found: re.Match[str], slugs: list[str]) -> str:
     return f'href="#units/{place}"' if slug == "units" and place else f'href="#page/{slug}"'
 
 
-def _data(path: Path) -> str:
+def _data(folder: Path, name: str) -> str:
     """The data of a file that calls the page's function with them."""
-    text = path.read_text(encoding="utf-8")
-    name, _, rest = text.removeprefix("unitData(").partition(", ")
-    assert json.loads(name) == f"data/{path.name}"
+    called, _, rest = _read(folder, name).removeprefix("unitData(").partition(", ")
+    if called != json.dumps(name):
+        raise _foreign(folder, name)
     return rest.rstrip().removesuffix(");")
 
 
-def _address(path: Path) -> str:
-    kind = TYPES[path.suffix]
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _address(folder: Path, name: str) -> str:
+    path = confined(folder, name)
+    if path.suffix not in TYPES:
+        raise _foreign(folder, name)
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _read(folder: Path, name: str) -> str:
+    try:
+        return confined(folder, name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{folder / name}: the file cannot be read ({error}). Make the report again.") from error
+
+
+def _foreign(folder: Path, name: str) -> FileError:
+    return FileError(f"{folder}: {printable(name)} was not written by this toolkit. Make the report again.")
 
 
 def _holder(path: str, content: str) -> str:

@@ -239,6 +239,22 @@ def test_page_of_a_fetched_report_brings_no_other_file_into_the_single_file(tmp_
     assert not (folder / "single-file.html").exists()
 
 
+@pytest.mark.parametrize("change", ["page", "data", "type", "text"])
+def test_report_of_another_program_does_not_become_a_single_file(tmp_path, change):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "tables").mkdir()
+    page, body = ("../key", "") if change == "page" else ("index", '<a href="tables/key.txt" download>')
+    index = f'<a data-page="{page}"></a><!-- content -->{body}<!-- /content -->'
+    (tmp_path / "index.html").write_text("no content" if change == "text" else index, encoding="utf-8")
+    (tmp_path / "data" / "a.js").write_text(SECRET, encoding="utf-8")
+    if change == "data":
+        (tmp_path / "index.html").write_text(index.replace(body, ""), encoding="utf-8")
+    if change == "text":
+        (tmp_path / "index.html").write_text('<a data-page="index"></a>', encoding="utf-8")
+    with pytest.raises(FileError, match=r"not written by this toolkit|not a path below"):
+        single_file(tmp_path)
+
+
 def test_login_that_prints_is_explained(tmp_path, planted_runs):
     made = Hostile(tmp_path, planted_runs / "runs" / "planted", "")
     made.ssh = wrapper(tmp_path / "noisy", f'{CONNECT}; echo "Welcome! Quota: 81%"; exec sh -c "$*"')
