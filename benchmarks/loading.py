@@ -30,6 +30,7 @@ from convergence.config.schema import Experiment
 from convergence.data.image_folder import ImageFolder
 from convergence.data.images import ImageSet, batches_on_device
 from convergence.data.packed import Packed
+from convergence.runs.run_folder import RunFolder
 from hpc.comm import SerialCommunicator
 from hpc.pack import pack
 
@@ -98,7 +99,7 @@ def main(n: int = 1024, height: int = 375, width: int = 500) -> None:
             nets = [{"seeds": [1, 2], "network": {"name": "small"}}]
             experiment = Experiment(name="pack", data=folder, nets=nets, statistics={"comparisons": ["conv1"]})
             start = time.perf_counter()
-            pack(experiment, root / augmentation, SerialCommunicator())
+            pack(RunFolder(root / "run", experiment), root / augmentation, SerialCommunicator())
             packing = time.perf_counter() - start
             packed = Packed(name="packed", root=root / augmentation, **settings)
             candidates = {

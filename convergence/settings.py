@@ -22,6 +22,8 @@ SPEED_ONLY: dict[str, Any] = {"digest": False}
 """Mark of a field that changes the speed and never the result: ``json_schema_extra=SPEED_ONLY``."""
 MAX_SEED = 2**32 - 1
 """Largest seed of a config: what all generators accept."""
+PLACE_ONLY: dict[str, Any] = {"digest": False}
+"""Mark of a field that says where data are; what they are enters digests by their content."""
 LONGEST_PATH = 4096
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -121,7 +123,7 @@ def numbers_in(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 class Settings(BaseModel):
-    """A frozen group of settings. Fields marked :data:`SPEED_ONLY` do not enter digests.
+    """A frozen group of settings. Fields marked :data:`SPEED_ONLY` or :data:`PLACE_ONLY` do not enter digests.
 
     Integers, floats and booleans are strict. Every number needs a smallest and a largest value in its field, so that
     a slip of the keyboard is refused when the config is read and not by a lack of memory hours later.

@@ -19,21 +19,24 @@ from pathlib import Path
 
 import numpy as np
 
-from convergence.config.schema import Experiment
 from convergence.data import packed
 from convergence.data.image_folder import FolderImages, ImageFolder
 from convergence.errors import ConfigError, FileError, SharedError, UserError
 from convergence.io.files import create_for_owner, flush_folder, put_in_place, remove_leftovers
 from convergence.io.hdf5 import seal_file
 from convergence.progress import Progress
+from convergence.runs.data_record import check_data
+from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped, is_stopping
 from hpc.comm import Communicator, errors_shared, owned
 
 logger = logging.getLogger(__name__)
 
 
-def pack(experiment: Experiment, folder: Path, comm: Communicator) -> list[Path]:
-    """Pack both splits of an experiment's image folder into files in ``folder``; returns their paths.
+def pack(run: RunFolder, folder: Path, comm: Communicator) -> list[Path]:
+    """Pack both splits of a run's image folder into files in ``folder``; returns their paths.
+
+    The images are checked before, and recorded in the run folder.
 
     Raises
     ------
@@ -42,9 +45,11 @@ def pack(experiment: Experiment, folder: Path, comm: Communicator) -> list[Path]
     Stopped
         on every rank, after a signal to one of them.
     """
+    experiment = run.experiment
     source = experiment.images
     if not isinstance(source, ImageFolder):
         raise _shared(ConfigError(f'data.name = "{source.name}": only "image_folder" can be packed.'))
+    check_data(run, lambda folder: [], comm)
     try:
         splits = source.load()
     except UserError as error:

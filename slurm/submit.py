@@ -220,6 +220,7 @@ def _job_ids(records: Records) -> set[str]:
 def _open(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tuple[RunFolder, ClusterProfile, Records]:
     experiment = read_config(config, overrides)
     folder = RunFolder(Path(runs) / experiment.name, experiment)
+    folder.data.doubt_changes()
     return folder, read_profile(cluster), Records(folder.path.resolve() / "jobs")
 
 

@@ -102,6 +102,7 @@ class RunDescription:
     Attributes
     ----------
     settings : every setting by its dotted name, defaults included
+    data : whether names, sizes and times of the data are those that the run has recorded
     statistics : None, with the reason in ``statistics_unknown``, where the shapes are not known
     analysis : None before the statistics are done
     """
@@ -109,6 +110,7 @@ class RunDescription:
     experiment: str
     folder: str
     settings: dict[str, Any]
+    data: str
     statistics: StatisticsCost | None
     statistics_unknown: str
     analysis: AnalysisCost | None
@@ -125,8 +127,8 @@ def describe_run(folder: RunFolder) -> RunDescription:
     except UserError as error:
         unknown = f"sizes are not known: {error}"
     return RunDescription(
-        folder.experiment.name, str(folder.path.resolve()), dict(_settings(folder.experiment)), statistics, unknown,
-        _analysis(folder), tuple(_stages(folder)),
+        folder.experiment.name, str(folder.path.resolve()), dict(_settings(folder.experiment)), _data(folder),
+        statistics, unknown, _analysis(folder), tuple(_stages(folder)),
     )  # fmt: skip
 
 
@@ -179,6 +181,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _data(folder: RunFolder) -> str:
+    try:
+        return folder.data.status().about
+    except UserError as error:
+        return str(error)
 
 
 def _statistics(experiment: Experiment) -> StatisticsCost:
@@ -251,7 +260,7 @@ def run_text(run: RunDescription) -> str:
     """The description as text."""
     lines = [f"experiment {run.experiment}", f"run folder {run.folder}", "", "config"]
     lines += [f"  {name} = {_toml(value)}" for name, value in run.settings.items()]
-    lines += ["", "comparisons"]
+    lines += ["", "data", f"  {run.data}", "", "comparisons"]
     lines += _statistics_lines(run.statistics) if run.statistics is not None else [f"  {run.statistics_unknown}"]
     lines += ["", "workers", f"  {_analysis_line(run.analysis)}", "", "stages"]
     for stage in run.stages:

@@ -74,13 +74,15 @@ def pack(config: str, overrides: tuple[str, ...], runs: str, out: str | None) ->
     from convergence.cli.stages import refuse_results_file
     from convergence.config.load import read_config
     from convergence.registry import load_object
+    from convergence.runs.run_folder import RunFolder
 
     refuse_results_file("pack", config)
     experiment = read_config(config, overrides)
-    folder = Path(out) if out is not None else Path(runs) / experiment.name / "packed"
+    run = RunFolder(Path(runs) / experiment.name, experiment)
+    folder = Path(out) if out is not None else run.path / "packed"
 
     def act(comm: Any) -> None:
-        packed = load_object("hpc.pack:pack")(experiment, folder, comm)
+        packed = load_object("hpc.pack:pack")(run, folder, comm)
         if comm.rank == 0:
             for path in packed:
                 print(path.resolve())

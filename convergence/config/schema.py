@@ -6,7 +6,6 @@ inputs, so a changed key re-runs exactly the stages that depend on it (:mod:`con
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -26,10 +25,12 @@ from convergence.config.stages import (
     check_names,
 )
 from convergence.data import DATA_SETS
+from convergence.data.files import Part, list_files
 from convergence.data.images import DataSource
+from convergence.data.manifest import FileData
 from convergence.errors import ConfigError, did_you_mean, shown
 from convergence.networks import NETWORKS, NetworkSpec
-from convergence.settings import MAX_SEED, PathSetting, Settings, expand_path
+from convergence.settings import MAX_SEED, PLACE_ONLY, PathSetting, Settings, expand_path
 
 
 def _data_source(value: Any) -> Any:
@@ -87,10 +88,10 @@ class Net(NamedTuple):
         return self.network
 
 
-class ActivationsConfig(Settings):
+class ActivationsConfig(FileData):
     """Given activations instead of nets and images: one array per net and layer."""
 
-    root: PathSetting = Field(PathSetting("."), description="Folder of the files.")
+    root: PathSetting = Field(PathSetting("."), description="Folder of the files.", json_schema_extra=PLACE_ONLY)
     nets: dict[Name, dict[str, str]] = Field(
         min_length=2, description='Net → layer → "file.npy", "file.npz:name" or "file.h5:name".'
     )
@@ -103,23 +104,20 @@ class ActivationsConfig(Settings):
                 raise ValueError(f'untrained: unknown net "{name}"; {did_you_mean(name, self.nets)}')
         return self
 
-    def files(self) -> list[tuple[str, int, int]]:
-        """List every array with the size and modification time of its file; 0 for a missing file."""
-        found = []
-        for layers in self.nets.values():
-            for source in layers.values():
-                stat = self._stat(source)
-                found.append((source, stat.st_size, stat.st_mtime_ns) if stat else (source, 0, 0))
-        return found
+    def list_parts(self) -> dict[str, Part]:
+        names = dict.fromkeys(file_and_array(source)[0] for layers in self.nets.values() for source in layers.values())
+        remedy = "Give arrays as file.npy, file.npz:name or file.h5:name, below activations.root."
+        return {
+            "files": list_files("the activations", ((name, self.root / expand_path(name)) for name in names), remedy)
+        }
 
-    def _stat(self, source: str) -> os.stat_result | None:
-        """Status of the file of an array; None for a missing file, or a path that is not known on this machine."""
-        for text in (source, source.rpartition(":")[0]):
-            try:
-                return os.stat(self.root / expand_path(text)) if text else None
-            except (ConfigError, OSError, ValueError):
-                continue
-        return None
+
+def file_and_array(source: str) -> tuple[str, str]:
+    """Divide ``file.h5:path/in/file`` into the file and the array in it ("" for a file of one array)."""
+    if ":" not in source[2:]:  # C: is a drive letter
+        return source, ""
+    name, _, inside = source.rpartition(":")
+    return name, inside
 
 
 class Experiment(Settings):

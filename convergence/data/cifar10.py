@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from convergence.data.files import Part, list_files
 from convergence.data.images import ArrayImages, DataSource, Floats, Indices, Splits
 from convergence.data.plain_pickle import load_plain
 from convergence.errors import FileError
 from convergence.io.seal import check_regular
-from convergence.settings import PathSetting
+from convergence.settings import PLACE_ONLY, PathSetting
 
 PIXELS = 3 * 32 * 32
 Batch = tuple[npt.NDArray[np.uint8], list[int]]
@@ -28,11 +29,22 @@ class Cifar10(DataSource):
     name: Literal["cifar10"]
     root: PathSetting = Field(
         description="Folder cifar-10-batches-py with data_batch_1 … 5, test_batch and batches.meta, or "
-        "cifar-10-batches-bin."
+        "cifar-10-batches-bin.",
+        json_schema_extra=PLACE_ONLY,
     )
 
     def known_shape(self) -> tuple[int, int, int]:
         return 3, 32, 32
+
+    def list_parts(self) -> dict[str, Part]:
+        end = self._ending()
+        batches = [f"{name}{end}" for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")]
+        names = [f"batches.meta{'.txt' if end else ''}", *batches]
+        remedy = "data.root must be a complete folder cifar-10-batches-py or cifar-10-batches-bin."
+        return {"files": list_files("CIFAR-10", [(name, self.root / name) for name in names], remedy)}
+
+    def _ending(self) -> str:
+        return ".bin" if (self.root / "data_batch_1.bin").exists() else ""
 
     def load(self) -> Splits:
         if not os.path.isdir(self.root):
@@ -40,7 +52,8 @@ class Cifar10(DataSource):
                 f'data.root = "{self.root}": there is no folder {self.root.expanded()}. Unpack cifar-10-python.tar.gz '
                 "and set data.root to the folder cifar-10-batches-py."
             )
-        read, end = (_read_binary, ".bin") if (self.root / "data_batch_1.bin").exists() else (_read_pickle, "")
+        end = self._ending()
+        read = _read_binary if end else _read_pickle
         names = _class_names(self.root / f"batches.meta{'.txt' if end else ''}")
         train, labels = _join([read(self.root / f"data_batch_{k}{end}", len(names)) for k in range(1, 6)])
         test, test_labels = _join([read(self.root / f"test_batch{end}", len(names))])

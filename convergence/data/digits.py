@@ -7,10 +7,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from convergence.data.files import Part, list_files, package_file
 from convergence.data.images import ArrayImages, DataSource, Splits
 from convergence.settings import MAX_SEED
 
 IMAGES_OF_CLASS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+
+FILE = "digits.csv.gz"
 
 
 class Digits(DataSource):
@@ -26,6 +29,10 @@ class Digits(DataSource):
     def known_sizes(self) -> tuple[int, int]:
         n_test = sum(_n_held_out(n, self.held_out) for n in IMAGES_OF_CLASS)
         return sum(IMAGES_OF_CLASS) - n_test, n_test
+
+    def list_parts(self) -> dict[str, Part]:
+        path = package_file("sklearn", f"datasets/data/{FILE}")
+        return {"files": list_files("the digits", [(FILE, path)], "Install it: pip install scikit-learn.")}
 
     def load(self) -> Splits:
         from sklearn.datasets import load_digits

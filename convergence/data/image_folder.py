@@ -1,9 +1,14 @@
-"""Images in class folders, as ImageNet: ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``."""
+"""Images in class folders, as ImageNet: ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``.
+
+Hidden files and folders are ignored, and links are followed. Files that cannot be used are all found before the first
+image is used (:mod:`convergence.data.files`).
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,9 +16,21 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from convergence.data.crops import Crops, PixelImages, Pixels
+from convergence.data.files import (
+    MissingDataError,
+    Part,
+    Problem,
+    describe_problems,
+    hash_image,
+    list_classes,
+    listed,
+    name_text,
+    unusable,
+)
 from convergence.data.images import Indices, Splits
+from convergence.data.manifest import KnownFiles, make_manifest
 from convergence.errors import FileError
-from convergence.settings import PathSetting
+from convergence.settings import PLACE_ONLY, PathSetting
 
 BILINEAR = 2  # Pillow's Resampling.BILINEAR; Pillow is imported when images are decoded
 Side = Annotated[int, Field(ge=1, le=16_384)]
@@ -24,9 +41,20 @@ class ImageFolder(Crops):
     """A folder of images. Evaluation: resize, centre crop, normalise; training: random crop and flip."""
 
     name: Literal["image_folder"]
-    root: PathSetting = Field(description="Folder that holds the training and the held-out folder.")
-    train_folder: PathSetting = Field(PathSetting("train"), description="Subfolder of the training images.")
-    test_folder: PathSetting = Field(PathSetting("val"), description="Subfolder of the held-out images.")
+    root: PathSetting = Field(
+        description="Folder that holds the training and the held-out folder.", json_schema_extra=PLACE_ONLY
+    )
+    train_folder: PathSetting = Field(
+        PathSetting("train"), description="Subfolder of the training images.", json_schema_extra=PLACE_ONLY
+    )
+    test_folder: PathSetting = Field(
+        PathSetting("val"), description="Subfolder of the held-out images.", json_schema_extra=PLACE_ONLY
+    )
+    unreadable: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="What to do with files that cannot be read or decoded: refuse the data, or leave the files out.",
+        json_schema_extra=PLACE_ONLY,
+    )
     resize: Side | tuple[Side, Side] = Field(
         256, description="Size after the resize in pixels: the shorter side, or (height, width)."
     )
@@ -41,45 +69,79 @@ class ImageFolder(Crops):
             )
         return self
 
-    def load(self) -> Splits:
-        train, test = (FolderImages(self, self.root / part) for part in (self.train_folder, self.test_folder))
-        if train.class_names != test.class_names:
-            odd = sorted(set(train.class_names) ^ set(test.class_names))
+    @property
+    def skips_unreadable(self) -> bool:
+        return self.unreadable == "skip"
+
+    def list_parts(self) -> dict[str, Part]:
+        train, test = (self._list(self.root / name) for name in (self.train_folder, self.test_folder))
+        odd = sorted(set(train.class_names) ^ set(test.class_names))
+        if odd:
             raise FileError(
                 f"{self.root}: {self.train_folder} and {self.test_folder} have different classes; only in one of "
-                f"them: {', '.join(odd[:10])}. Each class needs a folder of the same name in both."
+                f"them: {listed(odd)}. Each class needs a folder of the same name in both."
             )
-        return Splits(train, test)
+        used = [{train.class_names[file.label] for file in part.files} for part in (train, test)]
+        if self.skips_unreadable:  # a class without images in one split still is a class
+            names = [name for name in train.class_names if name in used[0] | used[1]]
+            return {"train": _of_classes(train, names), "test": _of_classes(test, names)}
+        return {
+            key: replace(part, problems=(*part.problems, *_empty_classes(part, there)))
+            for key, part, there in zip(("train", "test"), (train, test), used, strict=True)
+        }
+
+    def _list(self, folder: Path) -> Part:
+        if not folder.is_dir():
+            raise MissingDataError(
+                f"{folder}: there is no such folder. data.root must hold {self.train_folder}/<class>/ and "
+                f"{self.test_folder}/<class>/ with the images."
+            )
+        part = list_classes(folder, ENDINGS)
+        if not part.files:
+            problems = describe_problems([(part.title, problem) for problem in part.problems])
+            error = FileError if part.problems else MissingDataError
+            raise error(
+                f"{folder}: no images were found in {len(part.class_names)} class folders. Images are files ending in "
+                f"{', '.join(sorted(ENDINGS))} in <class>/; names that begin with a dot are ignored."
+                + (f" What was found cannot be used: {problems}." if part.problems else "")
+            )
+        return part
+
+    def hash_content(self, path: str) -> tuple[str, str, str]:
+        return hash_image(path)
+
+    def load(self) -> Splits:
+        if self.manifest is not None:
+            found = {key: [(file.name, file.label) for file in part.files] for key, part in self.manifest.parts.items()}
+            names = self.manifest.parts["train"].class_names
+        else:
+            parts = self.list_parts()
+            problems = [(part.title, problem) for part in parts.values() for problem in part.problems]
+            if problems and not self.skips_unreadable:
+                raise unusable(str(self.root), problems)
+            found = {key: [(file.name, file.label) for file in part.files] for key, part in parts.items()}
+            names = parts["train"].class_names
+        return Splits(
+            FolderImages(self, "train", found["train"], names), FolderImages(self, "test", found["test"], names)
+        )
 
 
 class FolderImages(PixelImages):
-    """Images that are decoded when they are read; safe to read from several threads."""
+    """Images that are decoded when they are read; safe to read from several threads.
+
+    ``part`` is "train" or "test", and ``files`` has the name below the folder and the label of each image.
+    """
 
     source: ImageFolder
 
-    def __init__(self, source: ImageFolder, folder: Path) -> None:
-        self.source = source
-        if not folder.is_dir():
-            raise FileError(
-                f"{folder}: there is no such folder. data.root must hold {source.train_folder}/<class>/ and "
-                f"{source.test_folder}/<class>/ with the images."
-            )
-        classes = sorted(path for path in folder.iterdir() if path.is_dir())
-        files = [
-            (file, label)
-            for label, place in enumerate(classes)
-            for file in sorted(place.rglob("*"))
-            if file.suffix.lower() in ENDINGS
-        ]
-        if not files:
-            raise FileError(
-                f"{folder}: no images were found in {len(classes)} class folders. Images are files ending in "
-                f"{', '.join(sorted(ENDINGS))} in <class>/."
-            )
-        self._folder = folder
-        self._files = [file for file, _ in files]
+    def __init__(
+        self, source: ImageFolder, part: str, files: list[tuple[str, int]], class_names: tuple[str, ...]
+    ) -> None:
+        self.source, self.part = source, part
+        folder = source.root / (source.train_folder if part == "train" else source.test_folder)
+        self._files = [os.path.join(folder, name) for name, _ in files]
         self.labels = np.array([label for _, label in files], dtype=np.int64)
-        self.class_names = tuple(place.name for place in classes)
+        self.class_names = tuple(map(name_text, class_names))
         self.image_shape = (3, source.crop, source.crop)
         self._resize, self._centre = _transforms(source)
 
@@ -100,20 +162,32 @@ class FolderImages(PixelImages):
         return self._resize(self._decode(self._files[index]))
 
     def manifest_hash(self) -> str:
-        digest = hashlib.sha256()
-        for file, label in zip(self._files, self.labels, strict=True):
-            digest.update(f"{file.relative_to(self._folder).as_posix()}\0{file.stat().st_size}\0{label}\n".encode())
-        return digest.hexdigest()
+        manifest = self.source.manifest or make_manifest(self.source, self.source.list_parts(), KnownFiles())
+        return manifest.parts[self.part].sha256
 
     @staticmethod
-    def _decode(path: Path) -> Any:
-        from PIL import Image, UnidentifiedImageError
+    def _decode(path: str) -> Any:
+        from PIL import Image
 
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise FileError(f"{path}: the image could not be decoded ({error}). Replace or remove it.") from error
+        except Exception as error:  # Pillow's readers raise many types for damaged files
+            raise FileError(
+                f"{name_text(path)}: the image could not be decoded ({str(error) or type(error).__name__}). Replace or "
+                "remove it."
+            ) from error
+
+
+def _empty_classes(part: Part, used: Collection[str]) -> list[Problem]:
+    return [Problem(name, "empty class") for name in part.class_names if name not in used]
+
+
+def _of_classes(part: Part, names: list[str]) -> Part:
+    """The part with these of its classes only, all of which have images."""
+    label_of = {name: label for label, name in enumerate(names)}
+    files = tuple(file._replace(label=label_of[part.class_names[file.label]]) for file in part.files)
+    return replace(part, files=files, class_names=tuple(names))
 
 
 def _transforms(source: ImageFolder) -> tuple[Any, Any]:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from convergence.data.manifest import FileData
 from convergence.errors import FileError
-from convergence.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -103,8 +103,12 @@ class Splits(NamedTuple):
     test: ImageSet
 
 
-class DataSource(Settings):
-    """The ``[data]`` section of a config; each data set adds its own settings."""
+class DataSource(FileData):
+    """The ``[data]`` section of a config; each data set adds its own settings.
+
+    A data set that is read from files implements :meth:`list_parts` and marks the settings of their place as
+    :data:`~convergence.settings.PLACE_ONLY`: its files then identify it, and a check reads only changed files.
+    """
 
     name: str
 

@@ -7,6 +7,7 @@ file jointly in the same way. ``convergence pack`` makes it from an image folder
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from convergence.data.crops import Crop, Crops, PixelImages, Pixels
+from convergence.data.files import Part, list_files
 from convergence.data.image_folder import FolderImages
 from convergence.data.images import Indices, Splits
 from convergence.errors import ConfigError, FileError
 from convergence.io.files import atomic_write
 from convergence.io.full_disk import open_hdf5
 from convergence.io.hdf5 import open_checked, read_array, reading, write_array
-from convergence.settings import PathSetting
+from convergence.settings import PLACE_ONLY, PathSetting
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +50,28 @@ class Packed(Crops):
     """
 
     name: Literal["packed"]
-    root: PathSetting = Field(description="Folder that holds the two files.")
-    train_file: PathSetting = Field(PathSetting("train.h5"), description="File of the training images.")
-    test_file: PathSetting = Field(PathSetting("val.h5"), description="File of the held-out images.")
+    root: PathSetting = Field(description="Folder that holds the two files.", json_schema_extra=PLACE_ONLY)
+    train_file: PathSetting = Field(
+        PathSetting("train.h5"), description="File of the training images.", json_schema_extra=PLACE_ONLY
+    )
+    test_file: PathSetting = Field(
+        PathSetting("val.h5"), description="File of the held-out images.", json_schema_extra=PLACE_ONLY
+    )
+
+    def list_parts(self) -> dict[str, Part]:
+        remedy = f"Make it with: {MADE_BY}."
+        return {
+            key: list_files(str(file), [(key, self.root / file)], remedy)
+            for key, file in (("train", self.train_file), ("test", self.test_file))
+        }
+
+    def hash_content(self, path: str) -> tuple[str, str, str]:
+        """Hash labels, classes, shape and the checksums of the pixels, which takes no reading of the pixels."""
+        with open_packed(Path(path)) as file, reading(path, made_by=MADE_BY):
+            text = json.dumps([read_array(file, "labels").tolist(), list(map(str, read_array(file, "class_names")))])
+            digest = hashlib.sha256(f"{text} {file['images'].shape}".encode())
+            digest.update(file["image_sha256"][()].tobytes())
+        return digest.hexdigest(), "", ""
 
     def draw(self, width: int, height: int, augment_seed: int, index: int) -> Crop:
         (left, top, right, bottom), mirrored = super().draw(width, height, augment_seed, index)
@@ -61,8 +82,8 @@ class Packed(Crops):
         train, test = (PackedImages(self, self.root / file) for file in (self.train_file, self.test_file))
         if train.class_names != test.class_names:
             raise FileError(
-                f"{self.root}: {self.train_file} and {self.test_file} have different classes. Pack both from one image "
-                f"folder with: {MADE_BY}."
+                f"{self.root}: {self.train_file} and {self.test_file} have different classes, or the same in another "
+                f"order. Pack both from one image folder with: {MADE_BY}."
             )
         return Splits(train, test)
 

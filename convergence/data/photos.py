@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from convergence.data.files import Part, list_files, package_file
 from convergence.data.images import ArrayImages, DataSource, Floats, Indices, Splits
 from convergence.errors import FileError
 from convergence.settings import MAX_SEED
@@ -46,6 +47,15 @@ class Photos(DataSource):
 
     def known_sizes(self) -> tuple[int, int]:
         return self.n_train, self.n_test
+
+    def list_parts(self) -> dict[str, Part]:
+        remedy = "Install it: pip install 'convergent-learning[train]'."
+        paths = [
+            (file, package_file(package.split(".")[0], "/".join([*package.split(".")[1:], file])))
+            for package, files in PHOTOGRAPHS.items()
+            for file in files
+        ]
+        return {"files": list_files("the photographs", paths, remedy)}
 
     def load(self) -> Splits:
         photographs = _photographs()

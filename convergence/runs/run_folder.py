@@ -17,6 +17,7 @@ from convergence.provenance import (
     PICTURES_SCHEMA_VERSION,
     STATISTICS_SCHEMA_VERSION,
 )
+from convergence.runs.data_record import DataRecord
 from convergence.runs.tasks import StageTask, TaskFolder, file_size, read_record
 from convergence.settings import PathSetting
 
@@ -27,6 +28,7 @@ class RunFolder(TaskFolder):
     def __init__(self, path: str | Path, experiment: Experiment) -> None:
         super().__init__(path)
         self.experiment = experiment
+        self.data = DataRecord(self.path, experiment)
 
     def create(self) -> None:
         """Make the folder unless it exists.
@@ -76,7 +78,7 @@ class RunFolder(TaskFolder):
         """Task: train (or initialise) one net."""
         folder = self.net_folder(net)
         values: dict[str, Any] = {
-            "data": self.experiment.images.digest_values(),
+            "data": self._data_values(),
             "network": net.spec.digest_values(),
             "seed": net.seed,
             "trained": net.trained,
@@ -84,7 +86,10 @@ class RunFolder(TaskFolder):
         if net.trained:
             values["training"] = self.experiment.training.digest_values()
         scratch = tuple(folder / name for name in CHECKPOINTS)
-        return StageTask(f"train {net.name}", (folder,), folder / "record.json", values, scratch=scratch)
+        record = folder / "record.json"
+        return StageTask(
+            f"train {net.name}", (folder,), record, values, scratch=scratch, explanations=self.data.changes
+        )
 
     def train_tasks(self) -> list[StageTask]:
         """Tasks: train all nets; none if the config gives activations."""
@@ -96,20 +101,20 @@ class RunFolder(TaskFolder):
         """Task: both passes over the evaluation images."""
         nets = {net.name: net for net in self.experiment.all_nets()}
         joined = {ref.net: nets[ref.net] for ref in self.experiment.all_layer_refs()}
-        given = self.experiment.activations
         values: dict[str, Any] = {
             "statistics_schema": STATISTICS_SCHEMA_VERSION,
-            "data": self.experiment.images.digest_values() if given is None else given.digest_values(),
+            "data": self._data_values(),
             "nets": [[net.name, net.label, net.trained] for net in joined.values()],
             "statistics": self.experiment.statistics.digest_values(),
         }
         inputs = {}
-        if given is None:
+        if self.experiment.activations is None:
             inputs = {name: self.train_task(net).digest for name, net in joined.items()}
-        else:
-            values["files"] = [list(file) for file in given.files()]
         scratch = (self.path / "statistics.partial",)
-        return StageTask("statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch)
+        return StageTask(
+            "statistics", (self.statistics_file,), self.path / "statistics.json", values, inputs, scratch,
+            explanations=self.data.changes,
+        )  # fmt: skip
 
     def analyze_task(self) -> StageTask:
         """Task: the analysis of the sums."""
@@ -150,7 +155,7 @@ class RunFolder(TaskFolder):
             "functional_schema": FUNCTIONAL_SCHEMA_VERSION,
         }
         if experiment == "average":
-            values["data"] = self.experiment.images.digest_values()
+            values["data"] = self._data_values()
             values["training"] = self.experiment.training.digest_values()
             values["nets"] = [[net.name, net.spec.digest_values(), net.seed] for net in self.experiment.all_nets()]
             statistics = self.experiment.statistics  # scored images and their groups
@@ -162,7 +167,7 @@ class RunFolder(TaskFolder):
         place = self.functional_folder
         outputs = (place / f"{experiment}.h5", place / experiment)
         record, scratch = place / f"{experiment}.json", (place / f"{experiment}.partial",)
-        return StageTask(experiment, outputs, record, values, inputs, scratch)
+        return StageTask(experiment, outputs, record, values, inputs, scratch, explanations=self.data.changes)
 
     def has_experiment(self, experiment: str) -> bool:
         """Whether the run includes a functional experiment: enabled, with nets and images."""
@@ -176,6 +181,10 @@ class RunFolder(TaskFolder):
         if self.experiment.report.compare is not None:
             inputs["the run to compare with"] = _compared_identity(self.experiment.report.compare)
         return StageTask("report", (self.path / "report",), self.path / "report.json", values, inputs)
+
+    def _data_values(self) -> dict[str, Any]:
+        """What the images or activations are: their settings without places, and their recorded content."""
+        return self.data.source.digest_values() | {"content": self.data.content}
 
     def held_out_accuracy(self, net: Net) -> float:
         """Read the held-out accuracy of a net from its metrics.

@@ -18,8 +18,9 @@ from convergence.config.schema import Net
 from convergence.errors import SharedError, StaleOutputError, UserError, did_you_mean
 from convergence.io.files import disk_full_errors
 from convergence.registry import load_object
+from convergence.runs.data_record import check_data
 from convergence.runs.run_folder import RunFolder
-from convergence.runs.tasks import StageTask
+from convergence.runs.tasks import StageTask, describe_changes, read_record
 
 logger = logging.getLogger(__name__)
 Tasks = Callable[[RunFolder], list[StageTask]]
@@ -56,6 +57,7 @@ class Stage:
     skip_reason : why there is nothing to do for an experiment; "" if there is
     optional : a failure does not end a run of all stages
     ranks : kind of parallel processes that may share the stage; None for a single process
+    reads_data : whether the stage reads the images or activations, which are checked before
     """
 
     name: str
@@ -65,6 +67,7 @@ class Stage:
     skip_reason: Callable[[RunFolder], str] = lambda folder: ""
     optional: bool = False
     ranks: Literal["mpi", "torch"] | None = None
+    reads_data: bool = False
 
 
 def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> None:
@@ -94,6 +97,8 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
             continue
         try:
             with disk_full_errors(folder.path):
+                if stage.reads_data:
+                    check_data(folder, stage.tasks, comm)
                 _require(folder, stage.reads(folder))
                 stage.run(folder, options, comm)
         except UserError as error:
@@ -111,10 +116,12 @@ def _require(folder: RunFolder, tasks: list[StageTask]) -> None:
                 "missing": "has not run",
                 "unfinished": "has not finished",
                 "damaged": f"is damaged ({folder.damage(task)})",
-                "stale": "was made with other settings",
+                "stale": "was made with other settings or data",
             }[state]
+            record = read_record(task.record) if state == "stale" else None
+            why = f" ({describe_changes(record, task)})" if record is not None else ""
             raise StaleOutputError(
-                f'{folder.path}: "{task.name}" {found}. First run `convergence {task.name.split()[0]}` (or '
+                f'{folder.path}: "{task.name}" {found}{why}. First run `convergence {task.name.split()[0]}` (or '
                 "`convergence run`) with the same config and --set options."
             )
 
@@ -276,11 +283,12 @@ STAGE_TABLE: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage(
-            "train", _train, RunFolder.train_tasks, lambda folder: [], ranks="torch",
+            "train", _train, RunFolder.train_tasks, lambda folder: [], ranks="torch", reads_data=True,
             skip_reason=lambda folder: "the config gives activations" if folder.experiment.activations else "",
         ),
         Stage(
-            "statistics", _statistics, lambda folder: [folder.statistics_task()], RunFolder.train_tasks, ranks="mpi"
+            "statistics", _statistics, lambda folder: [folder.statistics_task()], RunFolder.train_tasks, ranks="mpi",
+            reads_data=True,
         ),
         Stage(
             "analyze", _analyze, lambda folder: [folder.analyze_task()], lambda folder: [folder.statistics_task()]
@@ -290,13 +298,14 @@ STAGE_TABLE: dict[str, Stage] = {
             lambda folder: [
                 *(folder.train_task(net) for net, _ in folder.experiment.pictured()), folder.statistics_task()
             ],
-            skip_reason=_pictures_skip_reason, optional=True,
+            skip_reason=_pictures_skip_reason, optional=True, reads_data=True,
         ),
         *(
             Stage(
                 name, functools.partial(_functional, name),
                 functools.partial(lambda name, folder: [folder.functional_task(name)], name),
                 functools.partial(_functional_reads, name), optional=True, ranks="torch",
+                reads_data=True,
             )
             for name in EXPERIMENT_NAMES
         ),

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,8 @@ RECORD_FORMAT = 1
 LONGEST_SECONDS = 1e10
 DEEPEST = 50
 """Most levels of objects and lists in a record."""
+CONTENT = "data.content"
+"""Path of the SHA-256 of the data among the values of a task."""
 State = Literal["missing", "unfinished", "damaged", "stale", "done"]
 
 
@@ -54,6 +56,7 @@ class StageTask:
     inputs : digests of the tasks whose output is read, by name
     scratch : files or folders of an unfinished task, removed when the task finishes
     shelf : name of the folder below ``superseded/``; derived from ``name`` if empty
+    explanations : what changed since an earlier content of the data, by that content
     """
 
     name: str
@@ -63,6 +66,7 @@ class StageTask:
     inputs: dict[str, str] = field(default_factory=dict)
     scratch: tuple[Path, ...] = ()
     shelf: str = ""
+    explanations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -279,7 +283,7 @@ def describe_changes(record: dict[str, Any], task: StageTask) -> str:
         return "made with other, unknown settings"
     old, new = dict(_flat(record["values"])), dict(_flat(task.values))
     changes = [
-        f"{key}: {_show(old.get(key))} → {_show(new.get(key))}"
+        _data_change(old.get(key), task) if key == CONTENT else f"{key}: {_show(old.get(key))} → {_show(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
@@ -288,6 +292,10 @@ def describe_changes(record: dict[str, Any], task: StageTask) -> str:
     if read and not changes:
         changes = [f"{', '.join(read)} changed"]
     return "; ".join(changes[:6]) + ("; …" if len(changes) > 6 else "") or "the record format changed"
+
+
+def _data_change(old: Any, task: StageTask) -> str:
+    return f"data: {task.explanations.get(str(old), 'the images or labels differ, or were not checked')}"
 
 
 def _show(value: Any) -> str:

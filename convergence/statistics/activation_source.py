@@ -7,7 +7,6 @@ comparison side by side.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from convergence.config.layer_refs import LayerRef
 from convergence.config.schema import ActivationsConfig, Experiment
 from convergence.data.images import ImageSet
+from convergence.data.manifest import KnownFiles, make_manifest
 from convergence.errors import ConfigError, FileError
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.given_arrays import open_array
@@ -299,8 +299,9 @@ class UnknownImages(ImageSet):
         return np.empty((len(indices), *self.image_shape), np.float32)
 
     def manifest_hash(self) -> str:
-        """SHA-256 of the arrays' names, sizes and times; reading all arrays would take as long as the statistics."""
-        return hashlib.sha256(repr(self._config.files()).encode()).hexdigest()
+        """SHA-256 of the files of the arrays, which are read unless they were checked."""
+        config = self._config
+        return (config.manifest or make_manifest(config, config.list_parts(), KnownFiles())).content
 
 
 def _as_maps(values: npt.NDArray[Any]) -> Float32:

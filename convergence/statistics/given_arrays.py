@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from convergence.config.schema import file_and_array
 from convergence.errors import FileError, UserError, did_you_mean
 from convergence.io.files import atomic_write, file_sha256, is_full, printable
 from convergence.io.plain_hdf5 import open_foreign
@@ -140,7 +141,7 @@ def open_array(root: str | os.PathLike[str], source: str) -> GivenArray:
         for a file that is missing, damaged or no plain file, a name that it does not hold, arrays of objects, links to
         other files, and declared sizes that the file cannot hold.
     """
-    name, inside = source.rsplit(":", 1) if ":" in source[2:] else (source, "")  # C: is a drive letter
+    name, inside = file_and_array(source)
     path = expand_path(root) / expand_path(name)
     with _damage_named(printable(str(path))):
         if not os.path.isfile(path):

@@ -48,3 +48,8 @@ def config(folder: Path, root: Path, resize="[40, 44]", crop=31, augmentation="c
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pack_command(path: Path, out: Path) -> list[str]:
+    """Words that pack the images of a config into a folder; the run folder is beside the config."""
+    return ["pack", str(path), "--out", str(out), "--runs", str(path.parent / "runs")]

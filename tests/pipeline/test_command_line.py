@@ -121,7 +121,7 @@ def document(capsys, *arguments) -> dict:
 
 
 KEYS = {
-    "run": "experiment folder settings statistics statistics_unknown analysis stages",
+    "run": "experiment folder settings data statistics statistics_unknown analysis stages",
     "statistics": "name bytes version digest images groups subset nets comparisons provenance analysis_file analysis "
     "analysis_changes checksums",
     "analysis": "bytes digest statistics_digest comparisons provenance checksums",

@@ -19,7 +19,7 @@ from convergence.data.images import batches_on_device
 from convergence.data.packed import cut_on_device
 from convergence.errors import ConfigError, FileError
 from tests.helpers.attempts import kill_repeatedly
-from tests.helpers.photographs import config, digest, write_photographs
+from tests.helpers.photographs import config, digest, pack_command, write_photographs
 from tests.helpers.recording import drawn, states_of
 
 
@@ -44,7 +44,7 @@ def small_blocks():
 )
 def test_packed_pixels_equal_folder_pixels(root, tmp_path, resize, crop):
     """Exactly, in evaluation; and in training where the whole resized image is packed."""
-    assert main(["pack", str(config(tmp_path, root, resize, crop)), "--out", str(tmp_path / "out")]) == 0
+    assert main(pack_command(config(tmp_path, root, resize, crop), tmp_path / "out")) == 0
     settings = {"crop": crop, "augmentation": "crop"}
     folder = source("image_folder", root=str(root), resize=eval(resize), **settings).load()
     pack = source("packed", root=str(tmp_path / "out"), **settings).load()
@@ -62,7 +62,7 @@ def test_packed_pixels_equal_folder_pixels(root, tmp_path, resize, crop):
 @pytest.fixture(scope="module")
 def packs(root, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("packs")
-    assert main(["pack", str(config(folder, root)), "--out", str(folder)]) == 0
+    assert main(pack_command(config(folder, root), folder)) == 0
     return folder
 
 
@@ -121,15 +121,15 @@ def test_pack_has_plain_arrays_and_checksums(packs, root, caplog, tmp_path):
         sums = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
         assert file["image_sha256"][()].tobytes() == b"".join(sums)
         assert list(file["class_names"].asstr()) == ["n01", "n02"]
-    assert sorted(path.name for path in packs.iterdir()) == ["folder.toml", "train.h5", "val.h5"]
+    assert sorted(path.name for path in packs.iterdir()) == ["folder.toml", "runs", "train.h5", "val.h5"]
     with caplog.at_level("INFO"):
-        assert main(["pack", str(config(tmp_path, root)), "--out", str(packs)]) == 0
+        assert main(pack_command(config(tmp_path, root), packs)) == 0
     assert caplog.text.count("checksums verified") == 2
 
 
 def test_pack_of_other_images_is_not_overwritten(packs, root, tmp_path, capsys):
     before = digest(packs / "train.h5")
-    assert main(["pack", str(config(tmp_path, root, resize="[41, 44]")), "--out", str(packs)]) == 2
+    assert main(pack_command(config(tmp_path, root, resize="[41, 44]"), packs)) == 2
     assert "packed from other images, or with another data.resize" in capsys.readouterr().err
     assert digest(packs / "train.h5") == before
 
@@ -139,7 +139,7 @@ def test_damaged_pack_is_refused(packs, root, tmp_path, capsys):
     with h5py.File(packs / "train.h5") as file:
         content[file["images"].id.get_offset() + 9 * 40 * 44 * 3] ^= 1
     (tmp_path / "train.h5").write_bytes(content)
-    assert main(["pack", str(config(tmp_path, root)), "--out", str(tmp_path)]) == 2
+    assert main(pack_command(config(tmp_path, root), tmp_path)) == 2
     assert re.search(r"train.h5: images 8 … 11 do not match their checksum", capsys.readouterr().err)
     (tmp_path / "train.h5").write_bytes(content[:-5000])
     (tmp_path / "val.h5").write_bytes((packs / "val.h5").read_bytes())
@@ -153,10 +153,10 @@ def test_damaged_pack_is_refused(packs, root, tmp_path, capsys):
 
 def test_unusable_pack_inputs_are_refused(root, tmp_path, capsys):
     path = config(tmp_path, root, crop=42)
-    assert main(["pack", str(path), "--out", str(tmp_path)]) == 2
+    assert main(pack_command(path, tmp_path)) == 2
     assert "data.crop = 42 is larger than" in capsys.readouterr().err
     path.write_text(re.sub(r"\[data\].*?\[\[", '[data]\nname = "digits"\n[[', path.read_text(), flags=re.S))
-    assert main(["pack", str(path), "--out", str(tmp_path)]) == 2
+    assert main(pack_command(path, tmp_path)) == 2
     assert '"digits": only "image_folder" can be packed' in capsys.readouterr().err
 
 
@@ -169,7 +169,7 @@ packed.BLOCK_IMAGES = 4
 
 def test_killed_pack_resumes_to_the_same_bytes(packs, root, tmp_path, request):
     kills = request.config.getoption("kills")
-    arguments = ["pack", str(config(tmp_path, root)), "--out", str(tmp_path / "out")]
+    arguments = pack_command(config(tmp_path, root), tmp_path / "out")
     killed, _ = kill_repeatedly(arguments, kills, tmp_path / "scratch", 12, SMALL_BLOCKS)
     assert killed >= min(kills, 3)
     assert_same_packs(tmp_path / "out", packs)
@@ -206,7 +206,7 @@ def test_only_damaged_blocks_are_packed_again(packs, root, tmp_path, monkeypatch
         return decode(images, index, plan)
 
     monkeypatch.setattr(packed, "decode", decoding)
-    arguments = ["pack", str(config(tmp_path, root)), "--out", str(tmp_path), "--set", "training.loader_workers=1"]
+    arguments = [*pack_command(config(tmp_path, root), tmp_path), "--set", "training.loader_workers=1"]
     assert main(arguments) == 75
     assert sorted(made) == list(range(12))
     partial = tmp_path / "train.h5.partial"

@@ -6,7 +6,7 @@ import pytest
 
 from convergence.cli import main
 from convergence.config.load import parse_config
-from convergence.errors import ConfigError
+from convergence.errors import ConfigError, FileError
 from convergence.settings import PathSetting, expand_path
 
 CONFIG = """
@@ -69,7 +69,7 @@ def test_configs_keep_paths_as_they_are_written(monkeypatch):
     for name in ("IMAGES", "PART"):
         monkeypatch.delenv(name, raising=False)
     experiment = parse_config(CONFIG)
-    assert experiment.images.digest_values()["root"] == "$IMAGES/small"
+    assert "root" not in experiment.images.digest_values()
     assert experiment.report.digest_values()["compare"] == "~/runs/other"
     assert '"$IMAGES/small"' in experiment.model_dump_json()
     with pytest.raises(ConfigError, match="IMAGES"):
@@ -80,10 +80,15 @@ def test_variables_in_paths_of_activations_are_read_where_the_command_runs(monke
     (tmp_path / "fc").mkdir()
     (tmp_path / "fc" / "a.npy").write_bytes(b"12345")
     given = parse_config(GIVEN).activations
-    assert [size for _, size, _ in given.files()] == [0, 0]
+    with pytest.raises(ConfigError, match="which is not set"):
+        given.list_parts()
     monkeypatch.setenv("ARRAYS", str(tmp_path))
     monkeypatch.setenv("LAYER", "fc")
-    assert [(name, size) for name, size, _ in given.files()] == [("$LAYER/a.npy", 5), ("$LAYER/b.npy", 0)]
+    with pytest.raises(FileError, match=r"b\.npy: there is no such file"):
+        given.list_parts()
+    (tmp_path / "fc" / "b.npy").write_bytes(b"123")
+    files = given.list_parts()["files"].files
+    assert [(file.name, file.size) for file in files] == [("$LAYER/a.npy", 5), ("$LAYER/b.npy", 3)]
 
 
 def test_paths_of_the_command_line_are_expanded_unless_they_exist(monkeypatch, tmp_path, capsys):
