@@ -186,7 +186,7 @@ def test_pack_resumes_from_crash_states(packs, root, tmp_path, monkeypatch):
     monkeypatch.setattr(packed, "BLOCK_IMAGES", 4)
     out, trial = tmp_path / "out", tmp_path / "trial"
     out.mkdir()
-    arguments = ["pack", str(config(tmp_path, root)), "--out"]
+    arguments = ["pack", str(config(tmp_path, root)), "--runs", str(tmp_path / "runs"), "--out"]
     states, disk = states_of(out, lambda: main([*arguments, str(out)]))
     assert disk.at_risk() == []
     for state in drawn(states, 5):
