@@ -344,5 +344,7 @@ class ReportConfig(Settings):
         None, description="Pair of nets shown unit by unit; default: the first two trained nets."
     )
     formats: tuple[Literal["svg", "png", "pdf"], ...] = Field(
-        ("svg", "png", "pdf"), description="Formats of the figures; the pages show SVG, which is always written."
+        ("svg",),
+        description="Formats of the figures; the pages show SVG, which is always written. `convergence figures` writes "
+        "others afterwards.",
     )

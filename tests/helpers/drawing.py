@@ -10,12 +10,15 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from convergence.figures import style
+
 
 @contextmanager
 def undrawn() -> Iterator[None]:
     """Figures are set up and their numbers written; their files hold no drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "draw_without_rendering", lambda self: None)
+        patch.setattr(Figure, "get_layout_engine", lambda self: None)
+        patch.setattr(style, "_write_svg", lambda figure, path, box: path.write_text("<svg/>", "utf-8"))
         patch.setattr(Figure, "get_tightbbox", lambda self: Bbox.unit())
         patch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).write_text("<svg/>", "utf-8"))
         yield
