@@ -8,7 +8,6 @@ import shutil
 import stat
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -19,9 +18,11 @@ from convergence.io import hdf5
 from convergence.report.single import single_file
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
-from convergence.transfer.fetch import fetch
+from convergence.transfer.fetch import _net_folder, fetch
+from convergence.transfer.remote import parse
 from slurm.records import Records, Submission, SubmittedJob
 from slurm.status import log_path, tail
+from tests.helpers.hdf5_edits import resealed
 from tests.helpers.sshd import wrapper
 
 needs_rsync = pytest.mark.skipif(not shutil.which("rsync"), reason="no rsync: apt-get install rsync")
@@ -150,9 +151,12 @@ def test_links_out_of_the_destination_are_not_followed(hostile, name):
         hostile.fetch()
 
 
-@pytest.mark.parametrize("net", ["../../../.ssh", "/tmp/x", "..", "a/b", "a\nb", "\x1b[2J"])
+NETS = ["../../../.ssh", "/tmp/x", "..", "a/b", "a\nb", "\x1b[2J"]
+
+
+@pytest.mark.parametrize("net", NETS[::2])
 def test_net_of_a_statistics_file_names_no_folder_outside(hostile, net):
-    with h5py.File(hostile.folder / "statistics.h5", "r+") as file:
+    with resealed(hostile.folder / "statistics.h5") as file:
         names = file["nets/name"].asstr()[()]
         names[0] = net
         for name, values in (("name", names), ("weights_sha256", np.array(["0" * 64] * len(names), object))):
@@ -162,8 +166,16 @@ def test_net_of_a_statistics_file_names_no_folder_outside(hostile, net):
     record = json.loads((hostile.folder / "statistics.json").read_text(encoding="utf-8"))
     (hostile.folder / "statistics.json").write_text(json.dumps(record | {"outputs": {"statistics.h5": size}}), "utf-8")
     (hostile.folder / "nets").mkdir()
-    with pytest.raises(FileError, match="cannot name a folder") as error:
+    with pytest.raises(FileError, match="Names consist of"):
         hostile.fetch(nets=True)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_folder_of_a_net_is_below_the_destination(net, tmp_path):
+    source = parse(str(tmp_path), "ssh", "convergence")
+    assert _net_folder(source, tmp_path, "net1") == tmp_path / "nets" / "net1"
+    with pytest.raises(FileError, match="cannot name a folder") as error:
+        _net_folder(source, tmp_path, net)
     assert str(error.value).isprintable()
 
 
