@@ -6,13 +6,13 @@ replaces a list). Each sbatch option that the scripts write can be left out, and
 
 from __future__ import annotations
 
-import tomllib
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from convergence.config.load import validated
+from convergence.config.load import parse_toml, read_text, validated
 from convergence.errors import ConfigError, did_you_mean
 from convergence.runs.stages import SHARED, STAGES
 from convergence.settings import Settings
@@ -40,18 +40,21 @@ class Resources(Settings):
     qos: Word | None = Field(None, description="Quality of service.")
     constraint: Line | None = Field(None, description="Required node features, for example 'a100|h100'.")
     reservation: Word | None = Field(None, description="Reservation to use.")
-    nodes: int = Field(1, ge=1, description="Nodes per job.")
+    nodes: int = Field(1, ge=1, le=100_000, description="Nodes per job.")
     tasks_per_node: int = Field(
-        1, ge=1, description="Processes per node: MPI ranks of the statistics, torch processes of other stages."
+        1,
+        ge=1,
+        le=10_000,
+        description="Processes per node: MPI ranks of the statistics, torch processes of other stages.",
     )
-    cpus_per_task: int | None = Field(None, ge=1, description="CPU cores per process.")
-    gpus_per_node: int = Field(0, ge=0, description="GPUs per node.")
+    cpus_per_task: int | None = Field(None, ge=1, le=10_000, description="CPU cores per process.")
+    gpus_per_node: int = Field(0, ge=0, le=1000, description="GPUs per node.")
     gpu_option: Literal["gpus-per-node", "gres"] = Field(
         "gpus-per-node", description="Form of the GPU request: --gpus-per-node=N or --gres=gpu:N."
     )
     gpu_type: Word | None = Field(None, description="GPU type, for example 'a100'.")
-    memory_gb: float | None = Field(None, gt=0, description="Memory per node, in GiB.")
-    walltime_min: int = Field(60, ge=1, description="Time limit of a job, in minutes.")
+    memory_gb: float | None = Field(None, gt=0, le=1e6, description="Memory per node, in GiB.")
+    walltime_min: int = Field(60, ge=1, le=1_000_000, description="Time limit of a job, in minutes.")
     setup: tuple[str, ...] = Field((), description="Shell lines to run first, for example a source line.")
     modules: tuple[Word, ...] = Field(
         (), description="Modules to load; the job fails if one is not in the list of loaded modules afterwards."
@@ -139,7 +142,7 @@ class TrainResources(TorchResources):
 
     array: bool = Field(True, description="Train the nets as one array job; false for sites without job arrays.")
     parallel: int | None = Field(
-        None, ge=1, description="Maximum number of nets in training at a time; needs the array."
+        None, ge=1, le=100_000, description="Maximum number of nets in training at a time; needs the array."
     )
 
     @model_validator(mode="after")
@@ -153,7 +156,10 @@ class AnalyzeResources(Resources):
     """Resources of the analysis."""
 
     workers: int = Field(
-        1, ge=1, description="Worker processes: on one node in a submitted run, one job each with `analyze --cluster`."
+        1,
+        ge=1,
+        le=100_000,
+        description="Worker processes: on one node in a submitted run, one job each with `analyze --cluster`.",
     )
     interface: Word | None = Field(
         None, description="Network interface of worker jobs and their scheduler, for example 'ib0'."
@@ -173,7 +179,7 @@ class Requeue(Settings):
         3, ge=0, le=100, description="Maximum restarts of a job, those by node failures included."
     )
     signal: Literal["USR2", "TERM"] = Field("USR2", description="Signal that a job receives before its time limit.")
-    signal_s: int = Field(120, ge=1, description="Seconds between this signal and the time limit.")
+    signal_s: int = Field(120, ge=1, le=1_000_000, description="Seconds between this signal and the time limit.")
 
 
 class ClusterProfile(Settings):
@@ -242,14 +248,10 @@ def read_profile(path: str | Path) -> ClusterProfile:
         naming the file, the key, what was received and what is valid.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = sorted(str(file) for file in Path("configs/clusters").glob("*.toml"))
+    known = sorted(str(file) for file in Path("configs/clusters").glob("*.toml"))
+    if not os.path.lexists(path):
         hint = f" Known profiles: {', '.join(known)}." if known else ""
-        raise ConfigError(f"{path}: the cluster profile does not exist.{hint}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the profile could not be read: {error}.") from error
+        raise ConfigError(f"{path}: the cluster profile does not exist.{hint}")
+    text = read_text(path, "profile", "Give the path of a .toml file, for example configs/clusters/local_test.toml")
+    values = parse_toml(text, str(path))
     return validated(ClusterProfile, values, str(path))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class Settings:
 def is_results_file(path: str) -> bool:
     """Whether the argument of a verb is a results file (or a folder with ``statistics.h5``) and not a config."""
     place = Path(path)
-    if place.is_dir():
-        return (place / STATISTICS).exists()
+    if os.path.isdir(place):
+        return os.path.exists(place / STATISTICS)
     return place.suffix.lower() in ENDINGS or (place.suffix.lower() != ".toml" and is_hdf5(place))
 
 

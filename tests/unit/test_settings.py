@@ -5,9 +5,12 @@ import os
 import pytest
 
 from convergence.cli import main
-from convergence.config.load import parse_config
-from convergence.errors import ConfigError, FileError
-from convergence.settings import PathSetting, expand_path
+from convergence.config.load import parse_config, read_config
+from convergence.data import DATA_SETS
+from convergence.errors import LONGEST_MESSAGE, ConfigError, FileError
+from convergence.networks import NETWORKS
+from convergence.settings import PathSetting, Settings, expand_path, numbers_in
+from slurm.profile import ClusterProfile
 
 CONFIG = """
 name = "paths"
@@ -98,7 +101,81 @@ def test_paths_of_the_command_line_are_expanded_unless_they_exist(monkeypatch, t
     text = CONFIG.replace("$IMAGES", str(tmp_path))
     for name in ("t.toml", "a$NOWHERE.toml"):
         (tmp_path / name).write_text(text, encoding="utf-8")
-        assert main(["show", f"~/{name}" if name == "t.toml" else name, "--runs=~/runs"]) == 0
-        assert f"run folder {tmp_path}/runs/paths" in capsys.readouterr().out
-    assert main(["show", "t.toml", "--runs=$NOWHERE/runs"]) == 2
+        assert main(["status", f"~/{name}" if name == "t.toml" else name, "--runs=~/runs"]) == 0
+        assert f"paths: {tmp_path}/runs/paths" in capsys.readouterr().out
+    assert main(["status", "t.toml", "--runs=$NOWHERE/runs"]) == 2
     assert "NOWHERE" in capsys.readouterr().err
+
+
+def sections(base=Settings):
+    """All sections of configs and profiles, and all data sets and networks."""
+    for entries in (DATA_SETS, NETWORKS):
+        for name in entries:
+            entries.load(name)
+    for section in base.__subclasses__():
+        if section.__module__.partition(".")[0] in ("convergence", "slurm"):
+            yield section
+            yield from sections(section)
+
+
+def test_every_number_of_a_config_has_a_smallest_and_a_largest_value():
+    assert issubclass(ClusterProfile, Settings)
+    unbounded = [
+        f"{section.__name__}: {number}"
+        for section in sections()
+        for number in numbers_in(section.__pydantic_core_schema__)
+        if number["type"] != "bool" and not ({"ge", "gt"} & set(number) and {"le", "lt"} & set(number))
+    ]
+    assert unbounded == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.epochs=true", "valid integer"),
+        ('training.epochs="3"', "valid integer"),
+        ("training.compile=1", "valid boolean"),
+        ("training.learning_rate=nan", "finite"),
+        ("training.epochs=100000000000000", "less than or equal to"),
+        ("functional.average.scored=100000000000000", "less than or equal to"),
+        ("training.epochs=0x" + "f" * 5000, "integer of"),
+        ("training.epochs=" + "9" * 5000, "cannot be read"),
+        (f'report.title="{"x" * 100_000}"', "100,000 characters"),
+        ('report.title="\\u001b[31m"', "control character"),
+        ("a" + ".a" * 30 + "=1", "more than 20 parts"),
+        (f"nets.{'9' * 5000}.label='x'", "is no index"),
+        ('statistics.comparisons=[{name="x", layers=["a\\u0000b"]}]', "control character"),
+        ('statistics.comparisons=[{name="x", layers="conv9"}]', 'no layer "conv9"; did you mean "conv'),
+        ('functional.stitch.pairs=[["net1", "net9"]]', 'no net "net9"'),
+        ('functional.ensemble.comparisons=["conv9"]', 'no comparison "conv9"'),
+        ("statistics.max_images=10", "needs at least 32 images"),
+        ("data.resize=100", "data.crop = 224 is larger"),
+        ("nets.0.network={name='alexnet'}", "3 × 227 × 227"),
+        ("nets.0.seeds=[" + "7," * 9000 + "]", "list a seed twice"),
+    ],
+)
+def test_invalid_values_are_refused_when_the_config_is_read(override, words):
+    with pytest.raises(ConfigError) as refused:
+        parse_config(CONFIG, [override])
+    assert words in str(refused.value)
+    assert len(str(refused.value)) <= LONGEST_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfen\0a\0", "not UTF-8"),
+        (b"name = " + b"[" * 5000, "nested"),
+        (b"name = '\0'", "not valid TOML"),
+        (b"#" * 9_000_000, "larger than"),
+    ],
+)
+def test_files_that_are_no_config_are_refused(tmp_path, content, words):
+    (tmp_path / "c.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        read_config(tmp_path / "c.toml")
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG, encoding="utf-8-sig")
+    assert read_config(tmp_path / "c.toml").name == "paths"
