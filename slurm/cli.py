@@ -18,13 +18,25 @@ profile_option = click.option(
 @profile_option
 @options.overwrite_option
 @click.option("--dry-run", is_flag=True, help="Print the script of every job; submit nothing.")
-def submit(config: str, overrides: tuple[str, ...], runs: str, cluster: str, overwrite: bool, dry_run: bool) -> None:
+@options.no_check_option
+def submit(
+    config: str,
+    overrides: tuple[str, ...],
+    runs: str,
+    cluster: str,
+    overwrite: bool,
+    dry_run: bool,
+    no_check: bool,
+) -> None:
     """Submit all unfinished stages as Slurm jobs.
 
-    Jobs wait for each other. A job that is stopped or fails keeps its finished work; submit again to resume.
+    The run is checked first. Jobs wait for each other. A job that is stopped or fails keeps its finished work; submit
+    again to resume.
     """
     from slurm import submit as module
 
+    if not no_check:
+        module.check(config, overrides, runs, cluster, keep=not dry_run)
     act = module.dry_run if dry_run else module.submit
     print(act(config, overrides, runs, cluster, overwrite))
 
@@ -96,18 +108,22 @@ def cancel(run: str, runs: str) -> None:
 
 
 @click.command()
+@click.argument("config", type=click.Path(), required=False)
+@options.set_option
 @options.runs_option
 @click.option("--cluster", type=options.FILE, metavar="PROFILE", help="Check the containers of this profile, too.")
 @options.json_option
-def doctor(runs: str, cluster: str | None, as_json: bool) -> int:
+def doctor(
+    config: str | None, overrides: tuple[str, ...], runs: str, cluster: str | None, as_json: bool
+) -> int:
     """Check this machine for faults and print remedies.
 
     The exit code is 2 if there is a fault. Under srun or mpiexec, the launcher and the ports between ranks are checked,
-    too.
+    too. With a CONFIG, the run is checked on this machine as by `convergence check`.
     """
     from slurm.doctor import diagnose, render
 
-    diagnosis = diagnose(runs, cluster)
+    diagnosis = diagnose(runs, cluster, config, overrides)
     if as_json:
         print_json("doctor", diagnosis)
     elif diagnosis.findings:

@@ -15,14 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
+from convergence.checks.findings import Finding, findings_text
+from convergence.checks.run import NO_TORCH, can_check, check_run, stages_ahead
+from convergence.config.load import read_config
 from convergence.errors import UserError
 from convergence.progress import readable_bytes
+from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import STAGES
 from hpc.comm import Communicator, SerialCommunicator, world
 from slurm.environment import surrounding
@@ -40,26 +43,6 @@ try:
 except BlockingIOError:
     sys.exit(3)
 """
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of one check.
-
-    Attributes
-    ----------
-    check : what was examined
-    level : "ok", "note" (a limitation that needs no action) or "fault"
-    found : what was found
-    needed : what is needed; "" unless it is a fault
-    remedy : how to fix it; "" unless it is a fault
-    """
-
-    check: str
-    level: Literal["ok", "note", "fault"]
-    found: str
-    needed: str = ""
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -347,18 +330,35 @@ def run_checks(folder: Path) -> list[Finding]:
     return findings
 
 
-def diagnose(runs: str, cluster: str | None = None) -> Diagnosis:
-    """Examine this machine, and the containers of a cluster profile; later ranks keep only the faults of their node.
+def check_config(config: str, overrides: Sequence[str], runs: str) -> list[Finding]:
+    """Findings of `convergence check` for a config on this machine."""
+    experiment = read_config(config, overrides)
+    run_folder = RunFolder(Path(runs) / experiment.name, experiment)
+    if not can_check(experiment):
+        return [Finding("run", "note", f"not checked: {NO_TORCH}")]
+    run = check_run(run_folder, stages_ahead(run_folder))
+    summary = f"{experiment.name}: checked {', '.join(run.checks) or 'nothing, all stages are done'}"
+    return [Finding("run", "ok", summary), *run.findings]
+
+
+def diagnose(
+    runs: str, cluster: str | None = None, config: str | None = None, overrides: Sequence[str] = ()
+) -> Diagnosis:
+    """Examine this machine, the containers of a cluster profile, and a run if a config is given.
+
+    Ranks after the first keep only the faults of their node.
 
     Raises
     ------
     ConfigError
-        for a profile that is not valid.
+        for a profile or a config that is not valid.
     """
     folder = Path(runs).resolve()
     while not folder.is_dir():
         folder = folder.parent
     findings = run_checks(folder) + (check_containers(cluster) if cluster else [])
+    if config is not None:
+        findings += check_config(config, overrides, runs)
     sound = all(finding.level != "fault" for finding in findings)
     try:
         is_first = world().rank == 0
@@ -371,9 +371,6 @@ def diagnose(runs: str, cluster: str | None = None) -> Diagnosis:
 
 def render(diagnosis: Diagnosis) -> str:
     """The text that ``doctor`` prints; "" without findings."""
-    lines = [f"on {diagnosis.host}"] if diagnosis.findings else []
-    for finding in diagnosis.findings:
-        lines.append(f"{finding.level:<6}{finding.check:<13} {finding.found}")
-        lines += [f"{'':<20}needed: {finding.needed}"] if finding.needed else []
-        lines += [f"{'':<20}remedy: {finding.remedy}"] if finding.remedy else []
-    return "\n".join(lines)
+    if not diagnosis.findings:
+        return ""
+    return "\n".join([f"on {diagnosis.host}", *findings_text(diagnosis.findings)])

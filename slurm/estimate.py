@@ -7,12 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from convergence.checks.needs import (
+    FileSize,
+    Needs,
+    StageNeed,
+    disk_text,
+    needs_text,
+    net_sizes,
+    picture_sizes,
+    sum_sizes,
+)
+from convergence.checks.run import NO_TORCH, kept
 from convergence.cli.run_description import shapes
 from convergence.config.load import read_config
+from convergence.config.schema import Experiment
 from convergence.errors import UserError
-from convergence.progress import readable_bytes, readable_seconds
+from convergence.progress import readable_seconds
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import OPTIONAL, STAGES
 from convergence.runs.tasks import StageTask, read_record
@@ -20,8 +31,6 @@ from slurm.jobs import make_jobs, stage_of, unfinished
 from slurm.profile import AnalyzeResources, ClusterProfile, TrainResources, read_profile
 
 DONE = "nothing to submit: all stages are done for these settings"
-PAIR_BYTES = 150_000
-"""Bytes of analysis.h5 for each pair of nets of a comparison, without the matrices over units."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +68,6 @@ class StageEstimate:
 
 
 @dataclass(frozen=True)
-class FileSize:
-    """Bytes of what a stage writes."""
-
-    stage: str
-    what: str
-    bytes: int
-
-
-@dataclass(frozen=True)
 class RunEstimate:
     """Resources of the unfinished stages of a run.
 
@@ -84,6 +84,7 @@ class RunEstimate:
     requeue_method, max_requeues : how stopped jobs are restarted
     disk : sizes of what all stages write
     disk_unknown : why sizes are not known; "" if they are
+    checked : memory and time by the kept outcome of `convergence check`; none without it
     """
 
     experiment: str
@@ -99,6 +100,7 @@ class RunEstimate:
     max_requeues: int
     disk: tuple[FileSize, ...]
     disk_unknown: str
+    checked: tuple[StageNeed, ...]
 
 
 def estimate_run(config: str, overrides: Sequence[str], runs: str, cluster: str) -> RunEstimate:
@@ -110,7 +112,8 @@ def estimate_run(config: str, overrides: Sequence[str], runs: str, cluster: str)
     works = unfinished(folder)
     stages = estimate_stages(folder, works, profile)
     measured = [(item.stage, item.waves * item.measured_s) for item in stages if item.measured_s is not None]
-    disk, reason = _file_sizes(folder)
+    check = kept(folder)
+    disk, reason = (check.needs.disk, "") if check and check.needs.disk else _file_sizes(folder)
     return RunEstimate(
         experiment=experiment.name,
         missing=tuple(work.name for work in works),
@@ -125,6 +128,7 @@ def estimate_run(config: str, overrides: Sequence[str], runs: str, cluster: str)
         max_requeues=profile.requeue.max_requeues,
         disk=tuple(disk),
         disk_unknown=reason,
+        checked=check.needs.stages if check else (),
     )
 
 
@@ -213,12 +217,13 @@ def render(estimate: RunEstimate) -> str:
     lines.append(f"at most {readable_seconds(estimate.limit_s)} from start to report by the time limits, without waits")
     if estimate.requeue_method != "none":
         lines.append(f"each job restarts up to {estimate.max_requeues} times ({estimate.requeue_method}) and resumes")
+    if estimate.checked:
+        lines += needs_text(Needs(stages=estimate.checked), "on the machine of `convergence check`")
+    else:
+        lines.append("memory and time on one machine are estimated by `convergence check`")
     if estimate.disk_unknown:
         return "\n".join([*lines, f"sizes on disk are not known: {estimate.disk_unknown}"])
-    total = sum(item.bytes for item in estimate.disk)
-    lines.append(f"about {readable_bytes(total)} on disk, without the report (some MB)")
-    lines += [f"  {item.stage:<11} {readable_bytes(item.bytes):>8}  {item.what}" for item in estimate.disk]
-    return "\n".join(lines)
+    return "\n".join([*lines, *disk_text(estimate.disk)])
 
 
 def _start_to_end(stages: Iterable[tuple[str, float]]) -> float:
@@ -234,65 +239,29 @@ def _start_to_end(stages: Iterable[tuple[str, float]]) -> float:
 
 def _file_sizes(folder: RunFolder) -> tuple[list[FileSize], str]:
     """Sizes of what the stages write, from shapes alone; or why they are not known."""
+    experiment = folder.experiment
     try:
-        n_available, joiner = shapes(folder.experiment)
+        n_available, source = shapes(experiment)
     except ImportError:
-        return [], "torch is not installed: pip install 'convergent-learning[train]'"
+        return [], NO_TORCH
     except UserError as error:
         return [], str(error)
-    return [*_net_sizes(folder), *_sum_sizes(folder, n_available, joiner), *_picture_sizes(folder, joiner)], ""
+    sizes = [*_net_sizes(experiment), *sum_sizes(experiment, n_available, source.joined)]
+    if folder.has_pictures():
+        sizes += picture_sizes(experiment, experiment.images.load().train.image_shape, source.joined)
+    return sizes, ""
 
 
-def _net_sizes(folder: RunFolder) -> Iterator[FileSize]:
+def _net_sizes(experiment: Experiment) -> Iterator[FileSize]:
     """Weights and checkpoints; nothing if the config gives activations."""
-    if folder.experiment.activations is not None:
+    if experiment.activations is not None:
         return
     import torch
 
-    splits = folder.experiment.images.load()
+    splits = experiment.images.load()
     total = 0
     with torch.device("meta"):
-        for net in folder.experiment.all_nets():
+        for net in experiment.all_nets():
             module = net.spec.build(splits.train.image_shape, splits.train.n_classes)
             total += sum(value.numel() * value.element_size() for value in module.state_dict().values())
-    kept = 1 + len(folder.experiment.training.keep_epochs)
-    state = 3 if folder.experiment.training.optimizer == "adamw" else 2  # weights and the optimiser's buffers
-    yield FileSize("train", "weights of the nets", kept * total)
-    yield FileSize("train", "checkpoints, at most two for each net in training", 2 * state * total)
-
-
-def _sum_sizes(folder: RunFolder, n_available: int, joiner: Any) -> Iterator[FileSize]:
-    """The statistics, their scratch files, and the analysis."""
-    from convergence.statistics.sampling import ImageGroups
-    from convergence.statistics.schema import stored_bytes
-
-    config = folder.experiment.statistics
-    groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
-    n_subset = len(groups.subset(config.subset))
-    sums = codes = results = 0
-    for joined in joiner.joined.values():
-        n_units, n_nets = joined.n_units, len(joined.nets)
-        sums += stored_bytes(joined, config, n_subset)
-        if config.mutual_information.enabled:
-            codes += groups.n_images * joined.n_sampled(config.mutual_information.positions) * n_units
-        results += 8 * n_units**2 + PAIR_BYTES * math.comb(n_nets, 2)
-    yield FileSize("statistics", "statistics.h5, without the histograms of units (some kB each)", sums)
-    yield FileSize("statistics", "scratch files, removed at the end", sums + codes)
-    yield FileSize("analyze", "analysis.h5, approximately", results)
-
-
-def _picture_sizes(folder: RunFolder, joiner: Any) -> Iterator[FileSize]:
-    """Upper bound for pictures of units: patches as large as the image or ``pictures.max_side``."""
-    if not folder.has_pictures():
-        return
-    config = folder.experiment.pictures
-    channels, *sides = folder.experiment.images.load().train.image_shape
-    picture = channels * math.prod(min(side, config.max_side) for side in sides)
-    per_unit = sum(1 if method == "maximization" else config.top for method in config.methods if method != "filters")
-    widths = {
-        (net, layer): width
-        for joined in joiner.joined.values()
-        for net, layer, width in zip(joined.of_net, joined.layers, joined.widths, strict=True)
-    }
-    n_units = sum(widths.get((net.name, layer), 0) for net, layers in folder.experiment.pictured() for layer in layers)
-    yield FileSize("pictures", "pictures.h5 and its scratch files, at most", 2 * n_units * per_unit * picture)
+    yield from net_sizes(experiment, total)

@@ -8,6 +8,8 @@ are recorded.
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import os
 import platform
 import shutil
@@ -19,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from convergence.checks.findings import CheckError, error_text
+from convergence.checks.run import NO_TORCH, can_check, check_run, has_passed, stages_ahead
 from convergence.cli.launch import check_code
 from convergence.config.load import read_config
 from convergence.errors import UserError
@@ -34,6 +38,7 @@ from slurm.records import Records, Submission, SubmittedJob
 from slurm.slurm_commands import QueuedJob
 from slurm.status import open_run
 
+logger = logging.getLogger(__name__)
 NOTHING = "nothing to submit: all stages are done for these settings"
 PACKAGES = ("convergence", "hpc", "slurm")
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +51,31 @@ def dry_run(config: str, overrides: Sequence[str], runs: str, cluster: str, over
     jobs = make_jobs(unfinished(folder), profile)
     ids = {job.name: f"<{job.name}>" for job in jobs}
     return "\n".join(script_text(profile, job, settings, job.dependency(ids)) for job in jobs) or NOTHING
+
+
+def check(config: str, overrides: Sequence[str], runs: str, cluster: str, keep: bool = True) -> None:
+    """Check a run before its jobs are queued; print warnings. Jobs do not repeat a check that passed and is kept.
+
+    Raises
+    ------
+    CheckError
+        with all faults.
+    """
+    folder, profile, _ = _open(config, overrides, runs, cluster)
+    ahead = stages_ahead(folder)
+    if not ahead or has_passed(folder, ahead):
+        return
+    if not can_check(folder.experiment):
+        logger.warning("the run is not checked: %s. The first job checks it.", NO_TORCH)
+        return
+    limits = {stage.name: 2**30 * (profile.stage(stage.name).memory_gb or math.inf) for stage in ahead}
+    run = check_run(folder, ahead, limits=limits, keep=keep)
+    for finding in run.findings:
+        if finding.level == "warning" or "computed on the CPU" in finding.found:
+            logger.warning("%s: %s: %s", finding.level, finding.check, finding)
+    text = error_text(run.findings, f"convergence check {config}")
+    if text:
+        raise CheckError(text)
 
 
 def submit(config: str, overrides: Sequence[str], runs: str, cluster: str, overwrite: bool = False) -> str:

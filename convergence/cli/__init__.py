@@ -4,6 +4,7 @@ Exit codes: 0 success; 1 a defect of the toolkit, with its traceback; 2 an error
 75 stopped by SIGTERM or SIGUSR2 with all finished work kept, run the same command again; 130 interrupted.
 
 stages.py     ``run`` and the stages: train, statistics, analyze, …, report
+check.py      ``check``
 show.py       ``show``, with run_description.py and file_description.py
 publish.py    paper, figures, compare
 transfer.py   fetch, subset, pack
@@ -32,7 +33,7 @@ from convergence.registry import load_object, put_toolkit_first
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 RESUME = "run the same command again to resume"
 SECTIONS: dict[str, dict[str, str]] = {
-    "Before a run": {"pack": "convergence.cli.transfer"},
+    "Before a run": {"check": "convergence.cli.check", "pack": "convergence.cli.transfer"},
     "Stages, in order": dict.fromkeys(
         (
             "run",
@@ -65,6 +66,7 @@ VERBS = {verb: f"{module}:{verb}" for section in SECTIONS.values() for verb, mod
 EXAMPLES = """\
 convergence run configs/digits.toml
 convergence run configs/digits.toml --set analysis.rotations=50
+convergence check configs/digits.toml
 convergence show configs/digits.toml
 convergence figures runs/digits --format pdf --width 3.25in
 convergence fetch cluster:runs/digits --comparison conv1

@@ -95,6 +95,9 @@ overwrite_option = click.option(
     is_flag=True,
     help="Delete results of other settings instead of moving them to RUN/superseded/.",
 )
+no_check_option = click.option(
+    "--no-check", is_flag=True, help="Start without the checks before a run (`convergence check`)."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document (docs/command_line.md).")
 pair_option = click.option(
     "--pair", nargs=2, metavar="NET1 NET2", help="Nets to show unit by unit.  [default: the first two trained nets]"

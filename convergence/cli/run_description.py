@@ -14,8 +14,6 @@ from convergence.progress import readable_bytes, readable_seconds
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import describe_changes, read_record
 from convergence.settings import Settings
-from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
-from convergence.statistics.partial_results import MATRIX_BYTES
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def _data(folder: RunFolder) -> str:
 
 
 def _statistics(experiment: Experiment) -> StatisticsCost:
-    from convergence.statistics.assembly import TILE, information_tiles
+    from convergence.statistics.assembly import information_tiles, pass_memory
     from convergence.statistics.sampling import ImageGroups
     from convergence.statistics.schema import stored_bytes
 
@@ -220,18 +218,14 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
                 graph_nodes=tuple(dict.fromkeys(joined.sources)),
             )
         )
-    most = max(item.units for item in found)
-    matrix = 8 * most**2
+    sums_bytes, tile_bytes = pass_memory(config, max(item.units for item in found))
     return StatisticsCost(
         images=groups.n_images,
         groups=len(groups),
         images_per_group=len(groups.images(0)),
         single_images=n_subset if config.subset else 0,
-        # samples gathered and centred, and the matrix of products or a band of it
-        sums_bytes=2 * 4 * PRODUCT_SAMPLES * most + (matrix if matrix <= MATRIX_BYTES else 3 * 8 * BAND * most),
-        tile_bytes=4 * min(TILE, most) ** 2 * information.bins**2 * min(information.blocks, len(groups))
-        if information.enabled
-        else None,
+        sums_bytes=sums_bytes,
+        tile_bytes=tile_bytes,
         comparisons=tuple(found),
     )
 

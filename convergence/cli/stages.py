@@ -18,12 +18,21 @@ from convergence.errors import UserError
 @options.code_option
 @options.overwrite_option
 @options.single_file_option
+@options.no_check_option
 @options.worker_options
-def run(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, single_file: bool, **workers: Any) -> int:
+def run(
+    config: str,
+    overrides: tuple[str, ...],
+    runs: str,
+    overwrite: bool,
+    single_file: bool,
+    no_check: bool,
+    **workers: Any,
+) -> int:
     """Run all stages and print the path of the report.
 
-    Stages that the config does not enable are left out, and finished stages are skipped. CONFIG may be a statistics.h5:
-    then the file is analyzed and reported.
+    Stages that the config does not enable are left out, and finished stages are skipped. The stages ahead are checked
+    first. CONFIG may be a statistics.h5: then the file is analyzed and reported.
     """
     from convergence.analysis import standalone
     from convergence.cli.launch import analysis_executors
@@ -37,7 +46,8 @@ def run(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, sin
             standalone.analyze_file(config, overrides, executors=executors, overwrite=overwrite)
             print(standalone.report_file(config, overrides, overwrite=overwrite).resolve())
         return 0
-    return _run(STAGES, config, overrides, runs, overwrite=overwrite, executors=executors, single_file=single_file)
+    choices = {"overwrite": overwrite, "executors": executors, "single_file": single_file, "check": not no_check}
+    return _run(STAGES, config, overrides, runs, **choices)
 
 
 @click.command()
@@ -45,13 +55,16 @@ def run(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, sin
 @options.code_option
 @options.overwrite_option
 @click.option("--net", "nets", multiple=True, metavar="NAME", help="Train this net only; repeatable.")
-def train(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, nets: tuple[str, ...]) -> int:
+@options.no_check_option
+def train(
+    config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, nets: tuple[str, ...], no_check: bool
+) -> int:
     """Train the nets of a config, one for each seed.
 
     Writes runs/NAME/nets/. torchrun or srun spreads a net over several processes; an interrupted training resumes from
-    its last checkpoint.
+    its last checkpoint. The stages ahead are checked first.
     """
-    return _run(("train",), config, overrides, runs, overwrite=overwrite, nets=nets)
+    return _run(("train",), config, overrides, runs, overwrite=overwrite, nets=nets, check=not no_check)
 
 
 def _stage(name: str, about: str) -> click.Command:
@@ -67,13 +80,17 @@ def _stage(name: str, about: str) -> click.Command:
     return verb
 
 
-statistics = _stage(
-    "statistics",
+@click.command()
+@options.config_options
+@options.overwrite_option
+@options.no_check_option
+def statistics(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, no_check: bool) -> int:
     """Sum activations over the evaluation images.
 
     Writes runs/NAME/statistics.h5, which is all that the analysis reads. mpiexec or srun spreads the image groups over
-    ranks; the file has the same bits for any number of ranks.""",
-)
+    ranks; the file has the same bits for any number of ranks. The stages ahead are checked first.
+    """
+    return _run(("statistics",), config, overrides, runs, overwrite=overwrite, check=not no_check)
 
 
 @click.command()

@@ -30,6 +30,8 @@ PASSED_MODULES = (
     nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.Identity, nn.modules.dropout._DropoutNd,
 )  # fmt: skip
 PASSED_FUNCTIONS: set[object] = {operator.add, operator.iadd, torch.add, functional.dropout}
+UNIT_AXIS = {2: 1, 3: 2, 4: 1}
+"""The axis of units by the number of axes: vectors (n, C), tokens (n, T, C), maps (n, C, H, W)."""
 
 
 class LayerReader:
@@ -89,12 +91,10 @@ def as_maps(output: torch.Tensor) -> torch.Tensor:
     ConfigError
         for any other number of axes.
     """
-    if output.ndim == 4:
-        return output.flatten(2)
-    if output.ndim == 2:
-        return output[:, :, None]
-    if output.ndim == 3:
-        return output.transpose(1, 2)
+    axis = UNIT_AXIS.get(output.ndim)
+    if axis is not None:
+        units_second = output.movedim(axis, 1)
+        return units_second.flatten(2) if output.ndim > 2 else units_second[:, :, None]
     raise ConfigError(
         f"the output of a layer has shape {tuple(output.shape)}; valid are maps (n, C, H, W), vectors (n, C) and "
         "tokens (n, T, C). Choose another layer."

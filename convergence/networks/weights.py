@@ -32,7 +32,7 @@ def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> N
     """Write the weights of a net to :func:`weights_path`, as plain arrays without code, with their checksum."""
     from safetensors.torch import save
 
-    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    state = state_arrays(module)
     with atomic_write(weights_path(folder, epoch)) as temporary:
         content = save(state, {"sha256": arrays_sha256(state)})
         temporary.write_bytes(content)  # save_file makes a temporary file of its own, which a kill would leave
@@ -69,6 +69,11 @@ def load_checked(path: Path) -> dict[str, torch.Tensor]:
             "again, or remove it and make it again."
         )
     return state
+
+
+def state_arrays(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights and buffers of a net as contiguous arrays on the CPU, as weights files hold them."""
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def load_arrays(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

@@ -36,12 +36,14 @@ class Options:
     executors : context manager that starts the workers of the analysis (:mod:`hpc.dask_executor`)
     nets : names of the nets to train; all if empty
     single_file : also write the report as one HTML file
+    check : check the stages ahead before the first one starts (:mod:`convergence.checks`)
     """
 
     overwrite: bool = False
     executors: Any = None
     nets: tuple[str, ...] = ()
     single_file: bool = False
+    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Stage:
     optional : a failure does not end a run of all stages
     ranks : kind of parallel processes that may share the stage; None for a single process
     reads_data : whether the stage reads the images or activations, which are checked before
+    checks : what is checked before a run with the stage, by name in ``convergence.checks.CHECKS``
     """
 
     name: str
@@ -68,6 +71,11 @@ class Stage:
     optional: bool = False
     ranks: Literal["mpi", "torch"] | None = None
     reads_data: bool = False
+    checks: tuple[str, ...] = ()
+
+    def included(self, folder: RunFolder) -> bool:
+        """Whether a run of all stages includes it."""
+        return self.name not in EXPERIMENT_NAMES or folder.has_experiment(self.name)
 
 
 def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> None:
@@ -78,7 +86,8 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
     StaleOutputError
         if a task that a stage reads is not finished for the present settings.
     SharedError
-        if a stage that needs a single process was launched on several ranks.
+        if a stage that needs a single process was launched on several ranks, or the checks before the stages found
+        faults.
     """
     kind = "torch" if hasattr(comm, "wrap") else "mpi"  # processes of torch.distributed, or ranks of MPI
     if comm.size > 1 and (len(stages) > 1 or STAGE_TABLE[stages[0]].ranks != kind):
@@ -87,9 +96,11 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
             f"`convergence {' | '.join(SHARED)}` on several processes of torchrun. Run the other stages without a "
             "launcher."
         )
+    if options.check:
+        load_object("convergence.checks.run:check_before")(folder, stages, comm, options.nets)
     for name in stages:
         stage = STAGE_TABLE[name]
-        if len(stages) > 1 and name in EXPERIMENT_NAMES and not folder.has_experiment(name):
+        if len(stages) > 1 and not stage.included(folder):
             continue
         reason = stage.skip_reason(folder)
         if reason:
@@ -285,10 +296,12 @@ STAGE_TABLE: dict[str, Stage] = {
         Stage(
             "train", _train, RunFolder.train_tasks, lambda folder: [], ranks="torch", reads_data=True,
             skip_reason=lambda folder: "the config gives activations" if folder.experiment.activations else "",
+            checks=("images", "nets", "training", "resources"),
         ),
         Stage(
             "statistics", _statistics, lambda folder: [folder.statistics_task()], RunFolder.train_tasks, ranks="mpi",
             reads_data=True,
+            checks=("images", "nets", "layers", "resources"),
         ),
         Stage(
             "analyze", _analyze, lambda folder: [folder.analyze_task()], lambda folder: [folder.statistics_task()]
@@ -299,6 +312,7 @@ STAGE_TABLE: dict[str, Stage] = {
                 *(folder.train_task(net) for net, _ in folder.experiment.pictured()), folder.statistics_task()
             ],
             skip_reason=_pictures_skip_reason, optional=True, reads_data=True,
+            checks=("images", "nets", "pictures", "resources"),
         ),
         *(
             Stage(
@@ -306,6 +320,7 @@ STAGE_TABLE: dict[str, Stage] = {
                 functools.partial(lambda name, folder: [folder.functional_task(name)], name),
                 functools.partial(_functional_reads, name), optional=True, ranks="torch",
                 reads_data=True,
+                checks=("images", "nets", name),
             )
             for name in EXPERIMENT_NAMES
         ),

@@ -157,8 +157,6 @@ class ActivationSource(ABC):
     def __init__(self, experiment: Experiment) -> None:
         comparisons = experiment.statistics.comparisons
         self._members = {comparison.name: experiment.layer_refs_of(comparison) for comparison in comparisons}
-        self._pooled = {comparison.name for comparison in comparisons if comparison.pool}
-        self._trained = {net.name: net.trained for net in experiment.all_nets()}
         self.nets = tuple(dict.fromkeys(member.net for member in experiment.all_layer_refs()))
         self.layers: dict[str, list[str]] = {}
         for weights, layer in dict.fromkeys((member.weights, member.layer) for member in experiment.all_layer_refs()):
@@ -174,42 +172,6 @@ class ActivationSource(ABC):
     @abstractmethod
     def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
         """The activations of a batch, by weights and layer."""
-
-    def describe(self, shapes: Mapping[tuple[str, str], LayerShape]) -> dict[str, JoinedUnits]:
-        """The members of every comparison, from the shapes of the layers by (weights, layer).
-
-        Raises
-        ------
-        ConfigError
-            for a comparison of layers that share no positions.
-        """
-        described = {}
-        for name, members in self._members.items():
-            layers = [shapes[member.weights, member.layer] for member in members]
-            map_shapes = [layer.map_shape for layer in layers]
-            pooled = name in self._pooled
-            if not pooled and len(set(map_shapes)) > 1 and any(len(shape) != 2 for shape in map_shapes):
-                found = {f"{m.net}.{m.layer}": shape for m, shape in zip(members, map_shapes, strict=True)}
-                listed = ", ".join(f"{layer}: {shape}" for layer, shape in found.items())
-                raise ConfigError(
-                    f'statistics.comparisons: "{name}" joins layers whose outputs have no positions in common '
-                    f"({listed}). Join maps (height, width) of any size, or outputs of one shape, or set pool = true, "
-                    "which joins all layers: a sample is then an image, and a unit's value its mean over positions."
-                )
-            described[name] = JoinedUnits(
-                name=name,
-                nets=tuple(member.name for member in members),
-                of_net=tuple(member.net for member in members),
-                epochs=tuple(member.epoch for member in members),
-                trained=tuple(self._trained[member.net] and member.epoch != 0 for member in members),
-                layers=tuple(member.layer for member in members),
-                sources=tuple(layer.source for layer in layers),
-                rectified=tuple(layer.rectified for layer in layers),
-                widths=tuple(layer.width for layer in layers),
-                map_shapes=tuple(map_shapes),
-                pooled=pooled,
-            )
-        return described
 
     def samples(self, maps: Maps, indices: Indices, positions: int | str, seed: int) -> Iterator[tuple[str, Any, int]]:
         """Yield ``(comparison, samples, n_images)`` of a batch: samples (n_units, n_samples), image by image.
@@ -236,6 +198,44 @@ class ActivationSource(ABC):
         for name, members in self._members.items():
             parts = [self.arrays.mean_over_positions(maps[member.weights, member.layer][rows]) for member in members]
             yield name, self.arrays.to_host(self.arrays.join(parts, [None] * len(members)).T)
+
+
+def joined_units(experiment: Experiment, shapes: Mapping[tuple[str, str], LayerShape]) -> dict[str, JoinedUnits]:
+    """The members of every comparison, from the shapes of the layers by (weights, layer).
+
+    Raises
+    ------
+    ConfigError
+        for a comparison of layers that share no positions.
+    """
+    trained = {net.name: net.trained for net in experiment.all_nets()}
+    described = {}
+    for comparison in experiment.statistics.comparisons:
+        name, members = comparison.name, experiment.layer_refs_of(comparison)
+        layers = [shapes[member.weights, member.layer] for member in members]
+        map_shapes = [layer.map_shape for layer in layers]
+        if not comparison.pool and len(set(map_shapes)) > 1 and any(len(shape) != 2 for shape in map_shapes):
+            found = {f"{m.net}.{m.layer}": shape for m, shape in zip(members, map_shapes, strict=True)}
+            listed = ", ".join(f"{layer}: {shape}" for layer, shape in found.items())
+            raise ConfigError(
+                f'statistics.comparisons: "{name}" joins layers whose outputs have no positions in common '
+                f"({listed}). Join maps (height, width) of any size, or outputs of one shape, or set pool = true, "
+                "which joins all layers: a sample is then an image, and a unit's value its mean over positions."
+            )
+        described[name] = JoinedUnits(
+            name=name,
+            nets=tuple(member.name for member in members),
+            of_net=tuple(member.net for member in members),
+            epochs=tuple(member.epoch for member in members),
+            trained=tuple(trained[member.net] and member.epoch != 0 for member in members),
+            layers=tuple(member.layer for member in members),
+            sources=tuple(layer.source for layer in layers),
+            rectified=tuple(layer.rectified for layer in layers),
+            widths=tuple(layer.width for layer in layers),
+            map_shapes=tuple(map_shapes),
+            pooled=comparison.pool,
+        )
+    return described
 
 
 class ArraySource(ActivationSource):
@@ -266,7 +266,8 @@ class ArraySource(ActivationSource):
                 f"activations are not of the same images: {listed}. Image k has to be the same in all arrays."
             )
         self.images = UnknownImages(config, next(iter(counts.values())))
-        self.joined = self.describe(
+        self.joined = joined_units(
+            experiment,
             {
                 (net, layer): LayerShape(
                     array.shape[2] if array.ndim == 3 else array.shape[1],
@@ -275,7 +276,7 @@ class ArraySource(ActivationSource):
                     False,
                 )
                 for (net, layer), array in self._stored.items()
-            }
+            },
         )
 
     def prepare(self, folder: Path) -> None:

@@ -21,8 +21,8 @@ from convergence.statistics.bin_edges import BinEdges, equal_mass_bins
 from convergence.statistics.file import Array, ComparisonSums, StatisticsHeader
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.hsic import NormSums
-from convergence.statistics.moments import symmetric_rows
-from convergence.statistics.partial_results import PartialResults
+from convergence.statistics.moments import BAND, PRODUCT_SAMPLES, symmetric_rows
+from convergence.statistics.partial_results import MATRIX_BYTES, PartialResults
 from convergence.statistics.sampling import ImageGroups
 from convergence.statistics.schema import matrix_shapes
 from convergence.statistics.top_images import TopImages
@@ -55,6 +55,20 @@ def codes_name(group: int) -> str:
 def information_name(tile: Tile) -> str:
     """Name of the partial result of a tile."""
     return f"information-{tile.name}-{tile.x0:06d}-{tile.y0:06d}"
+
+
+def pass_memory(config: StatisticsConfig, n_units: int) -> tuple[float, float | None]:
+    """Bytes of a rank for a comparison of ``n_units``: sums of pass 1, and joint counts of a tile of pass 2.
+
+    The sums are the samples gathered and centred, and the matrix of products or a band of it. The second number is
+    None without mutual information.
+    """
+    matrix = 8 * n_units**2
+    sums = 2 * 4 * PRODUCT_SAMPLES * n_units + (matrix if matrix <= MATRIX_BYTES else 3 * 8 * BAND * n_units)
+    information = config.mutual_information
+    if not information.enabled:
+        return sums, None
+    return sums, 4 * min(TILE, n_units) ** 2 * information.bins**2 * min(information.blocks, config.groups)
 
 
 def information_tiles(name: str, n_units: int) -> list[Tile]:

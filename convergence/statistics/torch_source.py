@@ -20,7 +20,7 @@ from convergence.data.images import ImageSet
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.layer_reader import LayerReader, as_maps
 from convergence.networks.weights import load_net
-from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps
+from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps, joined_units
 from convergence.statistics.group_sums import FinishedSums, GroupSums, NewMatrix
 from convergence.statistics.histograms import FIRST_BUCKET, N_BUCKETS, PATTERN_SHIFT, UnitHistograms
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
@@ -55,7 +55,7 @@ class NetSource(ActivationSource):
                 map_shape = tuple(out.shape[2:]) if out.ndim == 4 else (out.shape[1],) if out.ndim == 3 else ()
                 width = as_maps(out).shape[1]
                 shapes[weights, layer] = LayerShape(width, map_shape, reader.sources[layer], reader.rectified[layer])
-        self.joined = self.describe(shapes)
+        self.joined = joined_units(experiment, shapes)
         sums = experiment.statistics.sums
         if sums == "device" or (sums == "auto" and self.device.type == "cuda"):
             self.arrays = DeviceArrays(self.device)

@@ -63,6 +63,7 @@ ROOMS = [
     "results",
     "functional",
     "visualization",
+    "checks",
     "figures",
     "paper",
     "report",

@@ -1,0 +1,94 @@
+"""The images: counts, classes and shapes of both splits, and a few of them read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from convergence.checks.context import N_IMAGES, CheckContext, user_code
+from convergence.checks.findings import Finding
+from convergence.data.images import ImageSet
+
+NAME = "images"
+N_READ = 4
+
+
+def check_images(context: CheckContext) -> Iterator[Finding]:
+    """Yield findings about the images of a config; nothing for given activations."""
+    if context.experiment.activations is not None:
+        return
+    with user_code(f"loading the data set {context.experiment.images.name}"):
+        train, test = context.splits
+    if train.image_shape != test.image_shape:
+        yield Finding(
+            NAME, "fault", f"training images have the shape {train.image_shape}, held-out images {test.image_shape}",
+            remedy="Give both splits the same size and number of channels, with data.crop if the data set has it",
+        )  # fmt: skip
+    if train.class_names != test.class_names:
+        yield Finding(
+            NAME, "fault", f"the splits have different classes: {train.n_classes} in training, {test.n_classes} held "
+            "out, or in another order", remedy="Give both splits the same folders of classes",
+        )  # fmt: skip
+    for what, images in (("training", train), ("held-out", test)):
+        yield from _check_split(what, images)
+    yield from _check_counts(context)
+
+
+def _check_split(what: str, images: ImageSet) -> Iterator[Finding]:
+    n, n_classes = len(images), images.n_classes
+    if n < N_IMAGES:
+        yield Finding(
+            NAME, "fault", f"there are {n} {what} images", f"at least {N_IMAGES}",
+            "Check the folder or the files of [data]",
+        )  # fmt: skip
+        return
+    labels = np.asarray(images.labels)
+    if labels.min() < 0 or labels.max() >= n_classes:
+        yield Finding(
+            NAME, "fault", f"labels of {what} images are {labels.min()} to {labels.max()}, with {n_classes} classes",
+            f"labels 0 to {n_classes - 1}", "Correct the labels or the names of the classes",
+        )  # fmt: skip
+        return
+    absent = np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0)
+    if len(absent):
+        named = ", ".join(images.class_names[k] for k in absent[:5]) + (", …" if len(absent) > 5 else "")
+        yield Finding(
+            NAME, "warning", f"{len(absent)} of {n_classes} classes have no {what} image: {named}",
+            remedy="Add images of these classes, or remove the classes",
+        )  # fmt: skip
+    with user_code(f"reading {what} images"):
+        chosen = np.linspace(0, n - 1, N_READ).round().astype(np.int64)
+        values = images.read(chosen, 0 if what == "training" else None)
+    if values.shape[1:] != tuple(images.image_shape):
+        yield Finding(
+            NAME, "fault", f"{what} images were read with the shape {values.shape[1:]}",
+            f"the image_shape of the data set, {tuple(images.image_shape)}", "Correct the data set",
+        )  # fmt: skip
+    elif not np.isfinite(values).all():
+        yield Finding(
+            NAME, "fault", f"{what} images hold values that are not finite",
+            remedy="Correct these images or their normalisation",
+        )  # fmt: skip
+
+
+def _check_counts(context: CheckContext) -> Iterator[Finding]:
+    config = context.experiment.statistics
+    used = min(len(context.images), config.max_images or len(context.images))
+    if used < config.groups:
+        yield Finding(
+            NAME, "fault", f"statistics.groups = {config.groups} groups need as many images, and there are {used} "
+            f"evaluation images (statistics.split = \"{config.split}\")",
+            remedy=f"Set statistics.groups to at most {used}, better {max(2, used // 4)}, or give more images",
+        )  # fmt: skip
+    elif used < 2 * config.groups:
+        yield Finding(
+            NAME, "warning", f"{used} evaluation images in {config.groups} groups are 1 image in some groups, and "
+            "intervals from them are wide", remedy="Lower statistics.groups, or give more images",
+        )  # fmt: skip
+    n, size = len(context.splits.train), context.experiment.training.batch_size
+    if any(net.trained for net in context.nets) and size > n:
+        yield Finding(
+            NAME, "warning", f"training.batch_size = {size} exceeds the {n} training images: an epoch is one step",
+            remedy="Lower training.batch_size",
+        )  # fmt: skip

@@ -1,0 +1,158 @@
+"""What a run needs: disk, memory and time of its stages, from the shapes of nets and layers and from measured steps."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from convergence.analysis.pair import pair_steps
+from convergence.analysis.plan import pair_memory
+from convergence.analysis.steps import PairShape
+from convergence.config.schema import Experiment
+from convergence.progress import readable_bytes, readable_seconds
+from convergence.statistics.activation_source import JoinedUnits
+from convergence.statistics.assembly import pass_memory
+from convergence.statistics.sampling import ImageGroups
+from convergence.statistics.schema import stored_bytes
+
+PAIR_BYTES = 150_000
+"""Bytes of analysis.h5 for each pair of nets of a comparison, without the matrices over units."""
+BASE_BYTES = 5e8
+"""Memory of a process with torch."""
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """Bytes of what a stage writes."""
+
+    stage: str
+    what: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StageNeed:
+    """Memory of one process of a stage, and its time on the machine of the check.
+
+    Attributes
+    ----------
+    stage : its verb
+    memory_bytes : estimate
+    seconds : estimate; None if nothing was measured
+    basis : what the time is derived from
+    """
+
+    stage: str
+    memory_bytes: float
+    seconds: float | None
+    basis: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Estimates of a run: sizes of the files of all stages, and needs of the stages that compute."""
+
+    disk: tuple[FileSize, ...] = ()
+    stages: tuple[StageNeed, ...] = ()
+
+
+def net_sizes(experiment: Experiment, state_bytes: int) -> Iterator[FileSize]:
+    """Weights and checkpoints of nets with ``state_bytes`` of weights and buffers in all."""
+    kept = 1 + len(experiment.training.keep_epochs)
+    yield FileSize("train", "weights of the nets", kept * state_bytes)
+    states = 2 * training_states(experiment)
+    yield FileSize("train", "checkpoints, at most two for each net in training", states * state_bytes)
+
+
+def training_states(experiment: Experiment) -> int:
+    """Copies of the weights in a checkpoint: weights and the buffers of the optimiser."""
+    return 3 if experiment.training.optimizer == "adamw" else 2
+
+
+def sum_sizes(experiment: Experiment, n_available: int, joined: Mapping[str, JoinedUnits]) -> Iterator[FileSize]:
+    """The statistics, their scratch files, and the analysis."""
+    config = experiment.statistics
+    groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
+    n_subset = len(groups.subset(config.subset))
+    sums = codes = results = 0
+    for units in joined.values():
+        sums += stored_bytes(units, config, n_subset)
+        if config.mutual_information.enabled:
+            codes += groups.n_images * units.n_sampled(config.mutual_information.positions) * units.n_units
+        results += 8 * units.n_units**2 + PAIR_BYTES * math.comb(len(units.nets), 2)
+    yield FileSize("statistics", "statistics.h5, without the histograms of units (some kB each)", sums)
+    yield FileSize("statistics", "scratch files, removed at the end", sums + codes)
+    yield FileSize("analyze", "analysis.h5, approximately", results)
+
+
+def picture_sizes(
+    experiment: Experiment, image_shape: tuple[int, int, int], joined: Mapping[str, JoinedUnits]
+) -> Iterator[FileSize]:
+    """Upper bound for pictures of units: patches as large as the image or ``pictures.max_side``."""
+    config = experiment.pictures
+    if not config.enabled or not experiment.pictured():
+        return
+    channels, *sides = image_shape
+    picture = channels * math.prod(min(side, config.max_side) for side in sides)
+    per_unit = sum(1 if method == "maximization" else config.top for method in config.methods if method != "filters")
+    widths = {
+        (net, layer): width
+        for units in joined.values()
+        for net, layer, width in zip(units.of_net, units.layers, units.widths, strict=True)
+    }
+    n_units = sum(widths.get((net.name, layer), 0) for net, layers in experiment.pictured() for layer in layers)
+    yield FileSize("pictures", "pictures.h5 and its scratch files, at most", 2 * n_units * per_unit * picture)
+
+
+def training_memory(experiment: Experiment, state_bytes: int, activation_bytes: int, jointly: int) -> float:
+    """Bytes of a training process: weights, gradients and optimiser of its nets, and the activations of one batch."""
+    states = (1 + training_states(experiment)) * state_bytes * jointly
+    return BASE_BYTES + states + 2.0 * activation_bytes * experiment.training.batch_size
+
+
+def statistics_memory(experiment: Experiment, weights_bytes: int, joined: Mapping[str, JoinedUnits]) -> float:
+    """Bytes of a rank of the statistics: the nets twice, the activations of one batch, and the sums."""
+    config = experiment.statistics
+    values = sum(
+        width * math.prod(shape)
+        for units in joined.values()
+        for width, shape in zip(units.widths, units.map_shapes, strict=True)
+    )
+    most = max(units.n_units for units in joined.values())
+    sums, tile = pass_memory(config, most)
+    return BASE_BYTES + 2 * weights_bytes + 2 * 4.0 * config.batch_size * values + max(sums, tile or 0.0)
+
+
+def analysis_need(experiment: Experiment, joined: Mapping[str, JoinedUnits]) -> StageNeed:
+    """Memory of a worker and time on one core, by the model that cuts the tasks; all units count as active."""
+    config, statistics = experiment.analysis, experiment.statistics
+    memory = seconds = 0.0
+    for units in joined.values():
+        whole = units.nets == units.of_net
+        for x, y in itertools.combinations(units.widths, 2):
+            shape = PairShape(x, y, statistics.groups, whole, statistics.mutual_information.enabled)
+            memory = max(memory, pair_memory(shape, config))
+            seconds += sum(step.seconds for step in pair_steps(shape, config))
+    return StageNeed("analyze", memory, seconds, "pairs of nets, on one core, by the model of `convergence show`")
+
+
+def needs_text(needs: Needs, where: str) -> list[str]:
+    """Lines of text: disk, then memory and time of the stages."""
+    lines = []
+    if needs.stages:
+        lines.append(f"estimates {where}")
+        for need in needs.stages:
+            time = "" if need.seconds is None else f", about {readable_seconds(need.seconds)}: {need.basis}"
+            lines.append(f"  {need.stage:<11} memory {readable_bytes(need.memory_bytes):>8}{time}")
+    return lines + disk_text(needs.disk)
+
+
+def disk_text(disk: tuple[FileSize, ...]) -> list[str]:
+    """Lines of text: the sizes of all files."""
+    if not disk:
+        return []
+    total = sum(item.bytes for item in disk)
+    lines = [f"about {readable_bytes(total)} on disk, without the report (some MB)"]
+    return lines + [f"  {item.stage:<11} {readable_bytes(item.bytes):>8}  {item.what}" for item in disk]
