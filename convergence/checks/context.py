@@ -62,22 +62,29 @@ class DistinctNet:
     nets : nets of the config with this network
     module : the built net, in evaluation mode; None until the check of nets built it
     working : whether it could be run; the checks of its layers and of training need that
+    fixed : whether it is a fixed function of each image; otherwise values are not compared
+    logits : its output for two images
+    outputs : shapes of what its modules returned for two images, by name
     shapes : shapes of the layers that were read
+    read : names of the layers that were read or refused
     """
 
     spec: NetworkSpec
     nets: tuple[Net, ...]
     module: nn.Module | None = None
     working: bool = False
+    fixed: bool = True
+    logits: torch.Tensor | None = None
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     facts: NetFacts = field(default_factory=NetFacts)
     shapes: dict[str, LayerShape] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
-        """Names of its nets: the first, and the number of the others."""
-        more = len(self.nets) - 1
-        return self.nets[0].name + (f" (and {more} more)" if more else "")
+        """Names of its nets; of more than three, the first two and the number of the others."""
+        names = [net.name for net in self.nets]
+        return ", ".join(names) if len(names) < 4 else f"{', '.join(names[:2])} and {len(names) - 2} more"
 
     @property
     def trained(self) -> list[Net]:
@@ -93,6 +100,7 @@ class CheckContext:
     folder, experiment : the run
     processes : processes that share a batch in training
     limits : bytes of memory of jobs, by stage, if the run will be on other machines; None if it will be on this one
+    images_usable : whether nets can run on the images, once these were checked
     nets : the distinct nets
     joined : members of each comparison, once the layers were read
     needs : estimates, once the resources were checked
@@ -101,6 +109,7 @@ class CheckContext:
     def __init__(self, folder: RunFolder, processes: int = 1, limits: Mapping[str, float] | None = None) -> None:
         self.folder, self.experiment = folder, folder.experiment
         self.processes, self.limits, self.needs = processes, limits, Needs()
+        self.images_usable = False
         self.joined: dict[str, JoinedUnits] = {}
         found: dict[str, list[Net]] = {}
         if self.experiment.activations is None:

@@ -15,11 +15,20 @@ N_READ = 4
 
 
 def check_images(context: CheckContext) -> Iterator[Finding]:
-    """Yield findings about the images of a config; nothing for given activations."""
+    """Yield findings about the images of a config; nothing for given activations. Sets ``context.images_usable``."""
     if context.experiment.activations is not None:
+        context.images_usable = True
         return
     with user_code(f"loading the data set {context.experiment.images.name}"):
         train, test = context.splits
+    found = list(_check_splits(train, test))
+    yield from found
+    context.images_usable = all(finding.level != "fault" for finding in found)
+    if context.images_usable:
+        yield from _check_counts(context)
+
+
+def _check_splits(train: ImageSet, test: ImageSet) -> Iterator[Finding]:
     if train.image_shape != test.image_shape:
         yield Finding(
             NAME, "fault", f"training images have the shape {train.image_shape}, held-out images {test.image_shape}",
@@ -32,7 +41,6 @@ def check_images(context: CheckContext) -> Iterator[Finding]:
         )  # fmt: skip
     for what, images in (("training", train), ("held-out", test)):
         yield from _check_split(what, images)
-    yield from _check_counts(context)
 
 
 def _check_split(what: str, images: ImageSet) -> Iterator[Finding]:

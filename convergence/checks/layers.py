@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import nn
 
 from convergence.checks.context import CheckContext, DistinctNet, described, user_code
 from convergence.checks.findings import Finding, Level, shortened
@@ -68,11 +69,8 @@ def _read(context: CheckContext, net: DistinctNet, wanted: Iterable[str], settin
             except ConfigError as error:
                 problems.setdefault(str(error), []).append(layer)
         for text, some in problems.items():
-            about = "" if len(some) == 1 and f'"{some[0]}"' in text else f" ({', '.join(some)})"
-            yield Finding(
-                NAME, "fault", f"{setting}: {net.name}{about}: {shortened(text)}",
-                remedy="Name modules or graph nodes of the net, and give a net that can be traced",
-            )  # fmt: skip
+            about = net.name if f'"{some[0]}"' in text else f"{', '.join(some)} of {net.name}"
+            yield Finding(NAME, "fault", f"{setting}: {about}: {shortened(text)}", remedy=_wrapper(net.module))
     for reader, some in readers:
         images = context.samples
         try:
@@ -82,7 +80,7 @@ def _read(context: CheckContext, net: DistinctNet, wanted: Iterable[str], settin
             yield Finding(NAME, "fault", str(error), remedy="Choose other layers")
             continue
         for layer in some:
-            for finding in _check_layer(reader, layer, two[layer], three[layer]):
+            for finding in _check_layer(net, reader, layer, two[layer], three[layer]):
                 level, found, remedy = finding
                 yield Finding(NAME, level, f'{setting}: "{layer}" of {net.name} {found}', remedy=remedy)
                 if level == "fault":
@@ -91,7 +89,18 @@ def _read(context: CheckContext, net: DistinctNet, wanted: Iterable[str], settin
                 net.shapes[layer] = _shape(reader, layer, three[layer])
 
 
-def _check_layer(reader: LayerReader, layer: str, two: object, three: object) -> Iterator[tuple[Level, str, str]]:
+def _wrapper(module: nn.Module) -> str:
+    """A remedy for nets that are wrapped in another module; "" for others."""
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return "Return the net itself from the factory, its attribute module, and name layers without the prefix module"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "Return the net from the factory before torch.jit.script or torch.jit.trace"
+    return ""
+
+
+def _check_layer(
+    net: DistinctNet, reader: LayerReader, layer: str, two: object, three: object
+) -> Iterator[tuple[Level, str, str]]:
     """Level, what was found and remedy, for a layer's outputs for two and three images."""
     if not isinstance(two, torch.Tensor) or not isinstance(three, torch.Tensor):
         yield "fault", f"gives {described(two)}; a layer must give one tensor", "Choose a layer inside it or after it"
@@ -119,8 +128,16 @@ def _check_layer(reader: LayerReader, layer: str, two: object, three: object) ->
             "Choose a layer after the axes are permuted back, or a layer with another number of axes",
         )  # fmt: skip
         return
+    own = net.outputs.get(layer)
+    if own is not None and own != tuple(two.shape):
+        yield (
+            "fault", f"is read at the node {reader.sources[layer]}, of shape {tuple(two.shape)}, and the module "
+            f"returns shape {own}: another operation has the name of the module",
+            "Rename the module, or choose another layer",
+        )  # fmt: skip
+        return
     scale = float(two.abs().nan_to_num(0, 0, 0).max())
-    if not torch.allclose(two, three[:2], rtol=1e-4, atol=1e-4 * scale, equal_nan=True):
+    if net.fixed and not torch.allclose(two, three[:2], rtol=1e-4, atol=1e-4 * scale, equal_nan=True):
         yield (
             "fault", "gives other values for an image when another image is added to its batch: the layer mixes images",
             "Choose a layer that keeps images apart along the first axis",

@@ -68,7 +68,7 @@ def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) ->
     images, n_classes = context.samples[:2], context.splits.train.n_classes
     shape = tuple(images.shape[1:])
     with user_code(f"{type(module).__name__} on images of shape {shape}"):
-        output, net.facts.activation_bytes = _first_pass(module, images)
+        output, net.facts.activation_bytes, net.outputs = _first_pass(module, images)
     problem = _problem_of_output(output, len(images), n_classes)
     if problem:
         yield _fault(net, *problem)
@@ -82,7 +82,7 @@ def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) ->
             "are normalised"
         )  # fmt: skip
         return
-    net.working = True
+    net.working, net.fixed, net.logits = True, False, output
     if not torch.equal(output, again):
         where = first_difference(module, (lambda: module(images), lambda: module(images)), torch.equal)
         yield _fault(
@@ -102,6 +102,8 @@ def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) ->
             "Keep images apart along the first axis in evaluation mode, for example with track_running_stats = True in "
             "batch norms",
         )  # fmt: skip
+        return
+    net.fixed = True
 
 
 def _check_weights(context: CheckContext, net: DistinctNet, module: nn.Module) -> Iterator[Finding]:
@@ -125,7 +127,8 @@ def _check_weights(context: CheckContext, net: DistinctNet, module: nn.Module) -
         )  # fmt: skip
         return
     images = context.samples[:2]
-    if not _close(_run(second.eval(), images), _run(module, images)):
+    assert net.logits is not None
+    if net.fixed and not _close(_run(second.eval(), images), net.logits):
         yield _fault(
             net, "the net returns other values after its weights were saved and loaded",
             "Keep everything that the output depends on in parameters or buffers (register_buffer)",
@@ -146,7 +149,7 @@ def _check_training_mode(context: CheckContext, net: DistinctNet, module: nn.Mod
     if problem:
         net.working = False
         yield _fault(net, f"in training mode, {problem[0]}", problem[1])
-    elif not torch.equal(*outputs) and bool(torch.isfinite(outputs[0]).all()):
+    elif net.fixed and not torch.equal(*outputs) and bool(torch.isfinite(outputs[0]).all()):
         again = _seeded(lambda: module(images))
         where = first_difference(module, (again, again), torch.equal)
         yield Finding(
@@ -164,17 +167,23 @@ def _seeded(run: Callable[[], Any]) -> Callable[[], Any]:
     return again
 
 
-def _first_pass(module: nn.Module, images: torch.Tensor) -> tuple[Any, int]:
-    """The output, and the bytes per image of the outputs of all modules without children."""
-    numbers = []
+def _first_pass(module: nn.Module, images: torch.Tensor) -> tuple[Any, int, dict[str, tuple[int, ...]]]:
+    """The output, the bytes per image of the outputs of all modules without children, and shapes of all outputs.
 
-    def count(part: nn.Module, args: Any, output: Any) -> None:
-        numbers.append(output.numel() * output.element_size() if isinstance(output, torch.Tensor) else 0)
+    A module that is called several times has the shape of its last output.
+    """
+    numbers, shapes, handles = [], {}, []
+    for name, part in module.named_modules():
 
-    leaves = [part for part in module.modules() if next(part.children(), None) is None]
-    handles = [part.register_forward_hook(count) for part in leaves]
+        def note(part: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            if isinstance(output, torch.Tensor):
+                shapes[name] = tuple(output.shape)
+                if next(part.children(), None) is None:
+                    numbers.append(output.numel() * output.element_size())
+
+        handles.append(part.register_forward_hook(note))
     try:
-        return _run(module, images), sum(numbers) // len(images)
+        return _run(module, images), sum(numbers) // len(images), shapes
     finally:
         for handle in handles:
             handle.remove()

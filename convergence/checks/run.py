@@ -1,8 +1,8 @@
 """All checks of a run: which stages are ahead, the findings of their checks, and the kept outcome.
 
-A passed check is kept in ``check/passed.json`` of the run folder with a digest of everything it depends on: the settings, the
-tasks, the versions of the software, and the files of the networks' factories. A job that is requeued, and the jobs of
-a submission, do not repeat it.
+A passed check is kept in ``check/passed.json`` of the run folder, with a digest of what it depends on: the settings,
+the tasks, the versions of the software, and the files of the networks' factories. A requeued job, and the jobs of a
+submission, do not repeat it.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def check_run(
     context = CheckContext(folder, processes, limits)
     with random_states_kept():
         for name in names:
-            for finding in _findings(name, context):
-                if all(finding.found != other.found for other in findings):
-                    findings.append(finding)
+            findings += _findings(name, context)
+            if not context.images_usable:
+                break  # nets cannot run
     sound = all(finding.level != "fault" for finding in findings)
     run = CheckedRun(folder.experiment.name, sound, tuple(names), tuple(findings), context.needs)
     if sound and keep:
