@@ -22,13 +22,13 @@ class Noise(DataSource):
     n_train: int = 16
     n_test: int = 12
     label: int = Field(0, description="Added to all labels.")
-    scale: float = 1.0
+    broken: bool = Field(False, description="Whether values are not finite.")
 
     def load(self) -> Splits:
         rng = np.random.default_rng(0)
 
         def images(n: int) -> ArrayImages:
-            values = self.scale * rng.standard_normal((n, 2, 6, 6))
+            values = rng.standard_normal((n, 2, 6, 6)) * (np.inf if self.broken else 1)
             return ArrayImages(values, np.arange(n) % 2 + self.label, ("a", "b"))
 
         return Splits(images(self.n_train), images(self.n_test))

@@ -188,7 +188,7 @@ def test_everything_is_reported_at_once(tmp_path):
 
 def test_images_with_wrong_labels_or_values_are_refused(tmp_path):
     assert "labels of training images are 1 to 2" in str(findings(tmp_path, data=", label = 1")[0])
-    assert "not finite" in str(findings(tmp_path, data=", scale = inf")[0])
+    assert "not finite" in str(findings(tmp_path, data=", broken = true")[0])
     assert "there are 2 training images" in str(findings(tmp_path, data=", n_train = 2")[0])
 
 
@@ -202,11 +202,9 @@ def test_functional_experiments_are_refused_or_warned_of(tmp_path):
         ("merge", "compress", "average"), "warning"
     )
     assert all("cumsum" in str(finding) for finding in found)
-    found = findings(
-        tmp_path, *enabled, *small, 'functional.stitch.pairs=[["net1", "net9"]]', 'functional.average.net="x"'
-    )
-    assert [(finding.check, finding.level) for finding in found] == [("stitch", "fault"), ("average", "fault")]
-    assert 'there is no net "net9"; did you mean' in found[0].found
+    pooled = '[{ name = "conv1", layers = "conv1", pool = true }]'
+    text = only(findings(tmp_path, "functional.stitch.enabled=true", layers=pooled), "fault", "stitch")
+    assert "no comparison has both nets of a pair" in text
 
 
 def test_a_sound_net_is_built_and_run_a_fixed_number_of_times(tmp_path):
