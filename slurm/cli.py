@@ -113,9 +113,7 @@ def cancel(run: str, runs: str) -> None:
 @options.runs_option
 @click.option("--cluster", type=options.FILE, metavar="PROFILE", help="Check the containers of this profile, too.")
 @options.json_option
-def doctor(
-    config: str | None, overrides: tuple[str, ...], runs: str, cluster: str | None, as_json: bool
-) -> int:
+def doctor(config: str | None, overrides: tuple[str, ...], runs: str, cluster: str | None, as_json: bool) -> int:
     """Check this machine for faults and print remedies.
 
     The exit code is 2 if there is a fault. Under srun or mpiexec, the launcher and the ports between ranks are checked,
