@@ -108,9 +108,10 @@ def cancel(run: str, runs: str) -> None:
 
 
 @click.command()
-@click.argument("config", type=click.Path(), required=False)
+@click.argument("config", type=options.PATH, required=False)
 @options.set_option
 @options.runs_option
+@options.code_option
 @click.option("--cluster", type=options.FILE, metavar="PROFILE", help="Check the containers of this profile, too.")
 @options.json_option
 def doctor(config: str | None, overrides: tuple[str, ...], runs: str, cluster: str | None, as_json: bool) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from convergence.checks.findings import Finding, findings_text
 from convergence.checks.run import NO_TORCH, can_check, check_run, stages_ahead
+from convergence.cli.launch import check_code
 from convergence.config.load import read_config
 from convergence.errors import UserError
 from convergence.progress import readable_bytes
@@ -333,6 +334,7 @@ def run_checks(folder: Path) -> list[Finding]:
 def check_config(config: str, overrides: Sequence[str], runs: str) -> list[Finding]:
     """Findings of `convergence check` for a config on this machine."""
     experiment = read_config(config, overrides)
+    check_code(experiment)
     run_folder = RunFolder(Path(runs) / experiment.name, experiment)
     if not can_check(experiment):
         return [Finding("run", "note", f"not checked: {NO_TORCH}")]

@@ -68,6 +68,7 @@ def check(config: str, overrides: Sequence[str], runs: str, cluster: str, keep: 
     if not can_check(folder.experiment):
         logger.warning("the run is not checked: %s. The first job checks it.", NO_TORCH)
         return
+    check_code(folder.experiment)
     limits = {stage.name: 2**30 * (profile.stage(stage.name).memory_gb or math.inf) for stage in ahead}
     run = check_run(folder, ahead, limits=limits, keep=keep)
     for finding in run.findings:

@@ -82,6 +82,7 @@ def _stage(name: str, about: str) -> click.Command:
 
 @click.command()
 @options.config_options
+@options.code_option
 @options.overwrite_option
 @options.no_check_option
 def statistics(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, no_check: bool) -> int:
