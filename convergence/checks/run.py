@@ -1,7 +1,8 @@
 """All checks of a run: which stages are ahead, the findings of their checks, and the kept outcome.
 
 A passed check is kept in ``check/passed.json`` of the run folder, with a digest of what it depends on: the settings,
-the tasks, the versions of the software, and the files of the networks' factories. A requeued job, and the jobs of a
+the versions of the software, and the files of the networks' factories; and with the content of the data, once it is
+known. A requeued job, and the jobs of a
 submission, do not repeat it.
 """
 
@@ -24,6 +25,7 @@ from convergence.config.schema import Experiment
 from convergence.errors import FileError, UserError
 from convergence.io.files import atomic_write, file_sha256
 from convergence.provenance import provenance
+from convergence.runs.data_record import UNCHECKED
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.stages import STAGE_TABLE, Stage
 
@@ -162,6 +164,9 @@ def kept(folder: RunFolder, processes: int = 1) -> CheckedRun | None:
         found = json.loads((folder.path / FILE).read_text(encoding="utf-8"))
         if found["digest"] != _digest(folder, processes):
             return None
+        contents = {found["content"], folder.data.content} - {UNCHECKED}  # not known before the first stage
+        if len(contents) > 1:
+            return None
         run = found["run"]
         needs = Needs(
             tuple(FileSize(**item) for item in run["needs"]["disk"]),
@@ -178,17 +183,16 @@ def _keep(folder: RunFolder, run: CheckedRun, processes: int) -> None:
         folder.create()
         (folder.path / FILE).parent.mkdir(exist_ok=True)
         with atomic_write(folder.path / FILE) as temporary:
-            text = json.dumps({"digest": _digest(folder, processes), "run": asdict(run)}, indent=1)
-            temporary.write_text(text, encoding="utf-8")
+            record = {"digest": _digest(folder, processes), "content": folder.data.content, "run": asdict(run)}
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     except (FileError, OSError) as error:
         logger.debug("the outcome of the check is not kept: %s", error)
 
 
 def _digest(folder: RunFolder, processes: int) -> str:
     experiment = folder.experiment
-    tasks = {task.name: task.digest for task in folder.tasks() if task.name != "report"}
     factories = {net.spec.name: _source(net.spec.name) for net in experiment.all_nets() if net.network is not None}
-    values = [FORMAT, experiment.model_dump_json(), tasks, provenance(), factories, processes]
+    values = [FORMAT, experiment.model_dump_json(), provenance(), factories, processes]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
