@@ -13,6 +13,7 @@ import pytest
 
 from convergence.analysis.standalone import read_settings
 from convergence.cli import main
+from convergence.config.load import read_config
 from convergence.errors import ConfigError, FileError, UserError
 from convergence.io import hdf5
 from convergence.report.single import single_file
@@ -179,11 +180,11 @@ def test_folder_of_a_net_is_below_the_destination(net, tmp_path):
     assert str(error.value).isprintable()
 
 
-def test_fetched_files_are_for_their_owner(hostile):
+def test_run_folders_and_fetched_files_are_for_their_owner(hostile, planted_runs):
     before = os.umask(0)
     try:
         hostile.fetch()
-        RunFolder(hostile.home / "runs" / "new", None).create()
+        RunFolder(hostile.home / "runs" / "new", read_config(planted_runs / "planted.toml")).create()
     finally:
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (hostile.dest, *hostile.dest.rglob("*"))}
