@@ -39,6 +39,7 @@ class NetFacts:
     state_bytes : of its weights and buffers
     activation_bytes : outputs of all its modules, for one image
     evaluation_s, training_s : seconds of one image on this machine; None if not measured
+    evaluation_cpu_s : seconds of all cores for one image, which other processes do not change
     training_batch : images of the measured step
     training_device : of the measured step
     """
@@ -48,6 +49,7 @@ class NetFacts:
     activation_bytes: int = 0
     evaluation_s: float | None = None
     training_s: float | None = None
+    evaluation_cpu_s: float = 0.0
     training_batch: int = 0
     training_device: str = ""
 

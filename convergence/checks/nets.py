@@ -73,9 +73,9 @@ def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) ->
     if problem:
         yield _fault(net, *problem)
         return
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     again = _run(module, images)
-    between = time.perf_counter()
+    between, net.facts.evaluation_cpu_s = time.perf_counter(), (time.process_time() - cpu) / len(images)
     if not bool(torch.isfinite(output).all()):
         yield _fault(
             net, "the untrained net returns values that are not finite", "Check its initial weights, and that images "

@@ -25,6 +25,8 @@ from convergence.training.trainer import Candidate, Trainer
 NAME = "training"
 STEP_SECONDS = 2.0
 """Longest step on a CPU."""
+SMALLEST_STEP = 8
+"""Images that a step has at least, if the batch has them."""
 STEP_BYTES = 2e9
 """Largest memory of a step on a CPU."""
 AGAIN_SECONDS = 0.5
@@ -122,9 +124,9 @@ def _affordable(net: DistinctNet, size: int, device: torch.device) -> int:
     """Images of a step that takes a few seconds at most; all of them on a GPU."""
     if device.type != "cpu":
         return size
-    seconds = BACKWARD * (net.facts.evaluation_s or 0.0)
+    seconds = BACKWARD * net.facts.evaluation_cpu_s
     most = min(STEP_SECONDS / max(seconds, 1e-9), STEP_BYTES / max(BACKWARD * net.facts.activation_bytes, 1))
-    return min(size, max(2, int(most)))
+    return min(size, max(SMALLEST_STEP, int(most)))
 
 
 def _step(
