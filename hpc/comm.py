@@ -7,18 +7,42 @@ mpi4py is imported only in the latter case, so a login node never initialises MP
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
 from convergence.errors import SharedError, UserError
 
-_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS")
+_SIZE_VARIABLES = (
+    "PMI_SIZE",  # Hydra (MPICH, Intel MPI, MVAPICH), Cray PALS, Flux
+    "PMIX_SIZE",
+    "OMPI_COMM_WORLD_SIZE",  # Open MPI
+    "MPI_LOCALNRANKS",  # Hydra, of one node
+    "MV2_COMM_WORLD_SIZE",  # MVAPICH2
+    "MVP_COMM_WORLD_SIZE",  # MVAPICH 3 and 4
+    "PALS_SIZE",
+    "JSM_NAMESPACE_SIZE",  # jsrun of IBM Spectrum LSF
+    "FLUX_JOB_SIZE",
+)
+"""Variables of launchers with the number of ranks; the launchers set them for the processes that they start only."""
+_RANK_VARIABLES = (
+    "PMI_RANK",
+    "PMIX_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "MVP_COMM_WORLD_RANK",
+    "PALS_RANKID",  # Cray PALS
+    "ALPS_APP_PE",  # aprun of Cray ALPS
+    "JSM_NAMESPACE_RANK",
+    "FLUX_TASK_RANK",
+)
+"""Variables of launchers with the rank of a process, from 0."""
 
 
 class Communicator(Protocol):
@@ -183,18 +207,39 @@ def errors_shared(comm: Communicator) -> Iterator[None]:
         raise SharedError("\n".join(errors))
 
 
-def launched_ranks(environ: Mapping[str, str] = os.environ) -> int:
-    """Number of ranks according to the variables of MPI launchers; 1 without a launcher."""
-    sizes = [int(environ[name]) for name in _SIZE_VARIABLES if environ.get(name, "").isdigit()]
-    return max(sizes, default=1)
+class Launched(NamedTuple):
+    """Ranks that a launcher started: their number, at least, and the variable that says so ("" without a launcher)."""
+
+    ranks: int
+    variable: str
+    at_least: bool = False
+
+
+def launched_ranks(environ: Mapping[str, str] = os.environ) -> Launched:
+    """Number of ranks according to the variables of launchers; 1 without a launcher.
+
+    Some launchers give each process its rank and not the number of ranks: a rank above 0 is one of at least rank + 1.
+    Variables of a surrounding job (``SLURM_NTASKS`` of a batch script or an interactive allocation) are not counted.
+    """
+    sizes = [Launched(_number(environ, name), name) for name in _SIZE_VARIABLES]
+    sizes.append(Launched(_slurm_step_tasks(environ), "SLURM_STEP_ID"))
+    beyond = max(Launched(_number(environ, name) + 1, name, True) for name in _RANK_VARIABLES)
+    largest = max(sizes)
+    if max(beyond.ranks, largest.ranks) <= 1:
+        return Launched(1, "")
+    return beyond if beyond.ranks > largest.ranks else largest
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    """The number in a variable; 0 if it holds none."""
+    return int(environ[name]) if re.fullmatch("[0-9]{1,9}", environ.get(name, "")) else 0
 
 
 def _slurm_step_tasks(environ: Mapping[str, str]) -> int:
     """Tasks of the srun step of this process; 1 outside of a step (batch and interactive steps have high ids)."""
-    step, tasks = environ.get("SLURM_STEP_ID", ""), environ.get("SLURM_NTASKS", "")
-    if step.isdigit() and int(step) < 4294967290 and tasks.isdigit():
-        return int(tasks)
-    return 1
+    if not re.fullmatch("[0-9]{1,10}", environ.get("SLURM_STEP_ID", "")) or int(environ["SLURM_STEP_ID"]) >= 4294967290:
+        return 1
+    return _number(environ, "SLURM_STEP_NUM_TASKS") or _number(environ, "SLURM_NTASKS")
 
 
 def world(environ: Mapping[str, str] = os.environ) -> Communicator:
@@ -206,21 +251,27 @@ def world(environ: Mapping[str, str] = os.environ) -> Communicator:
         if a launcher started several ranks and mpi4py is missing, or MPI sees another number of ranks. (Without PMI,
         ``srun`` starts independent worlds of one rank, each of which would do all the work and write the same files.)
     """
-    expected = max(launched_ranks(environ), _slurm_step_tasks(environ))
-    if expected == 1:
+    launched = launched_ranks(environ)
+    if launched.ranks <= 1:
         return SerialCommunicator()
+    number = f"at least {launched.ranks}" if launched.at_least else str(launched.ranks)
+    said = f"{number} ranks were launched"
+    plain = (
+        f"({launched.variable} = {environ[launched.variable]} says so. If this shell only inherited the variable, run "
+        f"the command with env -u {launched.variable}.)"
+    )
     try:
         from mpi4py import MPI
     except ImportError as error:
         raise UserError(
-            f"{expected} ranks were launched, but mpi4py is not installed: pip install 'convergent-learning[mpi]', "
-            "or run without a launcher."
+            f"{said}, but mpi4py is not installed: pip install 'convergent-learning[mpi]', or run without a launcher. "
+            f"{plain}"
         ) from error
     comm = MPICommunicator(MPI.COMM_WORLD)
-    if comm.size != expected:
+    if comm.size < launched.ranks or (comm.size > launched.ranks and not launched.at_least):
         raise UserError(
-            f"{expected} ranks were launched, but MPI sees a world of {comm.size}. The launcher and MPI use different "
-            "protocols. Under Slurm use srun --mpi=pmi2 (or --mpi=pmix), otherwise the mpiexec of the MPI library "
-            "that mpi4py was built with."
+            f"{said}, but MPI sees a world of {comm.size}. The launcher and MPI use different protocols. Under Slurm "
+            "use srun --mpi=pmi2 (or --mpi=pmix), otherwise the mpiexec of the MPI library that mpi4py was built with. "
+            f"{plain}"
         )
     return comm

@@ -99,6 +99,16 @@ def parse_queue(text: str) -> dict[str, QueuedJob]:
     return found
 
 
+def job_has_ended(job: str) -> bool | None:
+    """Whether a job has ended or is not known to Slurm any more; None if ``squeue`` does not answer."""
+    if not re.fullmatch(r"\d+(_\d+)?", job):
+        return None
+    ok, text = _query("squeue", "-h", "-j", job, "-t", "all", "-o", "%T")
+    if not ok:
+        return True if "Invalid job id" in text else None
+    return all(state in ENDED_STATES for state in plain_lines(text))
+
+
 def ended_states(jobs: Iterable[str], cluster: str = "") -> dict[str, str]:
     """Slurm's states of ended jobs by id, from ``sacct``; jobs that the accounting does not know are missing."""
     listed, where = ",".join(sorted(set(jobs))), ("-M", cluster) if cluster else ()

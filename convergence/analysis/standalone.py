@@ -26,11 +26,13 @@ from convergence.io.files import check_writable, confined, name_beside, printabl
 from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 from convergence.registry import load_object
 from convergence.runs.run_folder import shown_files
+from convergence.runs.run_lock import Claim, holding
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".h5", ".hdf5")
 STATISTICS = "statistics.h5"
+OUT = "Choose another path with --out"
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ def analyze_file(
     out: str | Path | None = None,
     executors: Any = None,
     overwrite: bool = False,
+    *,
+    wait: bool = False,
+    take_over: bool = False,
 ) -> Path:
     """Analyze a statistics file, or some comparisons of it; return the path of the analysis.
 
@@ -169,11 +174,14 @@ def analyze_file(
         What starts the workers, from :mod:`hpc.dask_executor`; as many as make sense if not given.
     overwrite
         Delete an analysis of other settings instead of moving it to ``superseded/``.
+    wait, take_over
+        Of another command that writes the same files: wait for it, or end its lease.
 
     Raises
     ------
     UserError
-        for a file that cannot be used, invalid settings, and a folder that cannot be written.
+        for a file that cannot be used, invalid settings, a folder that cannot be written, and another command that
+        writes the same files.
     """
     statistics = statistics_path(path)
     target = analysis_path(statistics) if out is None else Path(out)
@@ -197,7 +205,8 @@ def analyze_file(
             statistics, target, settings.analysis, work.digest, partial, start, chosen
         )
 
-    _do(work, _analysis_digest, overwrite, act)
+    claim = Claim(target.parent, (work,), (_results(statistics),), wait, take_over, OUT)
+    _do(claim, _analysis_digest, overwrite, act)
     return target
 
 
@@ -207,6 +216,9 @@ def report_file(
     analysis: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    *,
+    wait: bool = False,
+    take_over: bool = False,
 ) -> Path:
     """Write the report on a statistics file and its analysis; return the path of its page.
 
@@ -235,24 +247,32 @@ def report_file(
         pictures, functional = statistics.with_name("pictures.h5"), statistics.with_name("functional")
         load_object("convergence.report:report")(statistics, results, target, settings, pictures, functional=functional)
 
-    _do(work, _report_digest, overwrite, act)
+    claim = Claim(target.parent, (work,), (_results(statistics), _results(results)), wait, take_over, OUT)
+    _do(claim, _report_digest, overwrite, act)
     return target / "index.html"
 
 
-def _do(work: StageTask, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
+def _results(path: Path) -> StageTask:
+    """A results file that another stage reads."""
+    return StageTask(path.name, (path,), path.with_suffix(".json"), {})
+
+
+def _do(claim: Claim, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
     """Run a stage unless it is finished, and record it; adopt an existing output that has no record."""
+    (work,) = claim.writes
     (target,) = work.outputs
-    folder = TaskFolder(target.parent)
-    check_writable(target.parent, "Choose another path with --out")
-    if read_record(work.record) is None and target.exists():
-        folder.adopt(work, digest_of(target))
-    outcome = folder.begin(work, overwrite)
-    logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
-    if outcome.needed:
-        start = time.monotonic()
-        act()
-        folder.finish(work, time.monotonic() - start)
-        logger.info("%s: done in %.1f s", work.name, time.monotonic() - start)
+    folder = TaskFolder(claim.folder)
+    check_writable(claim.folder, OUT)
+    with holding(claim if folder.state(work) != "done" else Claim(claim.folder, ())):
+        if read_record(work.record) is None and target.exists():
+            folder.adopt(work, digest_of(target))
+        outcome = folder.begin(work, overwrite)
+        logger.info("%s%s", work.name, f": {outcome.reason}" if outcome.reason else "")
+        if outcome.needed:
+            start = time.monotonic()
+            act()
+            folder.finish(work, time.monotonic() - start)
+            logger.info("%s: done in %.1f s", work.name, time.monotonic() - start)
 
 
 def _analysis_digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,17 @@ def check_code(experiment: Experiment) -> tuple[str, ...]:
     return tuple(ALLOWED)
 
 
+def refuse_ranks(verb: str) -> None:
+    """Raise UserError if a launcher started several processes of a verb that works in a single one."""
+    launched = load_object("hpc.comm:launched_ranks")()
+    number = max(launched.ranks, _torchrun_processes())
+    if number > 1:
+        raise UserError(
+            f"{number} processes of `convergence {verb}` were started ({launched.variable or 'WORLD_SIZE'}), and it "
+            "works in a single process. Run it without a launcher."
+        )
+
+
 def analysis_executors(
     runs: str,
     cluster: str | None,
@@ -89,7 +101,7 @@ def _communicator(verb: str, experiment: Experiment) -> Any:
     """Torch processes for the stages that run nets on a device, MPI ranks for all other verbs."""
     from convergence.runs.stages import SHARED
 
-    torchrun = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    torchrun = _torchrun_processes() > 1
     if verb in SHARED and (torchrun or os.environ.get("SLURM_NTASKS", "1") != "1"):
         place = load_object("convergence.training.process_group:launched")()
         if place is not None:
@@ -101,3 +113,14 @@ def _communicator(verb: str, experiment: Experiment) -> Any:
             f"processes. Only {', '.join(SHARED)} do. Run `convergence {verb}` without torchrun."
         )
     return load_object("hpc.comm:world")()
+
+
+def _torchrun_processes() -> int:
+    """Number of processes that torchrun started; 1 without torchrun.
+
+    torchrun sets ``RANK`` too. ``WORLD_SIZE`` alone is a variable of a job script.
+    """
+    given = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
+    if not re.fullmatch("[0-9]{1,9}", given):
+        raise UserError(f"WORLD_SIZE = {given[:40]!r} is not a number of processes. Use torchrun, or unset it.")
+    return int(given)

@@ -98,6 +98,14 @@ overwrite_option = click.option(
 no_check_option = click.option(
     "--no-check", is_flag=True, help="Start without the checks before a run (`convergence check`)."
 )
+sharing_options = together(
+    click.option("--wait", is_flag=True, help="Wait for other commands that use the same outputs of the run folder."),
+    click.option(
+        "--take-over",
+        is_flag=True,
+        help="End the leases of other commands that use the same outputs; they stop without writing.",
+    ),
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document (docs/command_line.md).")
 pair_option = click.option(
     "--pair", nargs=2, metavar="NET1 NET2", help="Nets to show unit by unit.  [default: the first two trained nets]"

@@ -17,6 +17,7 @@ from convergence.errors import UserError
 @options.config_options
 @options.code_option
 @options.overwrite_option
+@options.sharing_options
 @options.single_file_option
 @options.no_check_option
 @options.worker_options
@@ -25,6 +26,8 @@ def run(
     overrides: tuple[str, ...],
     runs: str,
     overwrite: bool,
+    wait: bool,
+    take_over: bool,
     single_file: bool,
     no_check: bool,
     **workers: Any,
@@ -35,36 +38,40 @@ def run(
     first. CONFIG may be a statistics.h5: then the file is analyzed and reported.
     """
     from convergence.analysis import standalone
-    from convergence.cli.launch import analysis_executors
+    from convergence.cli.launch import analysis_executors, refuse_ranks
     from convergence.runs.signals import stopping_on_signals
     from convergence.runs.stages import STAGES
 
     executors = analysis_executors(runs, **workers)
+    choices: dict[str, bool] = {"overwrite": overwrite, "wait": wait, "take_over": take_over}
     if standalone.is_results_file(config):
+        refuse_ranks("run")
         refuse_runs(runs)
         with stopping_on_signals():
-            standalone.analyze_file(config, overrides, executors=executors, overwrite=overwrite)
-            print(standalone.report_file(config, overrides, overwrite=overwrite).resolve())
+            standalone.analyze_file(config, overrides, executors=executors, **choices)
+            print(standalone.report_file(config, overrides, **choices).resolve())
         return 0
-    choices = {"overwrite": overwrite, "executors": executors, "single_file": single_file, "check": not no_check}
-    return _run(STAGES, config, overrides, runs, **choices)
+    return _run(
+        STAGES, config, overrides, runs, executors=executors, single_file=single_file, check=not no_check, **choices
+    )
 
 
 @click.command()
 @options.config_options
 @options.code_option
 @options.overwrite_option
+@options.sharing_options
 @click.option("--net", "nets", multiple=True, metavar="NAME", help="Train this net only; repeatable.")
 @options.no_check_option
 def train(
-    config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, nets: tuple[str, ...], no_check: bool
+    config: str, overrides: tuple[str, ...], runs: str, nets: tuple[str, ...], no_check: bool, **choices: bool
 ) -> int:
     """Train the nets of a config, one for each seed.
 
     Writes runs/NAME/nets/. torchrun or srun spreads a net over several processes; an interrupted training resumes from
     its last checkpoint. The stages ahead are checked first.
     """
-    return _run(("train",), config, overrides, runs, overwrite=overwrite, nets=nets, check=not no_check)
+    return _run(("train",), config, overrides, runs, nets=nets, check=not no_check, **choices)
 
 
 def _stage(name: str, about: str) -> click.Command:
@@ -74,8 +81,9 @@ def _stage(name: str, about: str) -> click.Command:
     @options.config_options
     @options.code_option
     @options.overwrite_option
-    def verb(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool) -> int:
-        return _run((name,), config, overrides, runs, overwrite=overwrite)
+    @options.sharing_options
+    def verb(config: str, overrides: tuple[str, ...], runs: str, **choices: bool) -> int:
+        return _run((name,), config, overrides, runs, **choices)
 
     return verb
 
@@ -97,6 +105,7 @@ def statistics(config: str, overrides: tuple[str, ...], runs: str, overwrite: bo
 @click.command()
 @options.config_options
 @options.overwrite_option
+@options.sharing_options
 @click.option("--out", type=options.FILE, metavar="FILE", help="Of a statistics.h5: the analysis to write.")
 @options.comparisons_option("Of a statistics.h5: analyze this comparison only")
 @options.worker_options
@@ -105,6 +114,8 @@ def analyze(
     overrides: tuple[str, ...],
     runs: str,
     overwrite: bool,
+    wait: bool,
+    take_over: bool,
     out: str | None,
     comparisons: tuple[str, ...],
     **workers: Any,
@@ -114,18 +125,22 @@ def analyze(
     Writes runs/NAME/analysis.h5, or analysis.h5 beside the file if CONFIG is a statistics.h5.
     """
     from convergence.analysis import standalone
-    from convergence.cli.launch import analysis_executors
+    from convergence.cli.launch import analysis_executors, refuse_ranks
     from convergence.runs.signals import stopping_on_signals
 
     executors = analysis_executors(runs, **workers)
     if standalone.is_results_file(config):
+        refuse_ranks("analyze")
         refuse_runs(runs)
         with stopping_on_signals():
-            found = standalone.analyze_file(config, overrides, comparisons, out, executors, overwrite)
+            found = standalone.analyze_file(
+                config, overrides, comparisons, out, executors, overwrite, wait=wait, take_over=take_over
+            )
         print(found.resolve())
         return 0
     refuse_file_options({"--out": out, "--comparison": comparisons})
-    return _run(("analyze",), config, overrides, runs, overwrite=overwrite, executors=executors)
+    choices = {"overwrite": overwrite, "wait": wait, "take_over": take_over}
+    return _run(("analyze",), config, overrides, runs, executors=executors, **choices)
 
 
 pictures = _stage(
@@ -171,6 +186,7 @@ average = _stage(
 @click.command()
 @options.config_options
 @options.overwrite_option
+@options.sharing_options
 @options.single_file_option
 @click.option("--compare", type=options.FOLDER, metavar="RUN", help="Add a page that compares the run with this one.")
 @click.option("--out", type=options.FOLDER, metavar="DIR", help="Of a statistics.h5: the folder to write.")
@@ -179,28 +195,30 @@ def report(
     config: str,
     overrides: tuple[str, ...],
     runs: str,
-    overwrite: bool,
     single_file: bool,
     compare: str | None,
     out: str | None,
     analysis: str | None,
+    **choices: bool,
 ) -> int:
     """Draw the figures, write the report and print its path.
 
     Writes runs/NAME/report/, or report/ beside the file if CONFIG is a statistics.h5.
     """
     from convergence.analysis import standalone
+    from convergence.cli.launch import refuse_ranks
     from convergence.runs.signals import stopping_on_signals
 
     if standalone.is_results_file(config):
+        refuse_ranks("report")
         refuse_runs(runs)
         with stopping_on_signals():
-            print(standalone.report_file(config, overrides, analysis, out, overwrite).resolve())
+            print(standalone.report_file(config, overrides, analysis, out, **choices).resolve())
         return 0
     refuse_file_options({"--out": out, "--analysis": analysis})
     if compare is not None:
         overrides = (*overrides, f"report.compare={json.dumps(compare)}")
-    return _run(("report",), config, overrides, runs, overwrite=overwrite, single_file=single_file)
+    return _run(("report",), config, overrides, runs, single_file=single_file, **choices)
 
 
 def refuse_file_options(given: dict[str, Any]) -> None:

@@ -7,9 +7,11 @@ folder that belongs to this user only: other users could otherwise plant compile
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from pathlib import Path
+
+from convergence.errors import FileError
+from convergence.io.files import keeps_folders, private_folder
 
 HOMES = {"MPLCONFIGDIR": (".config", ".cache"), "TRITON_CACHE_DIR": ("",), "TORCHINDUCTOR_CACHE_DIR": (".cache",)}
 """Variables that move caches (of matplotlib, Triton, torch.compile), and the folders of the home that they replace."""
@@ -23,7 +25,7 @@ def use_writable_caches() -> None:
     for variable, places in HOMES.items():
         if variable in os.environ or all(is_writable(home_folder(place)) for place in places):
             continue
-        folder = private_folder(variable.lower())
+        folder = cache_folder(variable.lower())
         if folder is not None:
             os.environ[variable] = str(folder)
 
@@ -48,26 +50,16 @@ def is_writable(folder: Path | None) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def private_folder(name: str) -> Path | None:
-    """Make a folder below the temporary folder that only this user can read and write; None if that fails.
+def cache_folder(name: str) -> Path | None:
+    """Make a folder below the temporary folder that is the same for all processes of this user; None if that fails.
 
-    The folder is the same for all processes of the user. A folder that belongs to another user, is a link or can be
-    written by others is not used.
+    A folder that other users can write to or replace is not used.
     """
+    place = Path(tempfile.gettempdir())
     try:
-        base = Path(tempfile.gettempdir()) / f"convergence-{os.getuid() if hasattr(os, 'getuid') else os.getlogin()}"
-        for folder in (base, base / name):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if not _is_private(folder):
-                return None
-        with tempfile.TemporaryFile(dir=base / name):
-            pass
-    except OSError:
+        base = private_folder(place / f"convergence-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
+        folder = private_folder(base / name)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder if keeps_folders(place) else None
+    except (FileError, OSError):
         return None
-    return base / name
-
-
-def _is_private(folder: Path) -> bool:
-    found = folder.lstat()
-    mine = found.st_uid == os.getuid() and not found.st_mode & 0o077 if hasattr(os, "getuid") else True
-    return stat.S_ISDIR(found.st_mode) and mine

@@ -15,7 +15,7 @@ from typing import Any
 
 import numba as nb
 
-from convergence.io.caches import private_folder
+from convergence.io.caches import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def _enable_caching(kernel: Any) -> bool:
 
 @functools.cache
 def _use_private_cache() -> None:
-    folder = private_folder("numba")
+    folder = cache_folder("numba")
     if folder is None:
         logger.warning("no folder for compiled kernels can be written: they are compiled in every process")
     else:

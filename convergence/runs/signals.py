@@ -2,7 +2,7 @@
 
 Schedulers send SIGTERM, or SIGUSR2 if the user requested a warning, before they kill a job. Long work calls
 :func:`check` between its units of work; each finished unit is on the disk. A second signal stops at once. A lost lease
-(:mod:`convergence.runs.job_lease`) stops at once too, without writing.
+(:mod:`convergence.runs.job_lease`, :mod:`convergence.runs.lease`) stops at once too, without writing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from convergence.runs import job_lease
+from convergence.runs.lease import lost_lease
 
 logger = logging.getLogger(__name__)
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name)]  # Windows has no USR2
@@ -38,8 +39,8 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def is_stopping() -> bool:
-    """Check whether a signal was received or the lease was lost."""
-    return bool(_received) or job_lease.is_lost()
+    """Check whether a signal was received or a lease was lost."""
+    return bool(_received) or job_lease.is_lost() or lost_lease() is not None
 
 
 def check() -> None:
@@ -53,6 +54,9 @@ def check_lease(now: bool = True) -> None:
     """Raise :class:`Stopped` if the lease was lost; call this before writes that must not happen twice."""
     if job_lease.is_lost(now):
         raise Stopped("stopped: a later attempt holds the lease of this task; this attempt writes nothing more")
+    path = lost_lease(now)
+    if path is not None:
+        raise Stopped(f"stopped: another command took over ({path} was removed); this command writes nothing more")
 
 
 def _note(number: int, frame: FrameType | None) -> None:

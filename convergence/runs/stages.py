@@ -20,6 +20,7 @@ from convergence.io.files import disk_full_errors
 from convergence.registry import load_object
 from convergence.runs.data_record import check_data
 from convergence.runs.run_folder import RunFolder
+from convergence.runs.run_lock import Claim, holding
 from convergence.runs.tasks import StageTask, describe_changes, read_record
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Options:
     nets : names of the nets to train; all if empty
     single_file : also write the report as one HTML file
     check : check the stages ahead before the first one starts (:mod:`convergence.checks`)
+    wait : wait for other commands that use the same outputs
+    take_over : end the leases of other commands that use the same outputs
     """
 
     overwrite: bool = False
@@ -44,6 +47,8 @@ class Options:
     nets: tuple[str, ...] = ()
     single_file: bool = False
     check: bool = False
+    wait: bool = False
+    take_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
     StaleOutputError
         if a task that a stage reads is not finished for the present settings.
     SharedError
-        if a stage that needs a single process was launched on several ranks, or the checks before the stages found
-        faults.
+        if a stage that needs a single process was launched on several ranks, the checks before the stages found
+        faults, or another command uses the outputs.
     """
     kind = "torch" if hasattr(comm, "wrap") else "mpi"  # processes of torch.distributed, or ranks of MPI
     if comm.size > 1 and (len(stages) > 1 or STAGE_TABLE[stages[0]].ranks != kind):
@@ -98,24 +103,54 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
         )
     if options.check:
         load_object("convergence.checks.run:check_before")(folder, stages, comm, options.nets)
-    for name in stages:
+    with holding(_claim(stages, folder, options, comm), comm):
+        for name in stages:
+            _run_stage(STAGE_TABLE[name], folder, options, comm, alone=len(stages) == 1)
+
+
+def _run_stage(stage: Stage, folder: RunFolder, options: Options, comm: Any, alone: bool) -> None:
+    if not alone and not stage.included(folder):
+        return
+    reason = stage.skip_reason(folder)
+    if reason:
+        logger.info("%s: nothing to do: %s", stage.name, reason)
+        return
+    try:
+        with disk_full_errors(folder.path):
+            if stage.reads_data:
+                check_data(folder, stage.tasks, comm)
+            _require(folder, stage.reads(folder))
+            stage.run(folder, options, comm)
+    except UserError as error:
+        if not stage.optional or alone:
+            raise
+        logger.warning("%s: failed; continuing without it: %s", stage.name, error)
+
+
+def _claim(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> Claim:
+    """The unfinished tasks of stages, and the finished ones that they read; rank 0 decides for all ranks.
+
+    Stages that read data may find other data than those of finished tasks, and claim finished tasks too.
+    A report shows what optional stages left, so a run of several stages writes it again after any of them.
+    """
+    writes: list[StageTask] = []
+    reads: list[StageTask] = []
+    any_data = any(STAGE_TABLE[name].reads_data for name in stages)
+    for name in stages if comm.rank == 0 else ():
         stage = STAGE_TABLE[name]
-        if len(stages) > 1 and not stage.included(folder):
+        if (len(stages) > 1 and not stage.included(folder)) or stage.skip_reason(folder):
             continue
-        reason = stage.skip_reason(folder)
-        if reason:
-            logger.info("%s: nothing to do: %s", name, reason)
-            continue
-        try:
-            with disk_full_errors(folder.path):
-                if stage.reads_data:
-                    check_data(folder, stage.tasks, comm)
-                _require(folder, stage.reads(folder))
-                stage.run(folder, options, comm)
-        except UserError as error:
-            if not stage.optional or len(stages) == 1:
-                raise
-            logger.warning("%s: failed; continuing without it: %s", name, error)
+        tasks = stage.tasks(folder)
+        if name == "train":
+            tasks = [folder.train_task(net) for net in _chosen_nets(folder, options)]
+        unfinished = [task for task in tasks if any_data or folder.state(task) != "done"]
+        writes += unfinished
+        reads += stage.reads(folder) if unfinished else []
+    if "report" in stages and comm.rank == 0 and (options.single_file or writes):
+        writes.append(folder.report_task())
+    if writes:
+        folder.create()
+    return Claim(folder.path, writes, reads, options.wait, options.take_over)
 
 
 def _require(folder: RunFolder, tasks: list[StageTask]) -> None:

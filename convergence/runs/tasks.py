@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,7 +127,8 @@ class TaskFolder:
             remove_leftovers_of(path)
         if state == "done":
             for scratch in task.scratch:  # left by a kill between writing the record and removing scratch files
-                _remove(scratch)
+                with suppress(OSError):  # another command removes them too, or the folder is read-only
+                    _remove(scratch)
             return TaskStatus(False, "already done with the same settings")
         reason = {"missing": "", "unfinished": "resuming"}.get(state, "")
         record = read_record(task.record)

@@ -40,14 +40,15 @@ class ProcessRank(NamedTuple):
 def launched(environ: Mapping[str, str] = os.environ) -> ProcessRank | None:
     """Read the rank of this process from the environment; None for a single process.
 
-    ``RANK`` and ``WORLD_SIZE`` (torchrun, submitit) take precedence over Slurm's variables.
+    ``RANK`` and ``WORLD_SIZE`` (torchrun, submitit) take precedence over Slurm's variables. ``WORLD_SIZE`` alone is a
+    variable of a job script and is ignored.
 
     Raises
     ------
     UserError
         if several processes were started and the address of rank 0 is unknown.
     """
-    if environ.get("WORLD_SIZE", "1") != "1":
+    if "RANK" in environ and environ.get("WORLD_SIZE", "1") != "1":
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         missing = [name for name in names if name not in environ]
         if missing:
@@ -98,7 +99,7 @@ class ProcessGroup:
         backend = "nccl" if ranks._device.type == "cuda" else "gloo"
         if ranks._device.type == "cuda":
             torch.cuda.set_device(ranks._device)
-        where = "env://" if "WORLD_SIZE" in os.environ else f"tcp://{place.address}:{place.port}"
+        where = "env://" if "RANK" in os.environ else f"tcp://{place.address}:{place.port}"
         torch.distributed.init_process_group(
             backend, init_method=where, rank=place.rank, world_size=place.size, timeout=TIMEOUT
         )

@@ -124,6 +124,7 @@ def test_failing_process_ends_all(tmp_path):
 
 def test_other_stages_refuse_processes(tiny_config, tiny_copy, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert main(["run", str(tiny_config), "--runs", str(tiny_copy.parent)]) == 2
     assert "does not use torch processes" in capsys.readouterr().err
 
@@ -140,8 +141,9 @@ def test_launcher_variables_give_the_process_rank():
     assert launched(torchrun) == ProcessRank(3, 4, 1, "a", 5)
     assert launched({}) is None
     assert launched({"WORLD_SIZE": "1", "RANK": "0"}) is None
-    with pytest.raises(UserError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set"):
-        launched({"WORLD_SIZE": "2"})
+    assert launched({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}) is None, "exported by a job script"
+    with pytest.raises(UserError, match="LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set"):
+        launched({"WORLD_SIZE": "2", "RANK": "0"})
     slurm = {"SLURM_STEP_ID": "2", "SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1",
              "SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "gpu[07-09,12],cpu1"}  # fmt: skip
     place = launched(slurm)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,9 +25,40 @@ def test_rank_outside_the_world_is_refused():
 
 
 def test_one_rank_without_a_launcher():
-    assert launched_ranks({}) == 1
-    assert isinstance(world({}), SerialCommunicator)
-    assert isinstance(world({"SLURM_NTASKS": "4"}), SerialCommunicator)  # a batch script, not a step
+    interactive = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "4294967290", "SLURM_PROCID": "0"}
+    for environ in (
+        {},
+        {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "WORLD_SIZE": "4"},  # a batch script, not a step
+        interactive,
+        {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "PMI_SIZE": "1", "PMI_RANK": "0"},
+        {"PMI_SIZE": "", "PALS_RANKID": "none", "PMI_RANK": "9" * 5000},
+    ):
+        assert launched_ranks(environ) == (1, "", False), environ
+        assert isinstance(world(environ), SerialCommunicator)
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        *(({f"{name}_SIZE": "3", f"{name}_RANK": "2"}, (3, f"{name}_SIZE", False))
+          for name in ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD", "MVP_COMM_WORLD", "JSM_NAMESPACE")),
+        ({"FLUX_JOB_SIZE": "3", "FLUX_TASK_RANK": "0"}, (3, "FLUX_JOB_SIZE", False)),
+        ({"PALS_RANKID": "2"}, (3, "PALS_RANKID", True)),
+        ({"ALPS_APP_PE": "1"}, (2, "ALPS_APP_PE", True)),
+        ({"PMIX_RANK": "1", "PMIX_NAMESPACE": "x"}, (2, "PMIX_RANK", True)),
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "8"}, (3, "SLURM_STEP_ID", False)),
+    ],
+)  # fmt: skip
+def test_launchers_that_mpi_does_not_see_are_recognised(environ, found, monkeypatch):
+    assert launched_ranks(environ) == found
+    mpi = SimpleNamespace(COMM_WORLD=SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 1))
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=mpi))
+    with pytest.raises(UserError, match=f"3 ranks|at least .*{found[1]}|MPI sees a world of 1") as caught:
+        world(environ)
+    assert f"env -u {found[1]}.)" in str(caught.value)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(UserError, match="mpi4py is not installed"):
+        world(environ)
 
 
 def test_launcher_without_pmi_is_refused():

@@ -55,7 +55,7 @@ def test_kernel_works_without_any_cache_or_with_a_damaged_one(temporary, monkeyp
     assert jit.njit()(add)(2, 3) == 5
     monkeypatch.setattr(jit.nb.config, "CACHE_DIR", "")
     jit._use_private_cache.cache_clear()
-    monkeypatch.setattr(jit, "private_folder", lambda name: None)
+    monkeypatch.setattr(jit, "cache_folder", lambda name: None)
     assert np.array_equal(jit.njit()(add)(np.ones(2), np.ones(2)), [2, 2])
 
 
@@ -65,14 +65,15 @@ def test_folder_that_others_can_write_or_that_is_a_link_is_not_used(tmp_path, mo
     base = tmp_path / f"convergence-{os.getuid()}"
     base.mkdir()
     base.chmod(0o777)
-    assert caches.private_folder("numba") is None
+    assert caches.cache_folder("numba") is None
     base.chmod(0o700)
-    assert caches.private_folder("numba") == base / "numba"
+    assert caches.cache_folder("numba") == base / "numba"
     (base / "planted").symlink_to(tmp_path)
-    assert caches.private_folder("planted") is None
+    assert caches.cache_folder("planted") is None
     monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
     (tmp_path / "convergence-12345").mkdir(mode=0o700)
-    assert caches.private_folder("numba") is None, "it belongs to another user"
+    assert caches.cache_folder("numba") is None, "it belongs to another user"
 
 
 def test_caches_of_libraries_move_only_from_an_unwritable_home(tmp_path, monkeypatch):
