@@ -20,7 +20,7 @@ class Progress:
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, desc=f"  {what}", leave=False, file=sys.stderr)

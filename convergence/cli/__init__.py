@@ -1,7 +1,8 @@
 """The ``convergence`` command: a click group whose verbs are imported when they are used.
 
 Exit codes: 0 success; 1 a defect of the toolkit, with its traceback; 2 an error that the user can fix, one paragraph;
-75 stopped by SIGTERM or SIGUSR2 with all finished work kept, run the same command again; 130 interrupted.
+75 stopped by SIGTERM or SIGUSR2 with all finished work kept, run the same command again; 130 interrupted; 141 the
+reader of the output ended (``| head``).
 
 stages.py     ``run`` and the stages: train, statistics, analyze, …, report
 check.py      ``check``
@@ -11,6 +12,7 @@ transfer.py   fetch, subset, pack
 options.py    options that several verbs share
 launch.py     the processes of a stage: MPI ranks, torch processes, analysis workers
 output.py     JSON and tables
+streams.py    standard streams of any encoding, closed ones, pipes that end
 
 ``slurm/cli.py`` holds the verbs for a cluster.
 """
@@ -21,16 +23,18 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from convergence import __version__
+from convergence.cli.streams import drop_output, flush_output, prepare_streams
 from convergence.errors import UserError, did_you_mean
 from convergence.io.caches import use_writable_caches
 from convergence.registry import load_object, put_toolkit_first
 
-EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
+EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 75, 130, 141
 RESUME = "run the same command again to resume"
 SECTIONS: dict[str, dict[str, str]] = {
     "Before a run": {"check": "convergence.cli.check", "pack": "convergence.cli.transfer"},
@@ -122,17 +126,15 @@ class LazyGroup(click.Group):
             return _fail(f"{stop}; {RESUME}", EXIT_AGAIN)
         except KeyboardInterrupt:
             return _fail(f"interrupted; {RESUME}", EXIT_INTERRUPTED)
-        except BrokenPipeError:  # a closed pipe (| head) is not an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_DONE
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            from pathlib import Path
+            from convergence.io.files import explained
 
-            from convergence.io.files import full, is_full
-
-            if not is_full(error):
+            found = explained(error)
+            if found is None:
                 raise
-            return _fail(str(full(Path(error.filename or "."), error)), EXIT_USER)
+            return _fail(str(found), EXIT_USER)
 
 
 @click.group(
@@ -155,9 +157,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Usage errors are one paragraph on stderr with exit code 2, like all errors that the user can fix.
     """
+    prepare_streams()
     use_writable_caches()
     if arguments is None:
         put_toolkit_first()
+    os.environ["MPLBACKEND"] = "agg"  # of a notebook: a backend that needs its kernel
+    try:
+        code = _command(arguments)
+    except BrokenPipeError:
+        code = EXIT_PIPE
+    try:
+        flush_output()
+    except BrokenPipeError:
+        code = EXIT_PIPE
+    except OSError as error:
+        code = _fail(f"standard output cannot be written: {error.strerror}", EXIT_USER)
+    drop_output()
+    return code
+
+
+def _command(arguments: Sequence[str] | None) -> int:
+    """Run the command with click; return its exit code."""
+    streams = sys.stdout, sys.stderr
     try:
         code = command.main(arguments, prog_name="convergence", standalone_mode=False)
     except click.ClickException as error:
@@ -167,9 +188,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{text} See `{path} --help`.", EXIT_USER)
     except click.Abort:
         return _fail("interrupted", EXIT_INTERRUPTED)
+    except SystemExit as error:
+        if streams == (sys.stdout, sys.stderr):
+            raise
+        sys.stdout, sys.stderr = streams  # click wraps them and ends the process for a closed pipe
+        raise BrokenPipeError from error
     return int(code or EXIT_DONE)
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"convergence: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads the errors
+        print(f"convergence: {message}", file=sys.stderr, flush=True)
     return code

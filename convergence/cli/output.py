@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,8 +12,17 @@ from typing import Any
 
 
 def print_json(kind: str, value: Any) -> None:
-    """Print a dataclass or a mapping as one JSON document, whose first key is its kind."""
-    print(json.dumps({"kind": kind} | plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """Print a dataclass or a mapping as one JSON document, whose first key is its kind.
+
+    Characters that standard output cannot encode become JSON's escapes, so that the document loses nothing.
+    """
+    document = {"kind": kind} | plain(value)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        text = json.dumps(document, indent=2, allow_nan=False)
+    print(text)
 
 
 def plain(value: Any) -> Any:

@@ -43,7 +43,7 @@ def run(
     from convergence.runs.stages import STAGES
 
     executors = analysis_executors(runs, **workers)
-    choices: dict[str, bool] = {"overwrite": overwrite, "wait": wait, "take_over": take_over}
+    choices: dict[str, Any] = {"overwrite": overwrite, "wait": wait, "take_over": take_over}
     if standalone.is_results_file(config):
         refuse_ranks("run")
         refuse_runs(runs)

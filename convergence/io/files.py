@@ -36,6 +36,9 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{k}" for device in ("COM", "
 """Names that Windows reserves for devices."""
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 """Error numbers of a full disk and of an exhausted quota."""
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Error numbers of a read-only file system and of missing permission."""
+_REFUSED_MESSAGES = re.compile(r"Read-only file system|Permission denied|Operation not permitted")
 _FULL_MESSAGES = re.compile(
     r"No space left on device|Disk quota exceeded|MPI_ERR_NO_SPACE|MPI_ERR_QUOTA|not enough space on the disk", re.I
 )
@@ -292,6 +295,19 @@ def is_full(error: BaseException | None) -> bool:
     return False
 
 
+def explained(error: OSError) -> FileError | None:
+    """Explain a full disk, or a file or folder that cannot be written or read; None for other errors."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path(".")
+    if is_full(error):
+        return full(path, error)
+    if error.errno in REFUSED or _REFUSED_MESSAGES.search(str(error)):
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return FileError(
+            f"{path}: not permitted ({reason}). Change the permissions, or choose another place (--out or --runs)."
+        )
+    return None
+
+
 def full(folder: Path, error: BaseException) -> DiskFullError:
     """Make the error for a full disk or an exhausted quota at a folder."""
     place = folder.absolute()
@@ -307,15 +323,21 @@ def full(folder: Path, error: BaseException) -> DiskFullError:
 
 @contextmanager
 def disk_full_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of a full disk in the block into a :class:`~convergence.errors.DiskFullError` about this folder."""
+    """Turn errors of a full disk in the block into a :class:`~convergence.errors.DiskFullError` about this folder.
+
+    Files and folders that may not be written or read become a :class:`~convergence.errors.FileError`.
+    """
     try:
         yield
     except DiskFullError:
         raise
     except Exception as error:
-        if not is_full(error):
+        if is_full(error):
+            raise full(folder, error) from error
+        found = explained(error) if isinstance(error, OSError) else None
+        if found is None:
             raise
-        raise full(folder, error) from error
+        raise found from error
 
 
 def file_sha256(path: Path) -> str:

@@ -296,7 +296,7 @@ def _pid_namespace() -> str:
 
 def _typed(value: Any, kind: str) -> Any:
     """Check the type of a value of a lease file."""
-    wanted = {"str": str, "int": int, "float": (int, float)}[kind]
+    wanted: Any = {"str": str, "int": int, "float": (int, float)}[kind]
     if not isinstance(value, wanted):
         raise TypeError(f"{value!r} is not {kind}")
     return value
