@@ -96,6 +96,16 @@ class TrainingConfig(Settings):
         description="Minutes between checkpoints; every epoch also ends with a checkpoint.",
         json_schema_extra=SPEED_ONLY,
     )
+    tensorboard: bool = Field(
+        False,
+        description="Also write the metrics of every epoch as event files, nets/NAME/tensorboard/.",
+        json_schema_extra=SPEED_ONLY,
+    )
+    wandb: Literal["off", "offline"] = Field(
+        "off",
+        description="Also write the metrics of every epoch as an offline run of W&B, nets/NAME/wandb/.",
+        json_schema_extra=SPEED_ONLY,
+    )
 
     @model_validator(mode="after")
     def _within(self) -> TrainingConfig:

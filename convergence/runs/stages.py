@@ -148,6 +148,8 @@ def _claim(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: A
         reads += stage.reads(folder) if unfinished else []
     if "report" in stages and comm.rank == 0 and (options.single_file or writes):
         writes.append(folder.report_task())
+    if len(stages) == 1 and reads and not folder.path.exists():
+        return Claim(folder.path, ())  # without input the stage ends before it writes
     if writes:
         folder.create()
     return Claim(folder.path, writes, reads, options.wait, options.take_over)

@@ -8,7 +8,6 @@ is trained alone.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 import time
@@ -23,13 +22,14 @@ from torch import nn
 from convergence.config.stages import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import UserError
-from convergence.io.files import atomic_write, remove_leftovers
+from convergence.io.files import remove_leftovers
 from convergence.networks import NetworkSpec
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.weights import initialise, save_weights, weights_path
 from convergence.runs.signals import Stopped, check, is_stopping
+from convergence.training.metrics import COLUMNS, Row, check_sinks, metric_sinks, write_metrics
 from convergence.training.process_group import ProcessGroup
-from convergence.training.trainer import COLUMNS, Candidate, Row, Trainer, own_part
+from convergence.training.trainer import Candidate, Trainer, own_part
 
 EVALUATION_BATCH = 256
 
@@ -66,7 +66,7 @@ def make_net(
     save_weights(module, folder)
     loss, accuracy = evaluate(module.to(device), splits.test, device, config.loader_workers)
     row: Row = dict.fromkeys(COLUMNS, "") | {"epoch": 0, "test_loss": loss, "test_accuracy": accuracy}
-    _write_metrics(folder, [row])
+    write_metrics(folder, [row])
     return row
 
 
@@ -91,6 +91,7 @@ def train_jointly(
         after a signal; each net has a checkpoint of its last step.
     """
     reproducible_arithmetic(config.threads)
+    check_sinks(config)
     candidates = [Candidate(*net) for net in nets]
     ranks = ranks or ProcessGroup()
     first = ranks.rank == 0
@@ -105,13 +106,16 @@ def train_jointly(
             stack.callback(trainer.checkpoints.close)
             if not trainer.restore() and 0 in config.keep_epochs and first:
                 save_weights(trainer.module, trainer.folder, epoch=0)
+            trainer.sinks = metric_sinks(config, trainer.folder, trainer.rows) if first else []
+            for sink in trainer.sinks:
+                stack.callback(sink.close)
         group = _Group(trainers, splits, config, device, failed, ranks)
         for epoch in range(min(trainer.epoch for trainer in trainers), config.epochs):
             group.run_epoch(epoch)
     for k, trainer in enumerate(trainers):
         if k not in failed and first:
             save_weights(trainer.module, trainer.folder)
-            _write_metrics(trainer.folder, trainer.rows)
+            write_metrics(trainer.folder, trainer.rows)
     return [failed[k] if k in failed else trainer.rows[-1] for k, trainer in enumerate(trainers)]
 
 
@@ -239,10 +243,3 @@ def evaluate(
         if between is not None:
             between()
     return loss / len(images), correct / len(images)
-
-
-def _write_metrics(folder: Path, rows: list[Row]) -> None:
-    with atomic_write(folder / "metrics.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)

@@ -24,12 +24,11 @@ from convergence.errors import FileError, SharedError
 from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise, load_arrays, save_weights
 from convergence.training.checkpoints import Checkpoints
+from convergence.training.metrics import COLUMNS, Row, Sink
 from convergence.training.process_group import ProcessGroup
 from convergence.training.state_checks import check_random, check_state, need
 
 logger = logging.getLogger(__name__)
-COLUMNS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
-Row = dict[str, Any]
 
 
 class Candidate(NamedTuple):
@@ -47,6 +46,7 @@ class Trainer:
     ----------
     module : the net
     rows : metrics of the finished epochs
+    sinks : further places for these metrics
     epoch, next_step : index of the next epoch and step; ``next_step`` equals the number of steps of an epoch when only
         its evaluation is missing
     """
@@ -70,6 +70,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.optimiser = _optimiser(self.module, config)
         self.rows: list[Row] = []
+        self.sinks: list[Sink] = []
         self.epoch = self.next_step = self._correct = 0
         self._total_loss = self._seconds = 0.0
         self._since = time.monotonic()
@@ -207,6 +208,8 @@ class Trainer:
         seconds = self._seconds + time.monotonic() - self._since
         values = (self.epoch, rate, loss, accuracy, test_loss, test_accuracy, seconds)
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        for sink in self.sinks:
+            sink.write(self.rows[-1])
         name = self.folder.name
         logger.debug("%s, epoch %d: loss %.4f, held-out accuracy %.4f", name, self.epoch, loss, test_accuracy)
         if self.ranks.rank == 0 and self.epoch in self.config.keep_epochs and self.epoch < self.config.epochs:
