@@ -19,6 +19,7 @@ streams.py    standard streams of any encoding, closed ones, pipes that end
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -166,6 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _command(arguments)
     except BrokenPipeError:
         code = EXIT_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        code = _fail(f"standard output cannot be written: {error.strerror}", EXIT_USER)
     try:
         flush_output()
     except BrokenPipeError:

@@ -37,7 +37,7 @@ class TensorBoard:
     """Event files in ``tensorboard/`` of a net; the step is the epoch."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
+        from torch.utils.tensorboard import SummaryWriter
 
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
