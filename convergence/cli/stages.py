@@ -92,14 +92,15 @@ def _stage(name: str, about: str) -> click.Command:
 @options.config_options
 @options.code_option
 @options.overwrite_option
+@options.sharing_options
 @options.no_check_option
-def statistics(config: str, overrides: tuple[str, ...], runs: str, overwrite: bool, no_check: bool) -> int:
+def statistics(config: str, overrides: tuple[str, ...], runs: str, no_check: bool, **choices: bool) -> int:
     """Sum activations over the evaluation images.
 
     Writes runs/NAME/statistics.h5, which is all that the analysis reads. mpiexec or srun spreads the image groups over
     ranks; the file has the same bits for any number of ranks. The stages ahead are checked first.
     """
-    return _run(("statistics",), config, overrides, runs, overwrite=overwrite, check=not no_check)
+    return _run(("statistics",), config, overrides, runs, check=not no_check, **choices)
 
 
 @click.command()
