@@ -28,6 +28,7 @@ from convergence.report.tables import MISSING
 from convergence.training.loop import train_jointly
 from convergence.training.process_group import ProcessGroup
 from convergence.training.trainer import Candidate, Trainer
+from tests.helpers.recording import drawn, states_of
 from tests.helpers.runs import datasets
 from tests.helpers.torch_processes import finish, start
 
@@ -407,23 +408,43 @@ def test_two_processes_give_the_bits_of_one(noisy, tmp_path):
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted
 
 
-@pytest.mark.parametrize(("size", "how"), [(1, signal.SIGKILL), (2, signal.SIGTERM)])
-def test_killed_experiment_resumes_with_same_bits(noisy, tmp_path, size, how):
+def test_stopped_experiment_resumes_with_same_bits(noisy, tmp_path):
+    """A signal to one of two processes stops both; one process resumes."""
     config, wanted = noisy
     arguments = ["average", str(config), "--runs", str(tmp_path)]
-    processes = start(size, arguments, PLANTED % 0.05)
+    processes = start(2, arguments, PLANTED % 0.05)
     partial = tmp_path / "averaged/functional/average.partial"
     deadline = time.monotonic() + 120
     while not list(partial.glob("training/*/checkpoint.pt")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    processes[-1].send_signal(how)
+    processes[-1].send_signal(signal.SIGTERM)
     codes, errors = finish(processes)
-    assert codes == ([-9] if how == signal.SIGKILL else [75, 75]), errors
+    assert codes == [75, 75], errors
     assert list(partial.glob("training/*/checkpoint.pt"))
-    codes, errors = finish(start(1, arguments, PLANTED % 0))  # on another number of processes
+    codes, errors = finish(start(1, arguments, PLANTED % 0))
     assert codes == [0], errors
     assert "training resumes after step" in errors[0]
     assert datasets(tmp_path / "averaged/functional/average.h5") == wanted
+
+
+def test_averaging_resumes_from_crash_states(noisy, tmp_path, monkeypatch, caplog):
+    """The machine stops while checkpoints are written at each average; some states of each kind, by a seed."""
+    monkeypatch.setattr("convergence.functional.averaging.local_sgd.SAVE_SECONDS", 0.0)
+    config, wanted = noisy
+    runs, trial = tmp_path / "runs", tmp_path / "trial"
+    runs.mkdir()
+    states, disk = states_of(runs, lambda: main(["average", str(config), "--runs", str(runs)]))
+    assert disk.at_risk() == []
+    caplog.set_level("INFO")
+    for state in drawn(states, 2):
+        state.write(trial)
+        assert main(["average", str(config), "--runs", str(trial)]) == 0, state
+        assert datasets(trial / "averaged/functional/average.h5") == wanted, state
+        assert sorted(path.name for path in (trial / "averaged/functional").glob("*.*")) == [
+            "average.h5",
+            "average.json",
+        ]
+    assert "training resumes after step" in caplog.text
 
 
 def test_digest_depends_on_all_settings(tmp_path):
