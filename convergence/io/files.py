@@ -358,8 +358,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_leftovers_of(path: Path) -> None:
-    """Remove the temporary files that killed processes left beside a file which they were writing."""
-    for leftover in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*.partial"):
+    """Remove temporary files that killed processes left beside a file, or below a folder, while they wrote it."""
+    below = path.rglob(".*.partial") if path.is_dir() else ()
+    for leftover in [*path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*.partial"), *below]:
         leftover.unlink(missing_ok=True)
 
 

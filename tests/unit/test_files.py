@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from convergence.errors import FileError
-from convergence.io.files import atomic_write, confined, create_for_owner, private_folder, relative_name, scratch_folder
+from convergence.io.files import (
+    atomic_write,
+    confined,
+    create_for_owner,
+    private_folder,
+    relative_name,
+    remove_leftovers_of,
+    scratch_folder,
+)
 
 posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes of POSIX")
 NOBODY = 65534
@@ -130,3 +138,15 @@ def test_no_safe_place_is_an_error_with_its_remedy(tmp_path, monkeypatch):
     with pytest.raises(FileError, match="Set TMPDIR"), scratch_folder():
         pass
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_leftovers_of_an_output_are_removed_and_others_kept(tmp_path):
+    """Temporary files of a killed process: beside a file, and at any depth of a folder."""
+    names = ["a.h5", ".a.h5.x.partial", ".b.h5.x.partial", "nets/net1/.weights.x.partial", "nets/net1/weights"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    remove_leftovers_of(tmp_path / "a.h5")
+    remove_leftovers_of(tmp_path / "nets")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a.h5", ".b.h5.x.partial", "nets/net1/weights"}
