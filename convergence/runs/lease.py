@@ -134,7 +134,10 @@ class Lease:
             return "a later attempt at its task has started"
         if owner.job and owner.job == mine.job and owner.restart != mine.restart:
             return "its job was restarted"
-        if owner.is_on_this_machine() and owner is not UNKNOWN:
+        if owner is UNKNOWN:  # a lease is complete before others look for it, unless its machine stopped meanwhile
+            if is_locked(self.path) is False:
+                return "its lease file is damaged, and no process holds it"
+        elif owner.is_on_this_machine():
             locked = is_locked(self.path)
             if locked is None and owner.pid_namespace == mine.pid_namespace:
                 locked = _runs(owner.pid, owner.started)
@@ -158,6 +161,7 @@ class HeldLease:
             values: dict[str, Any] = asdict(lease.owner)
             json.dump(values | {"writes": sorted(lease.writes), "reads": sorted(lease.reads)}, self._file, indent=1)
             self._file.flush()
+            os.fsync(self._file.fileno())  # other machines and a restarted one read it whole
         except BaseException:
             lease.path.unlink(missing_ok=True)
             self._file.close()

@@ -22,6 +22,8 @@ from tests.helpers.crash_states import KINDS, CrashState, Disk, Operation, crash
 WRAPPED = ("fsync", "fdatasync", "rename", "replace", "unlink", "remove", "rmdir", "mkdir")
 RECENT_S = 0.1
 """A file changed so recently is read again: its time of change need not differ from the one that is known."""
+NOT_RECORDED = ".locks"
+"""Folder of leases: those of this process count as held, and it goes on after the crash that is played."""
 Stat = tuple[int, int, int]
 
 
@@ -73,6 +75,8 @@ class Recorder:
             try:
                 with os.scandir(waiting.pop()) as entries:
                     for entry in entries:
+                        if entry.name == NOT_RECORDED:
+                            continue
                         path = Path(entry.path).relative_to(self.folder).as_posix()
                         if entry.is_dir(follow_symlinks=False):
                             folders.add(path)

@@ -160,10 +160,21 @@ def test_waiting_command_starts_when_the_other_ends(tmp_path, holder, monkeypatc
         assert caplog.text.count("waiting: ") == 1
 
 
-def test_damaged_lease_claims_everything_and_fades(tmp_path, caplog):
+@pytest.mark.parametrize("content", [b"", bytes(200), b"\xff{"])
+def test_damaged_lease_that_no_process_holds_is_taken_over(tmp_path, content):
+    """A machine that stops leaves a file without its bytes, or with zeros."""
+    (tmp_path / ".locks").mkdir()
+    path = tmp_path / ".locks" / "x.json"
+    path.write_bytes(content)
+    with holding(claim(tmp_path, "net1")):
+        assert not path.exists()
+
+
+def test_damaged_lease_that_is_held_claims_everything_and_fades(tmp_path, monkeypatch):
     (tmp_path / ".locks").mkdir()
     path = tmp_path / ".locks" / "x.json"
     path.write_bytes(b"\xff{")
+    monkeypatch.setattr("convergence.runs.lease.is_locked", lambda path: True)
     with pytest.raises(UserError, match="an unknown command"), holding(claim(tmp_path, "net1")):
         pass
     os.utime(path, (0, 0))
