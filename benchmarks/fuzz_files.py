@@ -248,7 +248,9 @@ def subjects(folder: Path, kinds: Sequence[str] = ()) -> list[Subject]:
     found = []
     for name, (make, readers, is_sealed) in made.items():
         if not kinds or name in kinds:
-            path = make()
+            alone = folder / "whole" / name
+            alone.mkdir(parents=True)
+            path = Path(shutil.copy(make(), alone))  # as a mutant, without the files beside it
             found.append(Subject(name, path, readers, is_sealed, {key: read(path) for key, read in readers.items()}))
     return found
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import tempfile
+import tokenize
 import weakref
 import zipfile
 import zlib
@@ -42,7 +43,7 @@ LARGEST = 1e12
 """Largest magnitude of an activation; the sums of squares of larger ones leave the range of float32."""
 ERRORS = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, OverflowError, MemoryError, AttributeError,
-    SyntaxError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile,
+    SyntaxError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError,
 )  # fmt: skip
 """What numpy, zipfile and h5py raise for damaged files."""
 Unpack = Callable[[npt.NDArray[Any]], None]

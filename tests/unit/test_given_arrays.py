@@ -167,7 +167,8 @@ def test_archives_and_npy_files_that_lie_about_their_size_are_refused(tmp_path):
         archive.writestr("fc.npy", lying)
     whole = (tmp_path / "bomb.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    for name in ("lying.npy", "lying.npz:fc", "cut.npz:fc"):
+    (tmp_path / "odd.npy").write_bytes(content[:10] + b"(\0" + content[12:])
+    for name in ("lying.npy", "lying.npz:fc", "cut.npz:fc", "odd.npy"):
         with pytest.raises(FileError, match=r"could be read|another size"):
             open_array(tmp_path, name)
 
