@@ -174,7 +174,7 @@ class MPICommunicator:
     def abort(self, error: BaseException, code: int) -> None:
         if isinstance(error, UserError):
             print(f"convergence: {error}", file=sys.stderr)
-        else:
+        elif not isinstance(error, KeyboardInterrupt):
             traceback.print_exception(error)
         print(f"rank {self.rank} of {self.size} failed; ending the job on all ranks", file=sys.stderr, flush=True)
         time.sleep(0.5)  # launchers may drop the last output of a rank that ends at once

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from convergence.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_DONE, EXIT_USER
+from convergence.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
 from convergence.errors import ConfigError, UserError
 from convergence.registry import load_object
 
@@ -31,6 +31,10 @@ def on_ranks(verb: str, experiment: Experiment, action: Callable[[Any], None]) -
     try:
         with stopping_on_signals():
             action(comm)
+    except KeyboardInterrupt as error:
+        if comm.size > 1:  # a rank that waits in a collective call of MPI never sees the interrupt
+            comm.abort(error, EXIT_INTERRUPTED)
+        raise
     except Exception as error:
         everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
         if comm.size > 1 and not everywhere:

@@ -170,7 +170,7 @@ class ProcessGroup:
         """Print an error and end this process; the launcher or the lost connection ends the others."""
         if isinstance(error, UserError):
             print(f"convergence: {error}", file=sys.stderr)
-        else:
+        elif not isinstance(error, KeyboardInterrupt):
             traceback.print_exception(error)
         print(f"rank {self.rank} of {self.size} failed", file=sys.stderr, flush=True)
         time.sleep(0.2)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from convergence.cli import launch
 from convergence.errors import UserError
 from hpc.comm import SerialCommunicator, launched_ranks, owned, world
 
@@ -74,3 +75,17 @@ def test_launcher_without_pmi_is_refused():
 def test_abort_without_ranks_raises():
     with pytest.raises(UserError, match="mended"):
         SerialCommunicator().abort(UserError("can be mended"), 2)
+
+
+def test_interrupt_of_one_rank_ends_the_others(monkeypatch):
+    """Otherwise it would wait for them in MPI_Finalize, and they for it in a barrier."""
+    aborted = []
+    comm = SimpleNamespace(rank=0, size=6, abort=lambda error, code: aborted.append(code))
+    monkeypatch.setattr(launch, "_communicator", lambda verb, experiment: comm)
+
+    def interrupt(comm):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.on_ranks("statistics", None, interrupt)
+    assert aborted == [130]
