@@ -103,7 +103,8 @@ def main() -> int:
     parser.add_argument("--states", type=int, default=0, help="largest number of states of a stage, drawn; 0 for all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", type=int, default=os.cpu_count() or 1, help="states at the same time")
-    options = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=600.0, help="time after which no other state is begun")
+    options, begin = parser.parse_args(), time.monotonic()
     draw = random.Random(options.seed)
     chosen = [work for name, work in works(2, 2).items() if name in options.stages]
     folder = Path(tempfile.mkdtemp(prefix="replay-"))
@@ -121,17 +122,23 @@ def main() -> int:
             states = draw.sample(states, options.states)
         _states[:] = [(work, state) for state in states]
         _expected[work.name] = fingerprint(runs)
-        wrong = [f"{work.name}: at risk at the end: {path}" for path in disk.at_risk()]
+        for path in disk.at_risk():
+            problems.append(f"{work.name}: at risk at the end: {path}")
+            print(f"PROBLEM {problems[-1]}", flush=True)
         with ProcessPoolExecutor(options.streams, multiprocessing.get_context("fork")) as pool:
-            results = list(pool.map(resume, range(len(_states))))
-        wrong += [problem for _, problem in results if problem]
+            results = []
+            for result in pool.map(resume, range(len(_states))):
+                results.append(result)
+                if result[1]:
+                    print(f"PROBLEM {result[1]}", flush=True)
+                if time.monotonic() - begin > 60 * options.minutes:
+                    pool.shutdown(cancel_futures=True)
+                    break
+        problems += [problem for _, problem in results if problem]
         counts = Counter(kind for kind, _ in results)
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS)
-        print(f"{work.name}: {len(operations)} operations, {len(states)} states ({kinds}), "
-              f"{len(wrong)} problems, {time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
-        for problem in wrong[:20]:
-            print(f"PROBLEM {problem}", flush=True)
-        problems += wrong
+        print(f"{work.name}: {len(operations)} operations, {len(results)} of {len(states)} states ({kinds}), "
+              f"{len(problems)} problems so far, {time.monotonic() - start:.0f} s", flush=True)  # fmt: skip
     print(f"to repeat: python -m benchmarks.replay {' '.join(sys.argv[1:])}")
     shutil.rmtree(folder)
     return 1 if problems else 0

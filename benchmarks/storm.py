@@ -196,6 +196,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--streams", type=int, default=os.cpu_count() or 1, help="trials at the same time")
     parser.add_argument("--second", type=float, default=0.0, metavar="SHARE", help="of attempts with a second command")
+    parser.add_argument("--minutes", type=float, default=600.0, help="time after which no other trial is begun")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds after which a command hangs")
     options = parser.parse_args()
     logging.disable(logging.NOTSET)
@@ -223,11 +224,12 @@ def storm(chosen: list[Work], options: argparse.Namespace) -> list[Outcome]:
     left = {work.name: -(-options.kills // len(chosen)) for work in chosen}
     numbers = {work.name: itertools.count() for work in chosen}
     outcomes: list[Outcome] = []
+    end = time.monotonic() + 60 * options.minutes
     with ProcessPoolExecutor(options.streams, multiprocessing.get_context("fork")) as pool:
         running = {}
         while True:
             for work in sorted(chosen, key=lambda work: -left[work.name]):
-                if len(running) < options.streams and left[work.name] > 0 and len(outcomes) < 10 * options.kills:
+                if len(running) < options.streams and left[work.name] > 0 and time.monotonic() < end:
                     left[work.name] -= 1  # an expectation, corrected by the outcome
                     running[pool.submit(_run_trial, work, next(numbers[work.name]))] = work
             if not running:
