@@ -160,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", action="append", default=[], help="of files: only this kind; may be repeated")
     options = parser.parse_args(arguments)
     if options.what == "configs":
-        return int(load_object("benchmarks.fuzz_configs:run")(options.count, options.seed))
+        faults = load_object("benchmarks.fuzz_configs:fuzz")(options.count, options.seed)
+        print("\n".join([*faults, f"{options.count:,} configs, {len(faults)} faults"]))
+        return int(bool(faults))
     with tempfile.TemporaryDirectory() as folder:
         return report(fuzz_files(options.count, options.seed, Path(folder), options.kind), options.seed)
 

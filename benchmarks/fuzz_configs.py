@@ -1,6 +1,6 @@
 """Hostile configs: every mutation of the shipped configs is accepted or refused in one short paragraph.
 
-    python benchmarks/fuzz_configs.py --count 5000 --seed 0
+    python -m benchmarks.fuzz configs --count 5000 --seed 0
 
 Mutations are of the text (bytes, tokens, lines), of the values (every key with a table of hostile values) and of
 ``--set`` options. A config that is accepted is described as by ``show``, without its images. A fault is an exception
@@ -10,13 +10,11 @@ number that is not finite.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import random
 import resource
 import signal
-import sys
 import tempfile
 import tomllib
 import traceback
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from convergence.cli.run_description import run_text
-from convergence.config.load import parse_toml, read_config, validated
+from convergence.config.load import read_config, validated
 from convergence.config.schema import Experiment
 from convergence.errors import LONGEST_MESSAGE, UserError
 from convergence.runs.run_folder import RunFolder
@@ -212,20 +210,3 @@ def _limited_time() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, earlier)
-
-
-def main() -> int:
-    """Print the faults; exit code 1 if there are any."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    faults = fuzz(options.count, options.seed)
-    print("\n".join(faults))
-    print(f"{options.count} configs, {len(faults)} faults")
-    return bool(faults)
-
-
-if __name__ == "__main__":
-    assert parse_toml(FULL, "full")
-    sys.exit(main())
