@@ -187,7 +187,7 @@ def _describe(experiment: Experiment) -> None:
     for net in experiment.all_nets():
         if net.network is not None:
             net.network.refusal()
-    run_text(RunDescription(experiment.name, "", dict(_settings(experiment)), None, "", None, ()))
+    run_text(RunDescription(experiment.name, "", dict(_settings(experiment)), "", None, "", None, ()))
 
 
 def _leaves(value: Any) -> Iterator[Any]:
