@@ -49,7 +49,7 @@ root = "{root}/images"
 resize = [40, 44]
 crop = 32
 [[nets]]
-seeds = [1]
+seeds = [1, 2]
 network = {{ name = "small" }}
 [training]
 epochs = 1
