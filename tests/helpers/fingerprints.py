@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-VOLATILE = ("provenance", "seconds", "finished", "git", "version", "time")
+VOLATILE = ("provenance", "seconds", "finished", "git", "version", "time", "recorded")
 """Attributes, columns and datasets with one of these words in their names differ between equal runs."""
 
 
@@ -79,7 +79,7 @@ def _record(path: Path) -> dict[str, str]:
     except ValueError:
         return {"": "damaged"}
     if "outputs" not in record:
-        return {"": json.dumps(record, sort_keys=True)}
+        return {"": json.dumps({key: value for key, value in record.items() if not _is_volatile(key)}, sort_keys=True)}
     return {
         "digest": str(record["digest"]),
         "outputs": json.dumps(sorted(record["outputs"])),
