@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from convergence.cli import main
 from tests.helpers.content_hash import content_hash
 from tests.helpers.runs import datasets
-from tests.helpers.slurm_site import Site, alive_comments, slurm
+from tests.helpers.slurm_site import AWKWARD, SURROUNDING, Site, alive_comments, slurm
 from tests.pipeline.test_full_disk import disk  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -33,26 +32,24 @@ def time_limited(cluster, tiny_config, tmp_path_factory) -> Site:
 
 
 @pytest.fixture(scope="module")
-def interrupted(cluster, time_limited, tiny_config, tmp_path_factory) -> Site:
-    """A run from images to report: net1 is requeued, net2 killed, the statistics are signalled, the pictures fail."""
-    here = Site(tmp_path_factory.mktemp("interrupted") / "site", tiny_config)
-    here.held("net1", "net2", "statistics", "break-pictures")
+def interrupted(cluster, time_limited, tiny_config, tiny_run, tmp_path_factory) -> Site:
+    """A run from images to report: net1 is requeued, the statistics are signalled, the pictures fail.
+
+    It is submitted from a shell inside a job, in a folder with an odd name; the other nets are trained already.
+    """
+    others = [tiny_run / "nets" / net for net in ("net2", "untrained1", "untrained2")]
+    here = Site(tmp_path_factory.mktemp("interrupted") / AWKWARD, tiny_config, others)
+    here.held("net1", "statistics", "break-pictures")
     assert here.submit() == 0
-    here.wait_for_checkpoint("net1", "net2")
+    unfinished = [("train net1",), ("statistics",), ("analyze",), ("pictures",), ("report",)]
+    assert [job.tasks for job in here.records.latest().jobs] == unfinished
+    here.wait_for_checkpoint("net1")
     assert here.submit() == 2, "the run is already submitted"
     slurm("scontrol", "requeue", here.job("train net1"))
-    slurm("scancel", "--signal=KILL", f"{here.job('train net2')}.0")
-    here.wait_for(net2="failed")
     here.wait(lambda: here.states("train net1")[1:] == ["running"], "net1 starts again")
-    here.release("net1", "net2")
-    here.wait_for(net1="done", untrained1="done", untrained2="done", statistics="not run")
-    assert "SIGKILL" in here.jobs()["train net2"][1]
-    assert here.submit() == 0
-    unfinished = [("train net2",), ("statistics",), ("analyze",), ("pictures",), ("report",)]
-    assert [job.tasks for job in here.records.latest().jobs] == unfinished
-    here.wait_for(net2="done", statistics="running")
-    here.wait(lambda: here.states("statistics") == ["running"], "the statistics start")
-    time.sleep(2)
+    here.release("net1")
+    here.wait_for(net1="done")
+    here.wait_until_held("statistics")
     slurm("scancel", "--signal=USR2", "--batch", here.job("statistics"))
     here.wait(lambda: here.states("statistics")[:1] == ["stopped"], "the statistics stop")
     here.release("statistics")
@@ -94,7 +91,10 @@ def test_failed_optional_stage_keeps_the_report_and_is_submitted_again(interrupt
 
 
 def test_array_task_failures_keep_the_other_tasks(cluster, site, tiny_config, tmp_path):
-    """net1's node goes down, net2 is unharmed, net3 exceeds its memory, net4 gets SIGTERM, net5 is cancelled."""
+    """net1's node goes down, net2 is killed, net3 exceeds its memory, net4 gets SIGTERM, net5 is cancelled.
+
+    The untrained nets are unharmed.
+    """
     config = tmp_path / "five.toml"
     config.write_text(tiny_config.read_text(encoding="utf-8").replace("seeds = [1, 2]", "seeds = [1, 2, 3, 4, 5]"))
     here = site(config=config, more="memory_gb = 1.2")
@@ -107,6 +107,8 @@ def test_array_task_failures_keep_the_other_tasks(cluster, site, tiny_config, tm
     assert node["net3"] != down
     slurm("scancel", here.job("train net5"))
     slurm("scancel", "--signal=TERM", here.job("train net4"))
+    slurm("scancel", "--signal=KILL", f"{here.job('train net2')}.0")
+    here.wait_for(net2="failed")
     here.release("net3")
     slurm("scontrol", "update", f"nodename={down}", "state=down", "reason=test")
     drained = next(name for name in node.values() if name != down)
@@ -116,11 +118,13 @@ def test_array_task_failures_keep_the_other_tasks(cluster, site, tiny_config, tm
         assert here.records.attempts("train net1")[1].node != down
         here.wait(lambda: here.states("train net4")[1:] == ["running"], "net4 again")
         here.release("net1", "net2", "net4")
-        here.wait_for(net1="done", net2="done", net3="failed", net4="done", net5="cancelled", statistics="not run")
+        here.wait_for(net1="done", net2="failed", net3="failed", net4="done", net5="cancelled", statistics="not run")
+        here.wait_for(untrained1="done", untrained2="done")
     finally:
         for name in (down, drained):
             slurm("scontrol", "update", f"nodename={name}", "state=resume")
     assert "OOM: it used more memory than it requested; raise memory_gb" in here.jobs()["train net3"][1]
+    assert "SIGKILL" in here.jobs()["train net2"][1]
     assert here.states("train net3") == ["failed"], "a task that exceeds its memory is not repeated"
     for net in ("net1", "net4"):
         assert "after epoch 1" in here.log(f"train {net}"), "resumed from its checkpoint"
@@ -206,6 +210,8 @@ def test_full_disk_is_recorded_and_training_resumes_after_cleaning(cluster, disk
         disk.make_room()
         here.held("statistics")
         assert here.submit(*settings) == 0
+        unfinished = [("train net1",), ("statistics",), ("analyze",), ("report",)]
+        assert [job.tasks for job in here.records.latest().jobs] == unfinished
         here.wait_for(net1="done")
         assert "after epoch" in here.log("train net1"), "resumed from its checkpoint"
     finally:
@@ -254,13 +260,13 @@ def test_worker_jobs_give_the_bits_of_one_process(cluster, tmp_path):
         np.save(tmp_path / f"{name}.npy", np.maximum(rng.standard_normal((300, 8)), 0).astype(np.float32))
     config = tmp_path / "layers.toml"
     config.write_text(LAYERS.replace("ROOT", str(tmp_path)), encoding="utf-8")
-    here, jobs = tmp_path / "here", tmp_path / "jobs"
+    here, jobs = tmp_path / "here", tmp_path / AWKWARD
     assert main(["statistics", str(config), "--runs", str(here)]) == 0
     shutil.copytree(here, jobs)
     assert main(["analyze", str(config), "--runs", str(here)]) == 0
     command = [sys.executable, "-c", SMALL_TASKS, "analyze", str(config), "--runs", str(jobs)]
     command += ["--cluster", str(ROOT / "configs" / "clusters" / "local_test.toml"), "--workers", "2"]
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    environ = os.environ | SURROUNDING | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "1"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
