@@ -266,7 +266,10 @@ def test_worker_jobs_give_the_bits_of_one_process(cluster, tmp_path):
     assert main(["analyze", str(config), "--runs", str(here)]) == 0
     command = [sys.executable, "-c", SMALL_TASKS, "analyze", str(config), "--runs", str(jobs)]
     command += ["--cluster", str(ROOT / "configs" / "clusters" / "local_test.toml"), "--workers", "2"]
-    environ = os.environ | SURROUNDING | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "1"}
+    inside = {
+        name: value for name, value in SURROUNDING.items() if name.startswith(("SLURM_MEM", "SLURM_JOB", "SBATCH"))
+    }
+    environ = os.environ | inside | {"PYTHONPATH": str(ROOT)}  # a job, and no launch: the command is one process
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
