@@ -62,10 +62,11 @@ signals.is_stopping = holding(signals.is_stopping)
 if sys.orig_argv[3:5] == ["convergence", "report"]:  # its figures are not drawn
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
+    from convergence.figures import style
 
-    Figure.draw_without_rendering = lambda self: None
+    Figure.get_layout_engine = lambda self: None
     Figure.get_tightbbox = lambda self: Bbox.unit()
-    Figure.savefig = lambda self, path, **options: Path(path).write_text("<svg/>", "utf-8")
+    style._write_svg = lambda figure, path, box: path.write_text("<svg/>", "utf-8")
 """
 SURROUNDING = {
     "SLURM_JOB_ID": "77", "SLURM_MEM_PER_CPU": "800", "SLURM_MEM_PER_NODE": "900", "SLURM_NTASKS": "2",
