@@ -14,6 +14,7 @@ import benchmarks.timing  # noqa: F401  # isort: skip
 
 import argparse
 import json
+import logging
 import os
 import select
 import signal
@@ -159,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
     parser.add_argument("--kind", action="append", default=[], help="of files: only this kind; may be repeated")
     options = parser.parse_args(arguments)
+    logging.getLogger("convergence").setLevel(logging.ERROR)
     if options.what == "configs":
         faults = load_object("benchmarks.fuzz_configs:fuzz")(options.count, options.seed)
         print("\n".join([*faults, f"{options.count:,} configs, {len(faults)} faults"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import pickle
 import shutil
@@ -208,7 +207,6 @@ def activations(inside: str) -> Reader:
 
 def subjects(folder: Path, kinds: Sequence[str] = ()) -> list[Subject]:
     """A whole file of each kind (of all if none are named), in folders below ``folder``."""
-    logging.getLogger("convergence").setLevel(logging.ERROR)
     rng = np.random.default_rng(0)
     base = np.maximum(rng.standard_normal((60, 5, 2, 2)), 0)
     for k in (1, 2):

@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from convergence.checks.findings import shortened
 from convergence.checks.needs import Needs
@@ -21,9 +19,12 @@ from convergence.config.schema import Net
 from convergence.data.images import Floats, ImageSet, Splits
 from convergence.errors import UserError
 from convergence.networks import NetworkSpec
-from convergence.networks.weights import initialise
 from convergence.runs.run_folder import RunFolder
 from convergence.statistics.activation_source import JoinedUnits, LayerShape
+
+if TYPE_CHECKING:  # a run of given activations is checked without torch
+    import torch
+    from torch import nn
 
 N_IMAGES = 3
 """Images that nets are run on; layers are read with two and with three of them."""
@@ -137,6 +138,8 @@ class CheckContext:
     @cached_property
     def samples(self) -> torch.Tensor:
         """Some evaluation images (:data:`N_IMAGES`, channels, height, width)."""
+        import torch
+
         return torch.from_numpy(self.read(self.images, N_IMAGES))
 
     def read(self, images: ImageSet, n: int, augment_seed: int | None = None) -> Floats:
@@ -146,6 +149,8 @@ class CheckContext:
 
     def build(self, spec: NetworkSpec, seed: int) -> nn.Module:
         """A net with the initial weights of a seed; UserError if its code fails."""
+        from convergence.networks.weights import initialise
+
         train = self.splits.train
         with user_code(f"building {spec.name} from seed {seed}"):
             return initialise(spec, seed, train.image_shape, train.n_classes)
@@ -179,6 +184,8 @@ def _line_of(error: BaseException) -> str:
 @contextmanager
 def random_states_kept() -> Iterator[None]:
     """Restore the random states of torch, numpy and Python, and the number of threads, afterwards."""
+    import torch
+
     states: tuple[Any, Any] = (np.random.get_state(), random.getstate())  # noqa: NPY002  nets may draw from it
     threads = torch.get_num_threads()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -193,6 +200,8 @@ def random_states_kept() -> Iterator[None]:
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
     """All tensors in nested tuples, lists and dicts."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -201,6 +210,8 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
 
 def described(value: Any) -> str:
     """What a net or a layer returned, for messages."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)} and type {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, dict):

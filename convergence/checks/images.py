@@ -9,16 +9,20 @@ import numpy as np
 from convergence.checks.context import N_IMAGES, CheckContext, user_code
 from convergence.checks.findings import Finding
 from convergence.data.images import ImageSet
+from convergence.statistics.activation_source import ArraySource
 
 NAME = "images"
 N_READ = 4
 
 
 def check_images(context: CheckContext) -> Iterator[Finding]:
-    """Yield findings about the images of a config; nothing for given activations. Sets ``context.images_usable``."""
+    """Yield findings about the images of a config; open given activations. Sets ``context.images_usable``."""
     if context.experiment.activations is not None:
+        context.joined = ArraySource(context.experiment).joined
         context.images_usable = True
         return
+    if not context.elsewhere:
+        context.folder.data.check()  # reads new files once; raises with all files that cannot be used
     with user_code(f"loading the data set {context.experiment.images.name}"):
         train, test = context.splits
     found = list(_check_splits(train, test))

@@ -12,7 +12,7 @@ from convergence.checks.findings import Finding, Level, shortened
 from convergence.checks.unit_axis import unit_axis
 from convergence.errors import ConfigError, UserError
 from convergence.networks.layer_reader import UNIT_AXIS, LayerReader, as_maps
-from convergence.statistics.activation_source import ArraySource, LayerShape, joined_units
+from convergence.statistics.activation_source import LayerShape, joined_units
 
 NAME = "layers"
 AXES = {2: "(n, units)", 3: "(n, tokens, units)", 4: "(n, units, height, width)"}
@@ -21,9 +21,6 @@ AXES = {2: "(n, units)", 3: "(n, tokens, units)", 4: "(n, units, height, width)"
 def check_layers(context: CheckContext) -> Iterator[Finding]:
     """Yield findings about the layers of all comparisons, and set ``context.joined``."""
     experiment = context.experiment
-    if experiment.activations is not None:
-        context.joined = ArraySource(experiment).joined
-        return
     for net in context.working_nets:
         labels = {one.label for one in net.nets}
         wanted = [

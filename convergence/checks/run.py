@@ -1,9 +1,8 @@
 """All checks of a run: which stages are ahead, the findings of their checks, and the kept outcome.
 
 A passed check is kept in ``check/passed.json`` of the run folder, with a digest of what it depends on: the settings,
-the versions of the software, and the files of the networks' factories; and with the content of the data, once it is
-known. A requeued job, and the jobs of a
-submission, do not repeat it.
+the versions of the software, the files of the networks' factories, and the content of the data once it is known. A
+requeued job, and the jobs of a submission, do not repeat it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from convergence.io.files import atomic_write, file_sha256
 from convergence.provenance import provenance
 from convergence.runs.data_record import UNCHECKED
 from convergence.runs.run_folder import RunFolder
+from convergence.runs.signals import Stopped
 from convergence.runs.stages import STAGE_TABLE, Stage
 
 logger = logging.getLogger(__name__)
 FILE = "check/passed.json"
 FORMAT = 1
+WITHOUT_NETS = ("images", "resources")
 NO_TORCH = "torch is not installed here: pip install 'convergent-learning[train]'"
 
 
@@ -80,17 +82,24 @@ def check_before(folder: RunFolder, stages: Iterable[str], comm: Any, nets: Iter
     ------
     CheckError
         on all ranks, with all faults.
+    Stopped
+        on all ranks, after a signal.
     """
-    text = ""
+    text, stopped = "", False
     if comm.rank == 0 and _anything_to_do(folder, stages, set(nets)):
         ahead = stages_ahead(folder, next(iter(stages)))
         processes = comm.size if hasattr(comm, "wrap") else 1  # ranks of MPI do not share batches
         if not has_passed(folder, ahead, processes):
-            run = check_run(folder, ahead, processes)
-            for finding in run.findings:
+            try:
+                findings = check_run(folder, ahead, processes).findings
+            except Stopped:
+                findings, stopped = (), True
+            for finding in findings:
                 if finding.level == "warning":
                     logger.warning("warning: %s: %s", finding.check, finding)
-            text = error_text(run.findings, "convergence check CONFIG")
+            text = error_text(findings, "convergence check CONFIG")
+    if comm.share(stopped):
+        raise Stopped("stopped by a signal")
     if comm.share(bool(text)):
         raise CheckError(text)
 
@@ -116,10 +125,10 @@ def check_run(
     """
     from convergence.checks.context import CheckContext, random_states_kept
 
-    names = needed_checks(ahead)
+    names = needed_checks(folder, ahead)
     findings: list[Finding] = []
     context = CheckContext(folder, processes, limits)
-    with random_states_kept():
+    with nullcontext() if folder.experiment.activations is not None else random_states_kept():
         for name in names:
             findings += _findings(name, context)
             if not context.images_usable:
@@ -136,6 +145,8 @@ def _findings(name: str, context: Any) -> list[Finding]:
     try:
         for finding in CHECKS.load(name)(context):
             found.append(finding)
+    except Stopped:
+        raise
     except UserError as error:
         found.append(Finding(name, "fault", str(error)))
     except Exception as error:  # a defect of a check must not stop a run
@@ -146,16 +157,18 @@ def _findings(name: str, context: Any) -> list[Finding]:
     return found
 
 
-def needed_checks(stages: Iterable[Stage]) -> list[str]:
-    """Names of the checks of some stages, in the order in which they run."""
+def needed_checks(folder: RunFolder, stages: Iterable[Stage]) -> list[str]:
+    """Names of the checks of some stages, in the order in which they run; given activations need no nets or torch."""
     wanted = {name for stage in stages for name in stage.checks}
+    if folder.experiment.activations is not None:
+        wanted &= set(WITHOUT_NETS)
     return [name for name in CHECKS if name in wanted]
 
 
 def has_passed(folder: RunFolder, ahead: list[Stage], processes: int = 1) -> bool:
     """Whether the checks of some stages have passed with the same settings, software and factories."""
     run = kept(folder, processes)
-    return run is not None and set(needed_checks(ahead)) <= set(run.checks)
+    return run is not None and set(needed_checks(folder, ahead)) <= set(run.checks)
 
 
 def kept(folder: RunFolder, processes: int = 1) -> CheckedRun | None:

@@ -301,9 +301,13 @@ def _functional(experiment: str, folder: RunFolder, options: Options, comm: Any)
     _run_task(folder, folder.functional_task(experiment), options, action, comm)
 
 
-def _functional_reads(experiment: str, folder: RunFolder) -> list[StageTask]:
+def _functional_tasks(experiment: str, folder: RunFolder) -> list[StageTask]:
     if folder.experiment.activations is not None:
         raise UserError(f"{experiment}: the config gives activations; this experiment needs nets and images.")
+    return [folder.functional_task(experiment)]
+
+
+def _functional_reads(experiment: str, folder: RunFolder) -> list[StageTask]:
     return [] if experiment == "average" else [*folder.train_tasks(), folder.statistics_task()]
 
 
@@ -354,7 +358,7 @@ STAGE_TABLE: dict[str, Stage] = {
         *(
             Stage(
                 name, functools.partial(_functional, name),
-                functools.partial(lambda name, folder: [folder.functional_task(name)], name),
+                functools.partial(_functional_tasks, name),
                 functools.partial(_functional_reads, name), optional=True, ranks="torch",
                 reads_data=True,
                 checks=("images", "nets", name),

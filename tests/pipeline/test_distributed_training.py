@@ -91,7 +91,9 @@ def test_signal_to_one_process_stops_all_and_changes_no_bit(tmp_path):
     config = tmp_path / "over.toml"
     network = '{ name = "tests.pipeline.test_resume:noisy" }'
     config.write_text(TOML.replace('{ name = "small", channels = [6], hidden = [16] }', network), encoding="utf-8")
-    config.write_text(config.read_text().replace("[statistics]", "keep_epochs = [0, 1]\n[statistics]"))
+    config.write_text(
+        config.read_text().replace("[statistics]", "keep_epochs = [0, 1]\n[statistics]").replace('["conv1"]', '["0"]')
+    )
     codes, errors = finish(start(2, ["train", str(config), "--runs", str(tmp_path / "whole")]))
     assert codes == [0, 0], errors
     arguments = ["train", str(config), "--runs", str(tmp_path / "stopped")]

@@ -104,8 +104,9 @@ def test_device_resized_crops_equal_host_to_rounding(packs):
 
 
 def test_training_from_pack_equals_training_from_folder(packs, root, tmp_path):
-    assert main(["train", str(config(tmp_path, root)), "--runs", str(tmp_path / "a")]) == 0
-    sets = ["data.name=packed", f'data.root="{packs}"']
+    groups = ["--set", "statistics.groups=4"]
+    assert main(["train", str(config(tmp_path, root)), "--runs", str(tmp_path / "a"), *groups]) == 0
+    sets = ["statistics.groups=4", "data.name=packed", f'data.root="{packs}"']
     text = (tmp_path / "folder.toml").read_text().replace("resize = [40, 44]\n", "")
     (tmp_path / "packed.toml").write_text(text)
     arguments = ["train", str(tmp_path / "packed.toml"), "--runs", str(tmp_path / "b")]

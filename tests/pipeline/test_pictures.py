@@ -347,7 +347,7 @@ def test_photographs_and_images_that_are_gone(image_root, tmp_path, capsys, capl
     (run / "pictures.h5").unlink()
     assert make(config, run) == 2
     errors = capsys.readouterr().err
-    assert "pictures need the evaluation images" in errors
+    assert "there is no such folder. data.root must hold" in errors
     assert "there is no such folder" in errors
     assert make(config, run, verb="run") == 0
     assert "pictures: failed; continuing without it" in caplog.text
