@@ -146,6 +146,8 @@ class Site:
         self.run = self.runs / "tiny"
         for net in finished:
             shutil.copytree(net, self.run / "nets" / net.name)
+        if finished:  # nets are valid with the record of the data that they were trained on
+            shutil.copytree(finished[0].parents[1] / "data", self.run / "data")
         self.profile = folder / "cluster.toml"
         settings = {
             "cpus": 1,
