@@ -38,7 +38,7 @@ from tests.helpers.attempts import Attempt, send
 from tests.helpers.fingerprints import differences, fingerprint
 
 SHARES = {"KILL": 0.6, "TERM": 0.15, "USR2": 0.1, "INT": 0.15}
-ACCEPTED = {"KILL": (-9,), "TERM": (0, 75, -15), "USR2": (0, 75, -12), "INT": (0, 130, -2)}
+ACCEPTED = {"KILL": (0, -9), "TERM": (0, 75, -15), "USR2": (0, 75, -12), "INT": (0, 130, -2)}
 """Exit codes of a process after a signal to it: done before it arrived, stopped, or ended before Python handled it."""
 KILLS_PER_TRIAL = 4
 ORPHAN_S = 60.0

@@ -44,6 +44,10 @@ _RANK_VARIABLES = (
 )
 """Variables of launchers with the rank of a process, from 0."""
 
+LEAVE_S = 10.0
+"""Time within which all ranks have to stop after a signal; a rank that waits for another never would."""
+EXIT_AGAIN = 75
+
 
 class Communicator(Protocol):
     """Operations over the ranks of a job."""
@@ -138,6 +142,7 @@ class MPICommunicator:
         self._world = world
         self.rank: int = world.Get_rank()
         self.size: int = world.Get_size()
+        self._leaving = world.Dup() if self.size > 1 else world  # its own messages: others may wait in another call
 
     def barrier(self) -> None:
         self._world.Barrier()
@@ -171,10 +176,19 @@ class MPICommunicator:
 
         return MPI.Info.Create({"romio_cb_write": "disable", "romio_ds_write": "disable"})
 
+    def all_leave(self) -> bool:
+        """Whether every rank calls this method within ``LEAVE_S`` seconds."""
+        request, end = self._leaving.Ibarrier(), time.monotonic() + LEAVE_S
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+
     def abort(self, error: BaseException, code: int) -> None:
         if isinstance(error, UserError):
             print(f"convergence: {error}", file=sys.stderr)
-        elif not isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, Exception) and code != EXIT_AGAIN:
             traceback.print_exception(error)
         print(f"rank {self.rank} of {self.size} failed; ending the job on all ranks", file=sys.stderr, flush=True)
         time.sleep(0.5)  # launchers may drop the last output of a rank that ends at once

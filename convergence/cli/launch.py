@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def on_ranks(verb: str, experiment: Experiment, action: Callable[[Any], None]) -> int:
     """Run ``action(communicator)`` on every process that was launched; return the exit code of this one.
 
-    Signals stop the action at its next checkpoint. An exception of one rank ends the job, so that the other ranks do
-    not wait for it; an exception that all ranks raise is reported by the first rank.
+    Signals stop the action at its next checkpoint. An exception of one rank, and a rank that stops alone, end the job,
+    so that the other ranks do not wait for it. An exception that all ranks raise is reported by the first rank.
     """
     from convergence.runs.signals import Stopped, stopping_on_signals
 
@@ -36,6 +36,8 @@ def on_ranks(verb: str, experiment: Experiment, action: Callable[[Any], None]) -
             comm.abort(error, EXIT_INTERRUPTED)
         raise
     except Exception as error:
+        if comm.size > 1 and isinstance(error, Stopped) and hasattr(comm, "all_leave") and not comm.all_leave():
+            comm.abort(error, EXIT_AGAIN)
         everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
         if comm.size > 1 and not everywhere:
             comm.abort(error, EXIT_USER if isinstance(error, UserError) else EXIT_DEFECT)

@@ -65,7 +65,8 @@ def subset(
 @click.command()
 @options.config_options
 @click.option("--out", type=options.FOLDER, metavar="DIR", help="Folder to write.  [default: runs/NAME/packed]")
-def pack(config: str, overrides: tuple[str, ...], runs: str, out: str | None) -> int:
+@options.sharing_options
+def pack(config: str, overrides: tuple[str, ...], runs: str, out: str | None, wait: bool, take_over: bool) -> int:
     """Pack an image folder into one HDF5 file per split.
 
     Packed files are read faster than folders of many images. mpiexec or srun spreads the work over ranks.
@@ -73,16 +74,25 @@ def pack(config: str, overrides: tuple[str, ...], runs: str, out: str | None) ->
     from convergence.cli.launch import on_ranks
     from convergence.cli.stages import refuse_results_file
     from convergence.config.load import read_config
+    from convergence.io.files import check_writable
     from convergence.registry import load_object
     from convergence.runs.run_folder import RunFolder
+    from convergence.runs.run_lock import Claim, holding
+    from convergence.runs.tasks import StageTask
 
     refuse_results_file("pack", config)
     experiment = read_config(config, overrides)
     run = RunFolder(Path(runs) / experiment.name, experiment)
     folder = Path(out) if out is not None else run.path / "packed"
 
+    task = StageTask("pack", (folder,), folder / "pack", {})
+    remedy = "Choose another place with --out"
+
     def act(comm: Any) -> None:
-        packed = load_object("hpc.pack:pack")(run, folder, comm)
+        if comm.rank == 0:
+            check_writable(folder, remedy)
+        with holding(Claim(folder, (task,), (), wait, take_over, remedy), comm):
+            packed = load_object("hpc.pack:pack")(run, folder, comm)
         if comm.rank == 0:
             for path in packed:
                 print(path.resolve())

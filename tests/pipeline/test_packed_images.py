@@ -18,6 +18,8 @@ from convergence.data import DATA_SETS, packed
 from convergence.data.images import batches_on_device
 from convergence.data.packed import cut_on_device
 from convergence.errors import ConfigError, FileError
+from convergence.runs.run_lock import Claim, holding
+from convergence.runs.tasks import StageTask
 from tests.helpers.attempts import kill_repeatedly
 from tests.helpers.photographs import config, digest, pack_command, write_photographs
 from tests.helpers.recording import drawn, states_of
@@ -174,6 +176,18 @@ def test_killed_pack_resumes_to_the_same_bytes(packs, root, tmp_path, request):
     killed, _ = kill_repeatedly(arguments, kills, tmp_path / "scratch", 12, SMALL_BLOCKS)
     assert killed >= min(kills, 3)
     assert_same_packs(tmp_path / "out", packs)
+
+
+def test_second_pack_in_one_folder_is_refused(packs, root, tmp_path, capsys):
+    """While another command packs to the folder, and not afterwards."""
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ["pack", str(config(tmp_path, root)), "--out", str(out)]
+    with holding(Claim(out, [StageTask("pack", (out,), out / "pack", {})])):
+        assert main(arguments) == 2
+    assert "in use by another command (pack)" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert_same_packs(out, packs)
 
 
 def assert_same_packs(found: Path, expected: Path) -> None:
