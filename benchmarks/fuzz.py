@@ -148,7 +148,7 @@ def report(found: Sequence[Outcome], seed: int) -> int:
 def fuzz_files(count: int, seed: int, folder: Path, kinds: Sequence[str] = ()) -> list[Outcome]:
     """Outcomes of ``count`` mutants of files of results, spread over the kinds of files."""
     made: Any = load_object("benchmarks.fuzz_files:subjects")(folder, kinds)
-    cases: list[Case] = load_object("benchmarks.fuzz_files:cases")(made, count, seed, folder)
+    cases: list[Case] = load_object("benchmarks.fuzz_mutations:cases")(made, count, seed, folder)
     return list(run_cases(cases))
 
 

@@ -15,7 +15,7 @@ import pytest
 from convergence.cli import main
 from tests.helpers.content_hash import content_hash
 from tests.helpers.runs import datasets
-from tests.helpers.slurm_site import AWKWARD, SURROUNDING, Site, alive_comments, slurm
+from tests.helpers.slurm_site import AWKWARD, SURROUNDING, Site, alive_comments, queue, slurm
 from tests.pipeline.test_full_disk import disk  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,8 @@ def test_array_task_failures_keep_the_other_tasks(cluster, site, tiny_config, tm
     slurm("scancel", here.job("train net5"))
     slurm("scancel", "--signal=TERM", here.job("train net4"))
     slurm("scancel", "--signal=KILL", f"{here.job('train net2')}.0")
-    here.wait_for(net2="failed")
+    failed = f"{here.job('train net2')} tiny-train FAILED"
+    here.wait(lambda: failed in queue(), "net2 has left its node, which may go down")
     here.release("net3")
     slurm("scontrol", "update", f"nodename={down}", "state=down", "reason=test")
     drained = next(name for name in node.values() if name != down)

@@ -187,6 +187,8 @@ def test_kills_at_any_instant_change_no_bit(command, run, expected, tmp_path, re
     assert sorted(path.name for path in run.iterdir()) == [
         "analysis.h5",
         "analysis.json",
+        "check",
+        "data",
         "statistics.h5",
         "statistics.json",
     ]
