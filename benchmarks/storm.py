@@ -160,6 +160,8 @@ class Storm:
         inner = [p for p in below if not p.children()] if work.ranks else below
         if not inner or draw.random() < 0.4 or (name != "KILL" and not work.ranks):
             return [command]
+        if name == "INT":  # a terminal sends it to all processes
+            return [command, *below]
         return [draw.choice(inner)] if draw.random() < 0.6 else [command, *below]
 
 

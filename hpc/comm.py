@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -256,6 +258,23 @@ def _slurm_step_tasks(environ: Mapping[str, str]) -> int:
     return _number(environ, "SLURM_STEP_NUM_TASKS") or _number(environ, "SLURM_NTASKS")
 
 
+@contextmanager
+def _ending_on_interrupt() -> Iterator[None]:
+    """SIGINT ends the process during the block.
+
+    While MPI starts, it waits in C for all ranks, where Python's handler never runs. If the interrupt ended another
+    rank before, it would wait forever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def world(environ: Mapping[str, str] = os.environ) -> Communicator:
     """The communicator of this process.
 
@@ -275,7 +294,8 @@ def world(environ: Mapping[str, str] = os.environ) -> Communicator:
         f"the command with env -u {launched.variable}.)"
     )
     try:
-        from mpi4py import MPI
+        with _ending_on_interrupt():
+            from mpi4py import MPI
     except ImportError as error:
         raise UserError(
             f"{said}, but mpi4py is not installed: pip install 'convergent-learning[mpi]', or run without a launcher. "

@@ -131,6 +131,24 @@ def test_error_of_one_rank_ends_all_ranks(command, run, method, kind, parallel):
     assert not (run / "statistics.h5").exists()
 
 
+STARTING = """
+import os, subprocess, sys, time
+from convergence.cli import main
+if os.environ["PMI_RANK"] == "0":  # ends before MPI starts, for which the other rank waits
+    time.sleep(3)
+    sys.exit(130)
+else:
+    subprocess.Popen(["sh", "-c", f"sleep 4; kill -INT {os.getpid()}"])
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_interrupt_while_mpi_starts_ends_all_ranks(command):
+    """A terminal interrupts all ranks: one before it starts MPI, the other while it waits for the first in C."""
+    code, _ = run_ranks(2, [COMMAND[0], "-c", STARTING, *command[len(COMMAND) :]], timeout=60)
+    assert code != 0
+
+
 def test_other_stages_refuse_ranks(command):
     command[command.index("statistics")] = "analyze"
     code, errors = run_ranks(2, command, timeout=120)
