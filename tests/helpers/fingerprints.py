@@ -78,6 +78,8 @@ def _record(path: Path) -> dict[str, str]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return {"": "damaged"}
+    if path.name == "passed.json":  # a kept check, with measured times
+        return {"digest": record["digest"], "content": record["content"]}
     if "outputs" not in record:
         return {"": json.dumps({key: value for key, value in record.items() if not _is_volatile(key)}, sort_keys=True)}
     return {

@@ -290,6 +290,6 @@ def test_doctor_prints_need_and_remedy_of_each_fault(tmp_path, capsys, monkeypat
     )
     assert main(["doctor", "--runs", str(tmp_path / "not" / "there")]) == 2
     assert (
-        "fault clock         40 s off\n                    needed: 2 s\n                    remedy: set it\n"
+        "fault   clock         40 s off\n                      needed: 2 s\n                      remedy: set it\n"
         in capsys.readouterr().out
     )
