@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 CONFIG = """
 name = "own"
 data = { name = "digits" }
-statistics = { comparisons = ["conv1"] }
+statistics = { comparisons = ["1"] }
 [[nets]]
 seeds = [1, 2]
 network = { name = "%s" }
@@ -103,7 +103,11 @@ def test_describing_a_run_imports_nothing_that_the_config_names(folder, capsys):
     (folder / "c.toml").write_text(CONFIG % "nets_of_ada:make", encoding="utf-8")
     profile = folder / "p.toml"
     profile.write_text("", encoding="utf-8")
-    for verb in (["show"], ["plan", "--cluster", str(profile)], ["submit", "--dry-run", "--cluster", str(profile)]):
+    for verb in (
+        ["show"],
+        ["plan", "--cluster", str(profile)],
+        ["submit", "--dry-run", "--no-check", "--cluster", str(profile)],
+    ):
         assert main([verb[0], str(folder / "c.toml"), *verb[1:]]) == 0
     out = capsys.readouterr().out
     assert out.count("net2 is not built, because that runs the code of nets_of_ada:make") == 2
