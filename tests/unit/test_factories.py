@@ -17,12 +17,13 @@ torch = pytest.importorskip("torch")
 CONFIG = """
 name = "own"
 data = { name = "digits" }
-statistics = { comparisons = ["1"] }
+statistics = { comparisons = ["conv1"] }
 [[nets]]
 seeds = [1, 2]
 network = { name = "%s" }
 """
 NETS = """
+from collections import OrderedDict
 from os import system
 import functools
 from pathlib import Path
@@ -31,7 +32,7 @@ Path(__file__).with_name("imported").touch()
 run = functools.partial(system)
 remember = functools.lru_cache(load)
 def make(n_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, n_classes))
+    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), conv1=nn.Linear(64, n_classes)))
 def number():
     return 3
 def fails():
