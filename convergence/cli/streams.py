@@ -18,7 +18,8 @@ PLAIN = {
 def prepare_streams() -> None:
     """Open closed standard streams on the null device, and replace characters that a stream cannot encode.
 
-    A file that is opened while stream 0, 1 or 2 is closed would get its number, and library output would go into it.
+    A stream whose encoding is not of Unicode gets ASCII, which programs that read the output in another encoding
+    understand too. A file that is opened while stream 0, 1 or 2 is closed would get its number, and library output would go into it.
     """
     for number in range(3):
         try:
@@ -31,7 +32,8 @@ def prepare_streams() -> None:
     codecs.register_error(ERRORS, _plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not the streams of a notebook
-            stream.reconfigure(errors=ERRORS)
+            of_unicode = codecs.lookup(stream.encoding).name.startswith("utf")
+            stream.reconfigure(encoding=stream.encoding if of_unicode else "ascii", errors=ERRORS)
 
 
 def flush_output() -> None:
