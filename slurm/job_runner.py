@@ -147,6 +147,10 @@ class JobRunner:
             self._write("stopped", code, f"{cause}; requeued")
             refusal = slurm_commands.requeue(self.attempt.job)
             if refusal is not None:
+                info = slurm_commands.job_info(self.attempt.job)
+                if info is not None and info.state == "PENDING":  # its node failed, and Slurm was quicker
+                    self._write("stopped", code, f"{cause}; requeued by Slurm")
+                    return code
                 return self._replace_job(code, f"{cause}; scontrol requeue was refused ({refusal})")
         return code
 

@@ -34,6 +34,9 @@ cat "$FAKE/queue" 2>/dev/null || true
 case $1 in
   requeue)
     [ ! -e "$FAKE/forbidden" ] || { echo "Access/permission denied" >&2; exit 1; }
+    [ ! -e "$FAKE/overtaken" ] || {
+      echo PENDING >"$FAKE/state"; echo "Job is pending execution" >&2; exit 1
+    }
     echo "$2" >>"$FAKE/requeued" ;;
   show)
     state=$(cat "$FAKE/state" 2>/dev/null || echo RUNNING)

@@ -138,6 +138,15 @@ def test_job_requeued_by_slurm_is_not_requeued_again(fake, tmp_path):
     assert not (fake / "requeued").exists()
 
 
+def test_job_that_slurm_requeues_at_the_same_time_is_not_replaced(fake, tmp_path):
+    keep_submission(tmp_path)
+    (fake / "overtaken").touch()
+    assert start(tmp_path, "import sys; sys.exit(75)").wait(timeout=30) == 75
+    (found,) = attempts(tmp_path)
+    assert (found.state, "requeued by Slurm" in found.reason) == ("stopped", True)
+    assert not list(fake.glob("*.sh")), "no job is submitted"
+
+
 def test_restarts_are_limited(fake, tmp_path):
     (fake / "restarts").write_text("3")
     assert start(tmp_path, "import sys; sys.exit(75)", SLURM_RESTART_COUNT="3").wait(timeout=30) == 75
