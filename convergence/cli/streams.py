@@ -19,7 +19,8 @@ def prepare_streams() -> None:
     """Open closed standard streams on the null device, and replace characters that a stream cannot encode.
 
     A stream whose encoding is not of Unicode gets ASCII, which programs that read the output in another encoding
-    understand too. A file that is opened while stream 0, 1 or 2 is closed would get its number, and library output would go into it.
+    understand too. A file that is opened while stream 0, 1 or 2 is closed would get its number, and library output
+    would go into it.
     """
     for number in range(3):
         try:
