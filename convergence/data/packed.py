@@ -186,8 +186,11 @@ def open_packed(path: Path) -> Iterator[h5py.File]:
                 images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape
                 or file["image_sha256"].shape != (len(images), DIGEST) or labels.shape != (len(images),)
                 or labels.dtype.kind != "i" or not 0 <= labels.min() <= labels.max() < n_classes
+                or not all(isinstance(file.attrs[name], str) for name in ("digest", "source_manifest_sha256"))
             ):  # fmt: skip
-                raise FileError(f"{path}: images, labels and classes do not fit. Make it again with: {MADE_BY}.")
+                raise FileError(
+                    f"{path}: images, labels, classes and attributes do not fit. Make it again with: {MADE_BY}."
+                )
         yield file
 
 

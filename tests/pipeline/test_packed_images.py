@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from convergence.errors import ConfigError, FileError
 from convergence.runs.run_lock import Claim, holding
 from convergence.runs.tasks import StageTask
 from tests.helpers.attempts import kill_repeatedly
+from tests.helpers.hdf5_edits import resealed
 from tests.helpers.photographs import config, digest, pack_command, write_photographs
 from tests.helpers.recording import drawn, states_of
 
@@ -152,6 +154,16 @@ def test_damaged_pack_is_refused(packs, root, tmp_path, capsys):
         source("packed", root=str(tmp_path / "none")).load()
     with pytest.raises(ConfigError, match=r"40 × 44, less than data\.crop = 224"):
         source("packed", root=str(packs)).load()
+
+
+@pytest.mark.parametrize("name", ["digest", "source_manifest_sha256"])
+def test_pack_without_an_attribute_is_refused(packs, tmp_path, name):
+    for split in ("train", "val"):
+        shutil.copy(packs / f"{split}.h5", tmp_path)
+    with resealed(tmp_path / "train.h5", ["images"]) as file:
+        del file.attrs[name]
+    with pytest.raises(FileError, match=f"train.h5.*{name}"):
+        source("packed", root=str(tmp_path), crop=31).load()
 
 
 def test_unusable_pack_inputs_are_refused(root, tmp_path, capsys):
