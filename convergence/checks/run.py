@@ -194,7 +194,6 @@ def kept(folder: RunFolder, processes: int = 1) -> CheckedRun | None:
 def _keep(folder: RunFolder, run: CheckedRun, processes: int) -> None:
     try:
         folder.create()
-        (folder.path / FILE).parent.mkdir(exist_ok=True)
         with atomic_write(folder.path / FILE) as temporary:
             record = {"digest": _digest(folder, processes), "content": folder.data.content, "run": asdict(run)}
             temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -33,7 +33,7 @@ from convergence.data.manifest import (
     to_json,
 )
 from convergence.errors import ConfigError, FileError, SharedError, UserError
-from convergence.io.files import atomic_write
+from convergence.io.files import atomic_write, create_for_owner
 from convergence.progress import readable_bytes
 from convergence.runs.signals import Stopped, is_stopping
 
@@ -247,7 +247,7 @@ class DataRecord:
         self._summary = None
 
     def _write(self, path: Path, values: dict[str, Any]) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        create_for_owner(self.path.parent)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(values, indent=1 if path == self.path else None), encoding="utf-8")
 
