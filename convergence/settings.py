@@ -1,6 +1,6 @@
 """The base class of every section of a config, and the type of its paths.
 
-Sections are frozen, without unknown keys, with one sentence a field. Numbers are taken as they are written: ``"3"`` and
+Sections are frozen, without unknown keys, with one sentence a field. Numbers are not converted: ``"3"`` and
 ``true`` are no integers, and ``nan`` and ``inf`` are no floats.
 """
 

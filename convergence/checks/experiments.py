@@ -173,4 +173,4 @@ def _permutations(experiment: _Context, name: str, nets: list[str], reason: str)
         for group in groups:
             why = group.fixed or (group.whole if reason == "whole" else "")
             if why and why not in (IMAGES, LOGITS):
-                yield Finding(name, "note", f"{net.name}: units of {group.name} are left as they are: {why}")
+                yield Finding(name, "note", f"{net.name}: units of {group.name} are not permuted: {why}")

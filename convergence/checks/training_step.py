@@ -1,6 +1,6 @@
 """Steps of training: one with the batch size of the config, and one with the last, smaller batch of an epoch.
 
-The steps are those of :class:`~convergence.training.trainer.Trainer`, with a net of its own that is thrown away. A step
+The steps are those of :class:`~convergence.training.trainer.Trainer`, on a separate net that is discarded. A step
 that would take long on a CPU gets fewer images.
 """
 

@@ -202,6 +202,6 @@ def _command(arguments: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    with suppress(OSError):  # nobody reads the errors
+    with suppress(OSError):  # standard error is a closed pipe
         print(f"convergence: {message}", file=sys.stderr, flush=True)
     return code

@@ -89,7 +89,7 @@ def check_images(experiment: Experiment) -> None:
 
 
 def check_groups(experiment: Experiment) -> None:
-    """Reject more image groups than pairs of images, where the config tells the number of images."""
+    """Reject more image groups than pairs of images, where the config states the number of images."""
     _check_groups(experiment, None)
 
 

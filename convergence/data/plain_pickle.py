@@ -1,7 +1,7 @@
 """Read pickles of plain values: numbers, texts, lists, dicts and arrays of bytes; nothing else is built.
 
-Arrays are rebuilt by code of this module, as bytes of checked size, so that a made-up pickle cannot hand numpy a type
-or a state of its own.
+Arrays are rebuilt by code of this module, as bytes of checked size, so that a crafted pickle cannot choose a
+dtype or an object state for numpy.
 """
 
 from __future__ import annotations

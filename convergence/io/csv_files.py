@@ -2,7 +2,7 @@
 
 Spreadsheets take a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return for a formula, and
 names of nets and layers come from files of other people. Such a text gets an apostrophe in front. So does a text that
-begins with an apostrophe, so that :func:`cell_text` restores every text. Numbers are written as they are.
+begins with an apostrophe, so that :func:`cell_text` restores every text. Numbers are written unchanged.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Named(NamedTuple):
 def probe(path: Path) -> Named | str:
     """Schema and version that a file without a valid seal names, or what HDF5 says about it.
 
-    HDF5 reads the file in a process of its own, because a damaged file can make it hang or crash.
+    HDF5 reads the file in a separate process, because a damaged file can make it hang or crash.
     """
     return _probe(path, identity(path)) if is_hdf5(path) else _open_error(path)
 

@@ -35,7 +35,7 @@ def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> N
     state = state_arrays(module)
     with atomic_write(weights_path(folder, epoch)) as temporary:
         content = save(state, {"sha256": arrays_sha256(state)})
-        temporary.write_bytes(content)  # save_file makes a temporary file of its own, which a kill would leave
+        temporary.write_bytes(content)  # save_file makes its own temporary file, which a kill would leave
 
 
 def arrays_sha256(state: Mapping[str, torch.Tensor]) -> str:

@@ -82,7 +82,7 @@ class GivenArray:
         return values
 
     def unpack(self, folder: Path | None) -> None:
-        """Make or find the plain copy of a packed array in ``folder``; in a folder of its own if None."""
+        """Make or find the plain copy of a packed array in ``folder``; in a temporary folder if None."""
         if self._plain is not None or self._unpack is None:
             return
         if folder is None:
