@@ -34,14 +34,15 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
             )
             dense, forward = everything.estimate.value, _mean(pairs, attrgetter("forward.loss"))
             facts[kind] = (one, everything, forward)
+            methods = ("LASSO", "LASSO refit", "forward selection") if kind == layer.kinds[0] else (None, None, None)
             axes[0].fill_between(alphas, loss - 2 * error, loss + 2 * error, color=colour, alpha=0.2, linewidth=0)
             axes[0].plot(alphas, loss, color=colour, linewidth=1.8, label=word)
             axes[0].axhline(dense, color=colour, linestyle=":", linewidth=1.4)
             axes[1].plot(alphas, units, color=colour, linewidth=1.8, label=word)
-            axes[2].plot(units, loss, color=colour, linewidth=1.8, label=f"LASSO, {word}")
-            axes[2].plot(units, refitted, color=colour, linestyle="--", linewidth=1.4, label=f"LASSO refit, {word}")
+            axes[2].plot(units, loss, color=colour, linewidth=1.8, label=methods[0])
+            axes[2].plot(units, refitted, color=colour, linestyle="--", linewidth=1.4, label=methods[1])
             steps = np.arange(1, len(forward) + 1)
-            axes[2].plot(steps, forward, "o", color=colour, markersize=3.5, label=f"forward, {word}")
+            axes[2].plot(steps, forward, "o", color=colour, markersize=3.5, label=methods[2])
             rows += [
                 (kind, "lasso", a, n, value, e, again)
                 for a, n, value, e, again in zip(alphas, units, loss, error, refitted, strict=True)
@@ -57,9 +58,9 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
             ax.legend(fontsize="small")
         axes[0].set(title="prediction loss", ylabel="½ (1 − R²)", ylim=(0, 0.52))
         axes[1].set(title="units that a target uses", ylabel="mean number of units")
-        axes[2].set(title="loss against units used", xlabel="mean number of units", ylim=(0, 0.52))
+        axes[2].set(title="loss against units used", xlabel="mean number of units", ylim=(0, 0.66))
         axes[2].set_xlim(0, 1.15 * len(pair.sparse_both[0].forward.loss))
-        axes[2].legend(fontsize="small")
+        axes[2].legend(loc="upper right", fontsize="small", handlelength=2.5)  # colours as in the other panels
     kind = layer.kinds[0]
     one, everything, forward = facts[kind]
     gap = max(s.path.kkt_gap.max() for one in layer.pairs for s in one.sparse_both or ())
@@ -115,11 +116,11 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
                 axes[1].plot(steps, loss, line, color=colour, label=f"{KIND_WORDS[kind]}, {word}")
                 rows += [(kind, f"{name}, {n} units", v, s, "") for n, v, s in zip(steps, loss, error, strict=True)]
         axes[0].set_xticks(range(len(CODE_WORDS)), list(CODE_WORDS.values()))
-        axes[0].set(title="units that reach 90 % of the R² of all", ylabel="share of units", ylim=(0, 1.05))
-        axes[0].legend(fontsize="small")
+        axes[0].set(title="units that reach 90 % of the R² of all", ylabel="share of units", ylim=(0, 1.2))
+        axes[0].legend(loc="upper right", ncols=2, fontsize="small")
         axes[1].set(title="loss by number of units", xlabel="units (forward selection, refitted)", ylabel="½ (1 − R²)")
-        axes[1].set_ylim(0, 0.52)
-        axes[1].legend(fontsize="small")
+        axes[1].set_ylim(0, 0.66)
+        axes[1].legend(loc="upper right", ncols=2, fontsize="small")
     most = len(pair.sparse_both[0].forward.loss)
     return Drawing(
         name=f"{layer.name}-codes",
