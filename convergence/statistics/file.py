@@ -68,6 +68,9 @@ class ComparisonSums:
     norms : sums of the squared norms of each member's activations
     top_images : the images that excite each unit most; None if absent
     bins : the bins of mutual information; None if absent
+    class_count, class_sums : (n_groups, n_classes) samples of each class, and (n_groups, n_classes, n_units) their sums
+        about ``shift``; None without labels
+    image_gram : (n_members, N, N) inner products of the flattened maps of the stored images; None if absent
     """
 
     name: str
@@ -97,6 +100,9 @@ class ComparisonSums:
     norms: NormSums | None = None
     top_images: TopImages | None = None
     bins: BinEdges | None = None
+    class_count: Array | None = None
+    class_sums: Array | None = None
+    image_gram: Matrix | None = None
 
     def __post_init__(self) -> None:
         """Fill in that members are nets with their final weights."""
