@@ -19,6 +19,7 @@ from convergence.statistics.bin_edges import BinEdges
 from convergence.statistics.file_checks import check_layout
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.hsic import NormSums
+from convergence.statistics.null_sums import NullSums
 from convergence.statistics.schema import DATASETS, MADE_BY, MEMBERS, SCHEMA, VERSION
 from convergence.statistics.top_images import TopImages
 
@@ -71,6 +72,10 @@ class ComparisonSums:
     class_count, class_sums : (n_groups, n_classes) samples of each class, and (n_groups, n_classes, n_units) their sums
         about ``shift``; None without labels
     image_gram : (n_members, N, N) inner products of the flattened maps of the stored images; None if absent
+    null : sums of pseudo-nets; None if no member has them
+    null_kind : for each member "pre-activations" (it has pseudo-nets), "sums" (a linear layer: rotating the sums gives
+        its chance level), or ""
+    null_reason : for each member of kind "" the reason that it has no chance level; "" for others
     """
 
     name: str
@@ -103,6 +108,9 @@ class ComparisonSums:
     class_count: Array | None = None
     class_sums: Array | None = None
     image_gram: Matrix | None = None
+    null: NullSums | None = None
+    null_kind: tuple[str, ...] = ()
+    null_reason: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill in that members are nets with their final weights."""
@@ -110,6 +118,10 @@ class ComparisonSums:
             object.__setattr__(self, "of_net", self.nets)
         if not self.epochs:
             object.__setattr__(self, "epochs", (-1,) * len(self.nets))
+        if not self.null_kind:
+            object.__setattr__(self, "null_kind", ("",) * len(self.nets))
+        if not self.null_reason:
+            object.__setattr__(self, "null_reason", ("",) * len(self.nets))
 
     def units(self, net: str) -> Array:
         """Indices along the unit axis of a member's units."""
