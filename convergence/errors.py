@@ -12,6 +12,9 @@ from typing import Any
 LONGEST_VALUE, LONGEST_MESSAGE = 200, 2000
 """Characters of a received value, and of a message about a config."""
 
+EXIT_RESUME = 75
+"""Exit code of a stage that a signal stopped and that can resume (EX_TEMPFAIL of sysexits.h)."""
+
 
 class UserError(Exception):
     """An error with its remedy: what was received, what is valid and how to fix it (exit code 2).

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from convergence.errors import SharedError, UserError
+from convergence.errors import EXIT_RESUME, SharedError, UserError
 
 _SIZE_VARIABLES = (
     "PMI_SIZE",  # Hydra (MPICH, Intel MPI, MVAPICH), Cray PALS, Flux
@@ -48,7 +48,6 @@ _RANK_VARIABLES = (
 
 LEAVE_S = 10.0
 """Time within which all ranks have to stop after a signal; a rank that waits for another never would."""
-EXIT_AGAIN = 75
 
 
 class Communicator(Protocol):
@@ -190,7 +189,7 @@ class MPICommunicator:
     def abort(self, error: BaseException, code: int) -> None:
         if isinstance(error, UserError):
             print(f"convergence: {error}", file=sys.stderr)
-        elif isinstance(error, Exception) and code != EXIT_AGAIN:
+        elif isinstance(error, Exception) and code != EXIT_RESUME:
             traceback.print_exception(error)
         print(f"rank {self.rank} of {self.size} failed; ending the job on all ranks", file=sys.stderr, flush=True)
         time.sleep(0.5)  # launchers may drop the last output of a rank that ends at once

@@ -24,13 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from convergence.errors import UserError
+from convergence.errors import EXIT_RESUME, UserError
 from convergence.io.files import confined
 from convergence.runs import job_lease
 from slurm import slurm_commands
 from slurm.records import HEARTBEAT_S, TAIL_LINES, Attempt, AttemptState, Records, Submission, failure_reason
 
-EXIT_RESUME = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 STOPPED_CODES = (EXIT_RESUME, *(128 + number for number in SIGNALS))
 """Exit codes of a stopped stage: its own, and those of the signals before it handles them."""

@@ -31,11 +31,11 @@ import click
 
 from convergence import __version__
 from convergence.cli.streams import drop_output, flush_output, prepare_streams
-from convergence.errors import UserError, did_you_mean
+from convergence.errors import EXIT_RESUME, UserError, did_you_mean
 from convergence.io.caches import use_writable_caches
 from convergence.registry import load_object, put_toolkit_first
 
-EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_AGAIN, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 75, 130, 141
+EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 RESUME = "run the same command again to resume"
 SECTIONS: dict[str, dict[str, str]] = {
     "Before a run": {"check": "convergence.cli.check", "pack": "convergence.cli.transfer"},
@@ -124,7 +124,7 @@ class LazyGroup(click.Group):
         except UserError as error:
             return _fail(str(error), EXIT_USER)
         except Stopped as stop:
-            return _fail(f"{stop}; {RESUME}", EXIT_AGAIN)
+            return _fail(f"{stop}; {RESUME}", EXIT_RESUME)
         except KeyboardInterrupt:
             return _fail(f"interrupted; {RESUME}", EXIT_INTERRUPTED)
         except BrokenPipeError:

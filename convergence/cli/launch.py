@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from convergence.cli import EXIT_AGAIN, EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
-from convergence.errors import ConfigError, UserError
+from convergence.cli import EXIT_DEFECT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
+from convergence.errors import EXIT_RESUME, ConfigError, UserError
 from convergence.registry import load_object
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ def on_ranks(verb: str, experiment: Experiment, action: Callable[[Any], None]) -
         raise
     except Exception as error:
         if comm.size > 1 and isinstance(error, Stopped) and hasattr(comm, "all_leave") and not comm.all_leave():
-            comm.abort(error, EXIT_AGAIN)
+            comm.abort(error, EXIT_RESUME)
         everywhere = isinstance(error, Stopped) or (isinstance(error, UserError) and error.on_all_ranks)
         if comm.size > 1 and not everywhere:
             comm.abort(error, EXIT_USER if isinstance(error, UserError) else EXIT_DEFECT)
         if comm.rank > 0:
-            return EXIT_AGAIN if isinstance(error, Stopped) else EXIT_USER
+            return EXIT_RESUME if isinstance(error, Stopped) else EXIT_USER
         raise
     finally:
         if hasattr(comm, "close"):

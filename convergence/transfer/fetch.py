@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -35,6 +34,7 @@ from convergence.io.files import (
     create_for_owner,
     file_sha256,
     printable,
+    put_folder_in_place,
     put_in_place,
     safe_name,
 )
@@ -233,7 +233,10 @@ def _accept(source: RunSource, folder: Path, staging: Path, arrival: Arrival) ->
     _place(folder, work, staging / output, folder / output)
     for more in work.outputs[1:]:
         if (arrived := staging / more.relative_to(folder)).exists():
-            os.replace(arrived, more)
+            if arrived.is_dir():
+                put_folder_in_place(arrived, more)
+            else:
+                put_in_place(arrived, more)
     shutil.move(staging / "records" / record_of(output), work.record)
     logger.info("%s: fetched, %s", output, "checksums match" if output.endswith(".h5") else "sizes match")
 
@@ -300,7 +303,7 @@ def _place(folder: Path, work: StageTask, arrived: Path, target: Path) -> None:
         logger.info("%s: moved the previous result to superseded/", target.name)
     create_for_owner(target.parent)
     if arrived.is_dir():
-        os.replace(arrived, target)
+        put_folder_in_place(arrived, target)
     else:
         put_in_place(arrived, target)
 
