@@ -4,7 +4,7 @@ active_units.py     units that enter results, their statistics and correlations
 pair_sums.py        moments of two nets with or without some image groups
 steps.py, cost.py   methods as steps, their replicates, and what steps cost
 measures.py         similarity measures of whole layers, on all images and held out
-one_to_one.py       partners of single units, by correlation and by mutual information
+one_to_one.py, mutual_information.py  partners of single units, by correlation and by mutual information
 few_to_one.py       prediction of a unit from few units
 many_to_many.py     groups of units and the subspaces that they span
 distributions.py    activation statistics

@@ -14,7 +14,8 @@ from convergence.analysis.few_to_one import FewToOne
 from convergence.analysis.layout import DIRECTIONS
 from convergence.analysis.many_to_many import ManyToMany
 from convergence.analysis.measures import Measures
-from convergence.analysis.one_to_one import OneToOne, information
+from convergence.analysis.mutual_information import information
+from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Method, PairShape, Parts, Step, Tree, computed
 from convergence.config.stages import AnalysisConfig

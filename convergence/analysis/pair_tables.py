@@ -118,10 +118,13 @@ PAIR_TABLES = (
         (
             *PAIR,
             *ints(unit_x="unit of x", best_unit_y="best partner, with replacement"),
-            *floats("nats", best_nats="mutual information with it", best_error="its standard error over image groups"),
+            *floats(
+                "nats", best_nats="mutual information with it, less its jackknife bias",
+                best_error="its standard error over image groups",
+            ),
             *ints(matched_unit_y="partner by one-to-one matching; -1 for none"),
             *floats(
-                "nats", matched_nats="mutual information with it; 0 without one",
+                "nats", matched_nats="mutual information with it, less its jackknife bias; 0 without one",
                 matched_error="its standard error over image groups",
             ),
         ),

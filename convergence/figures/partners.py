@@ -159,7 +159,7 @@ def information(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         "best partner by mutual information and by correlation, "
         f"{_percent(pair.need('same_partner_matching'))} the same matched partner. Mean mutual information is "
         f"{_plus_minus(pair.need('mean_information_semi_matching'))} nats (semi-matching) and "
-        f"{_plus_minus(pair.need('mean_information_matching'))} nats (matching), corrected for the bias of counting"
+        f"{_plus_minus(pair.need('mean_information_matching'))} nats (matching), less the bias of few images"
         f"{besides}. Bands: ± 2 standard errors over image groups.",
         alt="Mutual information per unit, and scatter of mutual information against correlation",
         figure=figure,

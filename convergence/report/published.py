@@ -128,7 +128,7 @@ def _information(shown: Sequence[tuple[ComparisonResults, PairResults]]) -> tupl
     rows = _beside(shown, ours, theirs) if any(pair.mutual_information for _, pair in shown) else []
     return (
         "Mutual information of the best partners",
-        "Nats, corrected for the bias of counting. Same on both halves: share of units with the same best partner by "
+        "Nats, less the bias of few images. Same on both halves: share of units with the same best partner by "
         "correlation on both halves of the images.",
         Table.of(
             "Mutual information beside the paper's",

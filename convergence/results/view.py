@@ -15,6 +15,7 @@ import numpy.typing as npt
 from convergence.alignment.matching import matching, semi_matching
 from convergence.analysis.active_units import ActiveUnits, active_units, describe_units, group_squares
 from convergence.analysis.file import open_analysis
+from convergence.analysis.mutual_information import pair_information
 from convergence.errors import UserError, did_you_mean
 from convergence.inference import Estimate
 from convergence.io import hdf5
@@ -94,7 +95,9 @@ class ComparisonView:
         return self._labelled(values, x, y, "correlation")
 
     def mutual_information(self, x: str, y: str | None = None) -> Labelled:
-        """(n_x, n_y) mutual information in nats, corrected for the bias of counting.
+        """(n_x, n_y) mutual information in nats, corrected for the bias of few images: that of independent units is 0.
+
+        Single values of independent units scatter about 0, so some are negative.
 
         Raises
         ------
@@ -108,9 +111,8 @@ class ComparisonView:
         with self._sums() as sums:
             if sums.mutual_information is None:
                 raise UserError(f"{self.name}: no mutual information was counted (or it was cut away with groups).")
-            of_x, of_y = (sums.units(net) for net in (x, y))
-            values = sums.mutual_information[of_x[0] : of_x[-1] + 1, of_y[0] : of_y[-1] + 1]
-        return self._labelled(np.asarray(values), x, y, "mutual information (nats)")
+            values, _ = pair_information(sums, x, y)
+        return self._labelled(values, x, y, "mutual information (nats)")
 
     def matching(self, x: str, y: str) -> UnitMatching:
         """The one-to-one matching of two nets; errors, held-out values and chance levels where there is an analysis."""

@@ -11,6 +11,7 @@ from convergence.statistics.information import (
     leave_one_out_plain,
     mutual_information,
     mutual_information_plain,
+    without_bias,
 )
 from convergence.statistics.joint_counts import JointCounts, joint_counts_plain, tile_bytes
 
@@ -112,3 +113,38 @@ def test_leave_one_out_information_equals_definition(largest):
     blocks[:, 1, 1] = 0
     for found, wanted in zip(leave_one_out(blocks), leave_one_out_plain(blocks), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_jackknife_takes_off_the_bias_of_constant_maps():
+    """An image of a constant map is one sample, not 100: the correction for counting leaves the bias of the images."""
+    n_images, positions, n_units, n_bins = 400, 100, 5, 6
+    rng = np.random.default_rng(3)
+    raw, found = [], []
+    for _ in range(12):
+        codes = rng.integers(0, n_bins, (2 * n_units, n_images)).astype(np.uint8)
+        counts = []
+        for block in np.array_split(np.arange(n_images), 8):
+            joint = JointCounts(2 * n_units, 2 * n_units, n_bins)
+            samples = np.repeat(codes[:, block], positions, axis=1)
+            joint.update(samples, samples)
+            counts.append(joint.counts()[:n_units, n_units:])
+        estimate, without = leave_one_out(np.stack(counts))
+        raw.append(estimate.mean())
+        found.append(without_bias(estimate, without).mean())
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert np.mean(raw) > 0.03
+    assert abs(np.mean(found)) < 3 * error < 0.005
+
+
+def test_jackknife_of_independent_samples_keeps_the_information():
+    """Of two related units with many independent samples it changes next to nothing."""
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 4, 20_000)
+    codes = np.stack([x, (x + (rng.random(len(x)) < 0.3)) % 4]).astype(np.uint8)
+    counts = []
+    for block in np.array_split(np.arange(len(x)), 8):
+        joint = JointCounts(2, 2, 4)
+        joint.update(codes[:, block], codes[:, block])
+        counts.append(joint.counts())
+    estimate, without = leave_one_out(np.stack(counts))
+    np.testing.assert_allclose(without_bias(estimate, without), estimate, atol=1e-3)
