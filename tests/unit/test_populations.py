@@ -1,0 +1,150 @@
+"""Intervals over nets and images: simulated populations of nets whose mean is known."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from convergence.inference import NetsNumber, PairUnits, jackknife, nets_interval
+from convergence.inference.populations import plain_mean_without
+
+DRAWS, GROUPS = 400, 16
+
+
+def nets(population, n):
+    return [(population, f"{population} {k}") for k in range(n)]
+
+
+def planted(rng, n_trained, n_untrained, of_net, of_pair, common=0.0, own=0.0, untrained=0.0):
+    """Numbers of trained, untrained and mixed pairs: a net adds its share to all pairs that it is in.
+
+    ``common`` and ``own`` are the SDs of the means over image groups of a deviation of all pairs, and of one pair.
+    """
+    members = nets("trained nets", n_trained) + nets("untrained nets", n_untrained)
+    of_nets = of_net * rng.standard_normal(len(members))
+    of_images = common * np.sqrt(GROUPS) * rng.standard_normal(GROUPS)
+    found = {}
+    for kind, pairs in (
+        ("trained", list(combinations(range(n_trained), 2))),
+        ("untrained", list(combinations(range(n_trained, len(members)), 2))),
+        ("mixed", list(product(range(n_trained), range(n_trained, len(members))))),
+    ):
+        if not pairs:
+            continue
+        a, b = np.array(pairs).T
+        values = of_nets[a] + of_nets[b] + of_pair * rng.standard_normal(len(a)) + untrained * (kind == "untrained")
+        groups = values[:, None] + of_images + own * np.sqrt(GROUPS) * rng.standard_normal((len(a), GROUPS))
+        without = (groups.sum(axis=1, keepdims=True) - groups) / (GROUPS - 1)
+        units = PairUnits.of([(members[i], members[j]) for i, j in pairs])
+        found[kind] = units.mean(groups.mean(axis=1), without, smooth=False)
+    return found
+
+
+@pytest.mark.parametrize("k", [3, 4, 6, 8])
+@pytest.mark.parametrize(
+    ("of_net", "of_pair", "common", "own"),
+    [(0, 1, 0, 0), (0.5, 1, 0.3, 0.2), (1, 1, 0, 0.3), (1, 0, 0, 0), (1, 0.3, 0.5, 0.2), (0.1, 0.1, 1, 0)],
+)
+def test_intervals_over_nets_cover_the_mean_of_the_population(k, of_net, of_pair, common, own):
+    rng = np.random.default_rng([k, int(10 * of_net), int(10 * common)])
+    found = [nets_interval(planted(rng, k, 0, of_net, of_pair, common, own)["trained"]) for _ in range(DRAWS)]
+    assert 0.915 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 1.0, "93 to 99 %, and what 400 draws add"
+    assert all((one.p <= 0.05) == (not one.low <= 0 <= one.high) for one in found)
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (4, 4), (8, 3)])
+@pytest.mark.parametrize(("first", "second"), [("trained", "untrained"), ("trained", "mixed")])
+def test_equal_populations_rarely_differ_and_unequal_ones_do(sizes, first, second):
+    rng = np.random.default_rng([*sizes, len(second)])
+    same = [planted(rng, *sizes, 1.0, 0.5, 0.5, 0.2) for _ in range(DRAWS)]
+    differ = [nets_interval(one[first].minus(one[second])) for one in same]
+    assert np.mean([one.p <= 0.05 for one in differ]) <= 0.07, "6 %, and what 400 draws add"
+    apart = planted(rng, 6, 6, 0.1, 0.1, untrained=3.0)
+    found = nets_interval(apart["trained"].minus(apart["untrained"]))
+    assert found.high < -2
+    assert found.p < 1e-4
+
+
+def test_common_deviation_of_images_cancels_in_differences():
+    rng = np.random.default_rng(0)
+    found = planted(rng, 4, 4, 0.1, 0.1, common=10.0)
+    assert nets_interval(found["trained"]).error > 5
+    assert nets_interval(found["trained"].minus(found["untrained"])).error < 1
+    assert nets_interval(found["trained"].minus(found["untrained"], same_images=False)).error > 5
+
+
+def test_number_and_itself_do_not_differ():
+    found = planted(np.random.default_rng(0), 4, 0, 1.0, 1.0, 1.0, 1.0)["trained"]
+    nothing = nets_interval(found.minus(found))
+    assert (nothing.value, nothing.error, nothing.low, nothing.high, nothing.p) == (0, 0, 0, 0, 1)
+
+
+def test_mean_of_independent_nets_has_the_classical_interval():
+    values = np.array([0.3, 0.7, 0.4, 0.9])
+    units = PairUnits.of([[("initialisations of trained nets", name)] for name in "abcd"])
+    found = nets_interval(units.mean(values, np.repeat(values[:, None], 5, axis=1)))
+    far = stats.t.ppf(0.975, 3) * values.std(ddof=1) / 2
+    assert (found.df, found.value) == pytest.approx((3, values.mean()))
+    assert (found.low, found.high) == pytest.approx((values.mean() - far, values.mean() + far))
+
+
+def test_images_alone_give_the_jackknife_over_images():
+    groups = np.random.default_rng(1).standard_normal((1, 12))
+    without = (groups.sum() - groups) / 11
+    pairs = PairUnits.of([(a, b) for a, b in combinations(nets("trained nets", 4), 2)])
+    found = nets_interval(pairs.mean(np.full(6, groups.mean() + 0.1), np.repeat(without, 6, axis=0)))
+    expected = jackknife(groups.mean() + 0.1, without[0])
+    assert (found.low, found.high, found.df) == pytest.approx((expected.low, expected.high, 11))
+    assert found.bias == pytest.approx(expected.bias)
+
+
+def test_replicates_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    pairs = [*product(nets("trained nets", 4), nets("untrained nets", 3))]
+    values = rng.standard_normal(len(pairs))
+    values[2] = np.nan
+    found = PairUnits.of(pairs).mean(values, np.zeros((len(pairs), 0)))
+    left = np.isfinite(values)
+    kept = [pair for pair, has in zip(pairs, left, strict=True) if has]
+    assert found.value == pytest.approx(values[left].mean())
+    for population, units in found.without_nets.items():
+        for unit, value in units.items():
+            assert value == pytest.approx(plain_mean_without(values[left], kept, (population, unit)))
+    assert {name: len(units) for name, units in found.without_nets.items()} == {"trained nets": 4, "untrained nets": 3}
+
+
+def test_initialisation_in_two_populations_is_deleted_from_both():
+    shared = [("trained nets", k) for k in "abcd"], [("untrained nets", k) for k in "abcd"]
+    values = np.array([1.0, 2.0, 4.0, 3.0])
+    numbers = [PairUnits.of([[one] for one in of]).mean(values, np.zeros((4, 0))) for of in shared]
+    assert nets_interval(numbers[0].minus(numbers[1])).error == pytest.approx(0), "what a seed adds to both cancels"
+    apart = PairUnits.of([[("untrained nets", k)] for k in "efgh"]).mean(values, np.zeros((4, 0)))
+    assert nets_interval(numbers[0].minus(apart)).error == pytest.approx(np.sqrt(2) * values.std(ddof=1) / 2)
+
+
+def test_missing_intervals_say_what_is_missing():
+    values = np.zeros(8)
+    mixed = PairUnits.of([*product(nets("trained nets", 4), nets("untrained nets", 2))]).mean(values, values[:, None])
+    found = nets_interval(mixed)
+    assert found.missing == "2 untrained nets; 3 are needed for an interval over nets"
+    assert np.isnan([found.error, found.low, found.high, found.p]).all()
+    one = PairUnits.of([[("initialisations of trained nets", "a")] * 2]).mean(values[:1], values[:1, None])
+    assert nets_interval(one).missing.startswith("1 initialisation of trained nets; 3 are needed")
+    assert nets_interval(one.minus(mixed)).missing.startswith(
+        "1 initialisation of trained nets and 2 untrained nets; 3"
+    )
+    star = PairUnits.of([(("trained nets", "a"), ("trained nets", k)) for k in "bcd"]).mean(
+        values[:3], values[:3, None]
+    )
+    assert "one net takes part in every pair" in nets_interval(star).missing
+
+
+def test_monte_carlo_error_of_a_null_widens_the_interval():
+    replicates = {"trained nets": dict(zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True))}
+    plain = NetsNumber(0.25, np.zeros(0), replicates)
+    noisy = NetsNumber(0.25, np.zeros(0), replicates, monte_carlo=(0.04, 4))
+    assert nets_interval(noisy).error ** 2 == pytest.approx(nets_interval(plain).error ** 2 + 0.04)
+    assert 4 <= nets_interval(noisy).df <= 7
