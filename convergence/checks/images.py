@@ -8,6 +8,7 @@ import numpy as np
 
 from convergence.checks.context import N_IMAGES, CheckContext, user_code
 from convergence.checks.findings import Finding
+from convergence.data.image_order import subset_size
 from convergence.data.images import ImageSet
 from convergence.statistics.activation_source import ArraySource
 
@@ -98,7 +99,8 @@ def _check_counts(context: CheckContext) -> Iterator[Finding]:
             NAME, "warning", f"{used} evaluation images in {config.groups} groups are 1 image in some groups, and "
             "intervals from them are wide", remedy="Lower statistics.groups, or give more images",
         )  # fmt: skip
-    n, size = len(context.splits.train), context.experiment.training.batch_size
+    training = context.experiment.training
+    n, size = subset_size(len(context.splits.train), training.data_share), training.batch_size
     if any(net.trained for net in context.nets) and size > n:
         yield Finding(
             NAME, "warning", f"training.batch_size = {size} exceeds the {n} training images: an epoch is one step",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 
 from convergence.checks import needs
 from convergence.checks.context import CheckContext
 from convergence.checks.findings import Finding
 from convergence.checks.needs import FileSize, Needs, StageNeed
+from convergence.data.image_order import subset_size
 from convergence.progress import readable_bytes
 from convergence.registry import load_object
 from convergence.statistics.sampling import ImageGroups
@@ -49,6 +51,7 @@ def _needs(context: CheckContext) -> Needs:
 def _training_need(context: CheckContext) -> Iterator[StageNeed]:
     """Need of the nets that are not trained yet, one after the other on this machine."""
     config, folder = context.experiment.training, context.folder
+    n_images = subset_size(len(context.splits.train), config.data_share)
     memory = seconds = 0.0
     basis = ""
     for net in context.nets:
@@ -56,11 +59,12 @@ def _training_need(context: CheckContext) -> Iterator[StageNeed]:
         if not missing or net.facts.training_s is None:
             continue
         jointly = config.train_jointly
-        together = len(missing) if jointly is True else min(jointly or 1, len(missing))
+        largest = max(Counter((one.order_seed, one.subset_seed) for one in missing).values())
+        together = largest if jointly is True else min(jointly or 1, largest)
         facts = net.facts
         needed = needs.training_memory(context.experiment, facts.state_bytes, facts.activation_bytes, together)
         memory = max(memory, needed)
-        seconds += len(missing) * config.epochs * len(context.splits.train) * net.facts.training_s
+        seconds += len(missing) * config.epochs * n_images * net.facts.training_s
         basis = f"a step of {facts.training_batch} images on this machine's {facts.training_device}, reading excluded"
     if memory:
         yield StageNeed("train", memory, seconds, basis)

@@ -16,6 +16,7 @@ from torch import nn
 from convergence.checks.context import CheckContext, DistinctNet, user_code
 from convergence.checks.findings import Finding, shortened
 from convergence.config.stages import TrainingConfig
+from convergence.data.image_order import subset_size
 from convergence.errors import ConfigError, UserError
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.runs.tasks import StageTask
@@ -110,7 +111,8 @@ def _check_steps(
 
 def _batch_sizes(context: CheckContext, config: TrainingConfig) -> list[tuple[int, str]]:
     """Sizes of the batches of an epoch, as one process sees them, smallest first, each with its description."""
-    n, size = len(context.splits.train), min(config.batch_size, len(context.splits.train))
+    n = subset_size(len(context.splits.train), config.data_share)
+    size = min(config.batch_size, n)
     found: dict[int, str] = {}
     for images, what in ((n % size, f"the last batch of an epoch ({n} images in batches of {size})"),
                          (size, f"a batch of {size}")):  # fmt: skip
@@ -152,7 +154,8 @@ def _step(
             return _fault(net, f"a step with {what} failed: {shortened(error)}", "Correct the network")
         return _fault(
             net, f"{what} has 1 image for a batch norm without positions, which needs 2 values of each unit in "
-            "training", _other_batch_size(len(train), config.batch_size, context.processes),
+            "training",
+            _other_batch_size(subset_size(len(train), config.data_share), config.batch_size, context.processes),
         )  # fmt: skip
     except UserError as error:
         return _fault(

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from convergence.data.image_order import subset_size
 from convergence.errors import did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ def check_size(experiment: Experiment) -> None:
     n_nets = sum(len(group.seeds) for group in experiment.nets)
     if n_nets > MAX_NETS:
         raise ValueError(f"nets: {n_nets:,} nets; an experiment has at most {MAX_NETS:,}")
+
+
+def check_subsets(experiment: Experiment) -> None:
+    """Reject seeds of training subsets where every net sees all training images."""
+    for group in experiment.nets:
+        if group.subset_seeds is not None and experiment.training.data_share >= 1:
+            raise ValueError(
+                f"nets: {group.label} has subset_seeds, but every net sees all training images (training.data_share = "
+                "1), so they change nothing; lower training.data_share or remove them"
+            )
 
 
 def check_members(experiment: Experiment) -> None:
@@ -82,9 +93,11 @@ def check_images(experiment: Experiment) -> None:
     if sizes is not None:
         n_train, n_test = sizes
         available = n_train if config.split == "train" else n_test
-        batch = experiment.training.batch_size
-        if batch > n_train and any(group.trained for group in experiment.nets):
-            raise ValueError(f"training.batch_size = {batch:,} is more than the {n_train:,} training images; lower it")
+        batch, share = experiment.training.batch_size, experiment.training.data_share
+        seen = subset_size(n_train, share)
+        if batch > seen and any(group.trained for group in experiment.nets):
+            of = f" of a net (training.data_share = {share:g})" if share < 1 else ""
+            raise ValueError(f"training.batch_size = {batch:,} is more than the {seen:,} training images{of}; lower it")
     _check_groups(experiment, available)
 
 

@@ -6,6 +6,8 @@ inputs, so a changed key re-runs exactly the stages that depend on it (:mod:`con
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -52,33 +54,83 @@ def _network(value: Any, info: ValidationInfo) -> Any:
     return NETWORKS.load(entry).model_validate(value, context=info.context)
 
 
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+
+
 class NetGroup(Settings):
-    """Nets of one architecture that differ by seed."""
+    """Nets of one architecture that differ by a seed: of the initial weights, image order, or training subset."""
 
     label: Name = Field("net", description="The nets of the group are named <label>1, <label>2, …")
     network: SerializeAsAny[Annotated[NetworkSpec, BeforeValidator(_network)]] = Field(
         description="Name and settings of the network."
     )
-    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(
-        min_length=1, description="Seeds of the initial weights, one per net."
+    seeds: tuple[Seed, ...] = Field(
+        min_length=1, description="Seeds of the initial weights and of dropout, one per net."
+    )
+    order_seeds: tuple[Seed, ...] | Seed | None = Field(
+        None,
+        description="Seeds of the image order and augmentation, one per net, or one for all; default: "
+        "training.data_seed.",
+    )
+    subset_seeds: tuple[Seed, ...] | Seed | None = Field(
+        None,
+        description="Seeds of the subset of training images, one per net, or one for all; needs "
+        "training.data_share < 1. Default: training.data_seed.",
     )
     trained: bool = Field(True, description="False keeps the initial weights: a baseline.")
 
     @model_validator(mode="after")
     def _distinct(self) -> NetGroup:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {shown(list(self.seeds))} list a seed twice; nets of a group need different seeds")
+        for name in ("order_seeds", "subset_seeds"):
+            seeds = getattr(self, name)
+            if seeds is not None and not self.trained:
+                raise ValueError(f"{name} are given for untrained nets, which see no images; remove them")
+            if isinstance(seeds, tuple) and len(seeds) != len(self.seeds):
+                raise ValueError(
+                    f"{name} lists {len(seeds)} seeds for {len(self.seeds)} nets; give one per net of seeds, or one "
+                    "integer for all"
+                )
+        varied = [name for name in ("order_seeds", "subset_seeds") if isinstance(getattr(self, name), tuple)]
+        if len(set(self.net_seeds())) < len(self.seeds):
+            if not varied:
+                raise ValueError(
+                    f"seeds {shown(list(self.seeds))} list a seed twice; nets of a group need different seeds, or "
+                    "different order_seeds or subset_seeds"
+                )
+            first = next(seeds for k, seeds in enumerate(self.net_seeds()) if seeds in self.net_seeds()[:k])
+            named = [f"seed {first[0]}", *(f"{name[:-1]} {first[1 + (name[0] == 's')]}" for name in varied)]
+            raise ValueError(f"two nets have {' and '.join(named)}, and would be the same net; change a seed")
         return self
+
+    def net_seeds(self) -> list[tuple[int, int | None, int | None]]:
+        """Seeds of each net: of its initial weights, its image order, and its training subset; None for no seed."""
+        n = len(self.seeds)
+        order, subset = (
+            seeds if isinstance(seeds, tuple) else (seeds,) * n for seeds in (self.order_seeds, self.subset_seeds)
+        )
+        return list(zip(self.seeds, order, subset, strict=True))
 
 
 class Net(NamedTuple):
-    """One net of the experiment, resolved from its group."""
+    """One net of the experiment, resolved from its group.
+
+    Attributes
+    ----------
+    name, label : of the net and of its group
+    network : None for given activations
+    seed : of the initial weights and of dropout; -1 for given activations
+    trained : False for a net with its initial weights
+    order_seed : of the image order and augmentation; None for a net that is not trained here
+    subset_seed : of the training subset; None for a net that is not trained here, or sees all training images
+    """
 
     name: str
     label: str
     network: NetworkSpec | None
     seed: int
     trained: bool
+    order_seed: int | None = None
+    subset_seed: int | None = None
 
     @property
     def spec(self) -> NetworkSpec:
@@ -86,6 +138,14 @@ class Net(NamedTuple):
         if self.network is None:
             raise ConfigError(f"{self.name}: the config gives activations only; add [data] and [[nets]] for a network.")
         return self.network
+
+    @property
+    def initialisation(self) -> str:
+        """Text that is equal for nets of equal initial weights: the network and the seed; the name if unknown."""
+        if self.network is None:
+            return self.name
+        settings = json.dumps(self.network.digest_values(), sort_keys=True)
+        return f"{self.network.name} {hashlib.sha256(settings.encode()).hexdigest()[:12]}, seed {self.seed}"
 
 
 class ActivationsConfig(FileData):
@@ -146,6 +206,7 @@ class Experiment(Settings):
         if len(set(labels)) < len(labels):
             raise ValueError(f"nets: labels {shown(labels)} list a label twice; give each group a different label")
         cross_checks.check_size(self)
+        cross_checks.check_subsets(self)
         names = [net.name for net in self.all_nets()]
         if len(set(names)) < len(names):
             raise ValueError(f"nets: the labels make a net name twice: {shown(names)}; change a label")
@@ -194,11 +255,16 @@ class Experiment(Settings):
         if self.activations is not None:
             untrained = set(self.activations.untrained)
             return [Net(name, name, None, -1, name not in untrained) for name in self.activations.nets]
-        return [
-            Net(f"{group.label}{k}", group.label, group.network, seed, group.trained)
-            for group in self.nets
-            for k, seed in enumerate(group.seeds, start=1)
-        ]
+        training, nets = self.training, []
+        for group in self.nets:
+            for k, (seed, order, subset) in enumerate(group.net_seeds(), start=1):
+                net = Net(f"{group.label}{k}", group.label, group.network, seed, group.trained)
+                if group.trained:
+                    net = net._replace(order_seed=training.data_seed if order is None else order)
+                    if training.data_share < 1:
+                        net = net._replace(subset_seed=training.data_seed if subset is None else subset)
+                nets.append(net)
+        return nets
 
     @property
     def images(self) -> DataSource:

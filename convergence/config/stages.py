@@ -46,7 +46,7 @@ def check_names(names: list[str], what: str) -> None:
 
 
 class TrainingConfig(Settings):
-    """Training of all nets. All nets see the same images in the same order; they differ by seed only."""
+    """Training of all nets. Nets see the same images in the same order unless their group gives seeds of these."""
 
     epochs: int = Field(10, ge=1, le=100_000, description="Passes over the training images.")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="Images per step, over all devices.")
@@ -69,7 +69,17 @@ class TrainingConfig(Settings):
     compile: bool = Field(False, description="Compile the net with torch.compile for training.")
     gamma: float = Field(0.1, gt=0, lt=1, description="Schedule 'step': factor of each reduction.")
     data_seed: int = Field(
-        0, ge=0, le=MAX_SEED, description="Seed of the image order and augmentation, the same for all nets."
+        0,
+        ge=0,
+        le=MAX_SEED,
+        description="Seed of the image order and augmentation of all nets whose group has no order_seeds.",
+    )
+    data_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the training images that a net sees: a random subset with the same share of every class, "
+        "drawn by the net's subset seed (data_seed for groups without subset_seeds).",
     )
     keep_epochs: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(
         (),
@@ -85,8 +95,8 @@ class TrainingConfig(Settings):
     )
     train_jointly: bool | Annotated[int, Field(ge=1, le=10_000)] = Field(
         False,
-        description="Train nets jointly on the same batches: true for all nets, or the number of nets at a time. The "
-        "result is bit-identical on a CPU.",
+        description="Train nets jointly on the same batches: true for all nets of one image order and training subset, "
+        "or the number of nets at a time. The result is bit-identical on a CPU.",
         json_schema_extra=SPEED_ONLY,
     )
     checkpoint_minutes: float = Field(
@@ -106,6 +116,14 @@ class TrainingConfig(Settings):
         description="Also write the metrics of every epoch as an offline run of W&B, nets/NAME/wandb/.",
         json_schema_extra=SPEED_ONLY,
     )
+
+    def values_of(self, order_seed: int | None, subset_seed: int | None) -> dict[str, Any]:
+        """The settings on which a net with these seeds depends, for digests; None takes ``data_seed``."""
+        values = self.digest_values() | {"data_seed": self.data_seed if order_seed is None else order_seed}
+        if values.pop("data_share") < 1:
+            seed = self.data_seed if subset_seed is None else subset_seed
+            values |= {"data_share": self.data_share, "subset_seed": seed}
+        return values
 
     @model_validator(mode="after")
     def _within(self) -> TrainingConfig:

@@ -84,7 +84,7 @@ class RunFolder(TaskFolder):
             "trained": net.trained,
         }
         if net.trained:
-            values["training"] = self.experiment.training.digest_values()
+            values["training"] = self.experiment.training.values_of(net.order_seed, net.subset_seed)
         scratch = tuple(folder / name for name in CHECKPOINTS)
         record = folder / "record.json"
         return StageTask(
@@ -156,8 +156,11 @@ class RunFolder(TaskFolder):
         }
         if experiment == "average":
             values["data"] = self._data_values()
-            values["training"] = self.experiment.training.digest_values()
-            values["nets"] = [[net.name, net.spec.digest_values(), net.seed] for net in self.experiment.all_nets()]
+            values["training"] = self.experiment.training.values_of(None, None)
+            values["nets"] = [
+                [net.name, net.spec.digest_values(), net.seed, net.order_seed, net.subset_seed]
+                for net in self.experiment.all_nets()
+            ]
             statistics = self.experiment.statistics  # scored images and their groups
             values["images"] = [statistics.split, statistics.max_images, statistics.groups, statistics.seed]
             inputs = {}

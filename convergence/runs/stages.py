@@ -205,17 +205,18 @@ def _finish(folder: RunFolder, task: StageTask, seconds: float) -> None:
 def _train(folder: RunFolder, options: Options, comm: Any) -> None:
     splits = functools.cache(folder.experiment.images.load)
     jointly = folder.experiment.training.train_jointly
-    group: list[Net] = []
+    groups: dict[tuple[int | None, int | None], list[Net]] = {}
     for net in _chosen_nets(folder, options):
         task = folder.train_task(net)
         if jointly is False or not net.trained:
             _run_task(folder, task, options, functools.partial(_train_one, folder, net, splits, comm), comm)
         elif _begin(folder, task, options, comm):
+            seeds = net.order_seed, net.subset_seed  # nets share batches if these are equal
+            group = groups.setdefault(seeds, [])
             group.append(net)
             if jointly is not True and len(group) == jointly:
-                _train_group(folder, group, splits, comm)
-                group = []
-    if group:
+                _train_group(folder, groups.pop(seeds), splits, comm)
+    for group in groups.values():
         _train_group(folder, group, splits, comm)
 
 
@@ -223,8 +224,9 @@ def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any], comm: Any
     make_net = load_object("convergence.training.loop:make_net")
     ranks = comm if comm.size > 1 else None
     result = make_net(
-        folder.net_folder(net), net.spec, net.seed, net.trained, splits(), folder.experiment.training, ranks
-    )
+        folder.net_folder(net), net.spec, net.seed, net.trained, splits(), folder.experiment.training, ranks,
+        order_seed=net.order_seed, subset_seed=net.subset_seed,
+    )  # fmt: skip
     if comm.rank == 0:
         _log_accuracy(net, result)
 
@@ -232,7 +234,7 @@ def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any], comm: Any
 def _train_group(folder: RunFolder, nets: list[Net], splits: Callable[[], Any], comm: Any) -> None:
     """Train nets jointly and record each one; raises the errors of failed nets after all others have finished."""
     start = time.monotonic()
-    candidates = [(folder.net_folder(net), net.spec, net.seed) for net in nets]
+    candidates = [(folder.net_folder(net), net.spec, net.seed, net.order_seed, net.subset_seed) for net in nets]
     train_jointly = load_object("convergence.training.loop:train_jointly")
     results = train_jointly(candidates, splits(), folder.experiment.training, comm if comm.size > 1 else None)
     seconds = time.monotonic() - start

@@ -1,19 +1,21 @@
 """The training loop: one net, or several nets jointly on one device, with bit-exact resume from any step.
 
-A step depends only on (seed of the net, seed of the data, epoch, step): image order and augmentation depend on the seed
-of the data and the epoch, dropout on the seed of the net and the epoch. Jointly trained nets share the batches that are
-read. Each net has its own weights, optimiser, random state and checkpoints. It ends with the same bits as a net that
-is trained alone.
+A step depends only on (seeds of the net, epoch, step): image order and augmentation depend on the order seed and the
+epoch, dropout on the seed of the net and the epoch. Jointly trained nets share the batches that are read, so they have
+the same image order and the same training subset. Each net has its own weights, optimiser, random state and
+checkpoints. It ends with the same bits as a net that is trained alone.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,18 +44,23 @@ def make_net(
     splits: Splits,
     config: TrainingConfig,
     ranks: ProcessGroup | None = None,
+    *,
+    order_seed: int | None = None,
+    subset_seed: int | None = None,
 ) -> Row:
     """Train or initialise a net: write ``weights.safetensors`` and ``metrics.csv`` to ``folder``.
 
     Weights of ``config.keep_epochs`` go to ``epochs/`` (:func:`~convergence.networks.weights.weights_path`). The
-    checkpoints stay in the folder; :meth:`~convergence.runs.tasks.TaskFolder.finish` removes them.
+    checkpoints stay in the folder; :meth:`~convergence.runs.tasks.TaskFolder.finish` removes them. The seeds are those
+    of :class:`~convergence.training.trainer.Candidate`.
 
     Returns
     -------
     The last row of metrics.
     """
     if trained:
-        (result,) = train_jointly([Candidate(folder, network, seed)], splits, config, ranks)
+        candidate = Candidate(folder, network, seed, order_seed, subset_seed)
+        (result,) = train_jointly([candidate], splits, config, ranks)
         if isinstance(result, UserError):
             raise result
         return result
@@ -71,12 +78,12 @@ def make_net(
 
 
 def train_jointly(
-    nets: Sequence[Candidate | tuple[Path, NetworkSpec, int]],
+    nets: Sequence[Candidate | tuple[Any, ...]],
     splits: Splits,
     config: TrainingConfig,
     ranks: ProcessGroup | None = None,
 ) -> list[Row | UserError]:
-    """Train nets jointly; each net resumes from its checkpoint if it has one.
+    """Train nets of one image order and one training subset jointly; each resumes from its checkpoint if it has one.
 
     Each batch is read once, and every net takes one step on it. Nets that are ahead wait. Several processes (``ranks``)
     share the images of each batch; the first process evaluates and writes.
@@ -89,10 +96,14 @@ def train_jointly(
     ------
     Stopped
         after a signal; each net has a checkpoint of its last step.
+    ValueError
+        for nets of different orders or subsets.
     """
+    candidates = [Candidate(*net) for net in nets]
+    if len({json.dumps(config.values_of(net.order_seed, net.subset_seed)) for net in candidates}) > 1:
+        raise ValueError("nets of different image orders or training subsets share no batches; train them apart")
     reproducible_arithmetic(config.threads)
     check_sinks(config)
-    candidates = [Candidate(*net) for net in nets]
     ranks = ranks or ProcessGroup()
     first = ranks.rank == 0
     for net in candidates if first else ():
@@ -133,7 +144,8 @@ class _Group:
     ) -> None:
         self.ranks = ranks
         self.trainers, self.splits, self.config, self.device, self.failed = trainers, splits, config, device, failed
-        self.steps = math.ceil(len(splits.train) / config.batch_size)
+        self.order = trainers[0].order
+        self.steps = math.ceil(len(self.order) / config.batch_size)
         self._saved = time.monotonic()
 
     def run_epoch(self, epoch: int) -> None:
@@ -158,7 +170,7 @@ class _Group:
         rate = learning_rate(self.config, epoch + (self.steps - 1) / self.steps)
         for k, trainer in present:
             if k not in self.failed:
-                trainer.end_epoch(len(self.splits.train), rate, *self._evaluate(trainer))
+                trainer.end_epoch(rate, *self._evaluate(trainer))
         self._between()
 
     def _evaluate(self, trainer: Trainer) -> list[float]:
@@ -179,10 +191,10 @@ class _Group:
         batch, with weight 0.
         """
         images, config = self.splits.train, self.config
-        whole = list(itertools.islice(epoch_batches(len(images), config, epoch), first, None))
+        whole = list(itertools.islice(self.order.batches(epoch, config.batch_size), first, None))
         parts = [own_part(batch, self.ranks) for batch in whole]
         batches = [part if len(part) else batch[:1] for part, batch in zip(parts, whole, strict=True)]
-        augment_seed = int(np.random.SeedSequence([config.data_seed, epoch]).generate_state(1)[0])
+        augment_seed = self.order.augment_seed(epoch)
         for step, (indices, batch) in enumerate(
             batches_on_device(images, batches, self.device, config.loader_workers, augment_seed), start=first
         ):
@@ -201,13 +213,6 @@ class _Group:
             for _, trainer in self._active():
                 trainer.save()
             self._saved = time.monotonic()
-
-
-def epoch_batches(n_images: int, config: TrainingConfig, epoch: int) -> Iterator[np.ndarray]:
-    """Image indices of every step of an epoch, the same for all nets of an experiment."""
-    order = np.random.default_rng([config.data_seed, epoch]).permutation(n_images)
-    for start in range(0, n_images, config.batch_size):
-        yield order[start : start + config.batch_size]
 
 
 def learning_rate(config: TrainingConfig, epoch: float) -> float:

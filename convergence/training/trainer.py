@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from convergence.config.stages import TrainingConfig
+from convergence.data.image_order import ImageOrder
 from convergence.data.images import Indices, Splits
 from convergence.errors import FileError, SharedError
 from convergence.networks import NetworkSpec
@@ -32,11 +33,28 @@ logger = logging.getLogger(__name__)
 
 
 class Candidate(NamedTuple):
-    """A net to train: the folder of its files, the network, and the seed of its weights and dropout."""
+    """A net to train.
+
+    Attributes
+    ----------
+    folder : of its files
+    network : its architecture
+    seed : of its initial weights and of dropout
+    order_seed : of its image order and augmentation; None takes ``training.data_seed``
+    subset_seed : of its training subset, where ``training.data_share`` is below 1; None takes ``training.data_seed``
+    """
 
     folder: Path
     network: NetworkSpec
     seed: int
+    order_seed: int | None = None
+    subset_seed: int | None = None
+
+    def order(self, labels: Indices, config: TrainingConfig) -> ImageOrder:
+        """The training images that the net sees, and their order."""
+        seed = config.data_seed if self.order_seed is None else self.order_seed
+        subset_seed = config.data_seed if self.subset_seed is None else self.subset_seed
+        return ImageOrder.of(labels, seed, config.data_share, subset_seed)
 
 
 class Trainer:
@@ -47,6 +65,7 @@ class Trainer:
     module : the net
     rows : metrics of the finished epochs
     sinks : further places for these metrics
+    order : the training images that the net sees, and their order
     epoch, next_step : index of the next epoch and step; ``next_step`` equals the number of steps of an epoch when only
         its evaluation is missing
     """
@@ -75,7 +94,8 @@ class Trainer:
         self._total_loss = self._seconds = 0.0
         self._since = time.monotonic()
         self._random: dict[str, torch.Tensor] = {}
-        self._n_images = len(splits.train)
+        self.order = net.order(splits.train.labels, config)
+        self._n_images = len(self.order)
         self.checkpoints = Checkpoints(net.folder, _key(net, len(splits.train), config), self.ranks.rank == 0)
 
     def restore(self) -> bool:
@@ -201,10 +221,10 @@ class Trainer:
         self._correct += correct
         self.next_step += 1
 
-    def end_epoch(self, n_images: int, rate: float, test_loss: float, test_accuracy: float) -> None:
+    def end_epoch(self, rate: float, test_loss: float, test_accuracy: float) -> None:
         """Record the metrics of an epoch, keep its weights if the config asks for them, and write a checkpoint."""
         self.epoch, self.next_step = self.epoch + 1, 0
-        loss, accuracy = self._total_loss / n_images, self._correct / n_images
+        loss, accuracy = self._total_loss / self._n_images, self._correct / self._n_images
         seconds = self._seconds + time.monotonic() - self._since
         values = (self.epoch, rate, loss, accuracy, test_loss, test_accuracy, seconds)
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
@@ -224,7 +244,8 @@ def own_part(batch: Indices, ranks: ProcessGroup) -> Indices:
 
 def _key(net: Candidate, n_images: int, config: TrainingConfig) -> str:
     """Compute the digest of the settings of a net; the run folder's record covers the images."""
-    values = [net.network.digest_values(), net.seed, n_images, config.digest_values()]
+    seeds = net.order_seed, net.subset_seed
+    values = [net.network.digest_values(), net.seed, n_images, config.values_of(*seeds)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

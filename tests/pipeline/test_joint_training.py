@@ -66,7 +66,7 @@ def nets(folder: Path) -> list[Candidate]:
 def alone(splits, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     for net in nets(folder):
-        loop.make_net(*net, True, splits, CONFIG)
+        loop.make_net(*net[:3], True, splits, CONFIG)
     return folder
 
 

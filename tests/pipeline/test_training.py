@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from convergence.config.stages import TrainingConfig
+from convergence.data.image_order import ImageOrder
 from convergence.data.images import ArrayImages, Splits
 from convergence.errors import ConfigError, FileError, UserError
 from convergence.io.files import CHECKPOINTS
@@ -120,10 +121,11 @@ def test_a_damaged_checkpoint_is_reported_and_not_trusted(splits, tmp_path, capl
 
 
 def test_all_nets_see_the_same_order():
-    first = list(loop.epoch_batches(100, CONFIG, 3))
+    order = ImageOrder(100, CONFIG.data_seed)
+    first = list(order.batches(3, CONFIG.batch_size))
     assert sorted(np.concatenate(first)) == list(range(100))
-    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(loop.epoch_batches(100, CONFIG, 3))))
-    assert (np.concatenate(first) != np.concatenate(list(loop.epoch_batches(100, CONFIG, 4)))).any()
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(order.batches(3, CONFIG.batch_size))))
+    assert (np.concatenate(first) != np.concatenate(list(order.batches(4, CONFIG.batch_size)))).any()
 
 
 def test_learning_rate_schedules_equal_definition():

@@ -108,7 +108,7 @@ def test_label_smoothing_changes_the_loss(splits, tmp_path):
     wanted = -(0.7 * logs[torch.arange(90), labels] + 0.3 * logs.mean(1)).mean().item()
     trainer.start_epoch()
     trainer.step(images, labels, 0.1)
-    trainer.end_epoch(90, 0.1, 0.0, 0.0)
+    trainer.end_epoch(0.1, 0.0, 0.0)
     trainer.checkpoints.close()
     assert trainer.rows[0]["train_loss"] == pytest.approx(wanted, rel=1e-5)
 

@@ -32,7 +32,7 @@ def trainer(tmp_path) -> Trainer:
         found.step(torch.from_numpy(images[batch]), torch.from_numpy(some.labels[batch]), 0.01)
         if batch.start == 0:
             found.save(wait=True)
-    found.end_epoch(6, 0.01, 0.5, 0.5)
+    found.end_epoch(0.01, 0.5, 0.5)
     found.checkpoints.close()
     return found
 

@@ -14,6 +14,7 @@ import torch
 
 from convergence.config.schema import Net
 from convergence.config.stages import TrainingConfig
+from convergence.data.image_order import subset_size
 from convergence.errors import ConfigError, did_you_mean
 from convergence.functional.averaging.averaging_round import (
     AveragingLog,
@@ -65,7 +66,9 @@ class _Study:
         self.net = _chosen(context)
         training = context.experiment.training
         self.epochs = self.config.epochs or -(-training.epochs // 6)
-        self.training_config = training.model_copy(update={"epochs": self.epochs, "keep_epochs": ()})
+        changes = {"epochs": self.epochs, "keep_epochs": (), "data_seed": self.net.order_seed}
+        self.training_config = training.model_copy(update=changes)
+        self._n_images = subset_size(len(context.train), training.data_share)
         if training.batch_size < self.config.workers:
             raise ConfigError(
                 f"functional.average.workers = {self.config.workers} workers cannot share a batch of "
@@ -80,7 +83,7 @@ class _Study:
     @property
     def total(self) -> int:
         """Steps of a training."""
-        return -(-len(self.context.train) // self.training_config.batch_size) * self.epochs
+        return -(-self._n_images // self.training_config.batch_size) * self.epochs
 
     def about(self) -> AveragingResults:
         """The settings that all trainings share."""
@@ -96,7 +99,7 @@ class _Study:
             optimizer_state=self.config.optimizer_state,
             batch_statistics=self.config.batch_statistics if self.setup.norms else "none",
             steps=self.total,
-            train_images=len(self.context.train),
+            train_images=self._n_images,
             split=self.context.experiment.statistics.split,
             repeats=self.config.repeats,
             cannot_permute=self.setup.refused,
@@ -141,7 +144,7 @@ class _Study:
     def references(self, repeat: int) -> AveragingResults:
         """Scores with gradients averaged at each step, and of one worker and the ensemble without averages."""
         start = self._start("same", repeat)
-        whole_batch = Start(start.network, start.seeds[:1], None)
+        whole_batch = start._replace(seeds=start.seeds[:1], common=None)
         training = self._local_sgd(whole_batch, repeat, f"synchronous/{repeat}", False)
         training.run(None, lambda *_: None)
         synchronous = {"synchronous": training.gathered()[0][0]}
@@ -170,7 +173,7 @@ class _Study:
         """The common weights of the first repeat are those of the net's own seed."""
         common = self.net.seed if repeat == 0 else _derived(self.net.seed, repeat)
         others = (_derived(self.net.seed, repeat, k) for k in range(1, self.config.workers))
-        return Start(self.net.spec, (common, *others), common if init == "same" else None)
+        return Start(self.net.spec, (common, *others), common if init == "same" else None, self.net.subset_seed)
 
     def _local_sgd(self, start: Start, repeat: int, key: str, averages: bool = True) -> LocalSGD:
         config: TrainingConfig = self.training_config

@@ -29,7 +29,7 @@ from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise
 from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.checkpoints import Checkpoints, to_host
-from convergence.training.loop import epoch_batches, learning_rate
+from convergence.training.loop import learning_rate
 from convergence.training.process_group import ProcessGroup
 from convergence.training.state_checks import check_random, is_int, need
 from convergence.training.trainer import Candidate, Trainer, own_part
@@ -54,11 +54,13 @@ class Start(NamedTuple):
     network : of all workers
     seeds : one per worker, of its random stream (dropout), and of its weights if ``common`` is None
     common : seed of the weights of all workers, or None
+    subset_seed : of the training images that the workers share, where ``training.data_share`` is below 1
     """
 
     network: NetworkSpec
     seeds: tuple[int, ...]
     common: int | None
+    subset_seed: int | None = None
 
 
 class LocalSGD:
@@ -78,6 +80,7 @@ class LocalSGD:
     Attributes
     ----------
     own : this process's workers by number
+    order : the training images that the workers see, and their order
     total, done : steps of the training, and steps taken
     seen : images that each worker saw since the last average
     notes : of the caller, plain numbers and tensors that are saved with a checkpoint
@@ -101,12 +104,13 @@ class LocalSGD:
         splits = Splits(images, images)  # for the shape of images and the number of classes
         self.own: dict[int, Trainer] = {}
         for k in range(ranks.rank, self.size, ranks.size):
-            candidate = Candidate(place / f"worker{k + 1}", start.network, start.seeds[k])
+            candidate = Candidate(place / f"worker{k + 1}", start.network, start.seeds[k], None, start.subset_seed)
             self.own[k] = Trainer(candidate, splits, config, device)
             if start.common is not None:
                 common = initialise(start.network, start.common, images.image_shape, images.n_classes)
                 self.own[k].module.load_state_dict(common.state_dict())
-        self.steps_per_epoch = math.ceil(len(images) / config.batch_size)
+        self.order = Candidate(place, start.network, 0, None, start.subset_seed).order(images.labels, config)
+        self.steps_per_epoch = math.ceil(len(self.order) / config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.done = 0
         self.seen = [0] * self.size
@@ -190,10 +194,10 @@ class LocalSGD:
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, list[Part]]]:
         """Steps of an epoch from ``first`` on, with each worker's part of the batch."""
-        whole = list(itertools.islice(epoch_batches(len(self.images), self.config, epoch), first, None))
+        whole = list(itertools.islice(self.order.batches(epoch, self.config.batch_size), first, None))
         cut = [[own_part(batch, ProcessGroup(k, self.size)) for k in range(self.size)] for batch in whole]
         wanted = [np.concatenate([parts[k] for k in self.own] or [parts[0][:0]]) for parts in cut]
-        augment_seed = int(np.random.SeedSequence([self.config.data_seed, epoch]).generate_state(1)[0])
+        augment_seed = self.order.augment_seed(epoch)
         read = iter(
             batches_on_device(
                 self.images, [indices for indices in wanted if len(indices)], self.device, self.loader_workers,
