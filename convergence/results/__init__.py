@@ -2,6 +2,7 @@
 
 comparison.py  an analysis and its comparisons: members, units, all nets together, means over pairs
 pair.py        two members: matchings, sparse predictions, clusters, measures
+groups.py      types of groups of units: clusters and their subspaces, dimensions that nets share
 source.py      tables of ``analysis.h5``, each read and verified once
 findings.py    the study's questions, each with an answer and its numbers
 run.py, view.py  ``convergence.open``: a file or run folder in a notebook, and one comparison of it

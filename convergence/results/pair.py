@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
 from convergence.inference import Estimate
+from convergence.results.groups import Clustering, SharedNumber, Subspaces
 from convergence.results.source import ComparisonSource
 
 Kind = Literal["trained", "untrained", "mixed"]
@@ -188,69 +189,6 @@ class SparsePrediction:
     def recipe_loss(self) -> Float64:
         """(n_targets,) loss at the chosen penalty."""
         return self.losses[:, self.chosen]
-
-
-@dataclass(frozen=True, eq=False)
-class Clustering:
-    """Clusters of the joined active units by one method.
-
-    Attributes
-    ----------
-    method : spectral, hierarchical or sparse_weights
-    n_clusters : how many
-    labels_x, labels_y : (n_active,) cluster of each active unit of x and of y, -1 for none
-    sizes : (n_clusters, 2) units of x and of y
-    similarity, n_pairs : (n_clusters, 3) mean |r| within x, within y and between, and the pairs of units behind it
-    similarity_error : (n_clusters, 3) standard errors over image groups; NaN but for the spectral method
-    eigengap, stability : of the spectral method, else NaN
-    limit : size above which clusters are split (hierarchical), else NaN
-    same_as_spectral : adjusted Rand index with the spectral clusters (sparse_weights), else NaN
-    """
-
-    method: str
-    n_clusters: int
-    labels_x: Indices
-    labels_y: Indices
-    sizes: Indices
-    similarity: Float64
-    n_pairs: Indices
-    similarity_error: Float64
-    eigengap: float
-    stability: float
-    limit: float
-    same_as_spectral: float
-
-
-@dataclass(frozen=True, eq=False)
-class SharedNumber:
-    """A number of the two groups of units of each cluster, (n,) each, with its level for random groups."""
-
-    value: Float64
-    standard_error: Float64
-    chance: Float64
-    chance_sd: Float64
-
-
-@dataclass(frozen=True, eq=False)
-class Subspaces:
-    """Spans of the clusters with units of both members.
-
-    Attributes
-    ----------
-    clusters, sizes : (n,) labels, and (n, 2) units of x and of y
-    mean_correlation : mean canonical correlation
-    explained_x, explained_y : share of the variance of one group that the other explains
-    matched : mean |r| of matched units, with ``matched_rotated`` and ``matched_rotated_sd`` (n,) in rotated bases
-    """
-
-    clusters: Indices
-    sizes: Indices
-    mean_correlation: SharedNumber
-    explained_x: SharedNumber
-    explained_y: SharedNumber
-    matched: SharedNumber
-    matched_rotated: Float64
-    matched_rotated_sd: Float64
 
 
 @dataclass(frozen=True)
