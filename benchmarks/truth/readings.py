@@ -1,0 +1,99 @@
+"""What the results say of a population whose truth is known: one number a quantity and draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import adjusted_rand_score
+
+from benchmarks.truth.populations import Indices, Population
+from convergence.inference import Estimate
+from convergence.results import DIRECTIONS, ComparisonResults, Kind, PairResults
+
+LEVEL = 0.05
+NONE = float("nan")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A number of one draw of a population.
+
+    Attributes
+    ----------
+    quantity : what it is; a yes or no is 1 or 0
+    value, truth : what the results say, and what it is; NaN where a rate has no truth
+    over_nets, over_images : whether the 95 % interval over nets, and over images, holds the truth; None without one
+    """
+
+    quantity: str
+    value: float
+    truth: float = NONE
+    over_nets: bool | None = None
+    over_images: bool | None = None
+
+
+def holds(estimate: Estimate, truth: float) -> bool:
+    """Whether an interval holds the truth, up to rounding."""
+    return bool(estimate.low <= truth + 1e-9 and estimate.high >= truth - 1e-9)
+
+
+def level(comparison: ComparisonResults, kind: Kind = "trained") -> Iterator[Reading]:
+    """P-values of units that nobody shares: how often they are small, and how often a net has any discovery."""
+    small, any_found = [], []
+    for pair in comparison.of_kind(kind):
+        for direction in DIRECTIONS:
+            semi = pair.semi_matching(direction)
+            small.append(np.mean(semi.p <= LEVEL))
+            any_found.append(bool((semi.q <= LEVEL).any()))
+    yield Reading("P(p ≤ .05)", float(np.mean(small)), LEVEL)
+    yield Reading("any false discovery", float(np.mean(any_found)), 0.0)
+
+
+def discoveries(comparison: ComparisonResults, population: Population, kind: Kind = "trained") -> Iterator[Reading]:
+    """Of shared units those found, with the right partner; of the discoveries those that are private units."""
+    power, right, false = [], [], []
+    for pair in comparison.of_kind(kind):
+        for direction in DIRECTIONS:
+            own, other = (pair.x, pair.y) if direction == "xy" else (pair.y, pair.x)
+            semi = pair.semi_matching(direction)
+            cause, partner = population.causes[own][semi.unit], population.causes[other][semi.partner]
+            significant, shared = semi.q <= LEVEL, cause >= 0
+            if shared.any():
+                power.append(np.mean(significant[shared]))
+                right.append(np.mean(partner[shared] == cause[shared]))
+            false.append((significant & ~shared).sum() / max(significant.sum(), 1))
+    if power:
+        yield Reading("shared units discovered", float(np.mean(power)), 1.0)
+        yield Reading("shared units with the right partner", float(np.mean(right)), 1.0)
+    yield Reading("private units among discoveries", float(np.mean(false)), 0.0)
+
+
+def in_all_nets(comparison: ComparisonResults, truth: float) -> Iterator[Reading]:
+    """Share of the units that are present in all trained nets."""
+    found = comparison.consensus["trained"]
+    yield Reading("share of units in all nets", found.shared[len(found.nets)].value, truth)
+
+
+def measured(comparison: ComparisonResults, measure: str, truth: float, kind: Kind = "trained") -> Iterator[Reading]:
+    """The mean of a measure over pairs, with its interval."""
+    summary = comparison.summary(measure, kind)
+    if summary is not None:
+        yield Reading(measure, summary.estimate.value, truth, over_images=holds(summary.estimate, truth))
+
+
+def clusters(pair: PairResults, population: Population) -> Iterator[Reading]:
+    """The number of clusters, and their agreement with those planted."""
+    found = pair.clusters
+    assert found is not None
+    planted: list[Indices] = [population.groups[pair.x][pair.units_x], population.groups[pair.y][pair.units_y]]
+    labels = np.concatenate([found.labels_x, found.labels_y])
+    yield Reading("clusters", float(found.n_clusters), float(len(np.unique(planted))))
+    yield Reading("ARI with the planted clusters", float(adjusted_rand_score(np.concatenate(planted), labels)), 1.0)
+
+
+def mean_of(readings: Sequence[Reading]) -> tuple[float, float]:
+    """Mean of the values, and its Monte-Carlo error."""
+    values = np.array([reading.value for reading in readings])
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else NONE

@@ -1,0 +1,53 @@
+"""A quick part of ``benchmarks/truth``: populations with a known truth, and what the results say of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.truth import populations
+from benchmarks.truth.bars import COVERS, judged, table
+from benchmarks.truth.net_population import NetPopulation, rectified_correlation
+from benchmarks.truth.readings import Reading
+from benchmarks.truth.simulation import simulate
+
+
+def mean(found: list[Reading], quantity: str) -> float:
+    return float(np.mean([reading.value for reading in found if reading.quantity == quantity]))
+
+
+def test_truth_of_a_population_of_nets_is_that_of_many_images():
+    nets = NetPopulation(width=6, n_images=200_000)
+    population, loadings = nets.draw(np.random.default_rng(0), 2)
+    x, y = population.activations.values()
+    r = np.corrcoef(x.T, y.T)[:6, 6:]
+    found = np.sort(r.max(axis=1))[-int((loadings[0] * loadings[1] > 0).sum()) :]
+    expected = np.sort(rectified_correlation(loadings[0] * loadings[1]))[-len(found) :]
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert nets.of_these(loadings)["linear_cka"] == pytest.approx((r**2).sum() / 6, abs=0.01)
+
+
+def test_units_share_the_causes_that_a_population_names():
+    population = populations.share_of_units(np.random.default_rng(0), 5, n_nets=2, width=8, n_images=4000)
+    (x, y), (of_x, of_y) = population.activations.values(), population.causes.values()
+    r = np.corrcoef(x.T, y.T)[:8, 8:]
+    same = (of_x[:, None] == of_y) & (of_x[:, None] >= 0)
+    assert same.sum() == 5
+    assert r[same].min() > 0.5
+    assert np.abs(r[~same]).max() < 0.1
+
+
+def test_half_of_the_units_shared_one_to_one_are_found():
+    found = simulate(["half-shared"], 8)["half-shared"]
+    assert mean(found, "share of units in all nets") == pytest.approx(0.5, abs=0.05)
+    assert mean(found, "shared units discovered") > 0.95
+
+
+def test_bars_judge_the_mean_of_all_draws():
+    found = {"nets-4": [Reading("matching", 0.3, 0.3, over_nets=k < 60) for k in range(64)]}
+    (bar,) = judged(found)
+    assert bar.bar.quantity == COVERS
+    assert bar.holds
+    assert "0.300" in table(found, {"nets-4": "nets"}, [bar])
+    (bar,) = judged({"nets-4": [Reading("matching", 0.3, 0.3, over_nets=k < 50) for k in range(64)]})
+    assert not bar.holds
