@@ -8,12 +8,8 @@ p-values, shares and sentences from the results. The table compares these with t
 
 from __future__ import annotations
 
-import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import argparse
+import os
 import sys
 import time
 from pathlib import Path

@@ -30,7 +30,7 @@ def relu(z: Float64) -> Float64:
 
 
 def gelu(z: Float64) -> Float64:
-    """z · Φ(z), as torch.nn.GELU."""
+    """Pre-activations z as z · Φ(z), like torch.nn.GELU."""
     return z * (1.0 + erf(z / np.sqrt(2.0))) / 2.0
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from benchmarks.truth import populations, readings
 from benchmarks.truth.net_population import MEASURES, NetPopulation
 from benchmarks.truth.pipeline import results_of
 from benchmarks.truth.populations import Generator, Population
 from benchmarks.truth.readings import Reading
-from convergence.results import AnalysisResults, ComparisonResults
 
 LAYER = "layer"
 

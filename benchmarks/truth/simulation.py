@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from typing import TextIO
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.truth.readings import Reading
 from benchmarks.truth.scenarios import BY_NAME
@@ -42,7 +43,8 @@ def simulate(
 
 def _draws(task: tuple[str, range]) -> list[Reading]:
     name, ks = task
-    return [reading for k in ks for reading in draw(name, k)]
+    with threadpool_limits(1):
+        return [reading for k in ks for reading in draw(name, k)]
 
 
 def _gathered(
