@@ -14,8 +14,9 @@ import numpy as np
 
 from convergence.analysis.active_units import ActiveUnits, describe_units
 from convergence.analysis.file import TableRows
-from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
+from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, MATRIX_BY_NAME, SHARES
 from convergence.analysis.pair_tables import SUBSPACE_NUMBERS
+from convergence.analysis.summaries import PopulationNumbers, difference_rows, summary_rows
 from convergence.statistics.file import ComparisonSums
 
 Tree = dict[str, Any]
@@ -96,9 +97,20 @@ class ComparisonRows(TableRows):
         for layer, found in tree.get("over_time", {}).items():
             self._add_over_time(layer, found)
 
+    def add_summaries(self) -> None:
+        """Append the means over pairs of nets and their differences, of all pairs that were appended."""
+        tables = (self.table(name) for name in ("members", "pairs", "measures"))
+        draws = self.matrix("measures_draws") if "measures_draws" in MATRIX_BY_NAME else None
+        numbers = PopulationNumbers(*tables, self.matrix("measures_without"), draws)
+        for table, rows in (("summaries", summary_rows(numbers)), ("differences", difference_rows(numbers))):
+            for row in rows:
+                self.add(table, **row)
+
     def _estimate(self, table: str, keys: Mapping[str, Any], estimate: Tree) -> None:
-        without = np.asarray(estimate["without"])
-        self.add(table, **keys, **{name: estimate[name] for name in LEVELS}, n_replicates=len(without))
+        without, levels = np.asarray(estimate["without"]), {name: estimate[name] for name in LEVELS}
+        if keys["measure"] in SHARES:
+            levels |= {"low": np.nan, "high": np.nan}
+        self.add(table, **keys, **levels, n_replicates=len(without))
         self.add_matrix(f"{table}_without", without)
 
     def _add_measures(self, pair: Mapping[str, str], tree: Tree) -> None:

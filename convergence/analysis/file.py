@@ -64,15 +64,25 @@ class TableRows:
         """Append rows (n, m) to a matrix; rows of fewer columns than others are filled up when they are written."""
         self._matrices[matrix].append(np.atleast_2d(np.asarray(rows)))
 
+    def table(self, name: str) -> Columns:
+        """The rows of a table so far, by columns."""
+        return self._joined(TABLE_BY_NAME[name])
+
+    def matrix(self, name: str) -> Array:
+        """The rows of a matrix so far."""
+        return self._stacked(MATRIX_BY_NAME[name])
+
     def write(self, place: h5py.Group) -> None:
-        """Write every table and matrix of a comparison, empty ones included."""
+        """Write every table and matrix of a comparison, empty ones included; rows are forgotten as they are written."""
         for table in TABLE_BY_NAME.values():
             write_table(place, table, self._joined(table))
+            del self._tables[table.name]
         for matrix in MATRIX_BY_NAME.values():
             hdf5.write_array(place, matrix.name, self._stacked(matrix), matrix.axes, matrix.unit, matrix.about)
+            del self._matrices[matrix.name]
 
     def _joined(self, table: TableSchema) -> Columns:
-        blocks = self._tables.pop(table.name)
+        blocks = self._tables[table.name]
         total = sum(n for n, _ in blocks)
         joined: Columns = {}
         for column in table.columns:
@@ -86,7 +96,7 @@ class TableRows:
         return joined
 
     def _stacked(self, matrix: MatrixSchema) -> Array:
-        blocks = self._matrices.pop(matrix.name)
+        blocks = self._matrices[matrix.name]
         dtype = DTYPES[matrix.kind]
         if len(blocks) == 1:
             return np.asarray(blocks[0], dtype)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from convergence.analysis.pair_tables import ESTIMATE, PAIR, PAIR_TABLES, REPLICATES
+from convergence.analysis.population_tables import POPULATION_TABLES
 from convergence.analysis.schema import MatrixSchema, TableSchema, document, flags, floats, ints, text
 from convergence.provenance import ANALYSIS_SCHEMA_VERSION
 
@@ -17,6 +18,15 @@ VERSION = ANALYSIS_SCHEMA_VERSION
 MADE_BY = "convergence analyze CONFIG"
 DIRECTIONS = ("xy", "yx")
 ALL_IMAGES, HELD_OUT = "all_images", "held_out"
+SHARES = frozenset(
+    {
+        *("below_half", "same_partner_semi_matching", "same_partner_matching", "present", "cycle_consistency"),
+        *("code_local", "code_few", "code_distributed", "code_unexplained"),
+        *("same_partner", "same_absolute", "same_halves", "significant"),
+    }
+)
+"""Shares of units. They change in steps: 95 % intervals of the jackknife over images cover 3 to 75 % of samples. They have
+replicates, but no interval over images."""
 
 
 TABLES = (
@@ -91,6 +101,7 @@ TABLES = (
         ),
     ),
     *PAIR_TABLES,
+    *POPULATION_TABLES,
     TableSchema(
         "consensus",
         "a kind of nets, three or more of the same state of training, layer and epoch, that are aligned together",

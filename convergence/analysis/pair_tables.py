@@ -12,8 +12,8 @@ PREDICTED = (*PAIR, *text(direction="xy: units of y are predicted from those of 
 ESTIMATE = floats(
     value="value from all images",
     standard_error="standard error over image groups (delete-one jackknife)",
-    low="lower end of the 95 % interval over images",
-    high="upper end of the 95 % interval over images",
+    low="lower end of the 95 % interval over images; NaN for shares of units",
+    high="upper end of the 95 % interval over images; NaN for shares of units",
     bias="jackknife estimate of the bias for want of images; 0 where it is not estimated",
     null="mean of the number over random rotations of y's basis; NaN where rotations change nothing",
     null_sd="standard deviation of the number over random rotations of y's basis",

@@ -99,6 +99,7 @@ def analyze(
                 if task.final and subject.comparison == name and subject.x:
                     rows.add_pair(subject.x, subject.y, read_part(part_path(job, subject)))
             rows.add_nets(read_part(part_path(job, Subject(name))))
+            rows.add_summaries()
             rows.add_matrix("correlation", pooled_correlation(sums, live[name]))
             rows.write(places.create_group(name))
 
