@@ -99,9 +99,9 @@ class ComparisonRows(TableRows):
 
     def add_summaries(self) -> None:
         """Append the means over pairs of nets and their differences, of all pairs that were appended."""
-        tables = (self.table(name) for name in ("members", "pairs", "measures"))
         draws = self.matrix("measures_draws") if "measures_draws" in MATRIX_BY_NAME else None
-        numbers = PopulationNumbers(*tables, self.matrix("measures_without"), draws)
+        members, pairs, measures = (self.table(name) for name in ("members", "pairs", "measures"))
+        numbers = PopulationNumbers(members, pairs, measures, self.matrix("measures_without"), draws)
         for table, rows in (("summaries", summary_rows(numbers)), ("differences", difference_rows(numbers))):
             for row in rows:
                 self.add(table, **row)

@@ -25,8 +25,8 @@ SHARES = frozenset(
         *("same_partner", "same_absolute", "same_halves", "significant"),
     }
 )
-"""Shares of units. They change in steps: 95 % intervals of the jackknife over images cover 3 to 75 % of samples. They have
-replicates, but no interval over images."""
+"""Shares of units. They change in steps: 95 % intervals of the jackknife over images cover 3 to 75 % of samples. They
+have replicates, but no interval over images."""
 
 
 TABLES = (
