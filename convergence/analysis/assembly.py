@@ -69,6 +69,7 @@ class ComparisonRows(TableRows):
             **{k: alignment[k] for k in ("same_absolute", "mutual_best", "never_chosen")},
             **{k: alignment[k] for k in ("significant_xy", "significant_yx")},
         }
+        row["mean_activations_p"] = tree["mean_activations"]["p"]
         if "information" in tree:
             row["same_halves"] = tree["information"]["same_halves"]
         if "distributions" in tree:

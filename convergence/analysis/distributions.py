@@ -9,27 +9,69 @@ from scipy.stats import wasserstein_distance
 from convergence.alignment.matching import Matching, matching
 from convergence.analysis.active_units import ActiveUnits, unit_means, unit_means_without
 from convergence.analysis.steps import Tree
-from convergence.inference import Estimate, jackknife
+from convergence.inference import jackknife
 from convergence.statistics.file import ComparisonSums
 
 Float64 = npt.NDArray[np.float64]
 QUANTILES = (np.arange(100) + 0.5) / 100
 CHUNK = 256
+DEALS = 200
+"""Deals of the units of two nets to two nets, for the chance level of the distance of mean activations."""
 
 
-def mean_activation_distance(sums: ComparisonSums, live: ActiveUnits, x: str, y: str) -> Estimate:
+def mean_activation_distance(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, seed: int) -> Tree:
     """Distance of two nets' distributions of mean activations (paper, section on activation statistics).
 
-    Wasserstein-1 distance between the active units' means (for equal widths the mean gap between the two sorted
-    curves), divided by the mean over both nets: 0 if the sorted curves coincide.
+    Wasserstein-1 distance between the mean activations of the active units, those of each net divided by the mean of
+    their absolute values: 0 if the sorted curves are equal up to the scale of a layer, which the next layer's weights
+    undo. For equal widths it is the mean gap between the two sorted curves.
+
+    Chance: the units of both nets dealt at random to two nets of the same widths. In draw k a unit has the same lot in
+    every pair, so that draws of different pairs can be averaged draw by draw. ``p`` is the share of the deals, the nets
+    themselves among them, in which the distance is at least as large.
     """
 
-    def distance(means: Float64) -> float:
-        a, b = means[ux], means[uy]
-        return float(wasserstein_distance(a, b) / np.abs(np.concatenate([a, b])).mean())
+    def scaled(means: Float64) -> tuple[Float64, Float64]:
+        return relative(means[ux]), relative(means[uy])
 
     ux, uy = (units[live.alive[units]] for units in (sums.units(x), sums.units(y)))
-    return jackknife(distance(unit_means(sums)), [distance(means) for means in unit_means_without(sums)])
+    distance = Wasserstein(len(ux), len(uy))
+    a, b = scaled(unit_means(sums))
+    without = [float(distance(*scaled(means))) for means in unit_means_without(sums)]
+    lots = [_lots(seed, sums.nets.index(net), len(sums.units(net)))[:, live.alive[sums.units(net)]] for net in (x, y)]
+    dealt = np.concatenate([a, b])[np.argsort(np.concatenate(lots, axis=1), axis=1)]
+    draws = distance(relative(dealt[:, : len(a)]), relative(dealt[:, len(a) :]))
+    estimate = jackknife(float(distance(a, b)), without)
+    p = (1 + np.count_nonzero(draws >= estimate.value)) / (1 + DEALS)
+    return estimate.against((float(draws.mean()), float(draws.std(ddof=1)))).as_dict() | {"draws": draws, "p": p}
+
+
+def relative(means: Float64) -> Float64:
+    """Values (…, n_units) divided by the mean of their absolute values."""
+    scale = np.abs(means).mean(axis=-1, keepdims=True)
+    return np.asarray(means / np.where(scale > 0, scale, 1.0))
+
+
+def _lots(seed: int, member: int, n_units: int) -> Float64:
+    """(DEALS, n_units) random numbers of a member's units: the smaller ones are dealt to x."""
+    return np.random.default_rng([seed, member]).random((DEALS, n_units))
+
+
+class Wasserstein:
+    """Wasserstein-1 distance of ``n_x`` and ``n_y`` values: the area between their quantile functions, exact.
+
+    The quantile functions are steps; where they step depends on the numbers of values alone.
+    """
+
+    def __init__(self, n_x: int, n_y: int) -> None:
+        edges = np.unique(np.concatenate([np.arange(n_x + 1) * n_y, np.arange(n_y + 1) * n_x]))
+        self._rows, self._columns = edges[:-1] // n_y, edges[:-1] // n_x
+        self._weights = np.diff(edges) / (n_x * n_y)
+
+    def __call__(self, x: Float64, y: Float64) -> Float64:
+        """Distances (…) of values (…, n_x) and (…, n_y)."""
+        x, y = np.sort(x, axis=-1), np.sort(y, axis=-1)
+        return np.asarray(np.abs(x[..., self._rows] - y[..., self._columns]) @ self._weights)
 
 
 def compare_distributions(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, partners: Matching) -> Tree:

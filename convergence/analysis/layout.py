@@ -97,7 +97,11 @@ TABLES = (
                 distribution_within_x="distance of the distributions of any two units of x, mean",
                 distribution_within_y="distance of the distributions of any two units of y, mean",
             ),
-            *floats(sparsity="Wasserstein distance of the units' shares of zeros"),
+            *floats(
+                sparsity="Wasserstein distance of the units' shares of zeros",
+                mean_activations_p="share of the deals of the units to two nets whose mean activations are at least "
+                "as far apart, the pair itself among them",
+            ),
         ),
     ),
     *PAIR_TABLES,

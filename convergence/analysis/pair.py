@@ -56,7 +56,7 @@ class PairAnalysis:
 
     def __init__(self, sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
         self._sums, self._live, self._x, self._y = sums, live, x, y
-        self._pair = PairSums.of(sums, live, x, y)
+        self._pair, self._seed = PairSums.of(sums, live, x, y), config.seed
         self.steps = pair_steps(shape_of(sums, live, x, y), config)
         sparse = [FewToOne(self._pair, config, direction) for direction in DIRECTIONS]
         made: list[Method] = [
@@ -90,7 +90,7 @@ class PairAnalysis:
         assert isinstance(measures, Measures)
         tree["held_out"] = measures.held_out(parts)
         tree["unavailable"] = measures.missing(parts)
-        tree["mean_activations"] = mean_activation_distance(self._sums, self._live, self._x, self._y).as_dict()
+        tree["mean_activations"] = mean_activation_distance(self._sums, self._live, self._x, self._y, self._seed)
         for name in ("distributions", "information"):
             if parts.steps(OTHERS, name):
                 tree[name] = parts.one(OTHERS, name)

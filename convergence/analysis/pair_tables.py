@@ -15,7 +15,8 @@ ESTIMATE = floats(
     low="lower end of the 95 % interval over images; NaN for shares of units",
     high="upper end of the 95 % interval over images; NaN for shares of units",
     bias="jackknife estimate of the bias for want of images; 0 where it is not estimated",
-    null="mean of the number over random rotations of y's basis; NaN where rotations change nothing",
+    null="mean of the number over random rotations of y's basis, or over random deals of the units to two nets (family "
+    "activation); NaN where rotations change nothing",
     null_sd="standard deviation of the number over random rotations of y's basis",
     shifted="the number where y sees the next image; NaN where it was not summed",
     ceiling="the number for a net compared with itself; NaN where it is unknown",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
-from convergence.results import ComparisonResults, PairResults
+from convergence.results import ComparisonResults, Kind, PairResults
 
 BARS = {
     "assigned": "best fit,\none-to-one",
@@ -18,7 +18,7 @@ BARS = {
 
 
 def mean_activations(layer: ComparisonResults, pair: PairResults) -> Drawing:
-    """Mean activations of every net's units, sorted, overlaid."""
+    """Mean activations of every net's units relative to their mean, sorted, overlaid."""
     figure, axes = new_figure(6.4, 3.4)
     (ax,) = axes
     rows: list[tuple[Any, ...]] = []
@@ -26,7 +26,8 @@ def mean_activations(layer: ComparisonResults, pair: PairResults) -> Drawing:
     of_values = [n for n in ("zero_fraction", "median", "percentile_99") if getattr(statistics[0], n) is not None]
     with drawing_style():
         for k, (net, units) in enumerate(zip(layer.nets, statistics, strict=True)):
-            mean, error = units.mean, units.mean_error
+            scale = float(np.abs(units.mean[units.active]).mean()) if units.active.any() else 1.0
+            mean, error = units.mean / (scale or 1.0), units.mean_error / (scale or 1.0)
             order = np.argsort(-mean, kind="stable")
             kind = "trained" if layer.trained[k] else "untrained"
             style = "-" if layer.trained[k] else "--"
@@ -36,26 +37,30 @@ def mean_activations(layer: ComparisonResults, pair: PairResults) -> Drawing:
             ax.plot(mean[order], style, color=colour, alpha=0.85, label=KIND_WORDS[kind] if first else None)
             rows += [
                 (
-                    net, kind, int(i), mean[i], error[i], *(getattr(units, name)[i] for name in of_values),
-                    units.inactive_reason[i],
+                    net, kind, int(i), mean[i], units.mean[i], units.mean_error[i],
+                    *(getattr(units, name)[i] for name in of_values), units.inactive_reason[i],
                 )
                 for i in order
             ]  # fmt: skip
-        ax.set(xlabel=f"units of {layer.name}, most active first", ylabel="mean activation")
+        ax.set(xlabel=f"units of {layer.name}, most active first", ylabel="mean activation / its mean over units")
         ax.legend()
-    said = " and ".join(
-        f"{layer.summary('mean_activation_distance', kind)} between {KIND_WORDS[kind]}" for kind in layer.kinds
-    )
+    said = "; ".join(f"{KIND_WORDS[kind]} {_with_chance(layer, kind)}" for kind in layer.kinds)
     return Drawing(
         name=f"{layer.name}-mean-activations",
         title="Do mean activations converge although units differ?",
-        caption=f"Mean activations of the units of each net, sorted; one curve a net. The mean distance of two curves, "
-        f"relative to the mean activation, is {said}. Bands: ± 2 standard errors over image groups.",
+        caption="Mean activations of the units of each net, divided by the mean of their absolute values and sorted; "
+        f"one curve a net. Distance of two nets: {said}. Chance: the units of both nets dealt at random to two nets. "
+        "Bands: ± 2 standard errors over image groups.",
         alt="Sorted mean activations of every net",
         figure=figure,
-        columns=("net", "kind", "unit", "mean", "standard_error", *of_values, "inactive_reason"),
+        columns=("net", "kind", "unit", "relative_mean", "mean", "standard_error", *of_values, "inactive_reason"),
         rows=rows,
     )
+
+
+def _with_chance(layer: ComparisonResults, kind: Kind) -> str:
+    found = layer.summary("mean_activation_distance", kind)
+    return f"{found}, chance {found.estimate.null:.3f}" if found else "unknown"
 
 
 def distributions(layer: ComparisonResults, pair: PairResults) -> Drawing | None:

@@ -221,6 +221,7 @@ class PairResults:
     never_chosen : units of y that are the best partner of no unit of x
     significant_xy, significant_yx : share of units with q <= 0.05
     same_halves : share of the units of x with the same best partner on both halves of the images; NaN if unknown
+    mean_activations_p : share of deals of the units to two nets whose mean activations are at least as far apart
     """
 
     x: str
@@ -234,6 +235,7 @@ class PairResults:
     significant_xy: float
     significant_yx: float
     same_halves: float
+    mean_activations_p: float
     distributions: Distributions | None
     _source: ComparisonSource
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convergence.analysis.active_units import active_units, describe_units, unit_means
-from convergence.analysis.distributions import mean_activation_distance
+from convergence.analysis.active_units import active_units, describe_units
 from convergence.analysis.pair import analyze_pair
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
@@ -219,15 +218,6 @@ def test_cross_fitting_removes_selection_bias_of_maxima():
     assert tree["alignment"]["significant_xy"] < 0.1
     dense = tree["sparse_xy"]
     assert dense["held_out_dense"]["value"] > 0.5 > dense["dense"]["value"]
-
-
-def test_mean_activations():
-    x = rectified(6)
-    sums = sums_of({"a": x, "b": x[::-1], "c": 2 * x})
-    live = active_units(sums)
-    np.testing.assert_allclose(unit_means(sums)[:6], x.astype(np.float32).mean(axis=1, dtype=float), rtol=1e-6)
-    assert mean_activation_distance(sums, live, "a", "b").value == pytest.approx(0, abs=1e-6)
-    assert mean_activation_distance(sums, live, "a", "c").value == pytest.approx(1 / 1.5, rel=1e-6)
 
 
 def test_the_next_image_is_a_chance_level():
