@@ -67,7 +67,7 @@ class ComparisonRows(TableRows):
             "same_partner": alignment["same_assignment"],
             "same_partner_error": alignment["same_assignment_error"],
             **{k: alignment[k] for k in ("same_absolute", "mutual_best", "never_chosen")},
-            **{k: alignment[k] for k in ("significant_xy", "significant_yx")},
+            **{f"{k}_{way}": alignment[f"{k}_{way}"] for k in ("significant", "null_reason") for way in DIRECTIONS},
         }
         row["mean_activations_p"] = tree["mean_activations"]["p"]
         if "information" in tree:
@@ -108,11 +108,14 @@ class ComparisonRows(TableRows):
                 self.add(table, **row)
 
     def _estimate(self, table: str, keys: Mapping[str, Any], estimate: Tree) -> None:
-        without, levels = np.asarray(estimate["without"]), {name: estimate[name] for name in LEVELS}
+        without, draws = np.asarray(estimate["without"]), np.asarray(estimate["draws"])
+        levels = {name: estimate[name] for name in LEVELS}
         if keys["measure"] in SHARES:
             levels |= {"low": np.nan, "high": np.nan}
-        self.add(table, **keys, **levels, n_replicates=len(without))
+        self.add(table, **keys, **levels, null_draws=len(draws), n_replicates=len(without))
         self.add_matrix(f"{table}_without", without)
+        if table == "measures":
+            self.add_matrix("measures_draws", draws)
 
     def _add_measures(self, pair: Mapping[str, str], tree: Tree) -> None:
         def add(measure: str, family: str, direction: str, estimate: Tree, evaluation: str = ALL_IMAGES) -> None:
@@ -123,6 +126,8 @@ class ComparisonRows(TableRows):
             for name, directions in tree[group].items():
                 for direction, estimate in directions.items():
                     add(name, "similarity", direction, estimate, evaluation)
+        for direction, estimate in tree["excess"].items():
+            add("excess_correlation", "similarity", direction, estimate)
         add("mean_activation_distance", "activation", "xy", tree["mean_activations"])
         for direction in DIRECTIONS:
             add("below_half", "matching", direction, tree["alignment"][f"below_half_{direction}"])
@@ -137,6 +142,8 @@ class ComparisonRows(TableRows):
             add("all_units_loss", "prediction", direction, sparse["held_out_dense"], HELD_OUT)
             for name, estimate in sparse["code"].items():
                 add(f"code_{name}", "code", direction, estimate)
+            for name, estimate in sparse["held_out_code"].items():
+                add(f"code_{name}", "code", direction, estimate, HELD_OUT)
         reasons = tree["unavailable"]
         self.add("unavailable", len(reasons), **pair, measure=[*reasons], reason=[*reasons.values()])
 
@@ -173,7 +180,11 @@ class ComparisonRows(TableRows):
 
     def _add_sparse(self, pair: Mapping[str, str], direction: str, tree: Tree) -> None:
         found, keys = tree[f"sparse_{direction}"], {**pair, "direction": direction}
-        held_out = {f"held_out_{name}": share for name, share in found["held_out_code"].items()}
+        held_out = {
+            f"held_out_{name}{ending}": estimate[key]
+            for name, estimate in found["held_out_code"].items()
+            for ending, key in (("", "value"), ("_null", "null"))
+        }
         self.add("sparse", **keys, chosen=found["chosen"], rank=found["rank"], **held_out)
         self.add(
             "sparse_paths", len(found["alphas"]), **keys, alpha=found["alphas"], n_above_001=found["n_above_0.01"],

@@ -2,12 +2,12 @@
 
 Mappings are fitted and scored on all images, and fitted on one half of the image groups and scored on the other. Units
 are standardised where they are scored. Targets are taken in slices, so that weights do not fill the memory. Paths take
-the time, so their errors are over blocks of groups.
+the time, so their errors are over blocks of groups. Chance is a net of predictors with the same span in another basis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from convergence.alignment.sparse import (
 )
 from convergence.analysis import cost
 from convergence.analysis.measures import directed
+from convergence.analysis.nulls import PairNull
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import (
     Float64,
@@ -38,8 +39,7 @@ from convergence.analysis.steps import (
     to_units,
 )
 from convergence.config.stages import AnalysisConfig
-from convergence.inference import jackknife, jackknife_error, null_level
-from convergence.linalg import random_rotation
+from convergence.inference import jackknife, jackknife_error
 from convergence.similarity.pair import PairMoments
 
 WEIGHTS_BYTES = 128_000_000
@@ -50,19 +50,25 @@ UNEXPLAINED = 0.05
 """Below this R² from all units a unit has no code in the other net."""
 RECIPE = 10
 """Strongest weights of a target that are written."""
+CODE_DRAWS = 5
+"""Draws of the null in which code sizes are computed."""
+REFERENCE = ("path", "forward", "dense")
+"""Mappings whose best held-out loss is the reference of code sizes."""
 
 
 class FewToOne:
     """One direction: ``xy`` predicts y's units from x's. Losses are ½(1 − R²).
 
     Steps: replicates of all targets (``numbers``), fits by all units on either half (``dense``), paths on either half,
-    scored on the other (``held_out``, ranges of targets), paths without blocks of groups (``blocks``), a chance level
-    (``null``), and, once the penalty is chosen, the paths of all images (``fit``).
+    scored on the other (``held_out``, ranges of targets), paths without blocks of groups (``blocks``), the best single
+    unit and the held-out code sizes in draws of the null (``null``, ``code_null``), and, once the penalty is chosen,
+    the paths of all images (``fit``).
     """
 
-    def __init__(self, pair: PairSums, config: AnalysisConfig, direction: str) -> None:
+    def __init__(self, pair: PairSums, config: AnalysisConfig, direction: str, nulls: Mapping[str, PairNull]) -> None:
         self.name = f"sparse_{direction}"
         self._pair, self._config, self._direction = pair, config, direction
+        self._null = nulls["yx" if direction == "xy" else "xy"]  # the predictors are in another basis
         self.alphas = np.geomspace(config.sparse.alpha_max, config.sparse.alpha_min, config.sparse.alphas)
         self._n_blocks = min(config.sparse.blocks, pair.n_groups)
 
@@ -77,10 +83,16 @@ class FewToOne:
             Step(name, "numbers", first, last, seconds=one * (last - first))
             for first, last in ranges(shape.n_groups + 1, one, cost.GOAL)
         ]
-        found.append(Step(name, "dense", seconds=4 * one))
-        found.append(Step(name, "null", seconds=config.rotations * cost.ROTATION * n_x**3))
+        found.append(Step(name, "dense", seconds=12 * one))
+        n_draws = shape.null_draws[1 if direction == "xy" else 0]
+        of_codes = 2 * (path * n_targets + one)
+        for step, n, seconds in (("null", n_draws, cost.ROTATION * n_x**3), ("code_null", CODE_DRAWS, of_codes)):
+            found += [
+                Step(name, step, first, last, seconds=seconds * (last - first))
+                for first, last in (ranges(min(n, n_draws), seconds, cost.GOAL) if n_draws else ())
+            ]
         after = (f"{name}/held_out", f"{name}/dense")
-        for step, seconds, before in (("held_out", 12 * path, ()), ("fit", 4.5 * path, after)):
+        for step, seconds, before in (("held_out", 22 * path, ()), ("fit", 4.5 * path, after)):
             found += [
                 Step(name, step, first, last, after=before, seconds=seconds * (last - first))
                 for first, last in cls._ranges(n_x, n_targets, seconds, config)
@@ -104,14 +116,18 @@ class FewToOne:
         if step.name == "numbers":
             return replicates(step, self._numbers)
         if step.name == "dense":
-            return self._scored(slice(None), lambda fit, _: {"dense": dense_fit(fit.corr_xx, fit.corr_xy)[0][None]})
+            return self._scored(slice(None), ("dense",))
         if step.name == "held_out":
-            return self._scored(some, self._fitted)
+            return self._scored(some, ("path", "refit", "forward"))
         if step.name == "blocks":
             pair = directed(self._pair.without_block(step.which, self._n_blocks), self._direction)
             return {"loss": lasso_path(pair.corr_xx, pair.corr_xy[:, some], self.alphas).loss}
         if step.name == "null":
-            return dict(zip(("mean", "sd"), self._null(), strict=True))
+            draws = range(step.first, min(step.last, self._null.n_draws))
+            return {"one_unit": np.array([_one_unit(self._null.draw(k).swapped()) for k in draws])}
+        if step.name == "code_null":
+            draws = range(step.first, min(step.last, self._null.n_draws))
+            return {str(k): _shares(self._code_of_draw(k)) for k in draws}
         return self._fit(some, self.chosen(parts))
 
     @property
@@ -156,7 +172,7 @@ class FewToOne:
         )
         found = Replicated.of(parts.of(self.name, "numbers"))
         dense, forward, order = (found.values[name] for name in ("unit_dense", "unit_forward", "order"))
-        null = parts.one(self.name, "null")
+        one_unit = np.concatenate([np.zeros(0), *(part["one_unit"] for part in parts.of(self.name, "null"))])
         weights = self.weights(parts)
         strongest = np.argsort(-np.abs(weights), axis=1, kind="stable")[:, :RECIPE]
         recipe = np.take_along_axis(weights, strongest, axis=1)
@@ -171,7 +187,7 @@ class FewToOne:
             "n_above_0.01": n_above.mean(axis=1),
             "kkt_gap": gaps.max(axis=1),
             "unit_loss": loss,
-            "one_unit": found.estimate("one_unit").against((null["mean"], null["sd"])).as_dict(),
+            "one_unit": found.estimate("one_unit").with_draws(one_unit).as_dict(),
             "dense": found.estimate("dense").as_dict(),
             "dense_unit_loss": dense,
             "rank": found.values["rank"],
@@ -194,94 +210,120 @@ class FewToOne:
             of_block.setdefault(step.which, []).append(part)
         return np.stack([joined_columns(of_block[block], "loss").mean(axis=1) for block in sorted(of_block)])
 
-    def _scored(self, some: slice, fitted: Callable[[PairMoments, slice], dict[str, Float64]]) -> Tree:
-        """Losses of some targets on the half of the image groups that the mapping was not fitted on, by kind.
+    def _scored(self, some: slice, kinds: Sequence[str]) -> Tree:
+        """Losses of some targets on the half of the image groups that the mapping was not fitted on, mean of both ways.
 
-        ``unit`` (n, n_targets) means of both ways; ``total`` (2, n) and ``without`` (n_blocks, n) sums over the
-        targets, on the scored half and on it without blocks of its groups (whose halves are in ``half``).
+        By kind ``unit`` (n, n_targets), and ``without`` (n_blocks, n, n_targets) the same without each block of groups
+        of either half. A block is left out of the fit as well as of the score, but a refit keeps its support and
+        weights, since it takes most of the time.
         """
         halves = [directed(half, self._direction) for half in self._pair.halves]
-        tree: Tree = {}
-        half_of: list[int] = []
-        for scored in (0, 1):
-            fit, score = halves[1 - scored], halves[scored]
-            weights = fitted(fit, some)
-            for kind, of_kind in weights.items():
-                losses = self._score(kind)(score.corr_xx, score.corr_xy[:, some], of_kind)
-                place = tree.setdefault(kind, {"unit": 0.0, "total": [], "without": []})
-                place["unit"] = place["unit"] + losses / 2
-                place["total"].append(losses.sum(axis=1))
-            for moments in self._pair.half_without_blocks(scored, self._n_blocks // 2):
-                left = directed(moments, self._direction)
-                for kind, of_kind in weights.items():
-                    losses = self._score(kind)(left.corr_xx, left.corr_xy[:, some], of_kind)
-                    tree[kind]["without"].append(losses.sum(axis=1))
-                half_of.append(scored)
+        n_blocks = self._n_blocks // 2
+        scores: list[dict[str, Float64]] = []
+        left_out: list[list[dict[str, Float64]]] = []
+        for own in (0, 1):  # one set of weights in memory at a time
+            weights = self._fitted(halves[1 - own], some, kinds)
+            scores.append(_losses(halves[own], some, weights))
+            blocks = self._pair.half_without_blocks(own, n_blocks)
+            left_out.append([_losses(directed(left, self._direction), some, weights) for left in blocks])
+        tree: Tree = {kind: {"unit": (scores[0][kind] + scores[1][kind]) / 2, "without": []} for kind in kinds}
+        again = [kind for kind in kinds if kind != "refit"]
+        for own in (0, 1):
+            for k, moments in enumerate(self._pair.half_without_blocks(own, n_blocks)):
+                weights = self._fitted(directed(moments, self._direction), some, again)
+                refitted = scores[1 - own] | _losses(halves[1 - own], some, weights)
+                for kind in kinds:
+                    tree[kind]["without"].append((left_out[own][k][kind] + refitted[kind]) / 2)
         for place in tree.values():
-            place["total"], place["without"] = np.stack(place["total"]), np.stack(place["without"])
-            place["half"] = np.array(half_of)
+            place["without"] = np.stack(place["without"])
         return tree
 
-    @staticmethod
-    def _score(kind: str) -> Callable[[Float64, Float64, Float64], Float64]:
-        return prediction_loss if kind == "dense" else sparse_loss
-
-    def _fitted(self, fit: PairMoments, some: slice) -> dict[str, Float64]:
-        """Weights (…, n_targets, n_predictors) of every kind of sparse mapping, fitted on a pair, for some targets."""
+    def _fitted(self, fit: PairMoments, some: slice, kinds: Sequence[str]) -> dict[str, Float64]:
+        """Weights (…, n_targets, n_predictors) of kinds of mappings, fitted on a pair, for some targets."""
         r_xx, r_xy = fit.corr_xx, fit.corr_xy[:, some]
-        path = lasso_path(r_xx, r_xy, self.alphas).weights
-        order, _ = forward_selection(r_xx, r_xy, self._config.sparse.max_units)
-        return {"path": path, "refit": refit(r_xx, r_xy, path)[0], "forward": forward_weights(r_xx, r_xy, order)}
+        found: dict[str, Float64] = {}
+        if "path" in kinds:
+            found["path"] = lasso_path(r_xx, r_xy, self.alphas).weights
+        if "refit" in kinds:
+            found["refit"] = refit(r_xx, r_xy, found["path"])[0]
+        if "forward" in kinds:
+            order, _ = forward_selection(r_xx, r_xy, self._config.sparse.max_units)
+            found["forward"] = forward_weights(r_xx, r_xy, order)
+        if "dense" in kinds:
+            found["dense"] = dense_fit(r_xx, r_xy)[0][None]
+        return found
+
+    def _code_of_draw(self, k: int) -> Float64:
+        """(n_targets,) held-out code sizes, as :func:`code_sizes`, with the predictors in the basis of a draw."""
+        halves = [self._null.draw(k, half).swapped() for half in (0, 1)]
+        n_x, n_targets = halves[0].corr_xy.shape
+        sizes = []
+        for first, last in self._ranges(n_x, n_targets, 0.0, self._config):
+            some = slice(first, last)
+            fitted = [self._fitted(half, some, REFERENCE) for half in halves]
+            scores = [_losses(half, some, fitted[1 - j]) for j, half in enumerate(halves)]
+            sizes.append(code_sizes({kind: (scores[0][kind] + scores[1][kind]) / 2 for kind in REFERENCE})[0])
+        return np.concatenate(sizes)
 
     def _whole(self, parts: Parts) -> dict[str, Tree]:
-        """What :meth:`_scored` left, of all targets: by kind, means over the targets in the place of sums."""
+        """What :meth:`_scored` left, of all targets, by kind."""
         found: dict[str, Tree] = {}
         for name in ("held_out", "dense"):
             pieces = parts.of(self.name, name)
             for kind in pieces[0]:
                 of_kind = [piece[kind] for piece in pieces]
-                unit = joined_columns(of_kind, "unit")
-                sums = {key: sum(piece[key] for piece in of_kind) / unit.shape[1] for key in ("total", "without")}
-                found[kind] = {"unit": unit, "half": of_kind[0]["half"], **sums}
+                found[kind] = {key: joined_columns(of_kind, key) for key in ("unit", "without")}
         return found
 
     def _held_out(self, parts: Parts) -> Tree:
-        """Errors are over blocks of the scored groups, the mapping as it was fitted."""
+        """Errors are over blocks of groups, which are left out of fit and score."""
         whole = self._whole(parts)
         tree: Tree = {}
         for kind, name in (("path", "held_out"), ("refit", "held_out_refit"), ("forward", "held_out_forward")):
-            tree[f"{name}_loss"] = whole[kind]["total"].mean(axis=0)
-            tree[f"{name}_error"] = jackknife_error(_both_ways(whole[kind]))
+            tree[f"{name}_loss"] = whole[kind]["unit"].mean(axis=1)
+            tree[f"{name}_error"] = jackknife_error(whole[kind]["without"].mean(axis=2))
         dense = whole["dense"]
-        tree["held_out_dense"] = jackknife(float(dense["total"].mean()), _both_ways(dense)[:, 0]).as_dict()
-        best = np.minimum(whole["path"]["unit"], whole["refit"]["unit"]).min(axis=0)
-        best = np.minimum(np.minimum(dense["unit"][0], best), whole["forward"]["unit"].min(axis=0))
-        tree["held_out_best_unit_loss"] = best
-        tree["held_out_units_for_90"] = units_for_most(whole["forward"]["unit"].T, best)
-        tree["held_out_code"] = _shares(tree["held_out_units_for_90"])
+        tree["held_out_dense"] = jackknife(dense["unit"].mean(), dense["without"].mean(axis=(1, 2))).as_dict()
+        sizes, best = code_sizes({kind: whole[kind]["unit"] for kind in REFERENCE})
+        tree["held_out_best_unit_loss"], tree["held_out_units_for_90"] = best, sizes
+        without = [
+            _shares(code_sizes({kind: whole[kind]["without"][b] for kind in REFERENCE})[0])
+            for b in range(len(dense["without"]))
+        ]
+        drawn = [shares for part in parts.of(self.name, "code_null") for _, shares in sorted(part.items())]
+        tree["held_out_code"] = {
+            name: jackknife(share, [shares[name] for shares in without], smooth=False)
+            .with_draws([shares[name] for shares in drawn])
+            .as_dict()
+            for name, share in _shares(sizes).items()
+        }
         return tree
 
     def chosen(self, parts: Parts) -> int:
         """The largest penalty whose held-out loss is within an error of the smallest (Breiman et al. 1984)."""
         path = self._whole(parts)["path"]
-        loss, error = path["total"].mean(axis=0), jackknife_error(_both_ways(path))
+        loss, error = path["unit"].mean(axis=1), jackknife_error(path["without"].mean(axis=2))
         best = int(np.argmin(loss))
         return int(np.argmax(loss <= loss[best] + error[best]))
 
-    def _null(self) -> tuple[float, float]:
-        """Loss of the best of the predictors' directions when these are drawn at random."""
-        pooled = self._pooled.swapped()
-        n = len(pooled.cov_yy)
 
-        def rotated(generator: np.random.Generator) -> float:
-            return _one_unit(pooled.rotated(random_rotation(n, generator)).swapped())
+def _losses(score: PairMoments, some: slice, weights: Mapping[str, Float64]) -> dict[str, Float64]:
+    """Losses (n, n_targets) on a pair of the fitted weights of every kind, for some targets."""
+    r_xx, r_xy = score.corr_xx, score.corr_xy[:, some]
+    return {
+        kind: (prediction_loss if kind == "dense" else sparse_loss)(r_xx, r_xy, of_kind)
+        for kind, of_kind in weights.items()
+    }
 
-        return null_level(rotated, self._config.rotations, self._config.seed)
 
+def code_sizes(losses: Mapping[str, Float64]) -> tuple[Float64, Float64]:
+    """Units of forward selection for 90 % of the best R² of all mappings, and the best losses, (n_targets,) each.
 
-def _both_ways(scored: Tree) -> Float64:
-    """(n_blocks, n) means of both ways, without each block of the half that it belongs to."""
-    return (scored["without"] + scored["total"][1 - scored["half"]]) / 2
+    ``losses`` (n, n_targets) of ``forward``, by number of units, and of the other mappings; sizes as in
+    :func:`units_for_most`.
+    """
+    best = np.min([of_kind.min(axis=0) for of_kind in losses.values()], axis=0)
+    return units_for_most(losses["forward"].T, best), best
 
 
 def units_for_most(forward: Float64, reference: Float64) -> Float64:

@@ -84,10 +84,14 @@ TABLES = (
                 never_chosen="units of y that are the best partner of no unit of x",
             ),
             *floats(
-                significant_xy="share of the units of x with q <= 0.05 for their best partner",
-                significant_yx="share of the units of y with q <= 0.05 for their best partner",
+                significant_xy="share of the units of x with q <= 0.05 for their best partner; NaN without a null",
+                significant_yx="share of the units of y with q <= 0.05 for their best partner; NaN without a null",
                 same_halves="share of the units of x with the same best partner by r on both halves of the images; "
                 "NaN without mutual information",
+            ),
+            *text(
+                null_reason_xy="why there are no p-values of x's units (y in another basis); empty where there are",
+                null_reason_yx="why there are no p-values of y's units (x in another basis); empty where there are",
             ),
             *floats(
                 "standard deviations",
@@ -202,6 +206,10 @@ MATRICES = (
         "correlation", "correlation over all images; 0 for inactive units", ("units", "units"), empty=0.0
     ),
     MatrixSchema("measures_without", "value without an image group (or block of groups)", ("measures", "replicate")),
+    MatrixSchema(
+        "measures_draws", "value in a draw of the null; a draw has the same basis of a net in every pair",
+        ("measures", "draw"),
+    ),
     MatrixSchema(
         "sparse_losses", "loss of a target along the LASSO path", ("sparse_targets", "penalty"), unit="(1 - R²) / 2"
     ),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from convergence.alignment.matching import aligned_order, cycle_order, matching, overlap, semi_matching
 from convergence.alignment.soft_matching import SoftMatching, partial_soft_matching
 from convergence.analysis import cost
+from convergence.analysis.nulls import PairNull
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import (
     Float64,
@@ -22,8 +25,7 @@ from convergence.analysis.steps import (
     to_units,
 )
 from convergence.config.stages import AnalysisConfig
-from convergence.inference import false_discovery_rates, generator_of, unit_p_values
-from convergence.linalg import random_rotation
+from convergence.inference import LEAST_DRAWS, false_discovery_rates, unit_p_values
 from convergence.similarity.pair import PairMoments
 
 MASSES = np.arange(1, 11) / 10
@@ -36,14 +38,14 @@ WEAK = 0.5
 class OneToOne:
     """Partners chosen on all images; errors are those of the correlation with the partner so chosen.
 
-    Steps: the partners (``found``), partial matching (``partial``, a range of masses each), replicates, rotated bases
-    for the p-values (``null``), and partners of one half of the images on the other (``held_out``).
+    Steps: the partners (``found``), partial matching (``partial``, a range of masses each), replicates, draws of the
+    null for the p-values (``null``), and partners of one half of the images on the other (``held_out``).
     """
 
     name = "alignment"
 
-    def __init__(self, pair: PairSums, config: AnalysisConfig) -> None:
-        self._pair, self._config = pair, config
+    def __init__(self, pair: PairSums, config: AnalysisConfig, nulls: Mapping[str, PairNull]) -> None:
+        self._pair, self._config, self._nulls = pair, config, nulls
 
     @classmethod
     def steps(cls, shape: PairShape, config: AnalysisConfig) -> list[Step]:
@@ -53,12 +55,12 @@ class OneToOne:
         found = [Step(cls.name, "found", seconds=3 * once), Step(cls.name, "held_out", seconds=3 * once)]
         for name, count, each, after in (
             ("partial", len(MASSES), cost.PARTIAL * n**3, ()),
-            ("null", config.rotations, rotated, ()),
+            ("null", max(shape.null_draws), rotated, ()),
             ("numbers", shape.n_groups + 1, once, (f"{cls.name}/found", f"{cls.name}/partial")),
         ):
             found += [
                 Step(cls.name, name, first, last, after=after, seconds=each * (last - first))
-                for first, last in ranges(count, each, cost.GOAL)
+                for first, last in (ranges(count, each, cost.GOAL) if count else ())
             ]
         return found
 
@@ -71,10 +73,12 @@ class OneToOne:
         if step.name == "partial":
             return {str(k): _nonzero(partial_soft_matching(self._r, MASSES[k])) for k in range(step.first, step.last)}
         if step.name == "null":
-            draws, seed = range(step.first, step.last), self._config.seed
             return {
-                direction: np.stack([_best_rotated(moments, generator_of(seed, k)) for k in draws])
-                for direction, moments in (("xy", self._pair.pooled), ("yx", self._pair.pooled.swapped()))
+                direction: np.reshape(
+                    [null.draw(k).corr_xy.max(axis=1) for k in range(step.first, min(step.last, null.n_draws))],
+                    (-1, len(self._pair.units_x if direction == "xy" else self._pair.units_y)),
+                )
+                for direction, null in self._nulls.items()
             }
         partners = parts.one(self.name, "found")
         partial = [plan for part in parts.of(self.name, "partial") for _, plan in _in_order(part)]
@@ -165,9 +169,10 @@ class OneToOne:
             "cycle_x": pair.units_x[partners["cycle_x"]],
             "cycle_y": pair.units_y[partners["cycle_y"]],
         }
-        null = parts.of(self.name, "null")
-        for direction in ("xy", "yx"):
-            tree |= _significance(direction, np.concatenate([part[direction] for part in null]), found)
+        for direction, null in self._nulls.items():
+            values = found.values[f"semi_{direction}"]
+            drawn = [part[direction] for part in parts.of(self.name, "null")] or [np.zeros((0, len(values)))]
+            tree |= _significance(direction, np.concatenate(drawn), values, null.reason)
         return tree
 
     def _held_out(self) -> tuple[Float64, Float64, Float64]:
@@ -186,25 +191,27 @@ class OneToOne:
         return semi_xy, semi_yx, matched
 
 
-def _significance(direction: str, null: Float64, found: Replicated) -> Tree:
-    """Per unit, whether its best partner is better than the best direction of a rotated basis.
+def _significance(direction: str, null: Float64, values: Float64, reason: str) -> Tree:
+    """Per unit, whether its best partner is better than the best unit of a net in another basis.
 
-    ``null`` (n_draws, n_units): correlations with that direction.
+    ``null`` (n_draws, n_units): correlations with that unit. With too few draws everything is NaN, with a reason.
     """
-    key = f"semi_{direction}"
-    p = unit_p_values(found.values[key], found.error(key), null)
-    q = false_discovery_rates(p)
+    key, n_units = f"semi_{direction}", len(values)
+    if not reason and len(null) < LEAST_DRAWS:
+        reason = f"{len(null)} draws of the null; p-values need at least {LEAST_DRAWS}"
+    if reason:
+        p = q = np.full(n_units, np.nan)
+    else:
+        p = unit_p_values(values, null)
+        q = false_discovery_rates(p)
     return {
-        f"{key}_null": null.mean(axis=0),
-        f"{key}_null_sd": null.std(axis=0, ddof=1),
+        f"{key}_null": null.mean(axis=0) if len(null) else np.full(n_units, np.nan),
+        f"{key}_null_sd": null.std(axis=0, ddof=1) if len(null) > 1 else np.full(n_units, np.nan),
         f"{key}_p": p,
         f"{key}_q": q,
-        f"significant_{direction}": float(np.mean(q <= SIGNIFICANT)),
+        f"significant_{direction}": float("nan") if reason else float(np.mean(q <= SIGNIFICANT)),
+        f"null_reason_{direction}": reason,
     }
-
-
-def _best_rotated(moments: PairMoments, generator: np.random.Generator) -> Float64:
-    return np.asarray(moments.rotated(random_rotation(len(moments.cov_yy), generator)).corr_xy.max(axis=1))
 
 
 def _nonzero(found: SoftMatching) -> Tree:

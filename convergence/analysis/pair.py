@@ -15,6 +15,7 @@ from convergence.analysis.layout import DIRECTIONS
 from convergence.analysis.many_to_many import ManyToMany
 from convergence.analysis.measures import Measures
 from convergence.analysis.mutual_information import information
+from convergence.analysis.nulls import SUMS, n_draws, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Method, PairShape, Parts, Step, Tree, computed
@@ -24,11 +25,15 @@ from convergence.statistics.file import ComparisonSums
 OTHERS = "others"
 
 
-def shape_of(sums: ComparisonSums, live: ActiveUnits, x: str, y: str) -> PairShape:
+def shape_of(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> PairShape:
     """Input for planning the steps of a pair; reads no matrix."""
     n_x, n_y = (int(live.alive[sums.units(net)].sum()) for net in (x, y))
     has_information, has_histograms = sums.mutual_information is not None, sums.histograms is not None
-    return PairShape(n_x, n_y, len(sums.group_count), whole(sums), has_information, has_histograms)
+    return PairShape(
+        n_x, n_y, len(sums.group_count), whole(sums), has_information, has_histograms,
+        null_draws=(n_draws(sums, y, config), n_draws(sums, x, config)),
+        rotates_sums=SUMS in (sums.null_kind[sums.nets.index(net)] for net in (x, y)),
+    )  # fmt: skip
 
 
 def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
@@ -57,11 +62,12 @@ class PairAnalysis:
     def __init__(self, sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
         self._sums, self._live, self._x, self._y = sums, live, x, y
         self._pair, self._seed = PairSums.of(sums, live, x, y), config.seed
-        self.steps = pair_steps(shape_of(sums, live, x, y), config)
-        sparse = [FewToOne(self._pair, config, direction) for direction in DIRECTIONS]
+        self.steps = pair_steps(shape_of(sums, live, x, y, config), config)
+        nulls = pair_nulls(sums, live, self._pair, x, y, config)
+        sparse = [FewToOne(self._pair, config, direction, nulls) for direction in DIRECTIONS]
         made: list[Method] = [
-            Measures(self._pair, config),
-            OneToOne(self._pair, config),
+            Measures(self._pair, config, nulls),
+            OneToOne(self._pair, config, nulls),
             *sparse,
             ManyToMany(self._pair, config, sparse if config.sparse.enabled else []),
         ]
@@ -89,6 +95,7 @@ class PairAnalysis:
         measures = self._methods[Measures.name]
         assert isinstance(measures, Measures)
         tree["held_out"] = measures.held_out(parts)
+        tree["excess"] = measures.excess(parts)
         tree["unavailable"] = measures.missing(parts)
         tree["mean_activations"] = mean_activation_distance(self._sums, self._live, self._x, self._y, self._seed)
         for name in ("distributions", "information"):

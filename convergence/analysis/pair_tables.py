@@ -15,12 +15,12 @@ ESTIMATE = floats(
     low="lower end of the 95 % interval over images; NaN for shares of units",
     high="upper end of the 95 % interval over images; NaN for shares of units",
     bias="jackknife estimate of the bias for want of images; 0 where it is not estimated",
-    null="mean of the number over random rotations of y's basis, or over random deals of the units to two nets (family "
-    "activation); NaN where rotations change nothing",
-    null_sd="standard deviation of the number over random rotations of y's basis",
+    null="mean of the number over draws of the null: y has its span in another basis, or the units are dealt at random "
+    "to two nets (family activation); NaN where another basis changes nothing or there is no null",
+    null_sd="standard deviation of the number over draws of the null",
     shifted="the number where y sees the next image; NaN where it was not summed",
-    ceiling="the number for a net compared with itself; NaN where it is unknown",
-)
+    ceiling="best value of all nets with the same covariances within the layers; NaN where it is unknown",
+) + ints(null_draws="draws of the null; the draws are in the row of measures_draws")
 REPLICATES = ints(n_replicates="number of jackknife replicates in the row of the matrix of replicates")
 METHODS = "spectral, hierarchical, or sparse_weights (agglomerative clusters of the LASSO weights)"
 SUBSPACE_NUMBERS = {
@@ -88,9 +88,9 @@ PAIR_TABLES = (
                 correlation="correlation with the partner",
                 standard_error="standard error of the correlation over image groups",
                 held_out="correlation with the partner that the other half of the images gives, mean of both halves",
-                null="best correlation with a direction of a rotated basis, mean over rotations",
-                null_sd="its standard deviation over rotations",
-                p="probability that a rotated basis reaches the correlation",
+                null="best correlation with a unit of y in another basis (xy), mean over draws; NaN without a null",
+                null_sd="its standard deviation over draws",
+                p="probability that units in another basis reach the correlation; see inference/chance.py",
                 q="p adjusted for false discoveries (Benjamini and Hochberg)",
             ),
             *ints(absolute_partner="best partner by |r|"),
@@ -141,6 +141,10 @@ PAIR_TABLES = (
                 held_out_local="share of targets, held out, for which one unit reaches 90 % of the best R²",
                 held_out_few="share for which a few units do", held_out_distributed="share for which more are needed",
                 held_out_unexplained="share of targets of which less than 5 % of the variance is explained",
+                held_out_local_null="held_out_local with the predictors in another basis, mean over draws; NaN without "
+                "a null", held_out_few_null="the same of held_out_few",
+                held_out_distributed_null="the same of held_out_distributed",
+                held_out_unexplained_null="the same of held_out_unexplained",
             ),
         ),
     ),
@@ -156,8 +160,9 @@ PAIR_TABLES = (
                 n_nonzero="units with a weight", n_above_001="units with a weight above 0.01",
                 kkt_gap="largest violation of the optimality conditions over the targets",
                 held_out_loss="loss on the half of the image groups that was not fitted",
-                held_out_error="its standard error", held_out_refit_loss="the same of the refit",
-                held_out_refit_error="its standard error",
+                held_out_error="its standard error over blocks of groups, left out of fit and score",
+                held_out_refit_loss="loss of the refit on that half",
+                held_out_refit_error="its standard error over blocks of scored groups, the refit unchanged",
             ),
         ),
     ),
@@ -183,7 +188,7 @@ PAIR_TABLES = (
             *floats(dense_loss="loss (1 - R²) / 2 of predicting it from all units"),
             *ints(units_for_90="units that reach 90 % of the R² of all units; -1 if none of the steps does, 0 where "
                    "all explain less than 5 %"),
-            *floats(held_out_best_loss="smallest held-out loss of all fits"),
+            *floats(held_out_best_loss="smallest held-out loss of the path, forward selection and all units"),
             *ints(held_out_units_for_90="as units_for_90, held out, beside the best R²"),
         ),
     ),

@@ -117,7 +117,7 @@ def plan(comparisons: Iterable[tuple[ComparisonSums, ActiveUnits]], config: Anal
     for sums, live in comparisons:
         pairs: list[int] = []
         for x, y in itertools.combinations(sums.nets, 2):
-            shape = shape_of(sums, live, x, y)
+            shape = shape_of(sums, live, x, y, config)
             tasks += _tasks(Subject(sums.name, x, y), pair_steps(shape, config), (), len(tasks))
             pairs.append(len(tasks) - 1)
             memory = max(memory, pair_memory(shape, config))

@@ -27,7 +27,8 @@ class PairShape:
     """Input of the planning: active units of both nets, image groups, and contents of the file.
 
     ``whole``: the comparison joins one layer of every net; ``information`` and ``histograms``: it holds mutual
-    information, and histograms of its units.
+    information, and histograms of its units; ``null_draws``: draws of the null with y, and with x in another basis;
+    ``rotates_sums``: some of them rotate the sums, and more can be drawn.
     """
 
     n_x: int
@@ -36,6 +37,8 @@ class PairShape:
     whole: bool
     information: bool
     histograms: bool = True
+    null_draws: tuple[int, int] = (0, 0)
+    rotates_sums: bool = False
 
     @property
     def n(self) -> int:

@@ -6,6 +6,7 @@ chance.py     chance levels from random draws, p-values of units, false discover
 """
 
 from convergence.inference.chance import (
+    LEAST_DRAWS,
     false_discovery_rates,
     generator_of,
     null_draws,
@@ -24,6 +25,7 @@ from convergence.inference.populations import (
 )
 
 __all__ = [
+    "LEAST_DRAWS",
     "LEAST_NETS",
     "Estimate",
     "NetsInterval",

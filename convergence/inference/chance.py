@@ -10,6 +10,12 @@ import numpy.typing as npt
 from scipy import stats
 
 Float64 = npt.NDArray[np.float64]
+LEAST_DRAWS = 3
+"""Draws of a null from which a spread without one of them can be computed."""
+PRIOR = 4.0
+"""Degrees of freedom of the spread of all units in that of one unit."""
+TIE = 1e-9
+"""Differences of values, and of scores, that are rounding."""
 
 
 def generator_of(seed: int, k: int) -> np.random.Generator:
@@ -28,32 +34,57 @@ def null_level(draw: Callable[[np.random.Generator], float], n_draws: int, seed:
     return float(values.mean()), float(values.std(ddof=1))
 
 
-def unit_p_values(values: Float64, errors: Float64, null: Float64) -> Float64:
+def unit_p_values(values: Float64, null: Float64) -> Float64:
     """P-values (n_units,) of the values of units under a null; at least 1 / (1 + n_draws · n_units).
 
     Parameters
     ----------
-    values, errors : (n_units,)
-        Values of the units and their standard errors.
+    values : (n_units,)
+        Values of the units.
     null : (n_draws, n_units)
-        Values of the units under the null.
+        Values of the same units under the null, on the same images; at least :data:`LEAST_DRAWS` draws.
 
     Notes
     -----
-    A few draws do not determine the tail of one unit, so the units share one null distribution. Each value is
-    standardised by the mean and spread of its unit under the null, with its own standard error included, and compared
-    with the standardised draws of all units. Each draw is standardised by the mean and spread of the *other* draws of
-    its unit.
+    A few draws do not determine the tail of one unit, so the units share one null distribution of scores. With m and v
+    the mean and variance of the D draws of a unit, v̄ the mean of v over the units, and d = 4:
+
+    * variance of the unit, shrunk towards that of all units: s² = (d v̄ + (D − 1) v) / (d + D − 1);
+    * score of the value: (value − m) / (s √(1 + 1/D)), since m is itself a mean of D draws;
+    * score of a draw: the same with m, v and D − 1 of the *other* draws of its unit, so that a draw is as far from its
+      reference as a value under the null is;
+    * p = (1 + scores of draws that reach the score of the value) / (1 + D n_units).
+
+    Equal scores count as reached. Without spread a value above the mean has the score ∞, an equal value 0. The standard
+    error over images does not enter: the draws see the same images as the value.
+
+    Raises
+    ------
+    ValueError
+        for fewer draws.
     """
     n_draws = len(null)
-    mean, spread = null.mean(axis=0), null.std(axis=0, ddof=1)
-    scores = (values - mean) / np.hypot(spread, errors).clip(np.finfo(float).tiny)
+    if n_draws < LEAST_DRAWS:
+        raise ValueError(f"{n_draws} draws; p-values need at least {LEAST_DRAWS} draws of the null")
+    pooled = float(null.var(axis=0, ddof=1).mean())
+    scores = _scores(values, null.mean(axis=0), null.var(axis=0, ddof=1), pooled, n_draws)
     others_mean = (null.sum(axis=0) - null) / (n_draws - 1)
-    others_square = ((null**2).sum(axis=0) - null**2) / (n_draws - 1)
-    others = np.sqrt(np.maximum(others_square - others_mean**2, 0.0) * (n_draws - 1) / max(n_draws - 2, 1))
-    draws = np.sort(((null - others_mean) / others.clip(np.finfo(float).tiny)).ravel())
-    at_least = len(draws) - np.searchsorted(draws, scores, side="left")
+    centred = null - null.mean(axis=0)  # variances of the others by the update formula, without cancellation
+    others_square = (centred**2).sum(axis=0) - centred**2 * n_draws / (n_draws - 1)
+    others_variance = np.maximum(others_square, 0.0) / (n_draws - 2)
+    draws = np.sort(_scores(null, others_mean, others_variance, pooled, n_draws - 1).ravel())
+    at_least = len(draws) - np.searchsorted(draws, scores - TIE, side="left")
     return np.asarray((1.0 + at_least) / (1.0 + len(draws)))
+
+
+def _scores(values: Float64, mean: Float64, variance: Float64, pooled: float, n_draws: int) -> Float64:
+    """Distances of values from means of ``n_draws`` draws, in shrunk standard deviations."""
+    shrunk = (PRIOR * pooled + (n_draws - 1) * variance) / (PRIOR + n_draws - 1)
+    apart = values - mean
+    apart = np.where(np.abs(apart) <= TIE, 0.0, apart)
+    spread = np.sqrt(shrunk * (1.0 + 1.0 / n_draws))
+    far = np.where(apart == 0.0, 0.0, np.copysign(np.inf, apart))
+    return np.asarray(np.divide(apart, spread, out=far, where=spread > TIE))
 
 
 def false_discovery_rates(p_values: Float64) -> Float64:

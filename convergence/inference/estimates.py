@@ -35,11 +35,12 @@ class Estimate:
     low, high : 95 % interval for the value over all images of the same kind: Student's t with (groups − 1) degrees of
         freedom; the union of the intervals about the value and about value − bias, and everything between
     bias : jackknife estimate of the bias from the finite number of images
-    null, null_sd : mean and standard deviation of the number under random rotations of the basis of y; NaN for numbers
-        that are invariant to rotations
+    null, null_sd : mean and standard deviation of the number over draws of the null, for example over nets with the
+        span of y in another basis; NaN without a null
     shifted : the number if the second net sees the next image; NaN if that was not summed
-    ceiling : the number for a net and itself, aligned and scored on the same images as the value; NaN if unknown
+    ceiling : the best value that nets with the same covariances within the layers can have; NaN if unknown
     without : (n_groups,) the value without each image group, for errors of means of estimates
+    draws : (n_draws,) the number in each draw of the null; draw k is the same in every pair, for the spread of means
     """
 
     value: float
@@ -52,6 +53,7 @@ class Estimate:
     shifted: float = NONE
     ceiling: float = NONE
     without: Float64 = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    draws: Float64 = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all attributes by name; ``Estimate(**values)`` restores the estimate."""
@@ -60,6 +62,26 @@ class Estimate:
     def against(self, null: tuple[float, float]) -> Estimate:
         """Return the estimate with a chance level, given as (mean, standard deviation)."""
         return replace(self, null=null[0], null_sd=null[1])
+
+    def with_draws(self, draws: npt.ArrayLike) -> Estimate:
+        """Return the estimate with the draws of a null, and their mean and standard deviation; NaN for none."""
+        values = np.asarray(draws, dtype=np.float64)
+        mean = float(values.mean()) if len(values) else NONE
+        spread = float(values.std(ddof=1)) if len(values) > 1 else NONE
+        return replace(self, null=mean, null_sd=spread, draws=values)
+
+    def above(self, draws: npt.ArrayLike) -> Estimate:
+        """Return the number minus its mean under a null; the error includes that of the mean of the draws.
+
+        The null of the difference is that of the number, moved to the mean 0. The bias is not estimated, because the
+        null has a similar bias.
+        """
+        values = np.asarray(draws, dtype=np.float64)
+        level, monte_carlo = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+        error = float(np.hypot(self.standard_error, monte_carlo))
+        far, value = reach(len(self.without)) * error, self.value - level
+        over = Estimate(value, error, value - far, value + far, without=self.without - level)
+        return over.with_draws(values - level)
 
     def within(self, bounds: tuple[float, float]) -> Estimate:
         """Return the estimate with its interval clipped to the possible range of the number.

@@ -95,10 +95,12 @@ class ComparisonSource:
     def all_estimates(self, table: str) -> list[Estimate]:
         """The estimates in the rows of a table, with their replicates."""
         rows, without = self.table(table), self.matrix(f"{table}_without")
+        draws = self.matrix("measures_draws") if table == "measures" else np.zeros((len(without), 0))
         levels = zip(*(rows[name].tolist() for name in LEVELS), strict=True)
+        counts = zip(rows["n_replicates"].tolist(), rows["null_draws"].tolist(), strict=True)
         return [
-            Estimate(**dict(zip(LEVELS, numbers, strict=True)), without=without[k, :n])
-            for k, (numbers, n) in enumerate(zip(levels, rows["n_replicates"].tolist(), strict=True))
+            Estimate(**dict(zip(LEVELS, numbers, strict=True)), without=without[k, :n], draws=draws[k, :n_draws])
+            for k, (numbers, (n, n_draws)) in enumerate(zip(levels, counts, strict=True))
         ]
 
     def _check(self, digest: str) -> None:

@@ -1,7 +1,7 @@
 """Similarity measures of two layers: one function of the pair's moments each, registered below.
 
 A measure maps a :class:`~convergence.similarity.pair.PairMoments` to a number. The analysis adds the jackknife
-interval, the chance levels from random rotations and from the next image, and the ceiling. For a measure that fits an
+interval, the chance levels from other bases and from the next image, and the ceiling. For a measure that fits an
 alignment, the analysis also scores the alignment on held-out images.
 
 pair.py            the moments of two layers
@@ -23,7 +23,8 @@ MEASURES = Registry(
         "semi_matching": "convergence.similarity.correlation:mean_semi_matching",
         "matching": "convergence.similarity.correlation:mean_matching",
         "soft_matching": "convergence.similarity.correlation:mean_soft_matching",
-        "excess_correlation": "convergence.similarity.correlation:excess_correlation",
+        "absolute_semi_matching": "convergence.similarity.correlation:mean_absolute_semi_matching",
+        "absolute_matching": "convergence.similarity.correlation:mean_absolute_matching",
         "linear_cka": "convergence.similarity.cka:linear_cka",
         "linear_cka_raw": "convergence.similarity.cka:linear_cka_raw",
         "debiased_cka": "convergence.similarity.cka:debiased_cka",

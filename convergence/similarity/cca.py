@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convergence.linalg import Matrix
-from convergence.similarity.measure import aligned_measure
+from convergence.similarity.measure import aligned_measure, one
 from convergence.similarity.pair import PairMoments
 
 KEPT_VARIANCE = 0.99
@@ -56,6 +56,7 @@ def canonical_correlations(found: CanonicalDirections, pair: PairMoments) -> Mat
     symmetric=True,
     bounds=(0.0, 1.0),
     rotation_invariant=True,
+    bound=one,
 )
 def mean_cca(found: CanonicalDirections, pair: PairMoments) -> float:
     """Mean canonical correlation; all directions have the same weight, whatever their variance."""
@@ -69,6 +70,7 @@ def mean_cca(found: CanonicalDirections, pair: PairMoments) -> float:
     symmetric=True,
     bounds=(0.0, 1.0),
     rotation_invariant=True,
+    bound=one,
 )
 def svcca(found: CanonicalDirections, pair: PairMoments) -> float:
     """Mean canonical correlation of the principal directions that hold 99 % of each layer's variance."""
@@ -83,6 +85,7 @@ def svcca(found: CanonicalDirections, pair: PairMoments) -> float:
     bounds=(0.0, 1.0),
     rotation_invariant=False,
     rotation_null=False,
+    bound=one,
 )
 def pwcca(found: CanonicalDirections, pair: PairMoments) -> float:
     """Mean of the canonical correlations, weighted by the importance of each canonical variable for the units of x.

@@ -10,12 +10,26 @@ from convergence.similarity.measure import measure
 from convergence.similarity.pair import PairMoments
 
 
+def cka_bound(a: Matrix, b: Matrix) -> float:
+    """Σ a_k b_k / (‖a‖ ‖b‖) of the falling eigenvalues of S_xx and S_yy: 1 for equal spectra.
+
+    S_xy = √S_xx C √S_yy with ‖C‖ <= 1, so ‖S_xy‖_F² is at most Σ a_k b_k (von Neumann's trace inequality).
+    """
+    rank = min(len(a), len(b))
+    return float(a[:rank] @ b[:rank] / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _spectrum(covariance: Matrix) -> Matrix:
+    return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0.0)
+
+
 @measure(
     title="Linear CKA",
     source="Kornblith et al. 2019 (arXiv 1905.00414), equation 4 with linear kernels, of standardised units",
     symmetric=True,
     bounds=(0.0, 1.0),
     rotation_invariant=True,
+    bound=lambda pair: cka_bound(pair.directions_x[0], pair.directions_y[0]),
 )
 def linear_cka(pair: PairMoments) -> float:
     """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the standardised units, so all units have the same weight."""
@@ -29,6 +43,7 @@ def linear_cka(pair: PairMoments) -> float:
     bounds=(0.0, 1.0),
     rotation_invariant=True,
     scale_invariant=False,
+    bound=lambda pair: cka_bound(_spectrum(pair.cov_xx), _spectrum(pair.cov_yy)),
 )
 def linear_cka_raw(pair: PairMoments) -> float:
     """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F) of the raw units, dominated by units with large variance."""

@@ -1,20 +1,17 @@
-"""Mean correlation of aligned units: semi-matching, matching, soft matching, and excess over a rotated basis."""
+"""Mean correlation of aligned units: semi-matching and matching by r and by |r|, and soft matching."""
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convergence.alignment.matching import Matching, matching, semi_matching
 from convergence.alignment.soft_matching import soft_matching
-from convergence.linalg import Matrix, random_rotation
-from convergence.similarity.measure import aligned_measure, measure
+from convergence.linalg import Matrix
+from convergence.similarity.measure import aligned_measure, one, one_for_equal_widths
 from convergence.similarity.pair import PairMoments
 
-N_ROTATIONS = 3
-CACHED_UNITS = 1024
+Indices = NDArray[np.intp]
 
 
 @aligned_measure(
@@ -24,8 +21,9 @@ CACHED_UNITS = 1024
     symmetric=False,
     bounds=(-1.0, 1.0),
     rotation_invariant=False,
+    bound=one,
 )
-def mean_semi_matching(partner: NDArray[np.intp], pair: PairMoments) -> float:
+def mean_semi_matching(partner: Indices, pair: PairMoments) -> float:
     """Mean over the units of x of the largest signed correlation with a unit of y."""
     return float(pair.corr_xy[np.arange(len(partner)), partner].mean())
 
@@ -37,6 +35,7 @@ def mean_semi_matching(partner: NDArray[np.intp], pair: PairMoments) -> float:
     symmetric=True,
     bounds=(-1.0, 1.0),
     rotation_invariant=False,
+    bound=one,
 )
 def mean_matching(matched: Matching, pair: PairMoments) -> float:
     """Mean correlation of the best one-to-one assignment, over min(n_x, n_y) pairs."""
@@ -50,34 +49,56 @@ def mean_matching(matched: Matching, pair: PairMoments) -> float:
     symmetric=True,
     bounds=(-1.0, 1.0),
     rotation_invariant=False,
+    bound=one_for_equal_widths,
 )
 def mean_soft_matching(plan: Matrix, pair: PairMoments) -> float:
     """Mean correlation if every unit of both layers is matched; equals matching for layers of equal width."""
     return float(np.sum(plan * pair.corr_xy))
 
 
-@measure(
-    title="Excess correlation",
-    source="Gurnee et al. 2024 (arXiv 2401.12181): mean over i of max_j r_ij minus its value in a rotated basis",
+def _signed(pair: PairMoments, rows: Indices, columns: Indices) -> tuple[Indices, Indices, Matrix]:
+    """Pairs of units, with the signs that make their correlations positive."""
+    return rows, columns, np.where(pair.corr_xy[rows, columns] < 0, -1.0, 1.0)
+
+
+def _absolute_semi_matching(pair: PairMoments) -> tuple[Indices, Indices, Matrix]:
+    partner = semi_matching(np.abs(pair.corr_xy))
+    return _signed(pair, np.arange(len(partner)), partner)
+
+
+def _absolute_matching(pair: PairMoments) -> tuple[Indices, Indices, Matrix]:
+    matched = matching(np.abs(pair.corr_xy))
+    return _signed(pair, matched.rows, matched.columns)
+
+
+@aligned_measure(
+    fit=_absolute_semi_matching,
+    title="Semi-matching by |r|",
+    source="Li et al. 2016, section 3, with unit signs: mean over i of max_j |r_ij|",
     symmetric=False,
-    bounds=(-2.0, 2.0),
+    bounds=(-1.0, 1.0),
     rotation_invariant=False,
-    of_itself=None,
+    bound=one,
 )
-def excess_correlation(pair: PairMoments) -> float:
-    """Semi-matching correlation minus its mean under three random rotations of y.
+def mean_absolute_semi_matching(pairs: tuple[Indices, Indices, Matrix], pair: PairMoments) -> float:
+    """Mean over the units of x of the largest |r| with a unit of y; other images keep the partner and the sign.
 
-    It is 0 if units are like random directions. The rotations are the same for all layers of the same width.
+    Units of a layer without rectification, such as a residual stream, have no preferred sign.
     """
-    rotated = [pair.rotated(_rotation(len(pair.cov_yy), k)).corr_xy.max(axis=1).mean() for k in range(N_ROTATIONS)]
-    return float(pair.corr_xy.max(axis=1).mean() - np.mean(rotated))
+    rows, columns, signs = pairs
+    return float((signs * pair.corr_xy[rows, columns]).mean())
 
 
-def _rotation(n: int, k: int) -> Matrix:
-    """Return the k-th rotation of n units; rotations of up to ``CACHED_UNITS`` units are cached."""
-    return _cached_rotation(n, k) if n <= CACHED_UNITS else random_rotation(n, np.random.default_rng([n, k]))
-
-
-@functools.lru_cache(maxsize=4 * N_ROTATIONS)
-def _cached_rotation(n: int, k: int) -> Matrix:
-    return random_rotation(n, np.random.default_rng([n, k]))
+@aligned_measure(
+    fit=_absolute_matching,
+    title="Matching by |r|",
+    source="Li et al. 2016, section 3, with unit signs: max over permutations p of the mean of |r_i,p(i)|",
+    symmetric=True,
+    bounds=(-1.0, 1.0),
+    rotation_invariant=False,
+    bound=one,
+)
+def mean_absolute_matching(pairs: tuple[Indices, Indices, Matrix], pair: PairMoments) -> float:
+    """Mean |r| of the best one-to-one assignment by |r|; other images keep the partner and the sign."""
+    rows, columns, signs = pairs
+    return float((signs * pair.corr_xy[rows, columns]).mean())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from convergence.linalg import Matrix
-from convergence.similarity.measure import measure
+from convergence.similarity.measure import measure, one
 from convergence.similarity.pair import PairMoments
 
 NEIGHBOURS = 10
@@ -24,6 +24,7 @@ NEIGHBOURS = 10
     bounds=(-1.0, 1.0),
     rotation_invariant=True,
     needs="samples",
+    bound=one,
 )
 def representational_similarity(pair: PairMoments) -> float:
     """Spearman correlation of the similarities of all image pairs in x with those in y; 0 if all are equal."""
@@ -40,6 +41,7 @@ def representational_similarity(pair: PairMoments) -> float:
     bounds=(0.0, 1.0),
     rotation_invariant=True,
     needs="samples",
+    bound=one,
 )
 def mutual_nearest_neighbours(pair: PairMoments) -> float:
     """Mean over images of the shared fraction of their ten nearest images in both nets (fewer for few images)."""

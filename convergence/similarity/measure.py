@@ -29,12 +29,15 @@ class Measure:
     scale_invariant : invariant to a positive factor on any unit, because units are standardised
     distance : 0 means equal, and larger values mean less similar
     of_itself : value for a layer and itself; None if that depends on the layer
+    bound : maps a pair to the best value (the largest, or the smallest distance) of all pairs with the same covariances
+        within x and within y, for the ceiling; NaN where none is known, None if there is none for any pair
     fit, score : the measure is ``score(fit(pair), pair)``, where the alignment can be fitted on some images and scored
         on others; None for a measure without a fit
     smooth : small changes of the covariances change the value little; false for a share of units, which changes in
         steps
     needs : data that a pair must hold besides covariances
-    rotation_null : random rotations of the basis of y give a chance level; by default true unless rotation-invariant
+    rotation_null : nets with the same span in another basis give a chance level; by default true unless
+        rotation-invariant
     """
 
     function: Callable[[PairMoments], float]
@@ -46,6 +49,7 @@ class Measure:
     scale_invariant: bool = True
     distance: bool = False
     of_itself: float | None = 1.0
+    bound: Callable[[PairMoments], float] | None = None
     fit: Callable[[PairMoments], Any] | None = None
     score: Callable[[Any, PairMoments], float] | None = None
     smooth: bool = True
@@ -64,6 +68,10 @@ class Measure:
         low, high = self.bounds
         return min(max(float(self.function(pair)), low), high)  # rounding may exceed the bounds by an ulp
 
+    def ceiling(self, pair: PairMoments) -> float:
+        """Best value of all pairs with these covariances within the layers; NaN if it is unknown."""
+        return float("nan") if self.bound is None else float(self.bound(pair))
+
     def held_out(self, fitted: Any, pair: PairMoments) -> float:
         """Score an alignment that was fitted on other images; bad predictions may exceed the bounds."""
         assert self.score is not None
@@ -76,6 +84,16 @@ class Measure:
         if self.needs == "samples" and (pair.samples_x is None or pair.samples_y is None):
             return MISSING["samples"]
         return ""
+
+
+def one(pair: PairMoments) -> float:
+    """Bound of means of correlations."""
+    return 1.0
+
+
+def one_for_equal_widths(pair: PairMoments) -> float:
+    """Bound of measures that need a counterpart of every unit: 1 for equal widths, unknown for others."""
+    return 1.0 if len(pair.cov_xx) == len(pair.cov_yy) else float("nan")
 
 
 def measure(

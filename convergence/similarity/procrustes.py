@@ -15,6 +15,16 @@ def _best_rotation(pair: PairMoments) -> Matrix:
     return (left @ right).T
 
 
+def procrustes_bound(pair: PairMoments) -> float:
+    """Σ √(a_k b_k) / √(Σ a Σ b) of the falling eigenvalues a, b of S_xx and S_yy: 1 for equal spectra.
+
+    S_xy = √S_xx C √S_yy with ‖C‖ <= 1, so its nuclear norm is at most Σ √(a_k b_k) (von Neumann's trace inequality).
+    """
+    (a, _), (b, _) = pair.directions_x, pair.directions_y
+    rank = min(len(a), len(b))
+    return float(np.sqrt(a[:rank] * b[:rank]).sum() / np.sqrt(np.trace(pair.std_xx) * np.trace(pair.std_yy)))
+
+
 @aligned_measure(
     fit=_best_rotation,
     title="Procrustes correlation",
@@ -22,6 +32,7 @@ def _best_rotation(pair: PairMoments) -> Matrix:
     symmetric=True,
     bounds=(0.0, 1.0),
     rotation_invariant=True,
+    bound=procrustes_bound,
 )
 def procrustes_correlation(rotation: Matrix, pair: PairMoments) -> float:
     """||S_xy||_* / sqrt(tr S_xx tr S_yy) of standardised units: 1 if a rotation maps one layer onto the other.
@@ -41,6 +52,7 @@ def procrustes_correlation(rotation: Matrix, pair: PairMoments) -> float:
     rotation_invariant=True,
     distance=True,
     of_itself=0.0,
+    bound=lambda pair: float(np.arccos(min(procrustes_bound(pair), 1.0))),
 )
 def shape_distance(pair: PairMoments) -> float:
     """Arc cosine of the Procrustes correlation in radians: 0 for equal shapes; satisfies the triangle inequality."""

@@ -17,6 +17,15 @@ def _explained(weights: Matrix, pair: PairMoments) -> float:
     return float(explained / np.trace(pair.std_yy))
 
 
+def explained_bound(pair: PairMoments) -> float:
+    """Σ_{k <= rank x} b_k / Σ b of the falling eigenvalues b of S_yy: 1 if x has at least the rank of y.
+
+    Predictions have at most the rank of x, and no projection of that rank keeps more variance (Eckart and Young).
+    """
+    (a, _), (b, _) = pair.directions_x, pair.directions_y
+    return float(b[: len(a)].sum() / b.sum())
+
+
 @aligned_measure(
     fit=lambda pair: regression_weights(*pair.directions_x, pair.std_xy, 0.0),
     title="Mean R² of y from x",
@@ -24,6 +33,7 @@ def _explained(weights: Matrix, pair: PairMoments) -> float:
     symmetric=False,
     bounds=(0.0, 1.0),
     rotation_invariant=True,
+    bound=explained_bound,
 )
 def mean_r_squared(weights: Matrix, pair: PairMoments) -> float:
     """Mean R² of the units of y predicted from the units of x by least squares.
@@ -41,6 +51,7 @@ def mean_r_squared(weights: Matrix, pair: PairMoments) -> float:
     bounds=(0.0, 1.0),
     rotation_invariant=True,
     of_itself=None,
+    bound=explained_bound,
 )
 def mean_ridge_r_squared(weights: Matrix, pair: PairMoments) -> float:
     """Mean R² with a ridge penalty of 0.01 of a unit's variance, which shrinks directions of small variance."""

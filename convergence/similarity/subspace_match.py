@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convergence.linalg import Matrix, principal_directions
-from convergence.similarity.measure import measure
+from convergence.similarity.measure import measure, one_for_equal_widths
 from convergence.similarity.pair import PairMoments
 
 EPSILON = 0.5
@@ -19,6 +19,7 @@ EPSILON = 0.5
     bounds=(0.0, 1.0),
     rotation_invariant=False,
     smooth=False,
+    bound=one_for_equal_widths,
 )
 def subspace_match(pair: PairMoments) -> float:
     """Share of all units in the largest sets of x and y whose units are within epsilon of the span of the other set.

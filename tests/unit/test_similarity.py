@@ -166,6 +166,44 @@ def test_measures_do_not_depend_on_unit_order(measure: Measure) -> None:
     assert (shuffled > value + 0.1) if measure.distance else (shuffled < value - 0.1)
 
 
+@measures
+def test_no_pair_exceeds_the_ceiling(measure: Measure) -> None:
+    for pair in PAIRS:
+        for moments_of in (pair, pair.swapped()):
+            ceiling, value = measure.ceiling(moments_of), measure(moments_of)
+            if np.isfinite(ceiling):
+                assert (value >= ceiling - 1e-7) if measure.distance else (value <= ceiling + 1e-7)
+    if measure.bound is not None and measure.of_itself is not None:
+        alone = random_pair(3).of_x_alone()
+        assert measure.ceiling(alone) == pytest.approx(measure.of_itself, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["procrustes", "shape_distance", "linear_cka", "r_squared", "mean_cca"])
+def test_ceilings_of_unequal_widths_are_reached(measure: Measure) -> None:
+    """The pair whose principal directions, falling, are perfectly correlated."""
+    for x, y in ((9, 5), (4, 8)):
+        pair = random_pair(12, n_x=x, n_y=y)
+        (a, u), (b, v) = pair.directions_x, pair.directions_y
+        k = min(x, y)
+        between = (u[:, :k] * np.sqrt(a[:k] * b[:k])) @ v[:, :k].T
+        best = PairMoments(pair.n, pair.corr_xx, between, pair.corr_yy, True)
+        assert measure(best) == pytest.approx(measure.ceiling(pair), abs=1e-7)
+    assert np.isnan(MEASURES.load("soft_matching").ceiling(random_pair(1)))
+
+
+def test_matching_by_magnitude_finds_units_with_other_signs() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 8))
+    signs, order = rng.choice([-1.0, 1.0], 8), rng.permutation(8)
+    pair = moments(x, (x * signs)[:, order])
+    for name in ("absolute_matching", "absolute_semi_matching"):
+        assert MEASURES.load(name)(pair) == pytest.approx(1.0)
+    assert MEASURES.load("matching")(pair) < 0.9
+    fitted = MEASURES.load("absolute_matching").fit(pair)  # type: ignore[misc]
+    other = moments(x, -(x * signs)[:, order])
+    assert MEASURES.load("absolute_matching").held_out(fitted, other) == pytest.approx(-1.0), "signs are fitted, too"
+
+
 def test_measures_match_their_definition_on_samples() -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((400, 5)) @ rng.standard_normal((5, 5))

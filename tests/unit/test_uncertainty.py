@@ -110,13 +110,51 @@ def test_p_values_are_uniform_under_null_and_small_for_planted_pairs():
     scale, place = rng.uniform(0.5, 2, 60), rng.uniform(-1, 1, 60)
     null = place + scale * rng.gumbel(size=(20, 60))
     values = place + scale * rng.gumbel(size=60)
-    p = unit_p_values(values, np.zeros(60), null)
+    p = unit_p_values(values, null)
     assert 0.35 < p.mean() < 0.65
     assert np.mean(p < 0.1) < 0.25
     values[:10] = place[:10] + 25 * scale[:10]
-    p = unit_p_values(values, np.zeros(60), null)
+    p = unit_p_values(values, null)
     assert p[:10].max() <= 1 / 1201 + 1e-12
     q = false_discovery_rates(p)
     assert set(np.flatnonzero(q < 0.05)) >= set(range(10))
     assert (q < 0.05).sum() <= 13
-    assert unit_p_values(values, np.full(60, 100.0), null).min() > 0.1, "what may be noise of the images is no find"
+
+
+@pytest.mark.parametrize("n_draws", [3, 5, 8])
+def test_p_values_follow_their_definition(n_draws):
+    """Every draw scored against the other draws of its unit, in loops."""
+    rng = np.random.default_rng(n_draws)
+    null, values = rng.normal(size=(n_draws, 12)), rng.normal(size=12)
+    pooled = np.mean([np.var(null[:, u], ddof=1) for u in range(12)])
+
+    def score(value, others):
+        n = len(others)
+        spread = np.sqrt((4 * pooled + (n - 1) * np.var(others, ddof=1)) / (4 + n - 1))
+        return (value - np.mean(others)) / (spread * np.sqrt(1 + 1 / n))
+
+    draws = [score(null[d, u], np.delete(null[:, u], d)) for d in range(n_draws) for u in range(12)]
+    wanted = [(1 + sum(draw >= score(values[u], null[:, u]) for draw in draws)) / (1 + len(draws)) for u in range(12)]
+    np.testing.assert_allclose(unit_p_values(values, null), wanted)
+
+
+@pytest.mark.parametrize("n_draws", [3, 5, 8])
+def test_p_values_have_their_level_for_few_draws(n_draws):
+    """Values and draws of one distribution, with a mean and a spread of its own for each unit."""
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(150):
+        place, scale = rng.uniform(0.2, 0.6, 40), rng.uniform(0.02, 0.05, 40)
+        found.append(unit_p_values(place + scale * rng.gumbel(size=40), place + scale * rng.gumbel(size=(n_draws, 40))))
+    assert 0.04 < np.mean(np.array(found) <= 0.05) < 0.07
+
+
+def test_equal_values_are_not_significant():
+    """Layers of one unit: every rotation gives the same |r|, or one of two values."""
+    same = np.full((5, 3), 0.4)
+    np.testing.assert_array_equal(unit_p_values(np.full(3, 0.4), same), 1.0)
+    np.testing.assert_allclose(unit_p_values(np.array([0.4, 0.5, 0.3]), same), [1.0, 1 / 16, 1.0])
+    two = np.where(np.arange(20) % 2, 0.7, -0.7)[:, None]
+    assert unit_p_values(np.array([0.7]), two)[0] > 0.4
+    with pytest.raises(ValueError, match="at least 3 draws"):
+        unit_p_values(np.zeros(3), same[:2])
