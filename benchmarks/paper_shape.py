@@ -34,6 +34,7 @@ from convergence.networks.weights import initialise
 from convergence.statistics.joint_counts import JointCounts
 from convergence.statistics.partial_results import PartialResults
 from convergence.statistics.passes import Pass, StatisticsPasses
+from convergence.statistics.schema import UNKNOWN
 from convergence.statistics.torch_source import NetSource
 from convergence.statistics.writer import StatisticsWriter
 from hpc.comm import SerialCommunicator
@@ -176,7 +177,11 @@ def measure(folder: Path, n_images: int, threads: int) -> dict[str, Step]:
     path, comm = folder / f"statistics{n_images}.h5", SerialCommunicator()
     found: dict[str, Pass] = {}
     known = {"trained": False, "held_out_accuracy": 0.0, "weights_sha256": ""}
-    nets = [{"name": net.name, "label": net.label, "seed": net.seed} | known for net in config.all_nets()]
+    known |= {"order_seed": UNKNOWN, "subset_seed": UNKNOWN}
+    nets = [
+        {"name": net.name, "label": net.label, "seed": net.seed, "initialisation": net.initialisation} | known
+        for net in config.all_nets()
+    ]
 
     def run(each: Pass) -> None:
         for item in each.items:

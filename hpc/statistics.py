@@ -17,6 +17,7 @@ from convergence.io.files import file_sha256, put_in_place
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped, is_stopping
+from convergence.statistics.schema import ALL_TRAINING_IMAGES, UNKNOWN
 from hpc.comm import Communicator, errors_shared, owned
 from hpc.hdf5_writers import write_blocks
 
@@ -93,7 +94,16 @@ def _share(step: Pass, partial: PartialResults, comm: Communicator) -> None:
 
 
 def _describe(folder: RunFolder, net: Any) -> dict[str, Any]:
-    known = {"name": net.name, "label": net.label, "seed": net.seed, "trained": net.trained}
+    whole = ALL_TRAINING_IMAGES if net.order_seed is not None else UNKNOWN
+    known = {
+        "name": net.name,
+        "label": net.label,
+        "seed": net.seed,
+        "initialisation": net.initialisation,
+        "order_seed": UNKNOWN if net.order_seed is None else net.order_seed,
+        "subset_seed": whole if net.subset_seed is None else net.subset_seed,
+        "trained": net.trained,
+    }
     if net.network is None:
         return known | {"held_out_accuracy": math.nan, "weights_sha256": ""}
     return known | {

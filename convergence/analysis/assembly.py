@@ -14,6 +14,7 @@ import numpy as np
 
 from convergence.analysis.active_units import ActiveUnits, describe_units
 from convergence.analysis.file import TableRows
+from convergence.analysis.kinds import PairKinds
 from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, MATRIX_BY_NAME, SHARES
 from convergence.analysis.pair_tables import SUBSPACE_NUMBERS
 from convergence.analysis.summaries import PopulationNumbers, difference_rows, summary_rows
@@ -35,11 +36,12 @@ class ComparisonRows(TableRows):
 
     def __init__(self, sums: ComparisonSums, active: ActiveUnits) -> None:
         super().__init__()
-        self._trained = dict(zip(sums.nets, sums.trained, strict=True))
+        self._pairs = PairKinds(sums)
         widths = np.bincount(sums.unit_net, minlength=len(sums.nets))
         self.add(
             "members", len(sums.nets), member=sums.nets, net=sums.of_net, layer=sums.layers, source=sums.sources,
-            epoch=sums.epochs, trained=sums.trained, n_units=widths,
+            epoch=sums.epochs, trained=sums.trained, n_units=widths, initialisation=sums.initialisations,
+            order_seed=sums.order_seeds, subset_seed=sums.subset_seeds,
         )  # fmt: skip
         self.add(
             "units",
@@ -53,7 +55,8 @@ class ComparisonRows(TableRows):
         """Append the results of a pair of members."""
         pair = {"x": x, "y": y}
         row: Tree = {
-            "kind": "mixed" if self._trained[x] != self._trained[y] else "trained" if self._trained[x] else "untrained",
+            "kind": self._pairs.kind(x, y),
+            **self._pairs.shared(x, y),
             "n_x": tree["n_x"],
             "n_y": tree["n_y"],
             "active_x": len(tree["units_x"]),

@@ -40,6 +40,11 @@ TABLES = (
             ),
             *ints(epoch="epoch of the weights; -1 for the final weights"),
             *flags(trained="whether the net is trained"),
+            *text(initialisation="equal texts are equal initial weights"),
+            *ints(
+                order_seed="seed of the image order in training; -1 if unknown",
+                subset_seed="seed of the training images that the net saw; -2 for all, -1 if unknown",
+            ),
             *ints(n_units="units of the layer, inactive units included"),
         ),
     ),
@@ -68,7 +73,15 @@ TABLES = (
         "a pair of members, in the order of the members",
         (
             *PAIR,
-            *text(kind="trained, untrained, or mixed"),
+            *text(
+                kind="trained (of different initial weights), same_init (trained from the same initial weights), "
+                "untrained, or mixed",
+            ),
+            *flags(
+                same_init="whether both nets have the same initial weights",
+                same_order="whether both nets saw images in the same order, known for both",
+                same_data="whether both nets saw the same training images, known for both",
+            ),
             *ints(
                 n_x="units of x, inactive units included", n_y="units of y, inactive units included",
                 active_x="active units of x", active_y="active units of y",
@@ -112,7 +125,8 @@ TABLES = (
     *POPULATION_TABLES,
     TableSchema(
         "consensus",
-        "a kind of nets, three or more of the same state of training, layer and epoch, that are aligned together",
+        "a kind of nets that are aligned together: three or more of the same state of training, layer and epoch, the "
+        "first of each initialisation",
         (
             *text(kind="trained or untrained, with layer and epoch where these differ"),
             *ints(n_nets="nets of the kind"),

@@ -1,6 +1,7 @@
 """All nets of a kind at once: units that several of them have, cycles of matchings, and the nets as points of a map.
 
-Nets of a kind are those of a comparison with the same layer, the same epoch, and the same state of training.
+Nets of a kind are those of a comparison with the same layer, the same epoch, and the same state of training, one of
+each initialisation.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from convergence.alignment.matching import matching
 from convergence.analysis import cost
 from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.joint import JointCorrelations, trajectories
+from convergence.analysis.kinds import kinds_of_nets
 from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
 from convergence.inference import generator_of
@@ -30,18 +32,6 @@ MAX_ROTATIONS = 5
 CHANCE_QUANTILE = 0.95
 LEAST_NETS = 3
 OVER_TIME = "over_time"
-
-
-def kinds_of_nets(sums: ComparisonSums) -> dict[str, list[str]]:
-    """Members of a comparison by kind: "trained" and "untrained", with layer and epoch where these differ."""
-    kinds: dict[str, list[str]] = {}
-    many_layers, many_epochs = len(set(sums.layers)) > 1, len(set(sums.epochs)) > 1
-    for net, trained, layer, epoch in zip(sums.nets, sums.trained, sums.layers, sums.epochs, strict=True):
-        words = ["trained" if trained else "untrained"]
-        words += [layer] if many_layers else []
-        words += [f"epoch {epoch}"] if many_epochs and epoch >= 0 else []
-        kinds.setdefault(" ".join(words), []).append(net)
-    return kinds
 
 
 def nets_steps(sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig) -> list[Step]:

@@ -32,10 +32,12 @@ OPTIONAL_PARTS = {
 
 @dataclass(frozen=True)
 class NetEntry:
-    """A net of a statistics file; seed and accuracy are None where they are not known."""
+    """A net of a statistics file; seeds and accuracy are None where they are not known or do not apply."""
 
     name: str
     seed: int | None
+    order_seed: int | None
+    subset_seed: int | None
     trained: bool
     held_out_accuracy: float | None
 
@@ -196,10 +198,11 @@ def _subset(file: StatisticsFile) -> SubsetEntry | None:
 
 
 def _net(net: dict[str, Any]) -> NetEntry:
-    accuracy, seed = float(net["held_out_accuracy"]), int(net["seed"])
+    accuracy = float(net["held_out_accuracy"])
+    seeds = (int(net[key]) for key in ("seed", "order_seed", "subset_seed"))
     return NetEntry(
         str(net["name"]),
-        seed if seed >= 0 else None,
+        *(seed if seed >= 0 else None for seed in seeds),
         bool(net["trained"]),
         accuracy if math.isfinite(accuracy) else None,
     )
@@ -230,13 +233,13 @@ def _statistics_lines(found: StatisticsDescription) -> Iterator[str]:
     nets = [
         (
             net.name,
-            "–" if net.seed is None else str(net.seed),
+            *("–" if seed is None else str(seed) for seed in (net.seed, net.order_seed, net.subset_seed)),
             "yes" if net.trained else "no",
             "–" if net.held_out_accuracy is None else f"{100 * net.held_out_accuracy:.2f} %",
         )
         for net in found.nets
     ]
-    yield from columns([("name", "seed", "trained", "held-out accuracy"), *nets])
+    yield from columns([("name", "seed", "order", "subset", "trained", "held-out accuracy"), *nets])
     yield from ("", "comparisons")
     rows = [
         (

@@ -24,8 +24,13 @@ from convergence.io.files import atomic_write, safe_name
 
 # Okabe & Ito's palette: distinguishable with any colour vision.
 TRAINED, UNTRAINED, NULL, ACCENT, SECOND = "#0072B2", "#D55E00", "#7A7A7A", "#009E73", "#CC79A7"
-KIND_COLOURS = {"trained": TRAINED, "untrained": UNTRAINED, "mixed": SECOND}
-KIND_WORDS = {"trained": "trained nets", "untrained": "untrained nets", "mixed": "trained with untrained"}
+KIND_COLOURS = {"trained": TRAINED, "untrained": UNTRAINED, "mixed": SECOND, "same_init": "#56B4E9"}
+KIND_WORDS = {
+    "trained": "trained nets",
+    "untrained": "untrained nets",
+    "mixed": "trained with untrained",
+    "same_init": "trained from one initialisation",
+}
 MAP = "RdBu_r"
 PAGE_REM_PER_INCH = 5.4
 STYLE: dict[Any, Any] = {

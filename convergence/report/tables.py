@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convergence.figures.style import KIND_WORDS
 from convergence.inference import Estimate, mean_estimate
 from convergence.results import HELD_OUT, ComparisonResults, kinds_of
 from convergence.similarity import MEASURES
@@ -58,7 +59,7 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
             )
     first_kind = kinds[0] if kinds else "trained"
     columns = (
-        *(["layer"] * with_layer), "measure", *(f"{kind} nets" for kind in kinds), f"held out, {first_kind}",
+        *(["layer"] * with_layer), "measure", *(KIND_WORDS[kind] for kind in kinds), f"held out, {first_kind}",
         "rotated basis", "next image", f"calibrated, {first_kind}", f"lowest – highest {first_kind} pair",
     )  # fmt: skip
     return Table.of("Measures of every layer" if with_layer else "All measures", columns, rows, wide=True)
@@ -68,7 +69,7 @@ def pairs_table(layer: ComparisonResults) -> Table:
     """Every pair of nets: matched correlation, linear CKA, shares of units with the same partner."""
     rows = []
     for pair in layer.pairs:
-        cells = [f"{pair.x} and {pair.y}", pair.kind]
+        cells = [f"{pair.x} and {pair.y}", KIND_WORDS[pair.kind].removesuffix(" nets")]
         for name in ("matching", "semi_matching", "linear_cka"):
             found = pair.directions(name)
             bounds = MEASURES.load(name).bounds
@@ -84,7 +85,7 @@ def pairs_table(layer: ComparisonResults) -> Table:
 
 
 def nets_table(nets: Sequence[dict[str, object]]) -> Table:
-    """Seed, training, accuracy and weights of each net."""
+    """Seeds, training, accuracy and weights of each net."""
     rows = []
     for net in nets:
         weights, seed, accuracy = (
@@ -92,16 +93,22 @@ def nets_table(nets: Sequence[dict[str, object]]) -> Table:
             int(str(net["seed"])),
             float(str(net["held_out_accuracy"])),
         )
+        order, subset = (int(str(net[key])) for key in ("order_seed", "subset_seed"))
         rows.append(
             (
                 str(net["name"]),
                 str(seed) if seed >= 0 else MISSING,
+                str(order) if order >= 0 else MISSING,
+                str(subset) if subset >= 0 else MISSING,
                 "yes" if net["trained"] else "no",
                 f"{100 * accuracy:.2f} %" if weights and np.isfinite(accuracy) else MISSING,
                 f"{weights[:16]}…" if weights else MISSING,
             )
         )
-    return Table.of("The nets", ("net", "seed", "trained", "held-out accuracy", "SHA-256 of the weights"), rows)
+    columns = (
+        "net", "seed", "order seed", "subset seed", "trained", "held-out accuracy", "SHA-256 of the weights"
+    )  # fmt: skip
+    return Table.of("The nets", columns, rows)
 
 
 def interval(e: Estimate) -> str:

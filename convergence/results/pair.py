@@ -19,8 +19,9 @@ from convergence.inference import Estimate
 from convergence.results.groups import Clustering, SharedNumber, Subspaces
 from convergence.results.source import ComparisonSource
 
-Kind = Literal["trained", "untrained", "mixed"]
-KINDS: tuple[Kind, ...] = ("trained", "untrained", "mixed")
+Kind = Literal["trained", "untrained", "mixed", "same_init"]
+KINDS: tuple[Kind, ...] = ("trained", "untrained", "mixed", "same_init")
+"""Kinds of pairs of nets: trained apart, untrained, one of each, trained from the same initial weights."""
 TRAINED_OR_NOT: tuple[Kind, ...] = KINDS[:2]
 CODES = ("local", "few", "distributed", "unexplained")
 Float64 = npt.NDArray[np.float64]
@@ -214,7 +215,9 @@ class PairResults:
     Attributes
     ----------
     x, y : members
-    kind : of the pair: trained, untrained or mixed
+    kind : of the pair: trained (of different initial weights), same_init (trained from the same), untrained or mixed
+    same_init, same_order, same_data : whether the nets have the same initial weights, and were trained on images in
+        the same order, and on the same images; False where unknown
     same_partner, same_partner_error : share of matched units of x with the same partner by semi-matching
     same_absolute : share of the units of x with the same best partner by r and by |r|
     mutual_best : pairs of units that are each other's best
@@ -227,6 +230,9 @@ class PairResults:
     x: str
     y: str
     kind: Kind
+    same_init: bool
+    same_order: bool
+    same_data: bool
     same_partner: float
     same_partner_error: float
     same_absolute: float

@@ -107,7 +107,7 @@ class Run:
                 self.provenance = found.provenance
                 self.comparisons = tuple(found.comparisons)
                 self.n_images, self.n_groups = found.n_images, found.n_groups
-                columns = ("name", "seed", "trained", "held_out_accuracy")
+                columns = ("name", "seed", "order_seed", "subset_seed", "trained", "held_out_accuracy")
                 self.nets = ResultsTable({key: np.array([net[key] for net in found.nets]) for key in columns})
 
     def __getitem__(self, name: str) -> ComparisonView:

@@ -187,7 +187,7 @@ class ComparisonView:
         return found
 
     def summary(self, measure: str, kind: Kind = "trained") -> Summary:
-        """A measure over all pairs of nets of a kind ("trained", "untrained", "mixed"); its text has the interval."""
+        """A measure over all pairs of nets of a kind, one of ``KINDS``; its text has the interval."""
         if kind not in KINDS:
             raise UserError(f'no kind "{kind}" of pairs; {did_you_mean(kind, KINDS)}.')
         if measure not in self.results.measures:

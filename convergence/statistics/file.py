@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from convergence.statistics.file_checks import check_layout
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.hsic import NormSums
 from convergence.statistics.null_sums import NullSums
-from convergence.statistics.schema import DATASETS, MADE_BY, MEMBERS, SCHEMA, VERSION
+from convergence.statistics.schema import DATASETS, MADE_BY, MEMBERS, SCHEMA, UNKNOWN, VERSION
 from convergence.statistics.top_images import TopImages
 
 Array = npt.NDArray[Any]
@@ -56,6 +56,8 @@ class ComparisonSums:
     name : name of the comparison
     nets : names of the members, in order along the unit axis
     of_net, epochs : for each member its net, and the epoch of its weights (−1: the final weights)
+    initialisations, order_seeds, subset_seeds : for each member the initial weights, image order and training subset
+        of its net, see :data:`~.schema.NET_DATASETS`
     trained, layers, sources, rectified : for each member, see :class:`~.activation_source.JoinedUnits`
     map_shape, map_shapes : grid of the sampled positions; for each member the size of its maps
     pooled : whether a sample is the mean over the positions of an image
@@ -95,6 +97,9 @@ class ComparisonSums:
     mutual_information_without: Matrix | None
     of_net: tuple[str, ...] = ()
     epochs: tuple[int, ...] = ()
+    initialisations: tuple[str, ...] = ()
+    order_seeds: tuple[int, ...] = ()
+    subset_seeds: tuple[int, ...] = ()
     rectified: tuple[bool, ...] = ()
     map_shapes: tuple[tuple[int, ...], ...] = ()
     pooled: bool = False
@@ -113,11 +118,16 @@ class ComparisonSums:
     null_reason: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill in that members are nets with their final weights."""
+        """Fill in that members are nets with their final weights, each of initial weights of its own."""
         if not self.of_net:
             object.__setattr__(self, "of_net", self.nets)
         if not self.epochs:
             object.__setattr__(self, "epochs", (-1,) * len(self.nets))
+        if not self.initialisations:
+            object.__setattr__(self, "initialisations", self.of_net)
+        for name in ("order_seeds", "subset_seeds"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, (UNKNOWN,) * len(self.nets))
         if not self.null_kind:
             object.__setattr__(self, "null_kind", ("",) * len(self.nets))
         if not self.null_reason:
@@ -129,19 +139,24 @@ class ComparisonSums:
 
     @classmethod
     def from_record(
-        cls, record: ComparisonRecord, trained: Mapping[str, bool], subset_group: Array | None
+        cls, record: ComparisonRecord, nets: Sequence[Mapping[str, Any]], subset_group: Array | None
     ) -> ComparisonSums:
-        """The sums in a record; ``trained`` says of each net whether it is, ``subset_group`` is of the images."""
+        """The sums in a record; ``nets`` are those of the file, ``subset_group`` is of the images."""
         about, arrays = record.attributes, record.arrays
         top = {key.removeprefix("top_"): np.asarray(v) for key, v in arrays.items() if key.startswith("top_")}
         counts = {k.removeprefix("histogram/"): np.asarray(v) for k, v in arrays.items() if k.startswith("histogram/")}
         of_net, epochs = tuple(map(str, about["of_net"])), tuple(map(int, about["epochs"]))
+        by_name = {str(net["name"]): net for net in nets}
+        own = [by_name[net] for net in of_net]
         return cls(
             name=record.name,
             nets=tuple(map(str, about["nets"])),
             of_net=of_net,
             epochs=epochs,
-            trained=tuple(trained[net] and epoch != 0 for net, epoch in zip(of_net, epochs, strict=True)),
+            initialisations=tuple(str(net["initialisation"]) for net in own),
+            order_seeds=tuple(int(net["order_seed"]) for net in own),
+            subset_seeds=tuple(int(net["subset_seed"]) for net in own),
+            trained=tuple(bool(net["trained"]) and epoch != 0 for net, epoch in zip(own, epochs, strict=True)),
             layers=tuple(map(str, about["layers"])),
             sources=tuple(map(str, about["sources"])),
             rectified=tuple(map(bool, about["rectified"])),
@@ -226,7 +241,7 @@ class StatisticsHeader:
     group_of_image : (n_available,) image group of every image, −1 for images that were not read
     n_groups : number of image groups
     subset : (N,) images whose mean activations are stored; None for none
-    nets : name, label, seed, trained, held_out_accuracy and weights_sha256 of every net that takes part
+    nets : the datasets :data:`~.schema.NET_DATASETS` of every net that takes part
     selection : what a subset of a file holds, JSON; "" for a whole file
     """
 
@@ -325,10 +340,9 @@ class StatisticsFile:
 
     def sums(self, name: str) -> ComparisonSums:
         """The sums of one comparison, read like :meth:`record`."""
-        trained = {str(net["name"]): bool(net["trained"]) for net in self.nets}
         images = self.raw_file["images"]
         subset_group = hdf5.read_array(images, "subset_group") if "subset_group" in images else None
-        return ComparisonSums.from_record(self.record(name), trained, subset_group)
+        return ComparisonSums.from_record(self.record(name), self.nets, subset_group)
 
     def top_images(self, name: str) -> TopImages | None:
         """The images that excite each unit of a comparison most; None if the file has none."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = "convergence-statistics"
 VERSION = STATISTICS_SCHEMA_VERSION
 MADE_BY = "convergence statistics CONFIG"
+UNKNOWN, ALL_TRAINING_IMAGES = -1, -2
+"""Instead of a seed: of the image order or the training subset where it is unknown, of a subset that is the whole."""
 MARKERS = ("<!-- statistics.h5: generated -->", "<!-- end -->")
 
 
@@ -101,6 +103,20 @@ NET_DATASETS = (
     Dataset("name", ("net",), "text", "Name of the net."),
     Dataset("label", ("net",), "text", "Label of the group of nets in the config."),
     Dataset("seed", ("net",), "int64", "Seed of the initialisation; −1 if unknown."),
+    Dataset(
+        "initialisation",
+        ("net",),
+        "text",
+        "Equal texts are equal initial weights: network, SHA-256 of its settings, "
+        "and seed; the name of a net whose initial weights are unknown.",
+    ),
+    Dataset("order_seed", ("net",), "int64", "Seed of the image order in training; −1 if unknown, or not trained."),
+    Dataset(
+        "subset_seed",
+        ("net",),
+        "int64",
+        "Seed of the training images that the net saw; −2 for all training images, −1 if unknown, or not trained.",
+    ),
     Dataset("trained", ("net",), "bool", "Whether the net is trained."),
     Dataset("held_out_accuracy", ("net",), "float64", "Accuracy on held-out images; NaN if unknown.", "share"),
     Dataset("weights_sha256", ("net",), "text", "SHA-256 of the file of the final weights; empty if unknown."),

@@ -1,7 +1,5 @@
 """Seeds of initial weights, image order and training subset: what each changes, alone and jointly."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -116,7 +114,6 @@ def test_nets_without_these_seeds_keep_their_digest(tmp_path):
     (values, _) = (task.values["training"] for task in RunFolder(tmp_path, experiment).train_tasks())
     assert not {"data_share", "subset_seed"} & set(values)
     assert values["data_seed"] == 0
-    json.dumps(values)
 
 
 def test_initialisation_is_of_network_and_seed():

@@ -11,7 +11,8 @@ from convergence.alignment.matching import matching
 from convergence.analysis.active_units import active_units
 from convergence.analysis.distributions import compare_distributions, shape_distances
 from convergence.analysis.joint import JointCorrelations, trajectories
-from convergence.analysis.nets import analyze_nets, kinds_of_nets
+from convergence.analysis.kinds import kinds_of_nets
+from convergence.analysis.nets import analyze_nets
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
 from tests.unit.test_analysis import sums_of
