@@ -199,12 +199,12 @@ def _subset(file: StatisticsFile) -> SubsetEntry | None:
 
 def _net(net: dict[str, Any]) -> NetEntry:
     accuracy = float(net["held_out_accuracy"])
-    seeds = (int(net[key]) for key in ("seed", "order_seed", "subset_seed"))
+    seeds = {key: int(net[key]) for key in ("seed", "order_seed", "subset_seed")}
     return NetEntry(
-        str(net["name"]),
-        *(seed if seed >= 0 else None for seed in seeds),
-        bool(net["trained"]),
-        accuracy if math.isfinite(accuracy) else None,
+        name=str(net["name"]),
+        trained=bool(net["trained"]),
+        held_out_accuracy=accuracy if math.isfinite(accuracy) else None,
+        **{key: seed if seed >= 0 else None for key, seed in seeds.items()},
     )
 
 
