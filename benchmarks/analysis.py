@@ -23,7 +23,6 @@ from convergence.analysis.pair import analyze_pair
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.hsic import NormSums
 
 WIDTHS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
 N_PAIRS = 6
@@ -36,7 +35,6 @@ def sums_of_two_nets(width: int, n_groups: int) -> ComparisonSums:
     histograms = UnitHistograms.zeros(2 * width)
     histograms.update(samples)
     parts = [samples[:, g::n_groups].astype(np.float64) for g in range(n_groups)]
-    norms = [np.stack([(part[:width] ** 2).sum(axis=0), (part[width:] ** 2).sum(axis=0)]) for part in parts]
     return ComparisonSums(
         name="layer",
         nets=("a", "b"),
@@ -55,11 +53,8 @@ def sums_of_two_nets(width: int, n_groups: int) -> ComparisonSums:
         mutual_information_without=None,
         subset_samples=samples[:, :KEPT].T.copy(),
         subset_group=np.arange(KEPT) % n_groups,
-        norms=NormSums(
-            np.zeros(2),
-            np.stack([q.sum(axis=1) for q in norms]),
-            np.stack([q @ q.T for q in norms]),
-            np.stack([q @ part.T for q, part in zip(norms, parts, strict=True)]),
+        image_gram=np.stack([kept.T @ kept for kept in (samples[:width, :KEPT], samples[width:, :KEPT])]).astype(
+            np.float64
         ),
     )
 

@@ -11,7 +11,6 @@ from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.group_sums import shift_of
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.hsic import NormSums, squared_norms
 from convergence.statistics.moments import Moments
 
 Float32 = npt.NDArray[np.float32]
@@ -80,25 +79,23 @@ def sums_of(x: Float32, y: Float32, precision: str = "float64", n_groups: int = 
     """Sums of two layers in image groups; sample s in group s mod ``n_groups``."""
     samples, widths = np.concatenate([x, y]), (len(x), len(y))
     n_units = len(samples)
-    shift = shift_of(samples[:, :10], widths)
+    shift = shift_of(samples[:, :10])
     parts = [Moments(shift, precision) for _ in range(n_groups)]
     for g, part in enumerate(parts):
         group = np.ascontiguousarray(samples[:, g::n_groups])
-        part.update(group, squared_norms(group, widths, shift[:n_units]))
+        part.update(group)
     histograms = UnitHistograms.zeros(n_units)
     histograms.update(samples)
     sums, products = np.stack([part.sums for part in parts]), np.stack([part.products for part in parts])
     nets = ("x", "y")
     return ComparisonSums(
         name="layer", nets=nets, trained=(True, True), layers=nets, sources=nets, map_shape=(),
-        unit_net=np.repeat([0, 1], widths), shift=shift[:n_units],
+        unit_net=np.repeat([0, 1], widths), shift=shift,
         group_count=np.array([part.count for part in parts]),
-        group_sums=sums[:, :n_units], group_products=products[:, :n_units, :n_units], group_shifted_products=None,
+        group_sums=sums, group_products=products, group_shifted_products=None,
         histograms=histograms, mutual_information=None, mutual_information_without=None,
         subset_samples=samples.T.copy(), subset_group=np.arange(samples.shape[1]) % n_groups,
-        norms=NormSums(
-            shift[n_units:], sums[:, n_units:], products[:, n_units:, n_units:], products[:, n_units:, :n_units]
-        ),
+        image_gram=np.stack([v.T.astype(np.float64) @ v.astype(np.float64) for v in (x, y)]),
     )  # fmt: skip
 
 

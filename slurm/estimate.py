@@ -241,12 +241,12 @@ def _file_sizes(folder: RunFolder) -> tuple[list[FileSize], str]:
     """Sizes of what the stages write, from shapes alone; or why they are not known."""
     experiment = folder.experiment
     try:
-        n_available, source = shapes(experiment)
+        images, source = shapes(experiment)
     except ImportError:
         return [], NO_TORCH
     except UserError as error:
         return [], str(error)
-    sizes = [*_net_sizes(experiment), *sum_sizes(experiment, n_available, source.joined)]
+    sizes = [*_net_sizes(experiment), *sum_sizes(experiment, images, source.joined)]
     if folder.has_pictures():
         sizes += picture_sizes(experiment, experiment.images.load().train.image_shape, source.joined)
     return sizes, ""

@@ -27,17 +27,22 @@ class ActiveUnits:
     ----------
     alive : (n_units,) bool
     reason : (n_units,) str, "" for active units
+    rare : (n_units,) bool, active units that are constant in some subset of the image groups that error bars use
+    floor : (n_units,) largest variance that counts as constant
     """
 
     alive: npt.NDArray[np.bool_]
     reason: tuple[str, ...]
+    rare: npt.NDArray[np.bool_]
+    floor: Float64
 
 
 def active_units(sums: ComparisonSums) -> ActiveUnits:
-    """Units with finite values that vary in every subset of the image groups that is used.
+    """Units with finite values that vary.
 
-    The subsets are all groups without one, and both halves of the groups without any run of half of their groups, since
-    error bars leave out blocks. Other units would have no correlation in a replicate and are inactive.
+    A unit is rare if it does not vary in one of the subsets of the image groups that are used: all groups without one,
+    and both halves of the groups without any run of half of their groups, since error bars leave out blocks. It has
+    correlations of 0 in such a subset.
     """
     count, total = sums.group_count.sum(), sums.group_sums.sum(axis=0)
     squares = group_squares(sums)
@@ -56,11 +61,10 @@ def active_units(sums: ComparisonSums) -> ActiveUnits:
             reasons.append(NOT_FINITE)
         elif variance[u] <= floor[u]:
             reasons.append("always zero" if mean[u] == 0 else "constant")
-        elif least[u] <= floor[u]:
-            reasons.append("varies in too few image groups")
         else:
             reasons.append("")
-    return ActiveUnits(np.array([not reason for reason in reasons], dtype=bool), tuple(reasons))
+    alive = np.array([not reason for reason in reasons], dtype=bool)
+    return ActiveUnits(alive, tuple(reasons), alive & (least <= floor), np.nan_to_num(floor))
 
 
 def group_squares(sums: ComparisonSums) -> Float64:
@@ -126,6 +130,7 @@ def describe_units(sums: ComparisonSums, live: ActiveUnits) -> dict[str, npt.NDA
         **of_values,
         "active": live.alive,
         "inactive_reason": np.array(live.reason, dtype=object),
+        "rare": live.rare,
     }
 
 

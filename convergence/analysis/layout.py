@@ -66,6 +66,9 @@ TABLES = (
             ),
             *flags(active="whether the unit enters the results"),
             *text(inactive_reason="why the unit does not enter the results; empty for active units"),
+            *flags(
+                rare="whether an active unit is constant in image groups that an error bar uses, so that its errors are large"
+            ),
         ),
     ),
     TableSchema(

@@ -10,7 +10,9 @@ from convergence.checks.context import N_IMAGES, CheckContext, user_code
 from convergence.checks.findings import Finding
 from convergence.data.image_order import subset_size
 from convergence.data.images import ImageSet
+from convergence.errors import ConfigError
 from convergence.statistics.activation_source import ArraySource
+from convergence.statistics.sampling import ImageGroups
 
 NAME = "images"
 N_READ = 4
@@ -99,6 +101,11 @@ def _check_counts(context: CheckContext) -> Iterator[Finding]:
             NAME, "warning", f"{used} evaluation images in {config.groups} groups are 1 image in some groups, and "
             "intervals from them are wide", remedy="Lower statistics.groups, or give more images",
         )  # fmt: skip
+    elif context.images.families is not None:
+        try:
+            ImageGroups.of(config, len(context.images), context.images.families)
+        except ConfigError as error:
+            yield Finding(NAME, "fault", str(error), remedy="Lower statistics.groups, or use images of more families")
     training = context.experiment.training
     n, size = subset_size(len(context.splits.train), training.data_share), training.batch_size
     if any(net.trained for net in context.nets) and size > n:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from convergence.analysis.pair import pair_steps
 from convergence.analysis.plan import pair_memory
 from convergence.analysis.steps import PairShape
 from convergence.config.schema import Experiment
+from convergence.config.stages import StatisticsConfig
+from convergence.data.images import ImageSet
 from convergence.progress import readable_bytes, readable_seconds
 from convergence.statistics.activation_source import JoinedUnits
 from convergence.statistics.assembly import pass_memory
@@ -71,20 +73,33 @@ def training_states(experiment: Experiment) -> int:
     return 3 if experiment.training.optimizer == "adamw" else 2
 
 
-def sum_sizes(experiment: Experiment, n_available: int, joined: Mapping[str, JoinedUnits]) -> Iterator[FileSize]:
+def sum_sizes(experiment: Experiment, images: ImageSet, joined: Mapping[str, JoinedUnits]) -> Iterator[FileSize]:
     """The statistics, their scratch files, and the analysis."""
     config = experiment.statistics
-    groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
+    groups = ImageGroups.of(config, len(images), images.families)
     n_subset = len(groups.subset(config.subset))
     sums = codes = results = 0
+    maps = map_bytes(config, n_subset, joined.values())
     for units in joined.values():
-        sums += stored_bytes(units, config, n_subset)
+        sums += stored_bytes(units, config, n_subset, images.n_classes)
         if config.mutual_information.enabled:
             codes += groups.n_images * units.n_sampled(config.mutual_information.positions) * units.n_units
         results += 8 * units.n_units**2 + PAIR_BYTES * math.comb(len(units.nets), 2)
     yield FileSize("statistics", "statistics.h5, without the histograms of units (some kB each)", sums)
-    yield FileSize("statistics", "scratch files, removed at the end", sums + codes)
+    yield FileSize("statistics", "scratch files, removed at the end", sums + codes + maps)
     yield FileSize("analyze", "analysis.h5, approximately", results)
+
+
+def map_bytes(config: StatisticsConfig, n_subset: int, joined: Iterable[JoinedUnits]) -> int:
+    """Bytes of the maps of the stored images, for the Gram matrices; a layer of several comparisons counts once."""
+    values = {
+        (net, epoch, layer): width * math.prod(shape)
+        for units in joined
+        for net, epoch, layer, width, shape in zip(
+            units.of_net, units.epochs, units.layers, units.widths, units.map_shapes, strict=True
+        )
+    }
+    return 4 * n_subset * sum(values.values()) if config.image_gram else 0
 
 
 def picture_sizes(

@@ -38,12 +38,12 @@ def _needs(context: CheckContext) -> Needs:
         stages += _training_need(context)
     if joined:
         if experiment.activations is None:
-            n_available = len(context.images)
-            disk += needs.picture_sizes(experiment, context.images.image_shape, joined)
+            images = context.images
+            disk += needs.picture_sizes(experiment, images.image_shape, joined)
         else:
-            n_available = len(load_object("convergence.statistics.activation_source:ArraySource")(experiment).images)
-        disk += needs.sum_sizes(experiment, n_available, joined)
-        stages += [_statistics_need(context, n_available), needs.analysis_need(experiment, joined)]
+            images = load_object("convergence.statistics.activation_source:ArraySource")(experiment).images
+        disk += needs.sum_sizes(experiment, images, joined)
+        stages += [_statistics_need(context, len(images)), needs.analysis_need(experiment, joined)]
     order = ("train", "statistics", "analyze", "pictures")
     return Needs(tuple(sorted(disk, key=lambda item: order.index(item.stage))), tuple(stages))
 
@@ -79,7 +79,7 @@ def _statistics_need(context: CheckContext, n_available: int) -> StageNeed:
     times = [facts[net].evaluation_s for _, net in weights if net in facts]
     if not times or any(value is None for value in times):
         return StageNeed("statistics", memory, None, "")
-    n_images = ImageGroups(n_available, config.groups, config.seed, config.max_images).n_images
+    n_images = ImageGroups.of(config, n_available, None).n_images
     passes = 2 if config.mutual_information.enabled else 1
     seconds = passes * n_images * sum(value or 0.0 for value in times)
     basis = f"{passes} passes of all nets over {n_images:,} images on this machine's CPU, sums excluded"

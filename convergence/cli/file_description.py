@@ -80,6 +80,7 @@ class StatisticsDescription:
     version: int
     digest: str
     images: int
+    families: int
     groups: int
     subset: SubsetEntry | None
     nets: tuple[NetEntry, ...]
@@ -163,6 +164,7 @@ def _statistics(path: Path, overrides: Iterable[str], checksums: str) -> Statist
             version=VERSION,
             digest=file.digest,
             images=file.n_images,
+            families=file.n_families,
             groups=file.n_groups,
             subset=_subset(file),
             nets=tuple(map(_net, file.nets)),
@@ -223,7 +225,8 @@ def _sums(file: StatisticsFile, name: str) -> SumsEntry:
 
 def _statistics_lines(found: StatisticsDescription) -> Iterator[str]:
     yield f"statistics of {found.name}, {readable_bytes(found.bytes)}, version {found.version}"
-    yield f"digest {found.digest[:12]}, {found.images:,} images in {found.groups} groups"
+    families = "" if found.families == found.images else f" of {found.families:,} families"
+    yield f"digest {found.digest[:12]}, {found.images:,} images{families} in {found.groups} groups"
     if found.subset is not None:
         groups, left_out = found.subset.groups, found.subset.left_out
         which = "all image groups" if groups is None else f"image groups {', '.join(map(str, groups))}"

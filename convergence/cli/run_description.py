@@ -8,6 +8,7 @@ from typing import Any
 
 from convergence.cli.output import columns
 from convergence.config.schema import Experiment
+from convergence.data.images import ImageSet
 from convergence.errors import UserError
 from convergence.networks.factories import is_allowed
 from convergence.progress import readable_bytes, readable_seconds
@@ -54,6 +55,7 @@ class StatisticsCost:
     Attributes
     ----------
     images, groups, images_per_group : evaluation images and their groups
+    families : families of these images; None if every image is a family
     single_images : images that are stored as means over positions
     sums_bytes : memory of a rank in pass 1, which at most ``groups`` ranks share
     tile_bytes : memory of the joint counts of a tile in pass 2, which at most as many ranks as tiles share; None
@@ -63,6 +65,7 @@ class StatisticsCost:
     images: int
     groups: int
     images_per_group: int
+    families: int | None
     single_images: int
     sums_bytes: float
     tile_bytes: float | None
@@ -130,13 +133,13 @@ def describe_run(folder: RunFolder) -> RunDescription:
     )  # fmt: skip
 
 
-def shapes(experiment: Experiment) -> tuple[int, Any]:
-    """Number of images, and a source that knows the shapes of all layers without computing any."""
+def shapes(experiment: Experiment) -> tuple[ImageSet, Any]:
+    """The evaluation images, and a source that knows the shapes of all layers without computing any."""
     if experiment.activations is not None:
         from convergence.statistics.activation_source import ArraySource
 
         arrays = ArraySource(experiment)
-        return len(arrays.images), arrays
+        return arrays.images, arrays
     code = {net.spec.code(): net.name for net in experiment.all_nets() if net.spec.code()}
     for name, net in code.items():
         module = name.partition(":")[0]
@@ -156,7 +159,7 @@ def shapes(experiment: Experiment) -> tuple[int, Any]:
             weights: specs[net].build(images.image_shape, images.n_classes)
             for weights, net in dict.fromkeys((member.weights, member.net) for member in experiment.all_layer_refs())
         }
-    return len(images), NetSource(experiment, modules, images, "meta")
+    return images, NetSource(experiment, modules, images, "meta")
 
 
 def _settings(section: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -194,14 +197,14 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
     from convergence.statistics.schema import stored_bytes
 
     config = experiment.statistics
-    n_available, joiner = shapes(experiment)
-    groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
+    images, joiner = shapes(experiment)
+    groups = ImageGroups.of(config, len(images), images.families)
     information, n_subset = config.mutual_information, len(groups.subset(config.subset))
     found = []
     for joined in joiner.joined.values():
         used = joined.n_sampled(config.positions)
         coded = information.enabled * joined.n_sampled(information.positions)
-        stored = stored_bytes(joined, config, n_subset)
+        stored = stored_bytes(joined, config, n_subset, images.n_classes)
         found.append(
             ComparisonCost(
                 name=joined.name,
@@ -221,6 +224,7 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
     sums_bytes, tile_bytes = pass_memory(config, max(item.units for item in found))
     return StatisticsCost(
         images=groups.n_images,
+        families=None if images.families is None else groups.n_families,
         groups=len(groups),
         images_per_group=len(groups.images(0)),
         single_images=n_subset if config.subset else 0,
@@ -276,7 +280,8 @@ def _toml(value: Any) -> str:
 
 
 def _statistics_lines(cost: StatisticsCost) -> Iterator[str]:
-    yield f"  {cost.images:,} images in {cost.groups} groups of {cost.images_per_group:,}"
+    families = "" if cost.families is None else f" of {cost.families:,} families"
+    yield f"  {cost.images:,} images{families} in {cost.groups} groups of about {cost.images_per_group:,}"
     head = ("name", "members", "units", "positions", "samples", "tiles", "in statistics.h5", "scratch", "graph nodes")
     rows = [
         (

@@ -156,6 +156,14 @@ class ActivationsConfig(FileData):
         min_length=2, description='Net → layer → "file.npy", "file.npz:name" or "file.h5:name".'
     )
     untrained: tuple[str, ...] = Field((), description="Names of the untrained nets: the baseline.")
+    labels: str | None = Field(
+        None, description='Classes of the images, "file.npy" of n_images integers; for similarity within classes.'
+    )
+    families: str | None = Field(
+        None,
+        description='Families of the images, "file.npy" of n_images integers or texts: images of one film, document or '
+        "photograph are not independent and stay in one image group. Default: every image is a family.",
+    )
 
     @model_validator(mode="after")
     def _known(self) -> ActivationsConfig:
@@ -165,7 +173,9 @@ class ActivationsConfig(FileData):
         return self
 
     def list_parts(self) -> dict[str, Part]:
-        names = dict.fromkeys(file_and_array(source)[0] for layers in self.nets.values() for source in layers.values())
+        sources = [source for layers in self.nets.values() for source in layers.values()]
+        sources += [source for source in (self.labels, self.families) if source is not None]
+        names = dict.fromkeys(file_and_array(source)[0] for source in sources)
         remedy = "Give arrays as file.npy, file.npz:name or file.h5:name, below activations.root."
         return {
             "files": list_files("the activations", ((name, self.root / expand_path(name)) for name in names), remedy)

@@ -221,6 +221,16 @@ class StatisticsConfig(Settings):
     shifted_null: bool = Field(
         False, description="Also sum products with the next image, a chance level; doubles the work of the first pass."
     )
+    class_sums: bool = Field(
+        True,
+        description="Also sum the samples of each class, where images have labels: they divide similarity into that "
+        "between and that within classes.",
+    )
+    image_gram: bool = Field(
+        True,
+        description="Inner products of the stored images' flattened maps, for the CKA with images as samples. The maps "
+        "of `subset` images are on the disk until the statistics are finished.",
+    )
     top_images: int = Field(
         9, ge=0, le=10_000, description="Top images of each unit to record for the pictures; 0 for none."
     )

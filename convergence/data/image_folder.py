@@ -9,26 +9,30 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from convergence.data.crops import Crops, PixelImages, Pixels
+from convergence.data.families import check_setting, families_of, family_file
 from convergence.data.files import (
     MissingDataError,
     Part,
     Problem,
     describe_problems,
+    hash_file,
     hash_image,
     list_classes,
+    list_files,
     listed,
     name_text,
     unusable,
 )
 from convergence.data.images import Indices, Splits
-from convergence.data.manifest import KnownFiles, make_manifest
+from convergence.data.manifest import FAMILIES, KnownFiles, make_manifest
 from convergence.errors import FileError
 from convergence.settings import PLACE_ONLY, PathSetting
 
@@ -59,6 +63,16 @@ class ImageFolder(Crops):
         256, description="Size after the resize in pixels: the shorter side, or (height, width)."
     )
 
+    families: Annotated[str, AfterValidator(check_setting)] | None = Field(
+        None,
+        max_length=1000,
+        description="What images of one family have in common, so that they stay in one image group: 'folder', a "
+        "regular expression on the path below the folder of the split (its first group, or the whole match), or "
+        "'file.csv:column' below root, with a column 'path' or a row for each image in the order of paths. "
+        "Default: every image is a family.",
+        json_schema_extra=PLACE_ONLY,
+    )
+
     @model_validator(mode="after")
     def _crop_inside(self) -> ImageFolder:
         side = self.resize if isinstance(self.resize, int) else min(self.resize)
@@ -84,11 +98,18 @@ class ImageFolder(Crops):
         used = [{train.class_names[file.label] for file in part.files} for part in (train, test)]
         if self.skips_unreadable:  # a class without images in one split still is a class
             names = [name for name in train.class_names if name in used[0] | used[1]]
-            return {"train": _of_classes(train, names), "test": _of_classes(test, names)}
+            return {"train": _of_classes(train, names), "test": _of_classes(test, names), **self._family_part()}
         return {
             key: replace(part, problems=(*part.problems, *_empty_classes(part, there)))
             for key, part, there in zip(("train", "test"), (train, test), used, strict=True)
-        }
+        } | self._family_part()
+
+    def _family_part(self) -> dict[str, Part]:
+        name = family_file(self.families)
+        if name is None:
+            return {}
+        remedy = "data.families names a file below data.root."
+        return {FAMILIES: list_files("the families", [(name, self.root / name)], remedy)}
 
     def _list(self, folder: Path) -> Part:
         if not folder.is_dir():
@@ -108,7 +129,7 @@ class ImageFolder(Crops):
         return part
 
     def hash_content(self, path: str) -> tuple[str, str, str]:
-        return hash_image(path)
+        return hash_file(path) if path.endswith(".csv") else hash_image(path)
 
     def load(self) -> Splits:
         if self.manifest is not None:
@@ -139,11 +160,20 @@ class FolderImages(PixelImages):
     ) -> None:
         self.source, self.part = source, part
         folder = source.root / (source.train_folder if part == "train" else source.test_folder)
-        self._files = [os.path.join(folder, name) for name, _ in files]
+        self._names, self._split = [name for name, _ in files], folder.name
+        self._files = [os.path.join(folder, name) for name in self._names]
         self.labels = np.array([label for _, label in files], dtype=np.int64)
         self.class_names = tuple(map(name_text, class_names))
         self.image_shape = (3, source.crop, source.crop)
         self._resize, self._centre = _transforms(source)
+
+    @cached_property
+    def families(self) -> Indices | None:  # type: ignore[override]
+        """(n_images,) families by ``data.families``."""
+        setting = self.source.families
+        if setting is None:
+            return None
+        return families_of(setting, self._names, self.source.root.expanded(), self._split)
 
     def parts(self, indices: Indices, augment_seed: int | None = None) -> Iterator[Pixels]:
         side = self.source.crop

@@ -44,8 +44,11 @@ class ImageSet(ABC):
     labels : (n_images,) int64
     class_names : tuple of str
     image_shape : (channels, height, width)
+    families : (n_images,) int64; images of a family are not independent of each other (frames of a film, crops of a
+        photograph) and stay in one image group. None: every image is a family
     """
 
+    families: Indices | None = None
     labels: Indices
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]

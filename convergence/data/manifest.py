@@ -25,6 +25,8 @@ CHUNK_FILES = 64
 """Files that a thread reads before the progress is reported."""
 MAX_THREADS = 16
 FORMAT = 1
+FAMILIES = "families"
+"""Part of the file that names the families of images."""
 
 
 class FileRecord(NamedTuple):
@@ -70,14 +72,14 @@ class PartManifest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a data set: parts by name ("train" and "test" for splits)."""
+    """The files of a data set: parts by name ("train" and "test" for splits, ``FAMILIES`` for the file of families)."""
 
     parts: Mapping[str, PartManifest]
 
     @cached_property
     def content(self) -> str:
-        """SHA-256 (hex) that identifies the data."""
-        text = "\n".join(f"{name} {part.sha256}" for name, part in self.parts.items())
+        """SHA-256 (hex) that identifies the images and labels, without their families, on which training depends."""
+        text = "\n".join(f"{name} {part.sha256}" for name, part in self.parts.items() if name != FAMILIES)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def all_problems(self) -> list[tuple[str, Problem]]:

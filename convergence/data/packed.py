@@ -70,6 +70,8 @@ class Packed(Crops):
         with open_packed(Path(path)) as file, reading(path, made_by=MADE_BY):
             text = json.dumps([read_array(file, "labels").tolist(), list(map(str, read_array(file, "class_names")))])
             digest = hashlib.sha256(f"{text} {file['images'].shape}".encode())
+            if "families" in file:
+                digest.update(read_array(file, "families").tobytes())
             digest.update(file["image_sha256"][()].tobytes())
         return digest.hexdigest(), "", ""
 
@@ -96,6 +98,7 @@ class PackedImages(PixelImages):
         with open_packed(path) as file:
             self.labels = read_array(file, "labels")
             self.class_names = tuple(str(name) for name in read_array(file, "class_names"))
+            self.families = read_array(file, "families") if "families" in file else None
             self.source_manifest = str(file.attrs["source_manifest_sha256"])
             _, self.height, self.width, _ = file["images"].shape
             self._offset = file["images"].id.get_offset()
@@ -185,6 +188,7 @@ def open_packed(path: Path) -> Iterator[h5py.File]:
             if (
                 images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape
                 or file["image_sha256"].shape != (len(images), DIGEST) or labels.shape != (len(images),)
+                or ("families" in file and read_array(file, "families").shape != labels.shape)
                 or labels.dtype.kind != "i" or not 0 <= labels.min() <= labels.max() < n_classes
                 or not all(isinstance(file.attrs[name], str) for name in ("digest", "source_manifest_sha256"))
             ):  # fmt: skip
@@ -302,6 +306,8 @@ def layout(images: FolderImages) -> Layout:
         )
     manifest = images.manifest_hash()
     text = f"{VERSION} {manifest} {source.resize} {source.crop}"
+    if images.families is not None:
+        text += f" {hashlib.sha256(images.families.tobytes()).hexdigest()}"
     return Layout(len(images), height, width, manifest, hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -325,6 +331,9 @@ def create(path: Path, images: FolderImages, plan: Layout) -> None:
         file.attrs["digest"], file.attrs["source_manifest_sha256"] = plan.digest, plan.manifest
         write_array(file, "labels", images.labels, ("image",), about="class of each image, an index into class_names")
         write_array(file, "class_names", list(images.class_names), ("class",))
+        if images.families is not None:
+            about = "family of each image; images of a family are not independent"
+            write_array(file, "families", images.families, ("image",), about=about)
         about = "SHA-256 of the bytes of each image"
         _make_room(file, "image_sha256", (plan.n, DIGEST), ("image", "byte"), about)
         about = "pixels after the resize, red green blue"

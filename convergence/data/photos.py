@@ -1,7 +1,8 @@
 """Patches of sixteen photographs of scikit-image and scikit-learn: natural images without a download.
 
 Each photograph is divided into square blocks with a side of two patches. Whole blocks are held out, and a patch is
-inside one block, so no pixel is in both a training and a held-out patch. The class of a patch is its photograph.
+inside one block, so no pixel is in both a training and a held-out patch. The class of a patch is its photograph, and
+the patches of a photograph are a family: they are not independent images.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Photos(DataSource):
         labels = np.concatenate([np.full(len(part), k) for k, part in enumerate(parts)])
         order = np.argsort(np.concatenate([np.arange(len(part)) for part in parts]), kind="stable")
         kind = MirroredImages if mirrored else ArrayImages
-        return kind(np.concatenate(parts)[order], labels[order], names, (-SHOWN_DEVIATIONS, SHOWN_DEVIATIONS))
+        images = kind(np.concatenate(parts)[order], labels[order], names, (-SHOWN_DEVIATIONS, SHOWN_DEVIATIONS))
+        images.families = images.labels
+        return images
 
 
 class MirroredImages(ArrayImages):

@@ -64,7 +64,7 @@ class ExperimentContext:
         statistics = self.experiment.statistics
         self.train = splits.train
         self.images: ImageSet = splits.test if statistics.split == "test" else splits.train
-        self.groups = ImageGroups(len(self.images), statistics.groups, statistics.seed, statistics.max_images)
+        self.groups = ImageGroups.of(statistics, len(self.images), self.images.families)
         self._stack = ExitStack()
 
     def __enter__(self) -> ExperimentContext:

@@ -53,6 +53,7 @@ class UnitSummary:
     percentile_99: Float64 | None
     active: npt.NDArray[np.bool_]
     inactive_reason: npt.NDArray[np.str_]
+    rare: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from convergence.config.schema import Experiment
 from convergence.data.files import MissingDataError, Part, counted, describe_problems, listed, name_text, unusable
 from convergence.data.images import DataSource
 from convergence.data.manifest import (
+    FAMILIES,
     FORMAT,
     FileData,
     KnownFiles,
@@ -81,6 +82,12 @@ class DataRecord:
             return UNCHECKED
         summary = self._read()
         return str(summary["content"]) if summary else self._of_statistics()
+
+    @property
+    def families(self) -> str:
+        """SHA-256 (hex) of the recorded file of families; "" if there is none."""
+        summary = self._read()
+        return str(summary["parts"].get(FAMILIES, {}).get("sha256", "")) if summary else ""
 
     @property
     def changes(self) -> dict[str, str]:

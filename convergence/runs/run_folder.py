@@ -107,6 +107,7 @@ class RunFolder(TaskFolder):
             "nets": [[net.name, net.label, net.trained] for net in joined.values()],
             "statistics": self.experiment.statistics.digest_values(),
         }
+        values |= self._families_values()
         inputs = {}
         if self.experiment.activations is None:
             inputs = {name: self.train_task(net).digest for name, net in joined.items()}
@@ -163,6 +164,7 @@ class RunFolder(TaskFolder):
             ]
             statistics = self.experiment.statistics  # scored images and their groups
             values["images"] = [statistics.split, statistics.max_images, statistics.groups, statistics.seed]
+            values |= self._families_values()
             inputs = {}
         else:
             inputs = {net.name: self.train_task(net).digest for net in self.experiment.all_nets()}
@@ -188,6 +190,11 @@ class RunFolder(TaskFolder):
     def _data_values(self) -> dict[str, Any]:
         """What the images or activations are: their settings without places, and their recorded content."""
         return self.data.source.digest_values() | {"content": self.data.content}
+
+    def _families_values(self) -> dict[str, Any]:
+        """The families of the images, on which statistics depend and training does not."""
+        setting = getattr(self.experiment.data, "families", None)
+        return {"families": [setting, self.data.families]} if setting else {}
 
     def held_out_accuracy(self, net: Net) -> float:
         """Read the held-out accuracy of a net from its metrics.

@@ -28,6 +28,7 @@ MEASURES = Registry(
         "linear_cka": "convergence.similarity.cka:linear_cka",
         "linear_cka_raw": "convergence.similarity.cka:linear_cka_raw",
         "debiased_cka": "convergence.similarity.cka:debiased_cka",
+        "image_cka": "convergence.similarity.cka:image_cka",
         "mean_cca": "convergence.similarity.cca:mean_cca",
         "svcca": "convergence.similarity.cca:svcca",
         "pwcca": "convergence.similarity.cca:pwcca",
@@ -37,6 +38,7 @@ MEASURES = Registry(
         "ridge_r_squared": "convergence.similarity.regression:mean_ridge_r_squared",
         "subspace_match": "convergence.similarity.subspace_match:subspace_match",
         "rsa": "convergence.similarity.images:representational_similarity",
+        "rsa_cosine": "convergence.similarity.images:cosine_similarity",
         "mutual_knn": "convergence.similarity.images:mutual_nearest_neighbours",
     },
 )

@@ -1,4 +1,4 @@
-"""Centred kernel alignment with linear kernels: of standardised units, of raw units, and debiased."""
+"""Centred kernel alignment with linear kernels: of standardised and raw units, debiased, and with images as samples."""
 
 from __future__ import annotations
 
@@ -51,32 +51,78 @@ def linear_cka_raw(pair: PairMoments) -> float:
 
 
 @measure(
-    title="Linear CKA, raw units, debiased",
-    source="unbiased HSIC of Song et al. 2007 (arXiv 0805.2368), equation 5, in place of the HSIC of CKA",
+    title="Linear CKA, debiased",
+    source="CKA of standardised units with HSIC from pairs of different image groups, a U-statistic over groups in the "
+    "sense of Song et al. 2007 (arXiv 0805.2368); positions are samples",
     symmetric=True,
     bounds=(-1.0, 1.0),
     rotation_invariant=True,
-    scale_invariant=False,
-    needs="hsic",
+    needs="groups",
 )
 def debiased_cka(pair: PairMoments) -> float:
-    """HSIC_xy / sqrt(HSIC_xx HSIC_yy) with unbiased HSIC: 0 on average for independent layers, for any sample size.
+    """HSIC_xy / sqrt(HSIC_xx HSIC_yy), HSIC = sum over image groups g != h of <C_g, C_h>.
 
-    All finite units are included, without standardisation. The estimator assumes independent samples; positions of one
-    image are dependent, so bias from that dependence remains.
+    C_g is the sum over the samples of group g of the products of standardised units, about the means of the group.
+    Different groups have no image in common. Independent layers therefore have a value of 0 on average, for any number
+    of samples, also where the positions of an image are dependent.
 
     Raises
     ------
     UserError
-        if the HSIC of a layer with itself is not positive (too few samples).
+        if the HSIC of a layer with itself is not positive (too few images).
     """
     assert pair.hsic is not None
-    if min(pair.hsic.xx, pair.hsic.yy) <= 0:
+    return _of_hsic(pair.hsic.xx, pair.hsic.xy, pair.hsic.yy, "debiased_cka")
+
+
+@measure(
+    title="Linear CKA, images as samples, debiased",
+    source="Kornblith et al. 2019 (arXiv 1905.00414): a sample is an image, its features are the values of all units "
+    "at all positions; unbiased HSIC of Song et al. 2007 (arXiv 0805.2368), equation 5",
+    symmetric=True,
+    bounds=(-1.0, 1.0),
+    rotation_invariant=True,
+    scale_invariant=False,
+    needs="gram",
+)
+def image_cka(pair: PairMoments) -> float:
+    """HSIC_xy / sqrt(HSIC_xx HSIC_yy) of the stored images' flattened maps, raw: the CKA of convolutional layers.
+
+    All other measures take positions as samples: they compare what units say about a place. This one compares how
+    similar two whole images are in either layer, and sees where in the image something is.
+
+    Raises
+    ------
+    UserError
+        if the HSIC of a layer with itself is not positive (too few images).
+    """
+    assert pair.gram_xx is not None
+    assert pair.gram_yy is not None
+    x, y = pair.gram_xx, pair.gram_yy
+    if pair.kept is not None:
+        x, y = (gram[np.ix_(pair.kept, pair.kept)] for gram in (x, y))
+    x, y = (gram / np.abs(gram).max(initial=1e-300) for gram in (x, y))
+    return _of_hsic(unbiased_hsic(x, x), unbiased_hsic(x, y), unbiased_hsic(y, y), "image_cka")
+
+
+def unbiased_hsic(k: Matrix, l: Matrix) -> float:
+    """Unbiased HSIC of kernel matrices (n, n) over the same n samples, at least 4: Song et al. 2007, equation 5."""
+    n = len(k)
+    if n < 4:
+        raise UserError(f"{n} stored images are too few for the unbiased HSIC, which needs 4: raise statistics.subset.")
+    k, l = (matrix - np.diag(np.diagonal(matrix)) for matrix in (k, l))
+    rows_k, rows_l = k.sum(axis=1), l.sum(axis=1)
+    total = np.sum(k * l) + rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2)) - 2 * (rows_k @ rows_l) / (n - 2)
+    return float(total / (n * (n - 3)))
+
+
+def _of_hsic(xx: float, xy: float, yy: float, name: str) -> float:
+    if min(xx, yy) <= 0:
         raise UserError(
-            f"the unbiased HSIC of a layer with itself is {min(pair.hsic.xx, pair.hsic.yy):.3g}, but must be positive: "
-            f"{pair.n:.0f} samples are too few. Use more images, or remove debiased_cka from analysis.measures."
+            f"the unbiased HSIC of a layer with itself is {min(xx, yy):.3g}, but must be positive: there are too few "
+            f"images. Use more images, or remove {name} from analysis.measures."
         )
-    return pair.hsic.xy / float(np.sqrt(pair.hsic.xx) * np.sqrt(pair.hsic.yy))
+    return xy / float(np.sqrt(xx) * np.sqrt(yy))
 
 
 def _cka(s_xx: Matrix, s_xy: Matrix, s_yy: Matrix) -> float:

@@ -1,7 +1,8 @@
 """Measures over pairs of images, computed on the images whose activations are stored.
 
-The value of a unit for an image is its mean over the positions of its map. Units are standardised over the stored
-images. Two images are compared by the cosine of their centred patterns, which is invariant to rotations of the units.
+The value of a unit for an image is its mean over the positions of its map. Kriegeskorte's analysis compares two images
+by the correlation over the raw units of a layer. The other measures standardise units over the stored images, and
+compare two images by the cosine of their centred patterns, which is invariant to rotations of the units.
 """
 
 from __future__ import annotations
@@ -19,19 +20,37 @@ NEIGHBOURS = 10
 
 @measure(
     title="Representational similarity (RSA)",
-    source="Kriegeskorte et al. 2008 (Front. Syst. Neurosci. 2:4): correlation of ranks of dissimilarities",
+    source="Kriegeskorte et al. 2008 (Front. Syst. Neurosci. 2:4): dissimilarity 1 − correlation over units, compared "
+    "by Spearman's rank correlation over pairs of images",
+    symmetric=True,
+    bounds=(-1.0, 1.0),
+    rotation_invariant=False,
+    scale_invariant=False,
+    needs="samples",
+    rotation_null=False,
+)
+def representational_similarity(pair: PairMoments) -> float:
+    """Spearman correlation of the dissimilarities of all image pairs in x with those in y; 0 if all are equal.
+
+    The dissimilarity of two images is 1 minus the Pearson correlation, over units, of their raw mean activations.
+    """
+    assert pair.samples_x is not None
+    assert pair.samples_y is not None
+    return _rank_correlation(pair, *(1.0 - pattern_correlations(s) for s in (pair.samples_x, pair.samples_y)))
+
+
+@measure(
+    title="Representational similarity, cosine of standardised units",
+    source="Spearman's rank correlation of the cosines of centred patterns: a form of RSA invariant to rotations",
     symmetric=True,
     bounds=(-1.0, 1.0),
     rotation_invariant=True,
     needs="samples",
     bound=one,
 )
-def representational_similarity(pair: PairMoments) -> float:
+def cosine_similarity(pair: PairMoments) -> float:
     """Spearman correlation of the similarities of all image pairs in x with those in y; 0 if all are equal."""
-    x, y = (_upper(_counted(similarities(scores), pair)) for scores in _both(pair))
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x.round(12), y.round(12))]
-    scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
-    return float(ranks[0] @ ranks[1] / scale) if scale > 0 else 0.0
+    return _rank_correlation(pair, *(similarities(scores) for scores in _both(pair)))
 
 
 @measure(
@@ -49,6 +68,11 @@ def mutual_nearest_neighbours(pair: PairMoments) -> float:
     if pair.kept is not None:
         x, y = x[pair.kept], y[pair.kept]
     return float((x & y).sum() / x.sum())
+
+
+def pattern_correlations(samples: Matrix) -> Matrix:
+    """Pearson correlations (n, n) over units between the patterns (n, n_units); 0 for a pattern without variance."""
+    return similarities(samples - samples.mean(axis=1, keepdims=True))
 
 
 def similarities(scores: Matrix) -> Matrix:
@@ -75,6 +99,14 @@ def _both(pair: PairMoments) -> tuple[Matrix, Matrix]:
     assert x is not None
     assert y is not None
     return x, y
+
+
+def _rank_correlation(pair: PairMoments, of_x: Matrix, of_y: Matrix) -> float:
+    """Spearman correlation over the pairs of counted images."""
+    x, y = (_upper(_counted(matrix, pair)) for matrix in (of_x, of_y))
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x.round(12), y.round(12))]
+    scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
+    return float(ranks[0] @ ranks[1] / scale) if scale > 0 else 0.0
 
 
 def _counted(matrix: Matrix, pair: PairMoments) -> Matrix:

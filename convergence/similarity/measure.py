@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from convergence.similarity.pair import PairMoments
 
-Need = Literal["hsic", "samples"]
+Need = Literal["groups", "samples", "gram"]
 MISSING: dict[Need, str] = {
-    "hsic": "a unit is not finite, so the norms are not finite",
+    "groups": "pairs of image groups are not known, or there are fewer than three groups",
+    "gram": "the statistics hold no finite Gram matrix of the stored images; set statistics.subset and "
+    "statistics.image_gram",
     "samples": "the statistics hold no activations of single images; set statistics.subset",
 }
 
@@ -79,8 +81,10 @@ class Measure:
 
     def unavailable(self, pair: PairMoments) -> str:
         """Explain why the measure is not available for a pair; "" if it is."""
-        if self.needs == "hsic" and pair.hsic is None:
-            return MISSING["hsic"]
+        if self.needs == "groups" and pair.hsic is None:
+            return MISSING["groups"]
+        if self.needs == "gram" and (pair.gram_xx is None or pair.gram_yy is None):
+            return MISSING["gram"]
         if self.needs == "samples" and (pair.samples_x is None or pair.samples_y is None):
             return MISSING["samples"]
         return ""

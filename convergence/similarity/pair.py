@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,13 +13,38 @@ from convergence.errors import UserError
 from convergence.linalg import Matrix, principal_directions
 
 
-@dataclass(frozen=True, eq=False)
-class UnbiasedHsic:
-    """Unbiased HSIC (Song et al. 2007) with linear kernels, of (x, x), (x, y) and (y, y)."""
+class GroupHsic:
+    """HSIC with linear kernels from pairs of different image groups, of (x, x), (x, y) and (y, y).
 
-    xx: float
-    xy: float
-    yy: float
+    ``of`` computes that of "xx", "xy" or "yy" when it is asked for; ``parts`` are the names of the three.
+    """
+
+    def __init__(self, of: Callable[[str], float], parts: tuple[str, str, str] = ("xx", "xy", "yy")) -> None:
+        self._of, self._parts = of, parts
+
+    @cached_property
+    def xx(self) -> float:
+        """HSIC of x with itself."""
+        return self._of(self._parts[0])
+
+    @cached_property
+    def xy(self) -> float:
+        """HSIC of x and y."""
+        return self._of(self._parts[1])
+
+    @cached_property
+    def yy(self) -> float:
+        """HSIC of y with itself."""
+        return self._of(self._parts[2])
+
+    def swapped(self) -> GroupHsic:
+        """Return that of the pair with x and y exchanged."""
+        xx, xy, yy = self._parts
+        return GroupHsic(self._of, (yy, xy, xx))
+
+    def of_x_alone(self) -> GroupHsic:
+        """Return that of the pair of x and itself."""
+        return GroupHsic(self._of, (self._parts[0],) * 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +59,15 @@ class PairMoments:
         Covariances, in units of activation squared.
     standardised : bool
         Whether the covariances are those of standardised units or of their rotation (:meth:`rotated`).
-    hsic : UnbiasedHsic, optional
-        Computed from norms in the statistics.
+    hsic : GroupHsic, optional
+        Computed from the products of each image group.
     samples_x, samples_y : (n_stored, n_x), (n_stored, n_y), optional
         Stored activations of a subset of images; row k of both is the same image.
     kept : (n_stored,) bool, optional
         Mask of the stored images that count, for replicates that leave out images. Measures that compare an image with
         others still compare it with all stored images, because their value depends on the number of images.
+    gram_xx, gram_yy : (n_stored, n_stored), optional
+        Inner products of the flattened maps of the stored images, of raw units.
 
     Raises
     ------
@@ -52,10 +80,12 @@ class PairMoments:
     cov_xy: Matrix
     cov_yy: Matrix
     standardised: bool = False
-    hsic: UnbiasedHsic | None = None
+    hsic: GroupHsic | None = None
     samples_x: Matrix | None = None
     samples_y: Matrix | None = None
     kept: NDArray[np.bool_] | None = None
+    gram_xx: Matrix | None = None
+    gram_yy: Matrix | None = None
 
     def __post_init__(self) -> None:
         n_x, n_y = len(self.cov_xx), len(self.cov_yy)
@@ -117,10 +147,10 @@ class PairMoments:
 
     def swapped(self) -> PairMoments:
         """Return the pair with x and y exchanged."""
-        hsic = UnbiasedHsic(self.hsic.yy, self.hsic.xy, self.hsic.xx) if self.hsic else None
+        hsic = None if self.hsic is None else self.hsic.swapped()
         other = PairMoments(
             self.n, self.cov_yy, np.ascontiguousarray(self.cov_xy.T), self.cov_xx, self.standardised, hsic,
-            self.samples_y, self.samples_x, self.kept,
+            self.samples_y, self.samples_x, self.kept, self.gram_yy, self.gram_xx,
         )  # fmt: skip
         for mine, its in (("directions_x", "directions_y"), ("directions_y", "directions_x")):
             if mine in self.__dict__:  # reuse cached results
@@ -136,7 +166,7 @@ class PairMoments:
         """
         if not standardise:
             samples = None if self.samples_y is None else self.samples_y @ q
-            return replace(self, cov_xy=self.cov_xy @ q, cov_yy=q.T @ self.cov_yy @ q, samples_y=samples)
+            return replace(self, cov_xy=self.cov_xy @ q, cov_yy=q.T @ self.cov_yy @ q, samples_y=samples, hsic=None)
         scores_x, scores_y = self.scores()
         rotated = PairMoments(
             self.n, self.std_xx, self.std_xy @ q, q.T @ self.std_yy @ q, True, None,
@@ -155,18 +185,11 @@ class PairMoments:
 
     def of_x_alone(self) -> PairMoments:
         """Return the pair of layer x and itself."""
-        hsic = UnbiasedHsic(self.hsic.xx, self.hsic.xx, self.hsic.xx) if self.hsic else None
         return PairMoments(
-            self.n,
-            self.cov_xx,
-            self.cov_xx,
-            self.cov_xx,
-            self.standardised,
-            hsic,
-            self.samples_x,
-            self.samples_x,
-            self.kept,
-        )
+            self.n, self.cov_xx, self.cov_xx, self.cov_xx, self.standardised,
+            None if self.hsic is None else self.hsic.of_x_alone(),
+            self.samples_x, self.samples_x, self.kept, self.gram_xx, self.gram_xx,
+        )  # fmt: skip
 
 
 def standard_scores(samples: Matrix) -> Matrix:

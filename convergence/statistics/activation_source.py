@@ -22,7 +22,7 @@ from convergence.data.images import ImageSet
 from convergence.data.manifest import KnownFiles, make_manifest
 from convergence.errors import ConfigError, FileError
 from convergence.statistics.bin_edges import encode
-from convergence.statistics.given_arrays import open_array
+from convergence.statistics.given_arrays import open_array, read_column
 from convergence.statistics.group_sums import GroupSums, HostGroupSums, NewMatrix
 from convergence.statistics.sampling import (
     Float32,
@@ -117,11 +117,9 @@ class HostArrays:
             row += part.shape[1]
         return out.reshape(len(out), -1)
 
-    def group_sums(
-        self, widths: tuple[int, ...], shift: Any, precision: str, shifted: bool, new_matrix: NewMatrix
-    ) -> GroupSums:
+    def group_sums(self, shift: Any, precision: str, shifted: bool, n_classes: int, new_matrix: NewMatrix) -> GroupSums:
         """Empty sums of one image group."""
-        return HostGroupSums(widths, shift, precision, shifted, new_matrix)
+        return HostGroupSums(shift, precision, shifted, n_classes, new_matrix)
 
     def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
         """Bin numbers (n_units, n_samples), see :func:`convergence.statistics.bin_edges.encode`."""
@@ -178,20 +176,34 @@ class ActivationSource(ABC):
 
         A large batch is yielded in chunks of whole images.
         """
-        for name, members in self._members.items():
-            joined = self.joined[name]
-            grids = [None if joined.pooled else grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
-            drawn = sample_positions(indices, joined.n_positions, positions, seed)
-            step = max(1, CHUNK_SAMPLES // joined.n_sampled(positions))
-            for start in range(0, len(indices), step):
-                rows = slice(start, start + step)
-                parts = [maps[member.weights, member.layer][rows] for member in members]
-                if joined.pooled:
-                    parts = [self.arrays.mean_over_positions(part) for part in parts]
-                chosen = [
-                    grid if drawn is None else drawn[rows] if grid is None else grid[drawn[rows]] for grid in grids
-                ]
-                yield name, self.arrays.join(parts, chosen), min(step, len(indices) - start)
+        for name in self._members:
+            drawn = sample_positions(indices, self.joined[name].n_positions, positions, seed)
+            for rows in self._chunks(name, len(indices), positions):
+                yield name, self._joined_samples(name, maps, rows, drawn), rows.stop - rows.start
+
+    def later_samples(self, maps: Maps, before: Indices, positions: int | str, seed: int) -> Iterator[Any]:
+        """Yield for each chunk of :meth:`samples` the same images at the positions drawn for the images ``before``.
+
+        Yield None where an image has the same positions as the image before it.
+        """
+        for name in self._members:
+            drawn = sample_positions(before, self.joined[name].n_positions, positions, seed)
+            for rows in self._chunks(name, len(before), positions):
+                yield None if drawn is None else self._joined_samples(name, maps, rows, drawn)
+
+    def _chunks(self, name: str, n_images: int, positions: int | str) -> Iterator[slice]:
+        step = max(1, CHUNK_SAMPLES // self.joined[name].n_sampled(positions))
+        for start in range(0, n_images, step):
+            yield slice(start, min(start + step, n_images))
+
+    def _joined_samples(self, name: str, maps: Maps, rows: slice, drawn: Indices | None) -> Any:
+        joined = self.joined[name]
+        parts = [maps[member.weights, member.layer][rows] for member in self._members[name]]
+        if joined.pooled:
+            parts = [self.arrays.mean_over_positions(part) for part in parts]
+        grids = [None if joined.pooled else grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
+        chosen = [grid if drawn is None else drawn[rows] if grid is None else grid[drawn[rows]] for grid in grids]
+        return self.arrays.join(parts, chosen)
 
     def image_means(self, maps: Maps, rows: Indices) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """Yield ``(comparison, means)`` for images ``rows`` of a batch: means over positions, (len(rows), n_units)."""
@@ -288,13 +300,21 @@ class ArraySource(ActivationSource):
 
 
 class UnknownImages(ImageSet):
-    """The images of given activations, of which only the number is known."""
+    """The images of given activations: their number, and labels and families if these are given."""
 
     def __init__(self, config: ActivationsConfig, n_images: int) -> None:
         self._config = config
         self.labels = np.zeros(n_images, np.int64)
         self.class_names = ()
         self.image_shape = (0, 0, 0)
+        if config.labels is not None:
+            classes, self.labels = np.unique(
+                read_column(config.root, config.labels, n_images, "iu"), return_inverse=True
+            )
+            self.class_names = tuple(map(str, classes))
+        if config.families is not None:
+            given = read_column(config.root, config.families, n_images, "iuUS")
+            self.families = np.unique(given, return_inverse=True)[1].astype(np.int64)
 
     def read(self, indices: Indices, augment_seed: int | None = None) -> npt.NDArray[np.float32]:
         return np.empty((len(indices), *self.image_shape), np.float32)

@@ -6,8 +6,9 @@ a whole matrix.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,10 @@ import numpy.typing as npt
 from convergence.config.stages import StatisticsConfig
 from convergence.io import hdf5
 from convergence.provenance import provenance
-from convergence.statistics.activation_source import JoinedUnits
+from convergence.statistics.activation_source import ActivationSource
 from convergence.statistics.bin_edges import BinEdges, equal_mass_bins
 from convergence.statistics.file import Array, ComparisonSums, StatisticsHeader
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.hsic import NormSums
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES, symmetric_rows
 from convergence.statistics.partial_results import MATRIX_BYTES, PartialResults
 from convergence.statistics.sampling import ImageGroups
@@ -50,6 +50,11 @@ def moments_name(group: int) -> str:
 def codes_name(group: int) -> str:
     """Name of the partial result of a group's pass 2."""
     return f"codes-{group:05d}"
+
+
+def gram_name(layer: tuple[str, str]) -> str:
+    """Name of the partial result of a layer's Gram matrix, by (weights, layer)."""
+    return f"gram-{hashlib.sha256(repr(layer).encode()).hexdigest()[:24]}"
 
 
 def information_name(tile: Tile) -> str:
@@ -83,15 +88,19 @@ class Assembly:
     Attributes
     ----------
     groups : the image groups
-    subset : (N,) ascending indices of the images whose mean activations are stored
+    subset, subset_groups : (N,) ascending indices of the images whose activations are stored, and their groups
+    n_classes : number of classes with sums of their own; 0 for none
+    has_grams : whether there are Gram matrices of the stored images
     """
 
-    def __init__(
-        self, joined: Mapping[str, JoinedUnits], config: StatisticsConfig, n_available: int, partial: PartialResults
-    ) -> None:
-        self.joined, self.config, self._partial = joined, config, partial
-        self.groups = ImageGroups(n_available, config.groups, config.seed, config.max_images)
+    def __init__(self, source: ActivationSource, config: StatisticsConfig, partial: PartialResults) -> None:
+        self.joined, self.config, self._partial = source.joined, config, partial
+        self._source = source
+        self.groups = ImageGroups.of(config, len(source.images), source.images.families)
         self.subset = self.groups.subset(config.subset)
+        self.subset_groups = self.groups.group_of_image[self.subset]
+        self.n_classes = source.images.n_classes if config.class_sums else 0
+        self.has_grams = config.image_gram and len(self.subset) > 0
 
     def header(
         self, digest: str, config_text: str, manifest_sha256: str, nets: list[dict[str, Any]]
@@ -103,6 +112,7 @@ class Assembly:
             provenance=json.dumps(provenance()),
             manifest_sha256=manifest_sha256,
             group_of_image=self.groups.group_of_image,
+            family_of_image=self.groups.family_of_image,
             n_groups=len(self.groups),
             subset=self.subset if len(self.subset) else None,
             nets=nets,
@@ -111,6 +121,20 @@ class Assembly:
     def tiles(self) -> list[Tile]:
         """The tiles of mutual information of all comparisons."""
         return [tile for name, joined in self.joined.items() for tile in information_tiles(name, joined.n_units)]
+
+    def grams(self) -> list[tuple[str, str]]:
+        """The layers that have Gram matrices, by (weights, layer)."""
+        if not self.has_grams:
+            return []
+        return list(dict.fromkeys((m.weights, m.layer) for name in self.joined for m in self._source.members(name)))
+
+    def stored_maps(self, group: int, layer: int) -> tuple[Float64, npt.NDArray[np.int64]]:
+        """Flattened maps (n, units · positions) of the stored images of a group, and their places in ``subset``."""
+        with self._partial.open(moments_name(group)) as file:
+            images = hdf5.read_array(file, "stored")
+            place = file["maps"][str(layer)]
+            maps = np.concatenate([hdf5.read_array(place, batch) for batch in sorted(place)])
+        return maps.astype(np.float64), np.searchsorted(self.subset, images)
 
     def has_top_images(self, name: str) -> bool:
         """Whether the top images of a comparison are kept."""
@@ -133,16 +157,12 @@ class Assembly:
         """All sums of a comparison: matrices to be read in blocks, everything else in memory."""
         joined, n_groups = self.joined[name], len(self.groups)
         n_units, n_members = joined.n_units, len(joined.nets)
-        counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units + n_members))
-        products, cross = np.zeros((n_groups, n_members, n_members)), np.zeros((n_groups, n_members, n_units))
+        counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units))
         for group in range(n_groups):
             with self._partial.open(moments_name(group)) as file:
                 place = file[name]
                 counts[group] = int(hdf5.read_array(place, "count"))
                 sums[group] = hdf5.read_array(place, "sums")
-                stored = hdf5.large_array(place, "products")
-                products[group] = symmetric_rows(stored, n_units, stored.shape[0])[:, n_units:]
-                cross[group] = stored[:n_units, n_units:].T
                 if group == 0:
                     shift = np.asarray(hdf5.read_array(place, "shift"))
         has_subset, histograms = len(self.subset) > 0, self._histograms(name)
@@ -162,24 +182,29 @@ class Assembly:
             positions="all" if joined.pooled else str(self.config.positions),
             precision=self.config.precision,
             unit_net=np.repeat(np.arange(n_members, dtype=np.int32), joined.widths),
-            shift=shift[:n_units],
+            shift=shift,
             group_count=counts,
-            group_sums=sums[:, :n_units],
-            norms=NormSums(shift[n_units:], sums[:, n_units:], products, cross),
+            group_sums=sums,
             histograms=histograms,
             bins=equal_mass_bins(histograms, information.bins) if information.enabled else None,
             subset_samples=self._subset_samples(name) if has_subset else None,
-            subset_group=self.groups.group_of_image[self.subset] if has_subset else None,
+            subset_group=self.subset_groups if has_subset else None,
+            subset_family=self.groups.family_of_image[self.subset] if has_subset else None,
+            class_count=self._class_count(name) if self.n_classes else None,
             top_images=self._top_images(name) if self.has_top_images(name) else None,
             **self.matrices(name),
         )
 
     def matrices(self, name: str) -> dict[str, Any]:
         """The matrices of a comparison, each a :class:`RowsOnDisk`, or None if it is not computed."""
-        shapes = matrix_shapes(self.joined[name].n_units, self.config)
+        joined = self.joined[name]
+        n_stored = len(self.subset) if self.has_grams else 0
+        shapes = matrix_shapes(joined.n_units, len(joined.nets), self.config, self.n_classes, n_stored)
         readers: dict[str, Callable[[hdf5.Index], Float64]] = {
             "group_products": lambda index: self._products(name, index),
             "group_shifted_products": lambda index: self._shifted_products(name, index),
+            "class_sums": lambda index: self._class_sums(name, index),
+            "image_gram": lambda index: self._gram(name, index),
             "mutual_information": lambda index: self._information(name, "mutual_information", index),
             "mutual_information_without": lambda index: self._information(name, "mutual_information_without", index),
         }
@@ -203,24 +228,39 @@ class Assembly:
 
     def _subset_samples(self, name: str) -> npt.NDArray[np.float32]:
         samples = np.empty((len(self.subset), self.joined[name].n_units), np.float32)
-        groups = self.groups.group_of_image[self.subset]
-        for group in np.unique(groups):
+        for group in np.unique(self.subset_groups):
             with self._partial.open(moments_name(int(group))) as file:
-                samples[groups == group] = hdf5.read_array(file[name], "subset")
+                samples[self.subset_groups == group] = hdf5.read_array(file[name], "subset")
         return samples
 
     def _products(self, name: str, index: hdf5.Index) -> Float64:
         group, rows = index
         assert isinstance(rows, slice)
         with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
-            return symmetric_rows(hdf5.large_array(file[name], "products"), rows.start, rows.stop)[
-                :, : self.joined[name].n_units
-            ]
+            return symmetric_rows(hdf5.large_array(file[name], "products"), rows.start, rows.stop)
 
     def _shifted_products(self, name: str, index: hdf5.Index) -> Float64:
         group, rows = index
         with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
             return hdf5.large_array(file[name], "shifted")[rows]
+
+    def _class_sums(self, name: str, index: hdf5.Index) -> Float64:
+        group, rows = index
+        with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
+            return hdf5.large_array(file[name], "class_sums")[rows]
+
+    def _class_count(self, name: str) -> npt.NDArray[np.int64]:
+        counts = np.empty((len(self.groups), self.n_classes), np.int64)
+        for group in range(len(self.groups)):
+            with self._partial.open(moments_name(group)) as file:
+                counts[group] = hdf5.read_array(file[name], "class_count")
+        return counts
+
+    def _gram(self, name: str, index: hdf5.Index) -> Float64:
+        member, rows = index
+        of = self._source.members(name)[int(member)]  # type: ignore[arg-type]
+        with self._partial.open(gram_name((of.weights, of.layer))) as file:
+            return hdf5.large_array(file, "gram")[rows]
 
     def _information(self, name: str, matrix: str, index: hdf5.Index) -> Float64:
         *block, rows = index

@@ -18,7 +18,6 @@ from convergence.io import hdf5
 from convergence.statistics.bin_edges import BinEdges
 from convergence.statistics.file_checks import check_layout
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.hsic import NormSums
 from convergence.statistics.null_sums import NullSums
 from convergence.statistics.schema import DATASETS, MADE_BY, MEMBERS, SCHEMA, UNKNOWN, VERSION
 from convergence.statistics.top_images import TopImages
@@ -68,7 +67,7 @@ class ComparisonSums:
     histograms : of the units' values over all groups; None in a subset of the groups
     mutual_information, mutual_information_without : (n_units, n_units), (n_blocks, n_units, n_units); None if absent
     subset_samples, subset_group : (N, n_units) means over positions of N images, (N,) their groups; None if absent
-    norms : sums of the squared norms of each member's activations
+    subset_family : (N,) families of these images; None: every image is a family
     top_images : the images that excite each unit most; None if absent
     bins : the bins of mutual information; None if absent
     class_count, class_sums : (n_groups, n_classes) samples of each class, and (n_groups, n_classes, n_units) their sums
@@ -107,11 +106,11 @@ class ComparisonSums:
     precision: str = "float64"
     subset_samples: Array | None = None
     subset_group: Array | None = None
-    norms: NormSums | None = None
     top_images: TopImages | None = None
     bins: BinEdges | None = None
     class_count: Array | None = None
-    class_sums: Array | None = None
+    class_sums: Matrix | None = None
+    subset_family: Array | None = None
     image_gram: Matrix | None = None
     null: NullSums | None = None
     null_kind: tuple[str, ...] = ()
@@ -139,9 +138,13 @@ class ComparisonSums:
 
     @classmethod
     def from_record(
-        cls, record: ComparisonRecord, nets: Sequence[Mapping[str, Any]], subset_group: Array | None
+        cls,
+        record: ComparisonRecord,
+        nets: Sequence[Mapping[str, Any]],
+        subset_group: Array | None,
+        subset_family: Array | None,
     ) -> ComparisonSums:
-        """The sums in a record; ``nets`` are those of the file, ``subset_group`` is of the images."""
+        """The sums in a record; ``nets`` are those of the file, the other arrays are of the images."""
         about, arrays = record.attributes, record.arrays
         top = {key.removeprefix("top_"): np.asarray(v) for key, v in arrays.items() if key.startswith("top_")}
         counts = {k.removeprefix("histogram/"): np.asarray(v) for k, v in arrays.items() if k.startswith("histogram/")}
@@ -169,9 +172,9 @@ class ComparisonSums:
             shift=np.asarray(arrays["shift"]),
             group_count=np.asarray(arrays["group_count"]),
             group_sums=np.asarray(arrays["group_sums"]),
-            norms=NormSums(
-                *(np.asarray(arrays[key]) for key in ("norm_shift", *(f"group_norm_{key}" for key in NORM_SUMS)))
-            ),
+            class_count=np.asarray(arrays["class_count"]) if "class_count" in arrays else None,
+            class_sums=arrays.get("class_sums"),
+            image_gram=arrays.get("image_gram"),
             group_products=arrays["group_products"],
             group_shifted_products=arrays.get("group_shifted_products"),
             mutual_information=arrays.get("mutual_information"),
@@ -182,6 +185,7 @@ class ComparisonSums:
             else None,
             subset_samples=np.asarray(arrays["subset_samples"]) if "subset_samples" in arrays else None,
             subset_group=subset_group if "subset_samples" in arrays else None,
+            subset_family=subset_family if "subset_samples" in arrays else None,
             top_images=TopImages.from_arrays(top) if top else None,
         )
 
@@ -214,10 +218,10 @@ class ComparisonSums:
             "mutual_information": self.mutual_information,
             "mutual_information_without": self.mutual_information_without,
             "subset_samples": self.subset_samples,
+            "class_count": self.class_count,
+            "class_sums": self.class_sums,
+            "image_gram": self.image_gram,
         }
-        if self.norms is not None:
-            arrays["norm_shift"] = self.norms.shift
-            arrays |= {f"group_norm_{key}": getattr(self.norms, key) for key in NORM_SUMS}
         if self.histograms is not None:
             arrays |= {f"histogram/{key}": array for key, array in self.histograms.to_arrays().items()}
         if self.bins is not None:
@@ -225,9 +229,6 @@ class ComparisonSums:
         if self.top_images is not None:
             arrays |= {f"top_{key}": array for key, array in self.top_images.to_arrays().items()}
         return ComparisonRecord(self.name, attributes, {k: array for k, array in arrays.items() if array is not None})
-
-
-NORM_SUMS = ("sums", "products", "cross")
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,7 @@ class StatisticsHeader:
     digest, config_text, provenance : of the file; the latter two are JSON
     manifest_sha256 : of the images
     group_of_image : (n_available,) image group of every image, −1 for images that were not read
+    family_of_image : (n_available,) family of every image; images of a family are not independent and in one group
     n_groups : number of image groups
     subset : (N,) images whose mean activations are stored; None for none
     nets : the datasets :data:`~.schema.NET_DATASETS` of every net that takes part
@@ -250,6 +252,7 @@ class StatisticsHeader:
     provenance: str
     manifest_sha256: str
     group_of_image: Array
+    family_of_image: Array
     n_groups: int
     subset: Array | None
     nets: list[dict[str, Any]]
@@ -277,6 +280,12 @@ class StatisticsFile:
             dict(zip(file["nets"], values, strict=True))
             for values in zip(*(hdf5.read_array(file["nets"], key) for key in file["nets"]), strict=True)
         ]
+
+    @property
+    def n_families(self) -> int:
+        """Families of the images; images of a family are not independent."""
+        used = hdf5.read_array(self.raw_file["images"], "group_of_image") >= 0
+        return len(np.unique(hdf5.read_array(self.raw_file["images"], "family_of_image")[used]))
 
     def members(self, name: str) -> list[str]:
         """Names of a comparison's members."""
@@ -315,6 +324,7 @@ class StatisticsFile:
             provenance=str(self.raw_file.attrs["provenance"]),
             manifest_sha256=str(place.attrs["manifest_sha256"]),
             group_of_image=hdf5.read_array(place, "group_of_image"),
+            family_of_image=hdf5.read_array(place, "family_of_image"),
             n_groups=self.n_groups,
             subset=hdf5.read_array(place, "subset") if "subset" in place else None,
             nets=self.nets,
@@ -341,8 +351,11 @@ class StatisticsFile:
     def sums(self, name: str) -> ComparisonSums:
         """The sums of one comparison, read like :meth:`record`."""
         images = self.raw_file["images"]
-        subset_group = hdf5.read_array(images, "subset_group") if "subset_group" in images else None
-        return ComparisonSums.from_record(self.record(name), self.nets, subset_group)
+        subset_group = subset_family = None
+        if "subset_group" in images:
+            subset_group = hdf5.read_array(images, "subset_group")
+            subset_family = hdf5.read_array(images, "family_of_image")[hdf5.read_array(images, "subset")]
+        return ComparisonSums.from_record(self.record(name), self.nets, subset_group, subset_family)
 
     def top_images(self, name: str) -> TopImages | None:
         """The images that excite each unit of a comparison most; None if the file has none."""

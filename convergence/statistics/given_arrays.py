@@ -39,8 +39,8 @@ RATIO = 200
 """Most bytes that a byte of a compressed file may unpack to."""
 BLOCK_BYTES = 1 << 26
 """Bytes that are unpacked at a time, or one chunk of the file where that is larger."""
-LARGEST = 1e12
-"""Largest magnitude of an activation; the sums of squares of larger ones leave the range of float32."""
+LARGEST = 1e18
+"""Largest magnitude of an activation; with larger ones, products of sums may leave the range of float64."""
 ERRORS = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, OverflowError, MemoryError, AttributeError,
     SyntaxError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError,
@@ -156,6 +156,26 @@ def open_array(root: str | os.PathLike[str], source: str) -> GivenArray:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return GivenArray(path, "", array.shape, array.dtype, array, None)
         return _open_npz(path, inside) if path.suffix == ".npz" else _open_hdf5(path, inside)
+
+
+def read_column(root: str | os.PathLike[str], source: str, n_images: int, kinds: str) -> npt.NDArray[Any]:
+    """Read ``file.npy`` of one value an image; ``kinds`` are the accepted kinds of numpy's types.
+
+    Raises
+    ------
+    FileError
+        for a file that is missing or damaged, another shape, and values of another kind.
+    """
+    path = expand_path(root) / expand_path(source)
+    wanted = "integers" if kinds == "iu" else "integers or texts"
+    with _damage_named(printable(str(path))):
+        values = np.load(path, allow_pickle=False)
+        if values.shape != (n_images,) or values.dtype.kind not in kinds:
+            raise FileError(
+                f"{printable(str(path))}: an array of shape {printable(str(values.shape))} and type "
+                f"{printable(str(values.dtype))}; needed are {n_images:,} {wanted}, one for each image."
+            )
+    return np.asarray(values)
 
 
 def check_range(values: npt.NDArray[Any], where: str) -> None:

@@ -16,6 +16,9 @@ The centre is the unit's mean in the run, or zero where the mean is below the st
 centring would gain less than half a bit and would cost more: the exact zeros of a ReLU would become a constant whose
 square is rounded in the same direction thousands of times.
 
+Squares of units of very small or very large scale leave the range of float32. Where the mean square of v is outside
+``ORDINARY``, v is divided by a power of two and the product multiplied by it again in float64; both are exact.
+
 Samples are buffered in order until there are enough for an efficient product. Products are computed in bands of rows,
 so the matrix may be an HDF5 dataset where it exceeds the memory: only the upper triangle is kept, and each band is
 read, updated and written back.
@@ -23,7 +26,6 @@ read, updated and written back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,8 @@ PRODUCT_SAMPLES = 4096
 """Samples of one float32 product. More samples increase its rounding error, but hardly its speed."""
 BAND = 1024
 """Rows of products computed at a time."""
+ORDINARY = (2.0**-100, 2.0**100)
+"""Mean squares of a unit in a run whose float32 products neither underflow nor overflow."""
 
 
 class Moments:
@@ -68,20 +72,18 @@ class Moments:
         self._gathered = np.empty((n_units, 0), np.float32)
         self._n_gathered = 0
 
-    def update(self, samples: Float32, more: Float32 | None = None) -> None:
-        """Add samples (n_units, n_samples) float32; the last rows may be given separately, as ``more``."""
-        parts = [samples] if more is None else [samples, more]
+    def update(self, samples: Float32) -> None:
+        """Add samples (n_units, n_samples) float32."""
         start, n_samples = 0, samples.shape[1]
         while start < n_samples:
             if not self._n_gathered and n_samples - start >= PRODUCT_SAMPLES:
-                self._add(parts, start, PRODUCT_SAMPLES)  # enough for a product: no need to buffer
+                self._add(samples, start, PRODUCT_SAMPLES)  # enough for a product: no need to buffer
                 start += PRODUCT_SAMPLES
                 continue
             if not self._gathered.shape[1]:
                 self._gathered = np.empty((len(self.shift), PRODUCT_SAMPLES), np.float32)
             n = min(n_samples - start, PRODUCT_SAMPLES - self._n_gathered)
-            place = self._gathered[:, self._n_gathered : self._n_gathered + n]
-            np.concatenate([part[:, start : start + n] for part in parts], out=place)
+            self._gathered[:, self._n_gathered : self._n_gathered + n] = samples[:, start : start + n]
             self._n_gathered += n
             start += n
             if self._n_gathered == PRODUCT_SAMPLES:
@@ -89,29 +91,28 @@ class Moments:
 
     def _add_gathered(self) -> None:
         if self._n_gathered:
-            self._add([self._gathered], 0, self._n_gathered)
+            self._add(self._gathered, 0, self._n_gathered)
             self._n_gathered = 0
 
-    def _add(self, parts: Sequence[Float32], first: int, n: int) -> None:
+    def _add(self, samples: Float32, first: int, n: int) -> None:
         n_units = len(self.shift)
-        residual, offset = np.empty(n_units), np.empty(n_units)
+        residual, offset, squares = np.empty(n_units), np.empty(n_units), np.empty(n_units)
         centred = np.empty((n_units, n), np.float64 if self.precision == "float64" else np.float32)
-        row = 0
-        for part in parts:
-            rows = slice(row, row + len(part))
-            if part.strides[1] != part.itemsize:  # the kernel reads samples that are adjacent in memory
-                part = np.ascontiguousarray(part)
-            _centre(part, first, self.shift[rows], centred[rows], residual[rows], offset[rows])
-            row += len(part)
+        if samples.strides[1] != samples.itemsize:  # the kernel reads samples that are adjacent in memory
+            samples = np.ascontiguousarray(samples)
+        _centre(samples, first, self.shift, centred, residual, offset, squares)
         moved = residual + n * offset
+        scale = exponents(squares) if self.precision == "float32" else np.zeros(n_units, np.int64)
+        if scale.any():
+            centred = np.ldexp(centred, -scale[:, None])
         syrk = blas.dsyrk if self.precision == "float64" else blas.ssyrk
         for start in range(0, n_units, BAND):
             rows, right = slice(start, start + BAND), slice(start + BAND, n_units)
             # The lower triangle in column-major order is the upper triangle in row-major order.
-            product = syrk(1.0, centred[rows].T, trans=1, lower=1).T
+            product = _unscaled(syrk(1.0, centred[rows].T, trans=1, lower=1).T, scale[rows], scale[rows])
             self._add_block(rows, rows, product, moved, residual, offset, triangle=True)
             if start + BAND < n_units:
-                product = centred[rows] @ centred[right].T
+                product = _unscaled(centred[rows] @ centred[right].T, scale[rows], scale[right])
                 self._add_block(rows, right, product, moved, residual, offset, triangle=False)
         self._sums += moved
         self._count += n
@@ -179,6 +180,20 @@ class Moments:
             raise UserError(f"moments of {self.count} samples have no mean or covariance: add samples first.")
 
 
+def exponents(mean_squares: Float64) -> npt.NDArray[np.int64]:
+    """(n_units,) k so that units divided by 2^k have mean squares of about 1; 0 for ``ORDINARY`` and constant units."""
+    with np.errstate(invalid="ignore"):
+        unlike = (mean_squares > 0) & ((mean_squares < ORDINARY[0]) | (mean_squares > ORDINARY[1]))
+    return np.where(unlike & np.isfinite(mean_squares), np.frexp(mean_squares)[1] // 2, 0).astype(np.int64)
+
+
+def _unscaled(product: Any, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Any:
+    """Products of units that were divided by 2^rows and 2^columns, as those of the units."""
+    if not rows.any() and not columns.any():
+        return product
+    return np.ldexp(product.astype(np.float64), rows[:, None] + columns)
+
+
 def symmetric(upper: Float64) -> Float64:
     """The symmetric matrix with the upper triangle of ``upper``."""
     kept = np.triu(upper)
@@ -225,8 +240,8 @@ def correlation_plain(samples: npt.NDArray[np.floating]) -> Float64:
 
 
 @njit(nogil=True)
-def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[no-untyped-def]
-    """Compute v = x − c, r = Σ v and d = c − s of every unit, for the samples that start at ``first``."""
+def _centre(samples, first, shift, centred, residual, offset, mean_square):  # type: ignore[no-untyped-def]
+    """Compute v = x − c, r = Σ v, d = c − s and the mean of v² of every unit, for the samples from ``first`` on."""
     n_samples = centred.shape[1]
     whole = n_samples - n_samples % lanes.LANES
     for unit in range(samples.shape[0]):
@@ -247,6 +262,7 @@ def _centre(samples, first, shift, centred, residual, offset):  # type: ignore[n
         variance = (squares - total * total / n_samples) / n_samples
         centre = np.float32(0.0) if mean * mean <= variance else np.float32(mean)
         offset[unit] = centre - shift[unit]
+        mean_square[unit] = variance + (mean - centre) * (mean - centre)
         for s in range(n_samples):
             out[s] = centred.dtype.type(row[s]) - centred.dtype.type(centre)
         rests = lanes.zeros()

@@ -1,6 +1,7 @@
 """The two passes over the evaluation images: batches in, named arrays out.
 
-    moments       pass 1, one image group: all sums, the means of the stored images, the top images
+    moments       pass 1, one image group: all sums, the means and maps of the stored images, the top images
+    gram          inner products of the flattened maps of the stored images of one layer of one net
     codes         pass 2, one image group: bin numbers of its samples, with bin edges from pass 1
     information   mutual information of one tile of pairs of units, from the bin numbers
 
@@ -22,7 +23,7 @@ from convergence.config.stages import StatisticsConfig
 from convergence.data.images import read_batches
 from convergence.errors import FileError
 from convergence.statistics.activation_source import ActivationSource, Maps
-from convergence.statistics.assembly import Assembly, Tile, codes_name, information_name, moments_name
+from convergence.statistics.assembly import Assembly, Tile, codes_name, gram_name, information_name, moments_name
 from convergence.statistics.bin_edges import BinEdges
 from convergence.statistics.group_sums import NewMatrix, shift_of
 from convergence.statistics.information import leave_one_out
@@ -55,13 +56,15 @@ class StatisticsPasses:
 
     def __init__(self, source: ActivationSource, config: StatisticsConfig, partial: PartialResults) -> None:
         self.source, self.config = source, config
-        self.assembly = Assembly(source.joined, config, len(source.images), partial)
+        self.assembly = Assembly(source, config, partial)
         self.groups, self.joined = self.assembly.groups, source.joined
 
     def __iter__(self) -> Iterator[Pass]:
         """The passes in order; each needs the partial results of all items of the previous one."""
         groups = range(len(self.groups))
         yield Pass("pass 1, moments", groups, moments_name, self.moments)
+        if self.assembly.has_grams:
+            yield Pass("pass 1, Gram matrices", self.assembly.grams(), gram_name, self.gram)
         if self.config.mutual_information.enabled:
             edges = self.edges()
             yield Pass("pass 2, bins", groups, codes_name, functools.partial(self.codes, edges))
@@ -75,37 +78,63 @@ class StatisticsPasses:
         found: dict[str, Float64] = {}
         for name, samples, _ in self.source.samples(maps, first, self.config.positions, self.config.seed):
             if name not in found:
-                found[name] = shift_of(self.source.arrays.to_host(samples), self.joined[name].widths)
+                found[name] = shift_of(self.source.arrays.to_host(samples))
         return found
 
     def moments(self, group: int, new_matrix: NewMatrix) -> Arrays:
-        """Pass 1 of one group: the arrays of its sums, ``subset`` and ``top/*``, for each comparison."""
+        """Pass 1 of one group: the arrays of its sums, ``subset`` and ``top/*``, for each comparison; ``maps/*``."""
         config, source = self.config, self.source
+        labels, n_classes = source.images.labels, self.assembly.n_classes
         sums = {
             name: source.arrays.group_sums(
-                joined.widths, self.shift[name], config.precision, config.shifted_null, _below(name, new_matrix)
+                self.shift[name], config.precision, config.shifted_null, n_classes, _below(name, new_matrix)
             )
-            for name, joined in self.joined.items()
+            for name in self.joined
         }
         stored = {name: [np.empty((0, joined.n_units), np.float32)] for name, joined in self.joined.items()}
+        stored_images = [np.empty(0, np.int64)]
         tops = self._empty_top_images()
-        for indices, maps in self._batches(group):
+        previous = self.groups.previous(group, config.batch_size)
+        for n_batch, (indices, maps) in enumerate(self._batches(group)):
+            before, done = next(previous), dict.fromkeys(self.joined, 0)
+            later = source.later_samples(maps, before, config.positions, config.seed)
             for name, samples, n_images in source.samples(maps, indices, config.positions, config.seed):
-                sums[name].update(samples, n_images)
+                images = indices[done[name] : done[name] + n_images]
+                done[name] += n_images
+                sums[name].update(samples, n_images, labels[images], next(later) if config.shifted_null else None)
             for layer, top in tops.items():
                 top.update(maps[layer], indices)
             rows = np.flatnonzero(np.isin(indices, self.assembly.subset))
             if len(rows):
                 for name, means in source.image_means(maps, rows):
                     stored[name].append(means)
+                stored_images.append(indices[rows])
+                for k, layer in enumerate(self.assembly.grams()):
+                    flat = source.arrays.to_host(maps[layer][rows]).reshape(len(rows), -1)
+                    yield f"maps/{k}/{n_batch:06d}", np.asarray(flat, np.float32)
+        order = np.argsort(np.concatenate(stored_images), kind="stable")
+        yield "stored", np.concatenate(stored_images)
         for name, of_comparison in sums.items():
             for key, array in of_comparison.arrays():
                 yield f"{name}/{key}", array
-            yield f"{name}/subset", np.concatenate(stored[name])
+            yield f"{name}/subset", np.concatenate(stored[name])[order]
             if self.assembly.has_top_images(name):
                 parts = [tops[member.weights, member.layer] for member in source.members(name)]
                 for key, array in TopImages.side_by_side(parts).to_arrays().items():
                     yield f"{name}/top/{key}", array
+
+    def gram(self, layer: tuple[str, str], new_matrix: NewMatrix) -> Arrays:
+        """The Gram matrix (N, N) of the stored images' flattened maps, from two image groups at a time."""
+        k, groups = self.assembly.grams().index(layer), self.assembly.subset_groups
+        gram = np.zeros((len(self.assembly.subset),) * 2)
+        for g in np.unique(groups):
+            x, of_x = self.assembly.stored_maps(int(g), k)
+            for h in np.unique(groups[groups >= g]):
+                y, of_y = (x, of_x) if h == g else self.assembly.stored_maps(int(h), k)
+                product = x @ y.T
+                gram[np.ix_(of_x, of_y)] = product
+                gram[np.ix_(of_y, of_x)] = product.T
+        yield "gram", gram
 
     def edges(self) -> dict[str, BinEdges]:
         """Bin edges of every comparison, from the histograms of pass 1."""

@@ -67,6 +67,8 @@ AXES = {
     "group": "image groups",
     "block": "consecutive blocks of image groups (`numpy.array_split`)",
     "sample": "images whose mean activations are stored",
+    "stored": "the same images",
+    "class": "classes of the data set, in the order of the labels",
     "net": "members of the comparison; in `nets/`, the nets",
     "unit": "units of all members side by side",
     "rank": "top images of a unit, largest value first",
@@ -92,6 +94,10 @@ IMAGES = (
     Attribute("manifest_sha256", (), "text", "SHA-256 of the images and labels"),
 )
 IMAGE_DATASETS = (
+    Dataset(
+        "family_of_image", ("image",), "int64", "Family of every image: images of a family are not independent and in "
+        "one group.",
+    ),
     Dataset("group_of_image", ("image",), "int32", "Image group of every image; −1 for images that were not read."),
     Dataset(
         "subset", ("sample",), "int64", "Images whose mean activations are stored, ascending; drawn by seed, equally "
@@ -141,10 +147,15 @@ DATASETS = (
     Dataset("shift", ("unit",), "float64", "s, the point about which units are summed."),
     Dataset("group_count", ("group",), "int64", "n, the number of samples (images × positions)."),
     Dataset("group_sums", ("group", "unit"), "float64", "Σ (x − s) over samples."),
-    Dataset("norm_shift", ("net",), "float64", "t, the point about which q = ‖x − s‖² of a member is summed."),
-    Dataset("group_norm_sums", ("group", "net"), "float64", "Σ (q − t) over samples."),
-    Dataset("group_norm_products", ("group", "net", "net"), "float64", "Σ (q − t)(q − t)ᵀ over samples."),
-    Dataset("group_norm_cross", ("group", "net", "unit"), "float64", "Σ (q − t)(x − s)ᵀ over samples."),
+    Dataset("class_count", ("group", "class"), "int64", "Number of samples of each class.", needs="class_sums"),
+    Dataset(
+        "class_sums", ("group", "class", "unit"), "float64", "Σ (x − s) over the samples of each class.",
+        needs="class_sums", is_matrix=True,
+    ),
+    Dataset(
+        "image_gram", ("net", "sample", "stored"), "float64", "Inner products of the flattened maps of the images of "
+        "`images/subset`, all units at all positions.", needs="image_gram", is_matrix=True,
+    ),
     Dataset(
         "subset_samples", ("sample", "unit"), "float32", "Mean of the unit over all positions, for each image of "
         "`images/subset`.", needs="subset",
@@ -196,50 +207,56 @@ DATASETS = (
 SETTINGS = {
     "subset": "`statistics.subset` > 0",
     "top_images": "`statistics.top_images` > 0 and the comparison is not pooled",
+    "class_sums": "`statistics.class_sums` and the images have labels",
+    "image_gram": "`statistics.image_gram` and `statistics.subset` > 0",
     "shifted_null": "`statistics.shifted_null`",
     "mutual_information": "`statistics.mutual_information.enabled`",
 }
 """When a dataset that needs a setting is present."""
 
 
-def is_present(dataset: Dataset, config: StatisticsConfig, pooled: bool) -> bool:
-    """Whether a comparison's dataset is in a file made with these settings."""
+def is_present(dataset: Dataset, config: StatisticsConfig, pooled: bool, n_classes: int) -> bool:
+    """Whether a comparison's dataset is in a file made with these settings; ``n_classes`` is 0 without labels."""
     return {
         "": True,
         "subset": config.subset > 0,
+        "class_sums": config.class_sums and n_classes > 0,
+        "image_gram": config.image_gram and config.subset > 0,
         "top_images": config.top_images > 0 and not pooled,
         "shifted_null": config.shifted_null,
         "mutual_information": config.mutual_information.enabled,
     }[dataset.needs]
 
 
-def _sizes(n_units: int, config: StatisticsConfig) -> dict[str, int]:
+def _sizes(n_units: int, n_members: int, config: StatisticsConfig, n_classes: int, n_subset: int) -> dict[str, int]:
     """Lengths of the axes of matrices."""
     return {
-        "unit": n_units, "group": config.groups, "block": min(config.mutual_information.blocks, config.groups)
+        "unit": n_units, "net": n_members, "class": n_classes, "sample": n_subset, "stored": n_subset,
+        "group": config.groups, "block": min(config.mutual_information.blocks, config.groups),
     }  # fmt: skip
 
 
-def matrix_shapes(n_units: int, config: StatisticsConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the matrices that a comparison of ``n_units`` units has with these settings."""
-    sizes = _sizes(n_units, config)
+def matrix_shapes(
+    n_units: int, n_members: int, config: StatisticsConfig, n_classes: int, n_subset: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the matrices of a comparison with these settings; ``n_subset`` images are stored."""
+    sizes = _sizes(n_units, n_members, config, n_classes, n_subset)
     return {
         dataset.path: tuple(sizes[axis] for axis in dataset.axes)
         for dataset in DATASETS
-        if dataset.is_matrix and is_present(dataset, config, pooled=False)
+        if dataset.is_matrix and is_present(dataset, config, False, n_classes)
     }
 
 
-def stored_bytes(joined: JoinedUnits, config: StatisticsConfig, n_subset: int) -> int:
+def stored_bytes(joined: JoinedUnits, config: StatisticsConfig, n_subset: int, n_classes: int) -> int:
     """Bytes of a comparison in the file, without its histograms; ``n_subset`` images have stored activations."""
-    sizes = _sizes(joined.n_units, config) | {
-        "net": len(joined.nets), "sample": n_subset, "rank": config.top_images,
-        "edge": config.mutual_information.bins - 1,
+    sizes = _sizes(joined.n_units, len(joined.nets), config, n_classes, n_subset) | {
+        "rank": config.top_images, "edge": config.mutual_information.bins - 1
     }  # fmt: skip
     return sum(
         np.dtype(dataset.dtype).itemsize * math.prod(sizes[axis] for axis in dataset.axes)
         for dataset in DATASETS
-        if not dataset.path.startswith("histogram/") and is_present(dataset, config, joined.pooled)
+        if not dataset.path.startswith("histogram/") and is_present(dataset, config, joined.pooled, n_classes)
     )
 
 

@@ -23,7 +23,7 @@ from convergence.networks.weights import load_net
 from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps, joined_units
 from convergence.statistics.group_sums import FinishedSums, GroupSums, NewMatrix
 from convergence.statistics.histograms import FIRST_BUCKET, N_BUCKETS, PATTERN_SHIFT, UnitHistograms
-from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
+from convergence.statistics.moments import BAND, ORDINARY, PRODUCT_SAMPLES
 from convergence.statistics.sampling import Float32, Indices
 
 Float64 = npt.NDArray[np.float64]
@@ -108,10 +108,8 @@ class DeviceArrays(HostArrays):
                 taken.append(part.gather(2, index[:, None, :].expand(-1, part.shape[1], -1)))
         return torch.cat([part.transpose(0, 1) for part in taken]).flatten(1).float()
 
-    def group_sums(
-        self, widths: tuple[int, ...], shift: Any, precision: str, shifted: bool, new_matrix: NewMatrix
-    ) -> GroupSums:
-        return DeviceGroupSums(widths, shift, precision, shifted, self.device)
+    def group_sums(self, shift: Any, precision: str, shifted: bool, n_classes: int, new_matrix: NewMatrix) -> GroupSums:
+        return DeviceGroupSums(shift, precision, shifted, n_classes, self.device)
 
     def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
         bounds = torch.from_numpy(np.ascontiguousarray(edges)).to(samples.device)
@@ -126,40 +124,38 @@ class DeviceArrays(HostArrays):
 class DeviceGroupSums(GroupSums):
     """Sums of tensors on a device; matrices stay in its memory."""
 
-    def __init__(
-        self, widths: tuple[int, ...], shift: Float64, precision: str, shifted: bool, device: torch.device
-    ) -> None:
-        super().__init__(widths, shift, precision, shifted)
-        rows, units = len(shift), sum(widths)
+    def __init__(self, shift: Float64, precision: str, shifted: bool, n_classes: int, device: torch.device) -> None:
+        super().__init__(shift, precision, shifted, n_classes)
+        units = len(shift)
         self._type = torch.float64 if precision == "float64" else torch.float32
         self._about = torch.from_numpy(np.asarray(shift, np.float32).astype(np.float64)).to(device)
-        self._buffer = torch.empty((rows, PRODUCT_SAMPLES), dtype=torch.float32, device=device)
+        self._buffer = torch.empty((units, PRODUCT_SAMPLES), dtype=torch.float32, device=device)
         self._n_buffered = 0
         self._count = 0
-        self._sums = torch.zeros(rows, dtype=torch.float64, device=device)
-        self._products = torch.zeros((rows, rows), dtype=torch.float64, device=device)
+        self._sums = torch.zeros(units, dtype=torch.float64, device=device)
+        self._products = torch.zeros((units, units), dtype=torch.float64, device=device)
         self._zero = torch.zeros(units, dtype=torch.int64, device=device)
         self._nonfinite = torch.zeros_like(self._zero)
         self._buckets: dict[bool, torch.Tensor] = {}
         self._shifted = torch.zeros((units, units), dtype=torch.float64, device=device) if shifted else None
+        self._by_class = torch.zeros((n_classes, units), dtype=torch.float64, device=device)
         self._first: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
 
-    def update(self, samples: torch.Tensor, n_images: int) -> None:
+    def update(
+        self, samples: torch.Tensor, n_images: int, classes: Indices | None = None, later: torch.Tensor | None = None
+    ) -> None:
+        per_image = samples.shape[1] // n_images
         self._count_values(samples)
         if self._shifted is not None:
-            self._add_shifted(samples, samples.shape[1] // n_images)
+            self._add_shifted(samples, per_image, samples if later is None else later)
+        if len(self._class_count) and classes is not None:
+            self._count_classes(classes, per_image)
+            self._add_by_class(samples, per_image, classes)
         start = 0
         while start < samples.shape[1]:
             n = min(samples.shape[1] - start, PRODUCT_SAMPLES - self._n_buffered)
-            chunk = samples[:, start : start + n]
-            place = self._buffer[:, self._n_buffered : self._n_buffered + n]
-            place[: len(chunk)] = chunk
-            row = 0
-            for member, width in enumerate(self.widths):
-                centred = chunk[row : row + width].double() - self._about[row : row + width, None]
-                place[len(chunk) + member] = (centred * centred).sum(dim=0)
-                row += width
+            self._buffer[:, self._n_buffered : self._n_buffered + n] = samples[:, start : start + n]
             self._n_buffered += n
             start += n
             if self._n_buffered == PRODUCT_SAMPLES:
@@ -177,7 +173,8 @@ class DeviceGroupSums(GroupSums):
             histograms.add_buckets(counts.reshape(-1, N_BUCKETS).cpu().numpy(), negative)
         shifted = None if self._shifted is None else DeviceMatrix(self._shifted)
         sums = np.asarray(self._sums.cpu().numpy())
-        return FinishedSums(self._count, sums, DeviceMatrix(self._products), shifted, histograms)
+        by_class = np.asarray(self._by_class.cpu().numpy()) if len(self._class_count) else None
+        return FinishedSums(self._count, sums, DeviceMatrix(self._products), shifted, histograms, by_class)
 
     def _add_buffered(self) -> None:
         n = self._n_buffered
@@ -188,12 +185,13 @@ class DeviceGroupSums(GroupSums):
         variance = (x - mean[:, None]).square().mean(dim=1)
         centre = torch.where(mean * mean <= variance, torch.zeros_like(mean), mean).float().double()
         offset = centre - self._about
-        centred = (x - centre[:, None]).to(self._type)
-        residual = centred.double().sum(dim=1)
+        scale = self._scale(variance + (mean - centre).square())
+        centred = ((x - centre[:, None]) / scale[:, None]).to(self._type)
+        residual = centred.double().sum(dim=1) * scale
         moved = residual + n * offset
         for start in range(0, len(x), BAND):
             rows = slice(start, start + BAND)
-            product = (centred[rows] @ centred.T).double()
+            product = (centred[rows] @ centred.T).double() * scale[rows, None] * scale
             self._products[rows] += product + torch.outer(moved[rows], offset) + torch.outer(offset[rows], residual)
         self._sums += moved
         self._count += n
@@ -213,14 +211,29 @@ class DeviceGroupSums(GroupSums):
                 counts = torch.bincount(places, minlength=len(samples) * N_BUCKETS)
                 self._buckets[negative] = self._buckets[negative] + counts if negative in self._buckets else counts
 
-    def _add_shifted(self, samples: torch.Tensor, per_image: int) -> None:
+    def _scale(self, mean_squares: torch.Tensor) -> torch.Tensor:
+        """Powers of two, see :func:`convergence.statistics.moments.exponents`."""
+        unlike = (mean_squares > 0) & ((mean_squares < ORDINARY[0]) | (mean_squares > ORDINARY[1]))
+        unlike &= mean_squares.isfinite() & (self._type == torch.float32)
+        exponent = torch.div(torch.frexp(mean_squares).exponent, 2, rounding_mode="floor").long()
+        return ((torch.where(unlike, exponent, 0) + 1023) << 52).view(torch.float64)  # the bits of 2^exponent
+
+    def _add_by_class(self, samples: torch.Tensor, per_image: int, classes: Indices) -> None:
+        """Add sums by a product with indicators of the classes, whose order of additions is fixed."""
+        of_images = samples.unflatten(1, (-1, per_image)).sum(dim=2, dtype=torch.float64)
+        of_images -= per_image * self._about[:, None]
+        indicators = torch.zeros((len(self._by_class), len(classes)), dtype=torch.float64, device=samples.device)
+        indicators[torch.from_numpy(classes), torch.arange(len(classes))] = 1.0
+        self._by_class += indicators @ of_images.T
+
+    def _add_shifted(self, samples: torch.Tensor, per_image: int, later: torch.Tensor) -> None:
         assert self._shifted is not None
-        x = samples.double() - self._about[: len(samples), None]
+        x, after = (part.double() - self._about[:, None] for part in (samples, later))
         if self._last is None:
-            self._first = x[:, :per_image].clone()
-            self._shifted += x[:, :-per_image] @ x[:, per_image:].T
+            self._first = after[:, :per_image].clone()
+            self._shifted += x[:, :-per_image] @ after[:, per_image:].T
         else:
-            self._shifted += torch.cat([self._last, x[:, :-per_image]], dim=1) @ x.T
+            self._shifted += torch.cat([self._last, x[:, :-per_image]], dim=1) @ after.T
         self._last = x[:, -per_image:].clone()
 
 

@@ -63,7 +63,7 @@ def find_top_images(
 def images_of(experiment: Experiment, images: ImageSet) -> Indices:
     """Indices of the images of the statistics, ascending."""
     config = experiment.statistics
-    groups = ImageGroups(len(images), config.groups, config.seed, config.max_images)
+    groups = ImageGroups.of(config, len(images), images.families)
     return np.flatnonzero(groups.group_of_image >= 0).astype(np.int64)
 
 

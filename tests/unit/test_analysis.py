@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from convergence.analysis.active_units import active_units, describe_units
+from convergence.analysis.group_pairs import hsic_plain
 from convergence.analysis.pair import analyze_pair
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
+from convergence.similarity import MEASURES
 from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.histograms import UnitHistograms
-from convergence.statistics.hsic import NormSums, squared_norms
 from convergence.statistics.information import leave_one_out
 from convergence.statistics.joint_counts import JointCounts
 from convergence.statistics.moments import Moments
@@ -38,16 +41,10 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> ComparisonSu
         joint.update(codes, codes)
         counts.append(joint.counts())
     information, without = leave_one_out(np.stack(counts))
-    rows = np.concatenate([samples, squared_norms(samples, tuple(widths), parts[0].shift)]).astype(float)
-    by_group = [rows[:, g::n_groups] for g in range(n_groups)]
-    first = len(samples)
+    starts = np.cumsum(widths) - widths
+    stored = [samples[a : a + w, :40].astype(float) for a, w in zip(starts, widths, strict=True)]
     return ComparisonSums(
-        norms=NormSums(
-            shift=np.full(len(nets), 0.5),
-            sums=np.stack([(q[first:] - 0.5).sum(axis=1) for q in by_group]),
-            products=np.stack([(q[first:] - 0.5) @ (q[first:] - 0.5).T for q in by_group]),
-            cross=np.stack([(q[first:] - 0.5) @ (q[:first] - parts[0].shift[:, None]).T for q in by_group]),
-        ),
+        image_gram=np.stack([x.T @ x for x in stored]),
         subset_samples=samples[:, :40].T.copy(),
         subset_group=np.arange(40) % n_groups,
         name="layer",
@@ -69,14 +66,6 @@ def sums_of(nets: dict[str, np.ndarray], n_groups: int = GROUPS) -> ComparisonSu
         mutual_information_without=without,
         null_kind=("sums",) * len(nets),
     )
-
-
-def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
-    """Song et al. 2007 (arXiv 0805.2368), equation 5, with linear kernels of x, y (n_units, n)."""
-    n = x.shape[1]
-    k, l = (m - np.diag(np.diag(m)) for m in (x.T @ x, y.T @ y))
-    total = np.trace(k @ l) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k @ l).sum() / (n - 2)
-    return float(total / (n * (n - 3)))
 
 
 def shifted_products(samples: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -131,17 +120,18 @@ def test_units_without_variance_are_listed_and_excluded():
         sums = sums_of({"a": x, "b": y})
         live = active_units(sums)
     assert live.reason[:6] == (
-        "", "always zero", "constant", "non-finite values", "varies in too few image groups", "",
+        "", "always zero", "constant", "non-finite values", "", "",
     )  # fmt: skip
     tree = analyze_pair(sums, live, "a", "b", CONFIG)
-    np.testing.assert_array_equal(tree["units_x"], [0, 5, 6, 7])
+    np.testing.assert_array_equal(np.flatnonzero(live.rare), [4])
+    np.testing.assert_array_equal(tree["units_x"], [0, 4, 5, 6, 7])
     assert tree["n_x"] == 8
-    assert set(tree["alignment"]["semi_yx"]) <= {0, 5, 6, 7}
+    assert set(tree["alignment"]["semi_yx"]) <= {0, 4, 5, 6, 7}
 
     def numbers(node):
         return [v for item in node.values() for v in numbers(item)] if isinstance(node, dict) else [node]
 
-    assert set(tree["unavailable"]) == {"debiased_cka"}, "norms have the unit that is not finite in them"
+    assert set(tree["unavailable"]) == {"image_cka"}, "the maps have the unit that is not finite in them"
     for value in numbers({k: v for k, v in tree.items() if k != "unavailable"}):
         array = np.asarray(0.0 if isinstance(value, str) else value, dtype=float)
         assert np.isfinite(array).all() or np.isnan(array).all(), "NaN stands for a null that does not apply, only"
@@ -149,7 +139,7 @@ def test_units_without_variance_are_listed_and_excluded():
 
 
 @pytest.mark.parametrize("n_groups", [2, 3, 6, 7, 16, 17])
-def test_live_units_vary_in_every_jackknife_replicate(n_groups):
+def test_rare_units_have_finite_correlations_in_every_jackknife_replicate(n_groups):
     """Units that fire in a few groups, as those do that see one kind of picture."""
     rng = np.random.default_rng(n_groups)
     x = rectified(60, 40 * n_groups)
@@ -162,8 +152,8 @@ def test_live_units_vary_in_every_jackknife_replicate(n_groups):
     y = rectified(3, 40 * n_groups, seed=1)
     sums = sums_of({"a": x, "b": y}, n_groups)
     live = active_units(sums)
-    assert 0 < live.alive[:60].sum() < 60
-    assert n_groups < 6 or live.reason[1] == "varies in too few image groups"
+    assert 0 < live.rare[:60].sum() < 60
+    assert n_groups < 6 or live.rare[1]
     pair = PairSums.of(sums, live, "a", "b")
     for n_blocks in range(2, n_groups + 1):
         for moments in pair.without_blocks(n_blocks):
@@ -242,28 +232,128 @@ def test_the_next_image_is_a_chance_level():
         assert found["shifted"] < 0.6
 
 
-def test_debiased_cka_is_that_of_the_samples():
+def test_debiased_cka_is_that_of_pairs_of_groups():
     x, y = rectified(5, n_samples=120), rectified(7, n_samples=120, seed=4)
-    sums = sums_of({"a": x, "b": y})
-    pair = PairSums.of(sums, active_units(sums), "a", "b")
-    even = np.arange(120) % GROUPS % 2 == 0
-    for moments, kept in ((pair.pooled, np.ones(120, dtype=bool)), (pair.halves[0], even)):
-        samples = [np.asarray(v, dtype=np.float32).astype(float)[:, kept] for v in (x, y)]
-        hsic = [unbiased_hsic(samples[a], samples[b]) for a, b in ((0, 0), (0, 1), (1, 1))]
-        assert moments.hsic is not None
-        np.testing.assert_allclose([moments.hsic.xx, moments.hsic.xy, moments.hsic.yy], hsic, rtol=1e-5)
-        assert moments.swapped().hsic.yy == moments.hsic.xx
-    dead = sums_of({"a": np.concatenate([x, np.full((1, 120), 2.5), np.zeros((1, 120))]), "b": y})
-    again = PairSums.of(dead, active_units(dead), "a", "b").pooled.hsic
-    np.testing.assert_allclose(again.xx, pair.pooled.hsic.xx, rtol=1e-5)
+    dead = [np.full((1, 120), 2.5), np.zeros((1, 120))]
     rare = np.zeros((1, 120))
-    rare[0, 6] = 3.0  # left out, and yet part of what the layer says of one image
-    sums = sums_of({"a": np.concatenate([rare, x]), "b": y})
+    rare[0, 6] = 3.0  # in one group only
+    for a in (x, np.concatenate([x, *dead]), np.concatenate([rare, x])):
+        sums = sums_of({"a": a, "b": y})
+        pair = PairSums.of(sums, active_units(sums), "a", "b")
+        varying = [v[np.ptp(v, axis=1) > 0].astype(np.float32).astype(float) for v in (a, y)]
+        groups = {None: range(GROUPS), 0: range(1, GROUPS), 4: [0, 1, 2, 3, 5]}
+        for left_out, kept in groups.items():
+            found = pair.replicate(left_out)
+            chosen = np.isin(np.arange(120) % GROUPS, list(kept))
+            deviations = [v[:, chosen].std(axis=1, keepdims=True) for v in varying]
+            scaled = [v / np.where(s > 0, s, np.inf) for v, s in zip(varying, deviations, strict=True)]
+            parts = [[v[:, g::GROUPS] for g in kept] for v in scaled]
+            wanted = [hsic_plain(parts[i], parts[j]) / chosen.sum() ** 2 for i, j in ((0, 0), (0, 1), (1, 1))]
+            np.testing.assert_allclose([found.hsic.xx, found.hsic.xy, found.hsic.yy], wanted, rtol=1e-9)
+            assert found.swapped().hsic.yy == found.hsic.xx == found.of_x_alone().hsic.xy
+            value = MEASURES.load("debiased_cka")(found)
+            assert value == pytest.approx(wanted[1] / np.sqrt(wanted[0] * wanted[2]))
+            assert MEASURES.load("debiased_cka")(found.swapped()) == value
+
+
+def test_debiased_cka_of_independent_nets_with_dependent_positions_is_zero_on_average():
+    """All 25 positions of an image are the same: there are 60 samples, not 1,500."""
+    values, linear = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        groups = rng.permutation(np.arange(60) % 6)
+        order = np.argsort(groups, kind="stable")
+        maps = {n: np.repeat(rng.standard_normal((8, 60))[:, order], 25, axis=1) for n in "ab"}
+        by_group = [[m[:, np.repeat(groups[order], 25) == g] for g in range(6)] for m in maps.values()]
+        xx, xy, yy = (hsic_plain(by_group[i], by_group[j]) for i, j in ((0, 0), (0, 1), (1, 1)))
+        values.append(xy / np.sqrt(xx * yy))
+        r = np.corrcoef(np.concatenate(list(maps.values())))
+        linear.append((r[:8, 8:] ** 2).sum() / np.sqrt((r[:8, :8] ** 2).sum() * (r[8:, 8:] ** 2).sum()))
+    assert np.mean(linear) > 0.08
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(len(values))
+
+
+def test_rare_units_are_kept_without_correlation_where_they_do_not_vary():
+    x, y = rectified(4, 600), rectified(5, 600, seed=1)
+    x[1] = 0
+    x[1, [6, 12, 18]] = [2.0, 3.0, 1.0]  # of group 0 alone
+    y[2] = x[1]
+    sums = sums_of({"a": x, "b": y})
+    live = active_units(sums)
+    assert live.alive.all()
+    np.testing.assert_array_equal(np.flatnonzero(live.rare), [1, 6])
+    assert describe_units(sums, live)["rare"].sum() == 2
+    pair = PairSums.of(sums, live, "a", "b")
+    assert pair.pooled.corr_xy[1, 2] == pytest.approx(1, abs=1e-6)
+    without = pair.replicate(0)
+    assert (without.corr_xy[1] == 0).all()
+    assert (without.corr_xy[:, 2] == 0).all()
+    assert without.corr_xx[1, 1] == 1
+    assert pair.replicate(1).corr_xy[1, 2] == pytest.approx(1, abs=1e-6)
+    assert pair.halves[1].corr_xy[1, 2] == 0
+    found = analyze_pair(sums, live, "a", "b", CONFIG)["measures"]["semi_matching"]["xy"]
+    assert np.isfinite(found["standard_error"])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e17])
+def test_units_of_any_scale_are_ordinary_units(scale):
+    x = rectified(6, 900)
+    y = (x[::-1] * scale).astype(np.float32)
+    samples = np.concatenate([x.astype(np.float32), y])
+    moments = Moments(samples[:, :10].mean(axis=1))
+    moments.update(samples)
+    np.testing.assert_allclose(moments.correlation()[:6, 6:], np.corrcoef(x)[:, ::-1], atol=1e-6)
+    sums = sums_of({"a": x, "b": y})
+    live = active_units(sums)
+    assert live.alive.all()
+    tree = analyze_pair(sums, live, "a", "b", CONFIG)
+    np.testing.assert_array_equal(tree["alignment"]["matching"], np.arange(6)[::-1])
+    assert tree["measures"]["debiased_cka"]["xy"]["value"] == pytest.approx(1, abs=1e-6)
+
+
+def test_covariances_within_classes_are_those_of_residuals():
+    rng = np.random.default_rng(0)
+    classes = rng.integers(4, size=600)
+    means = {n: 3 * rng.standard_normal((5, 4)) for n in "ab"}
+    nets = {
+        n: (m[:, classes] + rng.standard_normal((5, 600))).astype(np.float32).astype(float) for n, m in means.items()
+    }
+    sums = sums_of(nets)
+    joined = np.concatenate(list(nets.values())) - sums.shift[:, None]
+    of_class = classes == np.arange(4)[:, None]
+    by_group = np.arange(600) % GROUPS == np.arange(GROUPS)[:, None]
+    sums = replace(
+        sums,
+        class_count=np.array([(of_class & g).sum(axis=1) for g in by_group]),
+        class_sums=np.array([(joined @ (of_class & g).T).T for g in by_group]),
+    )
     pair = PairSums.of(sums, active_units(sums), "a", "b")
-    np.testing.assert_array_equal(pair.units_x, [1, 2, 3, 4, 5])
-    assert pair.pooled.cov_xx.shape == (5, 5)
-    whole = np.concatenate([rare, np.asarray(x, dtype=np.float32)]).astype(float)
-    np.testing.assert_allclose(pair.pooled.hsic.xx, unbiased_hsic(whole, whole), rtol=1e-5)
+    assert pair.within_reason == ""
+    for left_out in (None, 2):
+        kept = np.ones(600, bool) if left_out is None else ~by_group[left_out]
+        residual = joined.copy()
+        for c in of_class:
+            residual[:, c & kept] -= residual[:, c & kept].mean(axis=1, keepdims=True)
+        wanted = residual[:, kept] @ residual[:, kept].T / kept.sum()
+        found = pair.within_classes(left_out)
+        np.testing.assert_allclose(found.cov_xx, wanted[:5, :5], atol=1e-9)
+        np.testing.assert_allclose(found.cov_xy, wanted[:5, 5:], atol=1e-9)
+        np.testing.assert_allclose(found.cov_yy, wanted[5:, 5:], atol=1e-9)
+    assert np.abs(pair.pooled.corr_xy).max() > 0.5 > 0.2 > np.abs(pair.within_classes().corr_xy).max()
+    without = replace(sums, class_count=None, class_sums=None)
+    pair = PairSums.of(without, active_units(without), "a", "b")
+    assert pair.within_classes() is None
+    assert "no labels" in pair.within_reason
+
+
+def test_next_of_stored_images_is_of_another_family():
+    x = np.random.default_rng(0).standard_normal((6, 600))
+    sums = replace(sums_of({"a": x, "b": x}), subset_family=np.arange(40) // 4)
+    pair = PairSums.of(sums, active_units(sums), "a", "b")
+    following = np.array([np.flatnonzero((pair.samples_x == s).all(axis=1))[0] for s in pair.shifted.samples_y])
+    assert sorted(following) == list(range(40))
+    assert (following // 4 != np.arange(40) // 4).all()
+    np.testing.assert_array_equal(pair.shifted.gram_yy, pair.gram_y[np.ix_(following, following)])
 
 
 def test_layer_of_one_unit_has_all_defined_numbers():

@@ -1,4 +1,4 @@
-"""Norms for the unbiased HSIC and products with the next image agree with their definitions."""
+"""Sums of classes and products with the next image agree with their definitions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import pytest
 
 from convergence.io import hdf5
 from convergence.statistics.group_sums import HostGroupSums, ShiftedProducts, shift_of
-from convergence.statistics.hsic import squared_norms
-from convergence.statistics.moments import symmetric
-
-WIDTHS = (5, 7)
 
 
 def samples(n: int = 60, seed: int = 0) -> np.ndarray:
@@ -20,61 +16,46 @@ def samples(n: int = 60, seed: int = 0) -> np.ndarray:
     return np.maximum(rng.standard_normal((12, 3)) @ common + rng.standard_normal((12, n)), 0).astype(np.float32)
 
 
-def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
-    """Song et al. 2007 (arXiv 0805.2368), equation 5, with linear kernels of x, y (n_units, n)."""
-    n = x.shape[1]
-    k, l = x.T @ x, y.T @ y
-    np.fill_diagonal(k, 0)
-    np.fill_diagonal(l, 0)
-    ones = np.ones(n)
-    total = np.trace(k @ l) + (ones @ k @ ones) * (ones @ l @ ones) / ((n - 1) * (n - 2))
-    return float((total - 2 / (n - 2) * ones @ k @ l @ ones) / (n * (n - 3)))
-
-
-def hsic_from_sums(count, sums, products, shift, a: int, b: int) -> float:
-    """The same of nets ``a`` and ``b`` from the sums of units and norms, as docs/files.md says."""
-    n = float(count)
-    starts, n_units = np.concatenate([[0], np.cumsum(WIDTHS)]), sum(WIDTHS)
-    x, y = (slice(starts[k], starts[k + 1]) for k in (a, b))
-    q, r = n_units + a, n_units + b
-    norms = {k: sums[k] + n * shift[k] for k in (q, r)}  # norms were summed about their own shift t
-
-    def with_unit(k, units):
-        return products[k, units] + shift[k] * sums[units]
-
-    both = products[q, r] + shift[q] * sums[r] + shift[r] * sums[q] + n * shift[q] * shift[r]
-    cross = products[x, y]
-    one = np.sum(cross**2) - both
-    k_total, l_total = (sums[units] @ sums[units] - norms[m] for units, m in ((x, q), (y, r)))
-    mixed = sums[x] @ cross @ sums[y] - with_unit(q, y) @ sums[y] - with_unit(r, x) @ sums[x] + both
-    return float((one + k_total * l_total / ((n - 1) * (n - 2)) - 2 / (n - 2) * mixed) / (n * (n - 3)))
-
-
-@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-6), ("float32", 1e-5)])
-@pytest.mark.parametrize(("a", "b"), [(0, 1), (0, 0), (1, 0)])
-def test_norms_give_the_unbiased_hsic(precision, tolerance, a, b):
+def test_shift_is_the_mean_in_float32():
     x = samples()
-    sums = HostGroupSums(WIDTHS, shift_of(x[:, :20], WIDTHS), precision, shifted=False)
-    for start in range(0, 60, 13):
-        batch = x[:, start : start + 13]
-        sums.update(batch, batch.shape[1])
-    arrays = dict(sums.arrays())
-    found = hsic_from_sums(arrays["count"], arrays["sums"], symmetric(arrays["products"]), arrays["shift"], a, b)
-    exact = x.astype(np.float64)
-    parts = (exact[:5], exact[5:])
-    assert found == pytest.approx(unbiased_hsic(parts[a], parts[b]), rel=tolerance)
-
-
-def test_norms_are_those_of_each_net():
-    x = samples()
-    shift = shift_of(x[:, :9], WIDTHS)
-    rows = squared_norms(x, WIDTHS, shift)
-    centred = x - shift[:12, None]
-    np.testing.assert_allclose(rows[0], (centred[:5] ** 2).sum(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(rows[1], (centred[5:] ** 2).sum(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(shift[12:], rows[:, :9].mean(axis=1), rtol=1e-5)
+    shift = shift_of(x[:, :9])
+    np.testing.assert_allclose(shift, x[:, :9].mean(axis=1), rtol=1e-5)
     np.testing.assert_array_equal(shift, shift.astype(np.float32))  # the stored shift is exactly the one used
-    assert (shift_of(np.full((12, 4), np.nan, np.float32), WIDTHS) == 0).all()
+    assert (shift_of(np.full((12, 4), np.nan, np.float32)) == 0).all()
+
+
+@pytest.mark.parametrize("per_image", [1, 4, 12])
+def test_class_sums_are_those_of_the_samples(per_image):
+    x, rng = samples(), np.random.default_rng(1)
+    classes = rng.integers(3, size=60 // per_image)
+    sums = HostGroupSums(shift_of(x[:, :20]), "float64", False, 4)
+    for start in range(0, len(classes), 2):
+        chosen = slice(start, start + 2)
+        batch = x[:, start * per_image : (start + 2) * per_image]
+        sums.update(batch, len(classes[chosen]), classes[chosen])
+    found = dict(sums.arrays())
+    of_sample = np.repeat(classes, per_image)
+    np.testing.assert_array_equal(found["class_count"], np.bincount(of_sample, minlength=4))
+    for c in range(4):
+        wanted = (x[:, of_sample == c] - found["shift"][:, None]).sum(axis=1)
+        np.testing.assert_allclose(found["class_sums"][c], wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_next_image_is_seen_at_the_positions_of_the_image():
+    """With sampled positions an image and its successor are multiplied position by position."""
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((12, 15, 30)).astype(np.float32)
+    drawn = np.sort(rng.permuted(np.tile(np.arange(30), (15, 1)), axis=1)[:, :4], axis=1)
+    own = np.take_along_axis(maps, drawn[None], axis=2)
+    later = np.take_along_axis(maps, np.roll(drawn, 1, axis=0)[None], axis=2)
+    shifted = ShiftedProducts(np.zeros(12))
+    for start in range(0, 15, 4):
+        chosen = slice(start, start + 4)
+        shifted.update(own[:, chosen].reshape(12, -1), 4, later[:, chosen].reshape(12, -1))
+    wanted = sum(
+        maps[:, t][:, drawn[t]].astype(float) @ maps[:, (t + 1) % 15][:, drawn[t]].astype(float).T for t in range(15)
+    )
+    np.testing.assert_allclose(shifted.finish(), wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("per_image", [1, 4])

@@ -130,7 +130,7 @@ def test_groups_divide_the_images(n_images, n_groups):
     assert max(map(len, map(groups.images, range(n_groups)))) - min(map(len, map(groups.images, range(n_groups)))) <= 1
     for g in range(n_groups):
         np.testing.assert_array_equal(np.concatenate(list(groups.batches(g, 3))), groups.images(g))
-        assert (np.diff(groups.images(g)) > 0).all()
+        assert (np.bincount(groups.images(g)) <= 1).all()
     assert [g for block in groups.blocks(8) for g in block] == list(range(n_groups))
 
 
@@ -157,14 +157,3 @@ def test_groups_mix_classes_for_any_image_order(labels):
     used = np.concatenate([part.images(g) for g in range(4)])
     assert part.n_images == len(set(used)) == 80
     assert np.bincount(labels[used], minlength=8).min() >= 3
-
-
-def test_units_given_in_parts_equal_units_given_together():
-    """Whole products are taken where they lie, rests are gathered; one array or two, the bits are the same."""
-    samples = hostile_samples(11_000)
-    whole, apart = Moments(samples[:, 0]), Moments(samples[:, 0])
-    whole.update(samples)
-    for start, stop in ((0, 100), (100, 9_000), (9_000, 11_000)):
-        apart.update(samples[:8, start:stop], samples[8:, start:stop])
-    assert whole.products.tobytes() == apart.products.tobytes()
-    assert whole.sums.tobytes() == apart.sums.tobytes()
