@@ -32,6 +32,8 @@ OF_PAIRS = {
     "distribution_within": ("distribution_within_x", "distribution_within_y"),
 }
 """Numbers of the table pairs, each the mean of some columns; they have no error over images."""
+UNKNOWN = "net "
+"""Beginning of the names of units that are nets of unknown initialisation."""
 NONE = float("nan")
 
 
@@ -103,7 +105,7 @@ class PopulationNumbers:
         at, units = self._pairs_of(kind, group)
         if not np.isfinite(values.value[at]).any():
             return None
-        return units.mean(values.value[at], values.without[at], values.smooth)
+        return units.mean(values.value[at], values.without[at], values.smooth, share=key[0] in SHARES)
 
     def excess(self, key: Key, kind: str, group: str = "") -> NetsNumber | None:
         """A number minus its chance level, pair by pair; None without a chance level.
@@ -282,7 +284,7 @@ def _nets(members: Columns) -> dict[str, tuple[str, bool, tuple[str, str]]]:
     """
     nets, trained = members["net"].tolist(), members["trained"].tolist()
     known = members["initialisation"].tolist() if "initialisation" in members else [""] * len(nets)
-    units = [first or f"net {net}" for first, net in zip(known, nets, strict=True)]
+    units = [first or f"{UNKNOWN}{net}" for first, net in zip(known, nets, strict=True)]
     words = {}
     for state, word in ((True, "trained nets"), (False, "untrained nets")):
         of_state = {(net, unit) for net, unit, is_so in zip(nets, units, trained, strict=True) if is_so == state}

@@ -11,8 +11,8 @@ from convergence.cli import options
 from convergence.cli.output import print_json
 
 if TYPE_CHECKING:
-    from convergence.inference import Estimate
     from convergence.report.comparison import Compared
+    from convergence.results import Difference, Summary
 
 
 @click.command()
@@ -123,8 +123,8 @@ def _comparison(page: Path, compared: Compared) -> dict[str, Any]:
                 "layer": item.layer,
                 "measure": item.measure,
                 "nets": item.nets,
-                "a": _interval(item.a.estimate),
-                "b": _interval(item.b.estimate),
+                "a": _interval(item.a),
+                "b": _interval(item.b),
                 "difference": _interval(item.difference),
                 "excludes_zero": item.excludes_zero,
             }
@@ -136,5 +136,6 @@ def _comparison(page: Path, compared: Compared) -> dict[str, Any]:
     }
 
 
-def _interval(estimate: Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+def _interval(found: Summary | Difference) -> dict[str, float | str]:
+    ends = ("value", "low", "high", "image_low", "image_high", "missing")
+    return {name: getattr(found, name) for name in ends}

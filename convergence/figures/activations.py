@@ -6,8 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
-from convergence.results import ComparisonResults, Kind, PairResults
+from convergence.figures.style import (
+    KIND_COLOURS,
+    KIND_WORDS,
+    Drawing,
+    draw_intervals,
+    drawing_style,
+    interval_legend,
+    new_figure,
+)
+from convergence.results import ComparisonResults, Kind, PairResults, Summary
 
 BARS = {
     "assigned": "best fit,\none-to-one",
@@ -49,8 +57,8 @@ def mean_activations(layer: ComparisonResults, pair: PairResults) -> Drawing:
         name=f"{layer.name}-mean-activations",
         title="Do mean activations converge although units differ?",
         caption="Mean activations of the units of each net, divided by the mean of their absolute values and sorted; "
-        f"one curve a net. Distance of two nets: {said}. Chance: the units of both nets dealt at random to two nets. "
-        "Bands: ± 2 standard errors over image groups.",
+        f"one curve a net. Distance of two nets: {said}; 95 % intervals are over nets and images. Chance: the units of "
+        "both nets dealt at random to two nets. Bands: ± 2 standard errors over image groups, for these nets.",
         alt="Sorted mean activations of every net",
         figure=figure,
         columns=("net", "kind", "unit", "relative_mean", "mean", "standard_error", *of_values, "inactive_reason"),
@@ -70,6 +78,7 @@ def distributions(layer: ComparisonResults, pair: PairResults) -> Drawing | None
     figure, (ax,) = new_figure(6.4, 3.4)
     rows: list[tuple[Any, ...]] = []
     means: dict[str, dict[str, float]] = {}
+    drawn: list[Summary] = []
     with drawing_style():
         for k, kind in enumerate(layer.kinds):
             found = [one.distributions for one in layer.of_kind(kind) if one.distributions is not None]
@@ -81,12 +90,19 @@ def distributions(layer: ComparisonResults, pair: PairResults) -> Drawing | None
             values["within"] = float(np.mean([mean["within_x"], mean["within_y"]]))
             means[kind] = values
             at = np.arange(len(BARS)) + 0.38 * (k - (len(layer.kinds) - 1) / 2)
-            ax.bar(at, [values[n] for n in BARS], width=0.36, color=KIND_COLOURS[kind], label=KIND_WORDS[kind])
+            ax.bar(
+                at, [values[n] for n in BARS], width=0.36, color=KIND_COLOURS[kind], alpha=0.75, label=KIND_WORDS[kind]
+            )
+            for x, name in zip(at.tolist(), BARS, strict=True):
+                summary = layer.summary(f"distribution_{name}", kind)
+                if summary is not None:
+                    draw_intervals(ax, x, summary, "black")
+                    drawn.append(summary)
             numbers = {**values, "sparsity": mean["sparsity"]}
             rows += [(kind, name, value, len(found)) for name, value in numbers.items()]
         ax.set_xticks(range(len(BARS)), list(BARS.values()))
         ax.set_ylabel("distance of distributions")
-        ax.legend(fontsize="small")
+        interval_legend(ax, drawn)
     first = means[layer.kinds[0]]
     return Drawing(
         name=f"{layer.name}-distributions",
@@ -94,8 +110,8 @@ def distributions(layer: ComparisonResults, pair: PairResults) -> Drawing | None
         caption="Wasserstein-1 distance of two units' activations, each divided by its standard deviation, mean over "
         f"pairs of nets. For {KIND_WORDS[layer.kinds[0]]} it is {first['matched']:.3f} for units matched by "
         f"correlation, {first['any']:.3f} for any two units of the two nets (chance), {first['within']:.3f} for any "
-        f"two units of one net, and {first['assigned']:.3f} for units assigned by this distance. Histograms cover all "
-        "images together, so there is no error over images.",
+        f"two units of one net, and {first['assigned']:.3f} for units assigned by this distance. Bars: 95 % intervals "
+        "over nets. Histograms cover all images together, so there is no error over images.",
         alt="Mean distances of activation distributions for partners and for any two units",
         figure=figure,
         columns=("pairs", "what", "distance", "n_pairs"),

@@ -29,7 +29,6 @@ from convergence.results import (
     PairResults,
     Trajectory,
 )
-from convergence.results.comparison import SHARE
 from convergence.similarity import MEASURES
 
 PREFERRED = ("linear_cka", "matching")
@@ -49,12 +48,9 @@ def consensus(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
     with drawing_style():
         for k, (kind, found) in enumerate(kinds.items()):
             colour = KIND_COLOURS[kind]
-            shared = {n: e.within(SHARE) for n, e in found.shared.items()}
+            shared = found.shared
             at = np.array(list(shared)) + 0.38 * (k - (len(kinds) - 1) / 2)
-            axes[0].bar(
-                at, [e.value for e in shared.values()], width=0.36, color=colour, capsize=3, label=KIND_WORDS[kind],
-                yerr=[[e.value - e.low for e in shared.values()], [e.high - e.value for e in shared.values()]],
-            )  # fmt: skip
+            axes[0].bar(at, [e.value for e in shared.values()], width=0.36, color=colour, label=KIND_WORDS[kind])
             axes[0].set_xticks(list(shared))
             mean, cycles = found.mean_correlation, found.cycle_consistency
             order = np.argsort(-found.unit_correlation, kind="stable")
@@ -67,11 +63,12 @@ def consensus(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
             core = shared[max(shared)]
             said.append(
                 f"{100 * core.value:.0f} % of {len(value)} consensus units of {KIND_WORDS[kind]} are present in all "
-                f"{max(shared)} nets; their members correlate at {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}] "
-                f"({mean.null:.3f} in rotated bases). {100 * cycles.value:.0f} % of the paths through three nets by "
+                f"{max(shared)} nets; their members correlate at {mean.value:.3f} ([{mean.low:.3f}, {mean.high:.3f}] "
+                f"over images, for these nets; {mean.null:.3f} in rotated bases). {100 * cycles.value:.0f} % of the "
+                "paths through three nets by "
                 f"their matchings return to the same unit ({100 * found.cycle_chance:.0f} % by chance)."
             )
-            rows += [(kind, f"in at least {n} nets", e.value, e.standard_error) for n, e in shared.items()]
+            rows += [(kind, f"in at least {n} nets", e.value, "") for n, e in shared.items()]
             rows += [(kind, f"consensus unit {n}", *both) for n, both in enumerate(zip(value, error, strict=True))]
         if kinds:
             axes[0].set(title="presence of consensus units", xlabel="minimum number of nets", ylabel="share of units")
@@ -146,7 +143,10 @@ def _draw_layers(layer: ComparisonResults, kind: Kind) -> Drawing | None:
                 if of == measure:
                     mean = mean_estimate(estimates)
                     matrix[names.index(a), names.index(b)] = mean.value
-                    rows.append((measure, a, b, mean.value, mean.standard_error, mean.low, mean.high, len(estimates)))
+                    group = " & ".join(sorted({a, b}, key=names.index))
+                    summary = layer.summary(measure, kind, group=group)
+                    ends = (summary.net_error, summary.low, summary.high) if summary else (np.nan,) * 3
+                    rows.append((measure, a, b, mean.value, *ends, mean.standard_error, len(estimates)))
             image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
             for a, b in np.ndindex(matrix.shape):
                 if np.isfinite(matrix[a, b]):
@@ -167,7 +167,7 @@ def _draw_layers(layer: ComparisonResults, kind: Kind) -> Drawing | None:
         f"same layer for {', '.join(said) or 'no measure with values for all layers'}.",
         alt="Similarity of every layer of one net with every layer of another",
         figure=figure,
-        columns=("measure", "layer", "other_layer", "value", "standard_error", "low", "high", "n_pairs"),
+        columns=("measure", "layer", "other_layer", "value", "net_error", "low", "high", "image_error", "n_pairs"),
         rows=rows,
     )
 
@@ -222,7 +222,7 @@ def _draw_epochs(layer: ComparisonResults, found: LayerOverTime) -> Drawing:
         name=f"{layer.name}-{name}-over-time" if name != layer.name else f"{layer.name}-over-time",
         title=f"{name} over time",
         caption=f"Means over {len(found.own)} nets and {n_pairs} pairs of nets. The final partner of a unit is its "
-        f"partner by matching at the last epoch.{facts} Bands: ± 2 standard errors over image groups.",
+        f"partner by matching at the last epoch.{facts} Bands: ± 2 standard errors over image groups, for these nets.",
         alt="Correlation of units with their end and with their partners, and share of units with their final partner, "
         "by epoch",
         figure=figure,

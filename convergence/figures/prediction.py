@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from convergence.figures.style import KIND_COLOURS, KIND_WORDS, Drawing, drawing_style, new_figure
-from convergence.results import ComparisonResults, PairResults, SparsePrediction
+from convergence.figures.style import (
+    KIND_COLOURS,
+    KIND_WORDS,
+    Drawing,
+    draw_intervals,
+    drawing_style,
+    interval_legend,
+    intervals_caption,
+    new_figure,
+)
+from convergence.results import ComparisonResults, PairResults, SparsePrediction, Summary
 
 CODE_WORDS = {"local": "one unit", "few": "a few", "distributed": "more", "unexplained": "not explained"}
 
@@ -21,6 +30,7 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
     figure, axes = new_figure(12.4, 3.5, 3)
     rows: list[tuple[Any, ...]] = []
     facts = {}
+    drawn: list[Summary] = []
     with drawing_style():
         for kind in layer.kinds:
             one, everything = layer.summary("one_unit_loss", kind), layer.summary("all_units_loss", kind)
@@ -32,7 +42,7 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
                 _mean(pairs, attrgetter(f"path.{name}"))
                 for name in ("alpha", "loss", "loss_error", "n_nonzero", "refit_loss")
             )
-            dense, forward = everything.estimate.value, _mean(pairs, attrgetter("forward.loss"))
+            dense, forward = everything.value, _mean(pairs, attrgetter("forward.loss"))
             facts[kind] = (one, everything, forward)
             methods = ("LASSO", "LASSO refit", "forward selection") if kind == layer.kinds[0] else (None, None, None)
             axes[0].fill_between(alphas, loss - 2 * error, loss + 2 * error, color=colour, alpha=0.2, linewidth=0)
@@ -48,10 +58,12 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
                 for a, n, value, e, again in zip(alphas, units, loss, error, refitted, strict=True)
             ]
             rows += [(kind, "forward", "", k, value, "", value) for k, value in enumerate(forward, start=1)]
-            e, rank = one.estimate, _mean(pairs, attrgetter("rank"))
-            rows.append((kind, "one unit", "", 1, e.value, e.standard_error, e.value))
-            rows.append((kind, "one unit of a rotated basis", "", 1, e.null, e.null_sd, e.null))
-            rows.append((kind, "dense", 0.0, rank, dense, everything.estimate.standard_error, dense))
+            rank = _mean(pairs, attrgetter("rank"))
+            draw_intervals(axes[2], 1 + 0.08 * (len(facts) - 1.5), one, colour)
+            drawn.append(one)
+            rows.append((kind, "one unit", "", 1, one.value, one.image_error, one.value))
+            rows.append((kind, "one unit of a rotated basis", "", 1, one.null, one.null_sd, one.null))
+            rows.append((kind, "dense", 0.0, rank, dense, everything.image_error, dense))
         for ax in axes[:2]:
             ax.set_xscale("log")
             ax.set_xlabel("penalty alpha (dotted: no penalty)")
@@ -60,7 +72,7 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
         axes[1].set(title="units that a target uses", ylabel="mean number of units")
         axes[2].set(title="loss against units used", xlabel="mean number of units", ylim=(0, 0.66))
         axes[2].set_xlim(0, 1.15 * len(pair.sparse_both[0].forward.loss))
-        axes[2].legend(loc="upper right", fontsize="small", handlelength=2.5)  # colours as in the other panels
+        interval_legend(axes[2], drawn, loc="upper right", handlelength=2.5)  # colours as in the other panels
     kind = layer.kinds[0]
     one, everything, forward = facts[kind]
     gap = max(s.path.kkt_gap.max() for one in layer.pairs for s in one.sparse_both or ())
@@ -69,10 +81,10 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
         name=f"{layer.name}-sparse",
         title="How few units predict one unit?",
         caption=f"Loss of predicting a unit of another net, mean over both directions of all pairs of "
-        f"{KIND_WORDS[kind]}: {one} from one unit ({one.estimate.null:.3f} from one unit of a rotated basis), "
+        f"{KIND_WORDS[kind]}: {one} from one unit ({one.null:.3f} from one unit of a rotated basis), "
         f"{forward[few - 1]:.3f} from {few} units, {everything} from all units. A loss of 0.5 explains nothing, 0 "
         "explains all variance. Fits are scored on the images they were fitted on. The largest KKT gap along the path "
-        f"is {gap:.0e}.",
+        f"is {gap:.0e}. Bands: ± 2 standard errors over images, for these nets. {intervals_caption(drawn)}",
         alt="Prediction loss and number of units along the LASSO path, and loss against number of units",
         figure=figure,
         columns=("pairs", "method", "alpha", "n_units", "loss", "standard_error", "refit_loss"),
@@ -87,6 +99,7 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
     figure, axes = new_figure(9.2, 3.5, 2)
     rows: list[tuple[Any, ...]] = []
     said = []
+    drawn: list[Summary] = []
     with drawing_style():
         for k, kind in enumerate(layer.kinds):
             pairs, colour = layer.of_kind(kind), KIND_COLOURS[kind]
@@ -95,13 +108,13 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
                 found = layer.summary(f"code_{name}", kind)
                 held = np.mean(_of_directions(pairs, attrgetter(f"held_out_codes.{name}")))
                 assert found is not None
-                e = found.estimate
-                shares.append(e.value)
-                axes[0].bar(
-                    at + 0.38 * (k - (len(layer.kinds) - 1) / 2), e.value, width=0.36, color=colour,
-                    yerr=1.96 * e.standard_error, capsize=3, label=KIND_WORDS[kind] if at == 0 else None,
-                )  # fmt: skip
-                rows.append((kind, name, e.value, e.standard_error, held))
+                shares.append(found.value)
+                drawn.append(found)
+                x = at + 0.38 * (k - (len(layer.kinds) - 1) / 2)
+                word = KIND_WORDS[kind] if at == 0 else None
+                axes[0].bar(x, found.value, width=0.36, color=colour, alpha=0.75, label=word)
+                draw_intervals(axes[0], x, found, "black")
+                rows.append((kind, name, found.value, found.net_error, found.low, found.high, held))
             said.append(f"{100 * shares[0]:.0f} % by one unit, {100 * shares[1]:.0f} % by a few ({KIND_WORDS[kind]})")
             for values, errors, name, line, word in (
                 ("loss", "standard_error", "forward_loss", ":", "same images"),
@@ -114,10 +127,12 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
                 steps = np.arange(1, len(loss) + 1)
                 axes[1].fill_between(steps, loss - 2 * error, loss + 2 * error, color=colour, alpha=0.15, linewidth=0)
                 axes[1].plot(steps, loss, line, color=colour, label=f"{KIND_WORDS[kind]}, {word}")
-                rows += [(kind, f"{name}, {n} units", v, s, "") for n, v, s in zip(steps, loss, error, strict=True)]
+                rows += [
+                    (kind, f"{name}, {n} units", v, s, "", "", "") for n, v, s in zip(steps, loss, error, strict=True)
+                ]
         axes[0].set_xticks(range(len(CODE_WORDS)), list(CODE_WORDS.values()))
         axes[0].set(title="units that reach 90 % of the R² of all", ylabel="share of units", ylim=(0, 1.2))
-        axes[0].legend(loc="upper right", ncols=2, fontsize="small")
+        interval_legend(axes[0], drawn, loc="upper right", ncols=2)
         axes[1].set(title="loss by number of units", xlabel="units (forward selection, refitted)", ylabel="½ (1 − R²)")
         axes[1].set_ylim(0, 0.66)
         axes[1].legend(loc="upper right", ncols=2, fontsize="small")
@@ -127,11 +142,12 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         title="Is the code local?",
         caption="Left: how many units of another net reach 90 % of the R² of all its units: "
         f"{'; '.join(said)}; forward selection adds at most {most} units. “Not explained”: all units together explain "
-        "less than 5 % of the variance. Right: mean loss on the images of the fit, and on the other half of the image "
-        "groups. Bars and bands: 95 % intervals over image groups; those of shares are approximate.",
+        "less than 5 % of the variance. Bars: 95 % intervals over nets and images; shares have none over images alone. "
+        "Right: mean loss on the images of the fit, and on the other half of the image groups; bands: ± 2 standard "
+        "errors over image groups, for these nets.",
         alt="Shares of units with local, few-unit and distributed codes, and loss by number of units",
         figure=figure,
-        columns=("pairs", "what", "value", "standard_error", "held_out"),
+        columns=("pairs", "what", "value", "standard_error", "low", "high", "held_out"),
         rows=rows,
     )
 

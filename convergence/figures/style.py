@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from convergence.io.csv_files import write_csv
 from convergence.io.files import atomic_write, safe_name
+from convergence.results.populations import Summary
 
 # Okabe & Ito's palette: distinguishable with any colour vision.
 TRAINED, UNTRAINED, NULL, ACCENT, SECOND = "#0072B2", "#D55E00", "#7A7A7A", "#009E73", "#CC79A7"
@@ -31,6 +34,8 @@ KIND_WORDS = {
     "mixed": "trained with untrained",
     "same_init": "trained from one initialisation",
 }
+KIND_MARKERS = {"trained": "o", "untrained": "s", "mixed": "D", "same_init": "^"}
+BOTH_INTERVALS = "Thin bars with caps: 95 % intervals over nets and images; thick bars: over images, for these nets."
 MAP = "RdBu_r"
 PAGE_REM_PER_INCH = 5.4
 STYLE: dict[Any, Any] = {
@@ -206,6 +211,43 @@ def new_figure(
         for empty in axes[columns:]:
             empty.remove()
         return figure, axes[:columns]
+
+
+def draw_intervals(
+    axes: Any, at: float, summary: Summary, colour: str, marker: str = "", label: str | None = None
+) -> None:
+    """Draw a mean over pairs with both intervals: thin with caps over nets and images, thick over images alone."""
+    e = summary
+    if np.isfinite(e.image_low):
+        axes.plot([at, at], [e.image_low, e.image_high], color=colour, linewidth=4.5, alpha=0.45, solid_capstyle="butt")
+    if np.isfinite(e.low):
+        ends = [[max(e.value - e.low, 0.0)], [max(e.high - e.value, 0.0)]]
+        axes.errorbar(at, e.value, ends, fmt="none", ecolor=colour, elinewidth=1.0, capsize=3, capthick=1.0, zorder=3)
+    if marker:
+        axes.plot(at, e.value, marker, color=colour, markersize=5.5, label=label, zorder=4)
+
+
+def interval_legend(axes: Any, summaries: Iterable[Summary], below: bool = False, **options: Any) -> None:
+    """A legend that also says which bars are over nets and which over images; ``below`` all panels, or in one."""
+    handles, labels = axes.get_legend_handles_labels()
+    drawn = list(summaries)
+    for has, width, alpha, word in (
+        (any(np.isfinite(s.low) for s in drawn), 1.0, 1.0, "95 % over nets"),
+        (any(np.isfinite(s.image_low) for s in drawn), 4.5, 0.45, "95 % over images"),
+    ):
+        if has:
+            handles.append(Line2D([], [], color=NULL, linewidth=width, alpha=alpha))
+            labels.append(word)
+    if below:
+        axes.figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=min(len(labels), 6))
+    else:
+        axes.legend(handles, labels, fontsize="small", **options)
+
+
+def intervals_caption(summaries: Iterable[Summary]) -> str:
+    """What the bars are, and which kinds of nets have no interval over nets."""
+    missing = dict.fromkeys(summary.missing for summary in summaries if summary.missing)
+    return " ".join([BOTH_INTERVALS, *(f"{reason[0].upper()}{reason[1:]}." for reason in missing)])
 
 
 def finish_for_print(drawing: Drawing) -> None:

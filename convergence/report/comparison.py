@@ -6,20 +6,22 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convergence.analysis.summaries import UNKNOWN
 from convergence.errors import UserError
 from convergence.figures.overview import two_runs
 from convergence.figures.style import slug
-from convergence.inference import Estimate, jackknife, reach
+from convergence.inference import NetsNumber
 from convergence.io.files import confined, put_folder_in_place
 from convergence.report.results import RunResults, distinguished, read_run
 from convergence.report.site import Link, MenuSection, Placed, Site
 from convergence.report.tables import MISSING, Table
-from convergence.results import TRAINED_OR_NOT, Kind, Summary
+from convergence.results import ALL_IMAGES, KINDS, Difference, Kind, Summary, difference_of
 from convergence.results.findings import StudyFinding, findings
 from convergence.results.run import find_run
 from convergence.similarity import MEASURES
@@ -37,7 +39,7 @@ class MeasureDifference:
     layer, measure, title : names of the comparison and of the measure, and the measure's title
     nets : kind of the pairs of nets
     a, b : means over the pairs of that kind in either run
-    difference : b − a with its interval
+    difference : b − a with its intervals
     """
 
     layer: str
@@ -46,12 +48,12 @@ class MeasureDifference:
     nets: Kind
     a: Summary
     b: Summary
-    difference: Estimate
+    difference: Difference
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval of the difference excludes 0."""
-        return not self.difference.low <= 0.0 <= self.difference.high
+        """Whether the interval of the difference over nets excludes 0; False without one."""
+        return self.difference.excludes_zero
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,15 @@ class Compared:
     @property
     def measures(self) -> Table:
         """The differences of measures as a table of text."""
-        columns = ("layer", "measure", "nets", self.a.title, self.b.title, "difference", "interval excludes 0")
+        columns = (
+            "layer", "measure", "nets", self.a.title, self.b.title, "difference", "for these nets",
+            "interval excludes 0",
+        )  # fmt: skip
         rows = tuple(
             (
                 item.layer, item.title, item.nets, str(item.a), str(item.b),
-                _signed(item.difference), "yes" if item.excludes_zero else "no",
+                str(item.difference), _over_images(item.difference),
+                "yes" if item.excludes_zero else MISSING if item.difference.missing else "no",
             )
             for item in self.differences
         )  # fmt: skip
@@ -120,18 +126,18 @@ def compare(a: RunResults, b: RunResults) -> Compared:
     )
 
 
-def difference(a: Estimate, b: Estimate, same_images: bool) -> Estimate:
-    """B − a with its error over images.
+def difference(a: NetsNumber, b: NetsNumber, same_images: bool, measure: str, kind: str = "") -> Difference:
+    """B − a with its intervals over nets and over images.
 
-    On the same image groups it is jackknifed itself, group by group, since what an image adds to both cancels.
-    Otherwise the errors are independent and add in squares, with the degrees of freedom of the run with fewer groups.
+    Nets of one initialisation, known by its weights, are matched; nets of unknown initialisation are others in either
+    run. On the same image groups, what an image adds to both cancels.
     """
-    value, smooth = b.value - a.value, a.bias != 0.0 or b.bias != 0.0
-    if same_images and len(a.without) == len(b.without) > 1:
-        return jackknife(value, b.without - a.without, smooth)
-    error, bias = float(np.hypot(a.standard_error, b.standard_error)), b.bias - a.bias
-    far = reach(min(len(a.without), len(b.without))) * error
-    return Estimate(value, error, value - max(bias, 0.0) - far, value - min(bias, 0.0) + far, bias)
+    first, second = (number.renamed(partial(_unit_of, run)) for run, number in (("b", b), ("a", a)))
+    return difference_of(first, second, same_images, measure, ALL_IMAGES, (kind, kind))
+
+
+def _unit_of(run: str, unit: str) -> str:
+    return f"{unit} of {run}" if unit.startswith(UNKNOWN) else unit
 
 
 def _measures(a: RunResults, b: RunResults, same_images: bool) -> tuple[MeasureDifference, ...]:
@@ -142,11 +148,12 @@ def _measures(a: RunResults, b: RunResults, same_images: bool) -> tuple[MeasureD
         if other is None:
             continue
         for name in (name for name in MEASURES if name in layer.measures and name in other.measures):
-            for kind in TRAINED_OR_NOT:
-                ours, theirs = layer.summary(name, kind), other.summary(name, kind)
-                if ours is None or theirs is None:
+            for kind in KINDS:
+                ours, theirs = (one.summary(name, kind) for one in (layer, other))
+                numbers = [one.number(name, kind) for one in (layer, other)]
+                if ours is None or theirs is None or numbers[0] is None or numbers[1] is None:
                     continue
-                d = difference(ours.estimate, theirs.estimate, same_images)
+                d = difference(numbers[0], numbers[1], same_images, name, kind)
                 found.append(MeasureDifference(layer.name, name, MEASURES.load(name).title, kind, ours, theirs, d))
     return tuple(found)
 
@@ -169,8 +176,9 @@ def _settings(a: RunResults, b: RunResults) -> tuple[SettingDifference, ...]:
     )
 
 
-def _signed(e: Estimate) -> str:
-    return f"{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]".replace("-", "−")
+def _over_images(found: Difference) -> str:
+    known = np.isfinite(found.image_low)
+    return f"[{found.image_low:+z.3f}, {found.image_high:+z.3f}]".replace("-", "−") if known else MISSING
 
 
 def _quoted(value: Any) -> str:
@@ -189,20 +197,17 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def comparison_rows(compared: Compared, layers: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Numbers of the comparison's figure: measure, layer, kind, run, value, low, high."""
-    rows = []
-    for run in (compared.a, compared.b):
-        for layer in run.whole:
-            if layer.name not in layers:
-                continue
-            for name in ("matching", "semi_matching", "linear_cka"):
-                for kind in TRAINED_OR_NOT:
-                    found = layer.summary(name, kind)
-                    if found is not None:
-                        e = found.estimate
-                        rows.append((name, layer.name, kind, run.title, e.value, e.low, e.high))
-    return rows
+def shown_summaries(compared: Compared, layers: Sequence[str]) -> list[tuple[str, str, Summary]]:
+    """Numbers of the comparison's figure: layer, run, and mean over pairs."""
+    return [
+        (layer.name, run.title, found)
+        for run in (compared.a, compared.b)
+        for layer in run.whole
+        if layer.name in layers
+        for name in ("matching", "semi_matching", "linear_cka")
+        for kind in KINDS
+        if (found := layer.summary(name, kind)) is not None
+    ]
 
 
 def compare_runs(run_a: str, run_b: str, runs: str, out: str | None) -> tuple[Path, Compared]:
@@ -246,6 +251,6 @@ def write_comparison(site: Site, link: Link, compared: Compared) -> None:
     there = {layer.name for layer in compared.b.whole}
     layers = [layer.name for layer in compared.a.whole if layer.name in there]
     names = (compared.a.title, compared.b.title)
-    drawing = two_runs(names, layers, comparison_rows(compared, layers))
+    drawing = two_runs(names, layers, shown_summaries(compared, layers))
     placed: Placed | None = None if drawing is None else site.place(drawing)
     site.write(link, "compare.html", c=compared, drawing=placed)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from convergence.figures.style import KIND_WORDS
-from convergence.inference import Estimate, mean_estimate
-from convergence.results import HELD_OUT, ComparisonResults, kinds_of
+from convergence.inference import mean_estimate
+from convergence.results import HELD_OUT, ComparisonResults, Summary, interval, kinds_of
 from convergence.similarity import MEASURES
 
 MISSING = "–"
@@ -43,26 +43,36 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
             first = found[first_kind] if first_kind else None
             if first is None or first_kind is None:
                 continue
-            e, elsewhere = first.estimate, layer.summary(name, first_kind, HELD_OUT)
-            calibrated = e.calibrated()
+            elsewhere, calibrated = layer.summary(name, first_kind, HELD_OUT), first.calibrated
             rows.append(
                 [
                     *([layer.name] * with_layer),
                     MEASURES.load(name).title,
                     *(str(found[kind] or MISSING) for kind in kinds),
+                    _for_these_nets(first),
                     str(elsewhere or MISSING),
-                    f"{e.null:z.3f} ± {e.null_sd:z.3f}" if np.isfinite(e.null) else MISSING,
-                    f"{e.shifted:z.3f}" if np.isfinite(e.shifted) else MISSING,
+                    f"{first.null:z.3f} ± {first.null_sd:z.3f}" if np.isfinite(first.null) else MISSING,
+                    f"{first.shifted:z.3f}" if np.isfinite(first.shifted) else MISSING,
                     interval(calibrated) if calibrated else MISSING,
                     f"{first.lowest:z.3f} – {first.highest:z.3f}",
                 ]
             )
     first_kind = kinds[0] if kinds else "trained"
     columns = (
-        *(["layer"] * with_layer), "measure", *(KIND_WORDS[kind] for kind in kinds), f"held out, {first_kind}",
-        "rotated basis", "next image", f"calibrated, {first_kind}", f"lowest – highest {first_kind} pair",
+        *(["layer"] * with_layer), "measure", *(KIND_WORDS[kind] for kind in kinds), f"for these {first_kind} nets",
+        f"held out, {first_kind}", "rotated basis", "next image", f"calibrated, {first_kind}",
+        f"lowest – highest {first_kind} pair",
     )  # fmt: skip
-    return Table.of("Measures of every layer" if with_layer else "All measures", columns, rows, wide=True)
+    title = "Measures of every layer" if with_layer else "All measures"
+    return Table.of(
+        f"{title}: 95 % intervals over nets and images; for these nets, over images alone", columns, rows, True
+    )
+
+
+def _for_these_nets(found: Summary) -> str:
+    """The interval over images; none where the value already has it for want of nets."""
+    known = np.isfinite(found.image_low) and not found.missing
+    return f"[{found.image_low:z.3f}, {found.image_high:z.3f}]" if known else MISSING
 
 
 def pairs_table(layer: ComparisonResults) -> Table:
@@ -77,7 +87,7 @@ def pairs_table(layer: ComparisonResults) -> Table:
         cells += [f"{100 * pair.same_partner:.0f} %", str(pair.mutual_best)]
         rows.append(cells)
     return Table.of(
-        f"Pairs of nets in {layer.name}",
+        f"Pairs of nets in {layer.name}, with 95 % intervals over images, for these nets",
         ("nets", "kind", "matched r", "best r", "linear CKA", "same partner by both", "each other’s best"),
         rows,
         wide=True,
@@ -111,11 +121,6 @@ def nets_table(nets: Sequence[dict[str, object]]) -> Table:
     return Table.of("The nets", columns, rows)
 
 
-def interval(e: Estimate) -> str:
-    """A value with its interval."""
-    return f"{e.value:z.3f} [{e.low:z.3f}, {e.high:z.3f}]"
-
-
 def layer_sentence(layer: ComparisonResults) -> str:
     """The matched correlation of a layer with its chance levels; "" where no trained nets were matched."""
     name = next((m for m in ("matching", "semi_matching") if m in layer.measures), None)
@@ -125,7 +130,7 @@ def layer_sentence(layer: ComparisonResults) -> str:
     words = "matched" if name == "matching" else "best"
     sentence = (
         f"Units of two trained nets correlate at {trained} with their {words} partner (mean over {trained.n_pairs} "
-        f"pair{'s' * (trained.n_pairs > 1)} of nets). Chance levels: {trained.estimate.null:z.3f} after a random "
+        f"pair{'s' * (trained.n_pairs > 1)} of nets). Chance levels: {trained.null:z.3f} after a random "
         "rotation of one net's basis"
     )
     untrained = layer.summary(name, "untrained")

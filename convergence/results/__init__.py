@@ -1,6 +1,7 @@
 """Results of an analysis, typed and labelled: the one way in for the report, figures, paper tables and notebooks.
 
 comparison.py  an analysis and its comparisons: members, units, all nets together, means over pairs
+populations.py means over pairs of nets and their differences, with intervals over nets
 pair.py        two members: matchings, sparse predictions, clusters, measures
 groups.py      types of groups of units: clusters and their subspaces, dimensions that nets share
 source.py      tables of ``analysis.h5``, each read and verified once
@@ -17,17 +18,16 @@ from convergence.results.comparison import (
     ConsensusResults,
     LayerOverTime,
     NetMap,
-    Summary,
     Trajectory,
     UnitSummary,
-    interval,
     kinds_of,
     read_analysis,
 )
 from convergence.results.pair import CODES, KINDS, TRAINED_OR_NOT, Kind, PairResults, SparsePrediction
+from convergence.results.populations import Difference, Summary, difference_of, interval
 
 __all__ = [
     "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "AnalysisResults", "ComparisonResults",
-    "ConsensusResults", "Kind", "LayerOverTime", "NetMap", "PairResults", "SparsePrediction", "Summary", "Trajectory",
-    "UnitSummary", "interval", "kinds_of", "read_analysis",
+    "ConsensusResults", "Difference", "Kind", "LayerOverTime", "NetMap", "PairResults", "SparsePrediction", "Summary",
+    "Trajectory", "UnitSummary", "difference_of", "interval", "kinds_of", "read_analysis",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.analysis.file import Columns, open_analysis
-from convergence.inference import Estimate, mean_estimate
+from convergence.analysis.summaries import PopulationNumbers
+from convergence.inference import Estimate, NetsNumber
 from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,
@@ -21,20 +22,11 @@ from convergence.results.pair import (
     Kind,
     PairResults,
 )
+from convergence.results.populations import Difference, Summary, difference_of, differences, summaries
 from convergence.results.source import ComparisonSource, spans
-from convergence.similarity import MEASURES
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-SHARE = (0.0, 1.0)
-ANYTHING = (-np.inf, np.inf)
-BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("one_unit_loss", "all_units_loss"), (0.0, 0.5)),
-    **dict.fromkeys(("mean_activation_distance",), (0.0, np.inf)),
-    **dict.fromkeys(("same_partner_semi_matching", "same_partner_matching", "below_half"), SHARE),
-    **dict.fromkeys(("code_local", "code_few", "code_distributed", "code_unexplained"), SHARE),
-}
-"""Ranges of the numbers that are no registered measures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,20 +122,6 @@ class LayerOverTime:
     first_matched: dict[tuple[str, str], Indices]
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A number over pairs of nets: its mean with the error over images, and the spread over pairs."""
-
-    estimate: Estimate
-    lowest: float
-    highest: float
-    n_pairs: int
-
-    def __str__(self) -> str:
-        """Value and 95 % interval."""
-        return interval(self.estimate)
-
-
 @dataclass(frozen=True, eq=False)
 class ComparisonResults:
     """One comparison of an analysis.
@@ -181,8 +159,13 @@ class ComparisonResults:
 
     @property
     def kinds(self) -> list[Kind]:
-        """Kinds of pairs to show side by side: trained and untrained; mixed ones where there are no others."""
-        return [kind for kind in TRAINED_OR_NOT if self.of_kind(kind)] or [kind for kind in KINDS if self.of_kind(kind)]
+        """Kinds of pairs to draw side by side: trained and untrained; others where there are neither."""
+        return [kind for kind in TRAINED_OR_NOT if kind in self.all_kinds] or self.all_kinds
+
+    @property
+    def all_kinds(self) -> list[Kind]:
+        """Kinds of pairs that there are."""
+        return [kind for kind in KINDS if self.of_kind(kind)]
 
     def pair(self, x: str, y: str) -> PairResults | None:
         """One pair, if it has results; members in the order of the file."""
@@ -234,19 +217,48 @@ class ComparisonResults:
     def _span(self, net: str) -> slice:
         return self.source.span("units", (net,))
 
-    def summary(self, measure: str, kind: Kind, evaluation: str = ALL_IMAGES) -> Summary | None:
-        """Mean of a number over the pairs of one kind, both directions where there are two; None without any.
+    def summary(self, measure: str, kind: Kind, evaluation: str = ALL_IMAGES, group: str = "") -> Summary | None:
+        """A number over the pairs of one kind, both directions where there are two; None without any.
 
-        Intervals of numbers from all images are cut off at the ends of the number's range.
+        Intervals of numbers from all images are clipped to the number's range.
         """
-        found = [pair.directions(measure, evaluation) for pair in self.of_kind(kind)]
-        per_pair = [mean_estimate(estimates) for estimates in found if estimates]
-        if not per_pair:
+        return self._summaries.get((measure, evaluation, kind, group))
+
+    def difference(
+        self, measure: str, first: Kind = "trained", second: Kind = "untrained", evaluation: str = ALL_IMAGES
+    ) -> Difference | None:
+        """A number of one kind of pairs minus that of another; None unless both kinds have it.
+
+        Nets that are in pairs of both kinds are matched, and so are image groups.
+        """
+        found = self._differences.get((measure, evaluation, first, second))
+        if found is not None:
+            return found
+        one, other = (self.number(measure, kind, evaluation) for kind in (first, second))
+        if one is None or other is None:
             return None
-        bounds = MEASURES.load(measure).bounds if measure in MEASURES else BOUNDS.get(measure, ANYTHING)
-        values = [estimate.value for estimate in per_pair]
-        mean = mean_estimate(per_pair).within(bounds if evaluation == ALL_IMAGES else ANYTHING)
-        return Summary(mean, min(values), max(values), len(per_pair))
+        return difference_of(one, other, True, measure, evaluation, (first, second))
+
+    def number(self, measure: str, kind: Kind, evaluation: str = ALL_IMAGES, group: str = "") -> NetsNumber | None:
+        """The replicates behind a summary, over nets and images; None if no pair of the kind has the number."""
+        key = (measure, evaluation)
+        known = kind in self._numbers.groups and key in self._numbers.keys
+        return self._numbers.number(key, kind, group) if known else None
+
+    @cached_property
+    def _summaries(self) -> dict[tuple[str, str, str, str], Summary]:
+        found = summaries(self.source.table("summaries"))
+        return {(one.measure, one.evaluation, one.kind, one.group): one for one in found}
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str, str, str], Difference]:
+        found = differences(self.source.table("differences"))
+        return {(one.measure, one.evaluation, one.first, one.second): one for one in found}
+
+    @cached_property
+    def _numbers(self) -> PopulationNumbers:
+        members, pairs, measures = (self.source.table(name) for name in ("members", "pairs", "measures"))
+        return PopulationNumbers(members, pairs, measures, self.source.matrix("measures_without"))
 
     @cached_property
     def consensus(self) -> dict[str, ConsensusResults]:
@@ -398,10 +410,5 @@ def runs_of(rows: Columns, names: tuple[str, ...]) -> list[tuple[tuple[str, ...]
 
 
 def kinds_of(comparisons: Sequence[ComparisonResults]) -> list[Kind]:
-    """Kinds of pairs that any comparison shows."""
-    return [kind for kind in KINDS if any(kind in one.kinds for one in comparisons)]
-
-
-def interval(e: Estimate) -> str:
-    """A value with its 95 % interval, as text."""
-    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+    """Kinds of pairs that any comparison has."""
+    return [kind for kind in KINDS if any(kind in one.all_kinds for one in comparisons)]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convergence.results.comparison import SHARE, ComparisonResults, Summary, interval
+from convergence.results.comparison import ComparisonResults
 from convergence.results.pair import HELD_OUT, TRAINED_OR_NOT
+from convergence.results.populations import SHARE, Summary, interval
 
 MISSING = "–"
 NAMED = 4
@@ -86,7 +87,7 @@ def same_units(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         beside += [f"rotated bases {_chance(trained)}"] * bool(np.isfinite(trained.estimate.null))
         numbers = "; ".join([str(trained), *beside])
         verdicts.setdefault(_against_chance(trained, untrained), []).append((layer.name, numbers))
-        calibrated = trained.estimate.calibrated()
+        calibrated = trained.calibrated
         rows.append(
             (
                 layer.name,
@@ -116,7 +117,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
             continue
         core, two = found.shared[len(found.nets)].within(SHARE), found.shared[2].within(SHARE)
         cycles, mean = found.cycle_consistency.within(SHARE), found.mean_correlation.within((-1.0, 1.0))
-        shares.append((layer.name, f"{100 * core.value:.0f} % [{100 * core.low:.0f}, {100 * core.high:.0f}]"))
+        shares.append((layer.name, f"{100 * core.value:.0f} %"))
         rows.append(
             (
                 layer.name,
@@ -151,8 +152,7 @@ def another_measure(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
             pairs = layer.of_kind("trained")
             halves = float(np.mean([pair.same_halves for pair in pairs]))
             guessed = np.mean([1 / len(pair.units_y) for pair in pairs])
-            e = same[0].estimate
-            share = f"{100 * e.value:.0f} % [{100 * e.low:.0f}, {100 * e.high:.0f}]"
+            share = f"{100 * same[0].value:.0f} %"
             shares.append((layer.name, f"{share}; {100 * halves:.0f} % between halves of the images"))
             rows.append((layer.name, *map(_quoted, same), f"{halves:.3f}", f"{guessed:.3f}"))
     return _finding(
@@ -160,7 +160,7 @@ def another_measure(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         "Does the alignment survive another measure?",
         f"Share of units with the same best partner by mutual information and by correlation: {_cases(shares)}. The "
         "second number is the agreement of the two halves of the images by correlation alone, the most that can be "
-        "expected. Intervals of these shares are approximate, since partners change in steps.",
+        "expected.",
         ("layer", "same partner, trained", "untrained nets", "same on both halves of the images", "by guessing"),
         rows,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,8 @@ class Summary:
     net_error, df, low, high : standard error over nets and images with its degrees of freedom, and the 95 % interval;
         NaN where there is none
     missing : why there is no interval over nets; "" where there is one
-    bias, image_error, image_low, image_high : bias for want of images, standard error and 95 % interval over images, for
-        these nets; the interval is NaN for shares of units
+    bias, image_error, image_low, image_high : bias for want of images, standard error and 95 % interval over images,
+        for these nets; the interval is NaN for shares of units
     null, null_sd, null_draws : chance level, its standard deviation over draws as a mean over pairs, number of draws
     excess, excess_error, excess_df, excess_low, excess_high, excess_p : value − null, with its uncertainty over nets,
         images and draws, and the p-value of an excess of 0
@@ -111,7 +112,10 @@ class Summary:
 
     def within(self, bounds: Bounds) -> Summary:
         """The summary with both intervals of the number clipped to its possible range."""
-        return replace(self, **_clipped(self, bounds))
+        low, high, image_low, image_high = (
+            float(np.clip(end, *bounds)) for end in (self.low, self.high, self.image_low, self.image_high)
+        )
+        return replace(self, low=low, high=high, image_low=image_low, image_high=image_high)
 
     def __str__(self) -> str:
         """Value with the 95 % interval over nets; else the value and, called so, the interval over images alone."""
@@ -126,8 +130,8 @@ class Difference:
     ----------
     measure, evaluation, first, second : which number, and the kinds of pairs
     value : the difference
-    net_error, df, low, high, p : standard error over nets and images with its degrees of freedom, 95 % interval, p-value
-        of a difference of 0; NaN where there is none
+    net_error, df, low, high, p : standard error over nets and images with its degrees of freedom, 95 % interval,
+        p-value of a difference of 0; NaN where there is none
     missing : why there is no interval over nets; "" where there is one
     image_error, image_low, image_high : standard error and 95 % interval over images, for these nets
     """
@@ -198,19 +202,9 @@ def interval(e: Estimate) -> str:
     return _with(f"{e.value:z.3f}", e.low, e.high)
 
 
-def _rows(rows: Columns) -> Iterator[dict[str, object]]:
+def _rows(rows: Columns) -> Iterator[dict[str, Any]]:
     columns = [values.tolist() for values in rows.values()]
     return (dict(zip(rows, row, strict=True)) for row in zip(*columns, strict=True))
-
-
-def _clipped(found: Summary, bounds: Bounds) -> dict[str, float]:
-    names = ("low", "high", "image_low", "image_high")
-    ends = {name: float(np.clip(getattr(found, name), *bounds)) for name in names}
-    # The interval always has the value in it, however far a value may be outside the range by rounding.
-    return {
-        name: min(end, found.value) if name.endswith("low") else max(end, found.value) if np.isfinite(end) else end
-        for name, end in ends.items()
-    }
 
 
 def _text(value: float, found: Summary | Difference, sign: str = "") -> str:

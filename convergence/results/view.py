@@ -20,9 +20,10 @@ from convergence.errors import UserError, did_you_mean
 from convergence.inference import Estimate
 from convergence.io import hdf5
 from convergence.registry import load_object
-from convergence.results.comparison import ComparisonResults, Summary, read_analysis
+from convergence.results.comparison import ComparisonResults, read_analysis
 from convergence.results.labelled import Labelled, ResultsTable
 from convergence.results.pair import ALL_IMAGES, DIRECTIONS, HELD_OUT, KINDS, Kind, PairResults
+from convergence.results.populations import Difference, Summary
 from convergence.results.source import LEVELS
 from convergence.results.unit_tables import ClusterTable, Recipe, UnitMatching, row_of
 from convergence.statistics.file import ComparisonSums, open_statistics
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from convergence.results.run import Run
+
+KIND_NETS = {
+    "trained": "trained nets",
+    "untrained": "untrained nets",
+    "mixed": "a trained and an untrained net",
+    "same_init": "trained nets of one initialisation",
+}
 
 
 class ComparisonView:
@@ -187,15 +195,30 @@ class ComparisonView:
         return found
 
     def summary(self, measure: str, kind: Kind = "trained") -> Summary:
-        """A measure over all pairs of nets of a kind, one of ``KINDS``; its text has the interval."""
+        """A measure over all pairs of nets of a kind; its text has the interval over nets, or says that there is none.
+
+        Kinds are "trained", "untrained", "mixed" (a trained and an untrained net) and "same_init" (trained nets of one
+        initialisation).
+        """
+        self._known(measure, kind)
+        found = self.results.summary(measure, kind)
+        if found is None:
+            raise UserError(f"{self.name}: there is no pair of {KIND_NETS[kind]}.")
+        return found
+
+    def difference(self, measure: str, first: Kind = "trained", second: Kind = "untrained") -> Difference:
+        """A measure of one kind of pairs minus that of another, with its interval over nets and its p-value."""
+        for kind in (first, second):
+            self.summary(measure, kind)
+        found = self.results.difference(measure, first, second)
+        assert found is not None
+        return found
+
+    def _known(self, measure: str, kind: str) -> None:
         if kind not in KINDS:
             raise UserError(f'no kind "{kind}" of pairs; {did_you_mean(kind, KINDS)}.')
         if measure not in self.results.measures:
             raise UserError(f'no measure "{measure}"; {did_you_mean(measure, self.results.measures)}.')
-        found = self.results.summary(measure, kind)
-        if found is None:
-            raise UserError(f"{self.name}: there is no pair of {kind} nets.")
-        return found
 
     def clusters(self, x: str, y: str) -> ClusterTable:
         """Spectral clusters of the joined units of two nets."""

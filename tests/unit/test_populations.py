@@ -148,3 +148,30 @@ def test_monte_carlo_error_of_a_null_widens_the_interval():
     noisy = NetsNumber(0.25, np.zeros(0), replicates, monte_carlo=(0.04, 4))
     assert nets_interval(noisy).error ** 2 == pytest.approx(nets_interval(plain).error ** 2 + 0.04)
     assert 4 <= nets_interval(noisy).df <= 7
+
+
+def test_interval_of_a_share_is_inside_its_range_and_covers():
+    rng = np.random.default_rng(0)
+    pairs = [(a, b) for a, b in combinations(nets("trained nets", 4), 2)]
+    units, place = PairUnits.of(pairs), np.array([*combinations(range(4), 2)])
+    logit, spread = np.log(0.1 / 0.9), 0.5
+    truth = np.mean(1 / (1 + np.exp(-logit - spread * rng.standard_normal((100_000, 2)).sum(axis=1))))
+    covered = []
+    for _ in range(DRAWS):
+        p = 1 / (1 + np.exp(-logit - spread * rng.standard_normal(4)[place].sum(axis=1)))
+        found = nets_interval(units.mean(rng.binomial(32, p) / 32, np.zeros((6, 0)), share=True))
+        if not found.missing:
+            assert 0 < found.low < found.value < found.high < 1
+            covered.append(found.low <= truth <= found.high)
+    assert len(covered) > 0.9 * DRAWS
+    assert np.mean(covered) >= 0.92
+
+
+def test_share_that_is_equal_in_all_nets_has_no_interval():
+    units = PairUnits.of([(a, b) for a, b in combinations(nets("trained nets", 4), 2)])
+    for share in (0.0, 0.3, 1.0):
+        same = units.mean(np.full(6, share), np.full((6, 8), share), share=True)
+        for number in (same, same.minus(same)):
+            found = nets_interval(number)
+            assert "equal in all nets" in found.missing
+            assert np.isnan([found.low, found.high, found.p]).all()
