@@ -15,7 +15,7 @@ import numpy as np
 from convergence.analysis.active_units import ActiveUnits, describe_units
 from convergence.analysis.file import TableRows
 from convergence.analysis.kinds import PairKinds
-from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, MATRIX_BY_NAME, SHARES
+from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, SHARES
 from convergence.analysis.pair_tables import SUBSPACE_NUMBERS
 from convergence.analysis.summaries import PopulationNumbers, difference_rows, summary_rows
 from convergence.statistics.file import ComparisonSums
@@ -103,9 +103,9 @@ class ComparisonRows(TableRows):
 
     def add_summaries(self) -> None:
         """Append the means over pairs of nets and their differences, of all pairs that were appended."""
-        draws = self.matrix("measures_draws") if "measures_draws" in MATRIX_BY_NAME else None
         members, pairs, measures = (self.table(name) for name in ("members", "pairs", "measures"))
-        numbers = PopulationNumbers(members, pairs, measures, self.matrix("measures_without"), draws)
+        without, draws = (self.matrix(f"measures_{rows}") for rows in ("without", "draws"))
+        numbers = PopulationNumbers(members, pairs, measures, without, draws)
         for table, rows in (("summaries", summary_rows(numbers)), ("differences", difference_rows(numbers))):
             for row in rows:
                 self.add(table, **row)

@@ -46,7 +46,7 @@ POPULATION_TABLES = (
                 null="chance level, mean over pairs and draws; NaN without one",
                 null_sd="standard deviation over draws of the chance level's mean over pairs",
             ),
-            *ints(null_draws="draws of the chance level; -1 where it is unknown"),
+            *ints(null_draws="draws of the chance level that all pairs have; 0 for levels that are no draws"),
             *floats(
                 excess="value - null",
                 excess_error="its standard error over nets and images, and from the number of draws",

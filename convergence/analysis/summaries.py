@@ -45,8 +45,8 @@ class PairValues:
     ----------
     value, null, null_sd, shifted, ceiling : (n_pairs,)
     without : (n_pairs, n_groups) the value without each image group; of no groups without an error over images
-    draws : (n_pairs, n_draws) draws of the chance level, the same rotation of a net in every pair; None without them
-    n_draws : draws of the chance level; -1 if unknown
+    draws : (n_pairs, n_draws) draws of the chance level, the same basis of a net in every pair
+    n_draws : draws of the chance level of a pair; 0 for levels that are no draws
     smooth : whether the bias for want of images is estimated
     """
 
@@ -56,7 +56,7 @@ class PairValues:
     shifted: Array
     ceiling: Array
     without: Array
-    draws: Array | None
+    draws: Array
     n_draws: int
     smooth: bool
 
@@ -68,12 +68,10 @@ class PopulationNumbers:
     ----------
     members, pairs, measures : tables of the comparison
     without : (n_rows of measures, n_groups) jackknife replicates of the measures
-    draws : (n_rows of measures, n_draws) draws of their chance levels, NaN where there are fewer; None without them
+    draws : (n_rows of measures, n_draws) draws of their chance levels, NaN where there are fewer
     """
 
-    def __init__(
-        self, members: Columns, pairs: Columns, measures: Columns, without: Array, draws: Array | None = None
-    ) -> None:
+    def __init__(self, members: Columns, pairs: Columns, measures: Columns, without: Array, draws: Array) -> None:
         kept = pairs["skip_reason"] == ""
         self._pairs = {name: values[kept] for name, values in pairs.items()}
         self._measures, self._without, self._draws = measures, without, draws
@@ -105,7 +103,9 @@ class PopulationNumbers:
         at, units = self._pairs_of(kind, group)
         if not np.isfinite(values.value[at]).any():
             return None
-        return units.mean(values.value[at], values.without[at], values.smooth, share=key[0] in SHARES)
+        return units.mean(
+            values.value[at], values.without[at], values.smooth, share="itself" if key[0] in SHARES else "no"
+        )
 
     def excess(self, key: Key, kind: str, group: str = "") -> NetsNumber | None:
         """A number minus its chance level, pair by pair; None without a chance level.
@@ -119,7 +119,8 @@ class PopulationNumbers:
             return None
         _, spread, n_draws = self.null(key, kind, group)
         monte_carlo = (spread**2 / n_draws, n_draws - 1) if n_draws > 1 and np.isfinite(spread) else (0.0, 1)
-        return units.mean(above, values.without[at] - values.null[at][:, None], False, monte_carlo)
+        without = values.without[at] - values.null[at][:, None]
+        return units.mean(above, without, False, monte_carlo, "difference" if key[0] in SHARES else "no")
 
     def null(self, key: Key, kind: str, group: str = "") -> tuple[float, float, int]:
         """Mean of the chance level over pairs and draws, its standard deviation over draws, and the number of draws.
@@ -131,12 +132,11 @@ class PopulationNumbers:
         at, _ = self._pairs_of(kind, group)
         at = at[np.isfinite(values.null[at])]
         if not len(at):
-            return NONE, NONE, -1
-        if values.draws is not None:
-            draws = values.draws[at]
-            draws = draws[:, np.isfinite(draws).all(axis=0)].mean(axis=0)
-            if len(draws) > 1:
-                return float(draws.mean()), float(draws.std(ddof=1)), len(draws)
+            return NONE, NONE, 0
+        draws = values.draws[at]
+        draws = draws[:, np.isfinite(draws).all(axis=0)].mean(axis=0)
+        if len(draws) > 1:
+            return float(draws.mean()), float(draws.std(ddof=1)), len(draws)
         return float(values.null[at].mean()), float(values.null_sd[at].mean()), values.n_draws
 
     def taking_part(self, key: Key, kind: str, group: str = "") -> tuple[Array, int, int]:
@@ -175,12 +175,11 @@ class PopulationNumbers:
 
         counts = set(table["n_replicates"].tolist())
         n_groups = counts.pop() if len(counts) == 1 else 0
-        known = self._draws is not None and self._draws.shape[1] > 0
         return PairValues(
             **{name: averaged(table[name]) for name in ("value", "null", "null_sd", "shifted", "ceiling")},
             without=averaged(self._without[rows][:, :n_groups]),
-            draws=averaged(self._draws[rows]) if known and self._draws is not None else None,
-            n_draws=int(table["null_draws"].max()) if "null_draws" in table else -1,
+            draws=averaged(self._draws[rows]),
+            n_draws=int(table["null_draws"].max()),
             smooth=bool((table["bias"] != 0.0).any()),
         )
 
@@ -190,11 +189,11 @@ class PopulationNumbers:
 
     def _of_table(self, key: Key) -> PairValues:
         values = self._of_pairs(OF_PAIRS[key[0]])
-        nothing = np.full(len(self._place), NONE)
-        value = nothing if values is None else values
+        nothing, no_columns = np.full(len(self._place), NONE), np.zeros((len(self._place), 0))
         return PairValues(
-            value, nothing, nothing, nothing, nothing, np.zeros((len(nothing), 0)), draws=None, n_draws=-1, smooth=False
-        )
+            value=nothing if values is None else values, null=nothing, null_sd=nothing, shifted=nothing,
+            ceiling=nothing, without=no_columns, draws=no_columns, n_draws=0, smooth=False,
+        )  # fmt: skip
 
     def _of_kind(self, kind: str) -> Array:
         """Positions of the pairs of a kind: those of two nets, or those within one net if there are no others."""
@@ -280,11 +279,10 @@ def _over_images(number: NetsNumber, measure: str) -> Row:
 def _nets(members: Columns) -> dict[str, tuple[str, bool, tuple[str, str]]]:
     """By member its net, whether it is trained, and its (population, unit).
 
-    Units are initialisations, or nets where the initialisation is unknown.
+    Units are initialisations, or nets whose initialisation is unknown: it has the name of the net.
     """
-    nets, trained = members["net"].tolist(), members["trained"].tolist()
-    known = members["initialisation"].tolist() if "initialisation" in members else [""] * len(nets)
-    units = [first or f"{UNKNOWN}{net}" for first, net in zip(known, nets, strict=True)]
+    nets, trained, starts = (members[name].tolist() for name in ("net", "trained", "initialisation"))
+    units = [f"{UNKNOWN}{net}" if start == net else start for start, net in zip(starts, nets, strict=True)]
     words = {}
     for state, word in ((True, "trained nets"), (False, "untrained nets")):
         of_state = {(net, unit) for net, unit, is_so in zip(nets, units, trained, strict=True) if is_so == state}

@@ -245,7 +245,7 @@ class PairUnits:
         without_groups: Float64,
         smooth: bool = True,
         monte_carlo: tuple[float, int] = (0.0, 1),
-        share: bool = False,
+        share: Share = "no",
     ) -> NetsNumber:
         """The mean over pairs of a number, (n_pairs,), that is ``without_groups`` (n_pairs, n_groups) without a group.
 
@@ -260,8 +260,7 @@ class PairUnits:
             for name, k, own in zip(names, of_unit.tolist(), sums.tolist(), strict=True):
                 if k:
                     nets.setdefault(population, {})[name] = (total - own) / (n - k) if k < n else NONE
-        of: Share = "itself" if share else "no"
-        return NetsNumber(total / n, without_groups[has].mean(axis=0), nets, smooth, monte_carlo, of)
+        return NetsNumber(total / n, without_groups[has].mean(axis=0), nets, smooth, monte_carlo, share)
 
 
 def plain_mean_without(values: Float64, pairs: Sequence[Sequence[tuple[str, str]]], deleted: tuple[str, str]) -> float:

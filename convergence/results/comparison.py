@@ -258,7 +258,8 @@ class ComparisonResults:
     @cached_property
     def _numbers(self) -> PopulationNumbers:
         members, pairs, measures = (self.source.table(name) for name in ("members", "pairs", "measures"))
-        return PopulationNumbers(members, pairs, measures, self.source.matrix("measures_without"))
+        without, draws = (self.source.matrix(f"measures_{rows}") for rows in ("without", "draws"))
+        return PopulationNumbers(members, pairs, measures, without, draws)
 
     @cached_property
     def consensus(self) -> dict[str, ConsensusResults]:

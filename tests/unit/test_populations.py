@@ -159,7 +159,7 @@ def test_interval_of_a_share_is_inside_its_range_and_covers():
     covered = []
     for _ in range(DRAWS):
         p = 1 / (1 + np.exp(-logit - spread * rng.standard_normal(4)[place].sum(axis=1)))
-        found = nets_interval(units.mean(rng.binomial(32, p) / 32, np.zeros((6, 0)), share=True))
+        found = nets_interval(units.mean(rng.binomial(32, p) / 32, np.zeros((6, 0)), share="itself"))
         if not found.missing:
             assert 0 < found.low < found.value < found.high < 1
             covered.append(found.low <= truth <= found.high)
@@ -170,7 +170,7 @@ def test_interval_of_a_share_is_inside_its_range_and_covers():
 def test_share_that_is_equal_in_all_nets_has_no_interval():
     units = PairUnits.of([(a, b) for a, b in combinations(nets("trained nets", 4), 2)])
     for share in (0.0, 0.3, 1.0):
-        same = units.mean(np.full(6, share), np.full((6, 8), share), share=True)
+        same = units.mean(np.full(6, share), np.full((6, 8), share), share="itself")
         for number in (same, same.minus(same)):
             found = nets_interval(number)
             assert "equal in all nets" in found.missing
