@@ -15,7 +15,14 @@ import numpy as np
 from convergence.analysis.active_units import ActiveUnits, describe_units
 from convergence.analysis.file import TableRows
 from convergence.analysis.kinds import PairKinds
-from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, SHARES
+from convergence.analysis.layout import (
+    ALL_IMAGES,
+    DIRECTIONS,
+    HELD_OUT,
+    SHARES,
+    WITHIN_CLASS,
+    WITHIN_CLASS_HELD_OUT,
+)
 from convergence.analysis.pair_tables import SUBSPACE_NUMBERS
 from convergence.analysis.summaries import PopulationNumbers, difference_rows, summary_rows
 from convergence.statistics.file import ComparisonSums
@@ -27,6 +34,12 @@ INFORMATION_NUMBERS = {
     "mean_matching": "mean_information_matching",
     "same_semi": "same_partner_semi_matching",
     "same_matching": "same_partner_matching",
+}
+GROUPS_OF_MEASURES = {
+    "measures": ALL_IMAGES,
+    "held_out": HELD_OUT,
+    "within_class": WITHIN_CLASS,
+    "within_class_held_out": WITHIN_CLASS_HELD_OUT,
 }
 DISTRIBUTIONS = ("matched", "assigned", "any", "within_x", "within_y")
 
@@ -100,6 +113,9 @@ class ComparisonRows(TableRows):
             self.add_matrix("map_distances", found["distances"])
         for layer, found in tree.get("over_time", {}).items():
             self._add_over_time(layer, found)
+        for _, both in sorted(tree.get("best_layers", {}).items(), key=lambda item: int(item[0])):
+            for direction in DIRECTIONS:
+                self._add_best_layers(both[direction])
 
     def add_summaries(self) -> None:
         """Append the means over pairs of nets and their differences, of all pairs that were appended."""
@@ -125,8 +141,8 @@ class ComparisonRows(TableRows):
             keys = {"measure": measure, "family": family, "direction": direction, "evaluation": evaluation}
             self._estimate("measures", {**pair, **keys}, estimate)
 
-        for group, evaluation in (("measures", ALL_IMAGES), ("held_out", HELD_OUT)):
-            for name, directions in tree[group].items():
+        for group, evaluation in GROUPS_OF_MEASURES.items():
+            for name, directions in tree.get(group, {}).items():
                 for direction, estimate in directions.items():
                     add(name, "similarity", direction, estimate, evaluation)
         for direction, estimate in tree["excess"].items():
@@ -336,6 +352,19 @@ class ComparisonRows(TableRows):
                 "over_time_units", len(pair["partner"]), layer=layer, x=x, y=y, unit=np.arange(len(pair["partner"])),
                 partner=pair["partner"], first_matched=pair["first_matched"],
             )  # fmt: skip
+
+    def _add_best_layers(self, found: Tree) -> None:
+        """Rows of a net's units in another net: a row a layer of either."""
+        layers, others = _texts(found["layers_x"]), _texts(found["layers_y"])
+        n = len(others)
+        of_pair = ("correlation", "correlation_error", "null", "share", "share_null")
+        of_layer = ("n_units", "best", "best_error", "best_null", "best_null_sd")
+        self.add(
+            "best_layers", len(layers) * n, x=found["x"], y=found["y"], layer_x=np.repeat(layers, n),
+            layer_y=np.tile(others, len(layers)), null_draws=found["null_draws"],
+            excess=np.repeat(found["best"] - found["best_null"], n),
+            **{name: found[name].ravel() for name in of_pair}, **{name: np.repeat(found[name], n) for name in of_layer},
+        )  # fmt: skip
 
 
 def _texts(values: Any) -> Any:

@@ -18,6 +18,8 @@ VERSION = ANALYSIS_SCHEMA_VERSION
 MADE_BY = "convergence analyze CONFIG"
 DIRECTIONS = ("xy", "yx")
 ALL_IMAGES, HELD_OUT = "all_images", "held_out"
+WITHIN_CLASS, WITHIN_CLASS_HELD_OUT = "within_class", "within_class_held_out"
+"""Evaluations of a number."""
 SHARES = frozenset(
     {
         *("below_half", "same_partner_semi_matching", "same_partner_matching", "present", "cycle_consistency"),
@@ -205,6 +207,30 @@ TABLES = (
             ),
             *ints(epoch="epoch of the weights"),
             *floats(value="the mean", standard_error="standard error over image groups"),
+        ),
+    ),
+    TableSchema(
+        "best_layers",
+        "a layer of net x and a layer of net y, in comparisons that join several layers of every net; numbers are "
+        "means over the units of x's layer",
+        (
+            *text(
+                x="net whose units look for partners", y="net of the partners", layer_x="layer of x",
+                layer_y="layer of y",
+            ),
+            *ints(n_units="active units of x's layer"),
+            *floats(
+                correlation="correlation with the best partner in y's layer",
+                correlation_error="its standard error over image groups",
+                null="correlation with the best partner in y's layer in another basis; NaN without a null",
+                share="share of the units whose best partner in all layers of y is in this layer",
+                share_null="the share where every layer of y is in another basis; NaN without a null",
+                best="correlation with the best partner in all layers of y, the same for every layer of y",
+                best_error="its standard error over image groups",
+                best_null="best where every layer of y is in another basis; NaN without a null",
+                best_null_sd="its standard deviation over draws", excess="best - best_null",
+            ),
+            *ints(null_draws="draws of the null"),
         ),
     ),
     TableSchema(

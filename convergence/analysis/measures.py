@@ -93,7 +93,7 @@ class Measures:
         tree: Tree = {}
         for (name, direction), measure in self._chosen(parts).items():
             key = f"{name} {direction}"
-            estimate = found.estimate(key, measure.smooth).with_draws(_draws(parts.of(self.name, "null"), key))
+            estimate = found.estimate(key, measure.smooth).with_draws(draws_of(parts.of(self.name, "null"), key))
             shifted = levels["shifted"].get(key, np.nan)
             estimate = replace(estimate, shifted=shifted, ceiling=levels["ceiling"][key])
             tree.setdefault(name, {})[direction] = estimate.as_dict()
@@ -109,7 +109,7 @@ class Measures:
         found, tree = Replicated.of(parts.of(self.name, "numbers")), {}
         for direction in self._nulls if (EXCESS_OF, "xy") in self._chosen(parts) else ():
             key = f"{EXCESS_OF} {direction}"
-            draws = [*_draws(parts.of(self.name, "null"), key), *_draws(parts.of(self.name, "more"), key)]
+            draws = [*draws_of(parts.of(self.name, "null"), key), *draws_of(parts.of(self.name, "more"), key)]
             if len(draws) > 1:
                 tree[direction] = found.estimate(key).above(draws).as_dict()
         return tree
@@ -126,7 +126,7 @@ class Measures:
         for name, direction in fitted_ones(measures):
             key = f"{name} {direction}"
             estimate = jackknife(float(found["whole"][key]), found["without"][key])
-            estimate = estimate.with_draws(_draws(parts.of(self.name, "held_out_null"), key))
+            estimate = estimate.with_draws(draws_of(parts.of(self.name, "held_out_null"), key))
             tree.setdefault(name, {})[direction] = replace(estimate, ceiling=found["ceiling"][key]).as_dict()
         return tree
 
@@ -147,17 +147,17 @@ class Measures:
             if reason:
                 missing[name] = reason
                 continue
-            for direction in _directions(measure):
+            for direction in directions_of(measure):
                 ceiling[f"{name} {direction}"] = measure.ceiling(directed(pooled, direction))
             if shifted is not None and not measure.unavailable(shifted):
-                for direction in _directions(measure):
+                for direction in directions_of(measure):
                     of_next[f"{name} {direction}"] = measure(directed(shifted, direction))
         return {"missing": missing, "ceiling": ceiling, "shifted": of_next}
 
     def _chosen(self, parts: Parts) -> dict[Key, Measure]:
         missing = parts.one(self.name, "values")["missing"]
         loaded = {name: MEASURES.load(name) for name in self._config.measures if name not in missing}
-        return {(name, direction): measure for name, measure in loaded.items() for direction in _directions(measure)}
+        return {(name, direction): measure for name, measure in loaded.items() for direction in directions_of(measure)}
 
     @staticmethod
     def _numbers(measures: dict[Key, Measure], moments: PairMoments) -> Numbers:
@@ -184,7 +184,7 @@ class Measures:
             key = f"{EXCESS_OF} {direction}"
             if null.kind != SUMS or not null.n_draws:
                 continue
-            spread = float(np.std(_draws(parts.of(self.name, "null"), key), ddof=1))
+            spread = float(np.std(draws_of(parts.of(self.name, "null"), key), ddof=1))
             needed = draws_for(spread, replicated.estimate(key).standard_error)
             for k in range(draws.start, min(draws.stop, needed)):
                 found[str(k)][key] = MEASURES.load(EXCESS_OF)(null.draw(k))
@@ -252,11 +252,12 @@ def fitted_ones(measures: dict[Key, Measure]) -> list[Key]:
     return [key for key, measure in measures.items() if measure.fit is not None]
 
 
-def _directions(measure: Measure) -> tuple[str, ...]:
+def directions_of(measure: Measure) -> tuple[str, ...]:
+    """The directions in which a measure differs."""
     return ("xy",) if measure.symmetric else ("xy", "yx")
 
 
-def _draws(parts: list[Tree], key: str) -> list[float]:
+def draws_of(parts: list[Tree], key: str) -> list[float]:
     """A number in the draws of a null that have it, in their order."""
     numbers = [numbers for part in parts for _, numbers in sorted(part.items(), key=lambda item: int(item[0]))]
     return [float(one[key]) for one in numbers if key in one]

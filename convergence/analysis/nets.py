@@ -19,6 +19,7 @@ from convergence.alignment.embedding import embed
 from convergence.alignment.matching import matching
 from convergence.analysis import cost
 from convergence.analysis.active_units import ActiveUnits
+from convergence.analysis.best_layers import BEST_LAYERS, best_layer_steps, best_layers
 from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.kinds import kinds_of_nets
 from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
@@ -36,7 +37,7 @@ OVER_TIME = "over_time"
 
 def nets_steps(sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig) -> list[Step]:
     """All steps about all nets of a comparison: those of every kind of three live nets or more."""
-    steps: list[Step] = []
+    steps = best_layer_steps(sums, live, config)
     if len(set(sums.epochs)) > 1:
         seconds = (len(sums.group_count) + 1) * cost.MOMENTS * len(sums.unit_net) ** 2
         steps.append(Step(OVER_TIME, "trajectories", seconds=seconds))
@@ -82,6 +83,8 @@ class NetsAnalysis:
         """The part of a step, from those of the steps before."""
         if step.method == OVER_TIME:
             return trajectories(self.sums, self._live)
+        if step.method == BEST_LAYERS:
+            return best_layers(self.sums, self._live, self._config, step)
         joint = self._joint(step.method)
         if step.name == "found":
             pooled = joint.pooled()
@@ -125,6 +128,7 @@ class NetsAnalysis:
                 "points": points,
                 "explained": explained,
             }
+        tree[BEST_LAYERS] = {k: found for part in parts.of(BEST_LAYERS, "found") for k, found in _in_order(part)}
         tree[OVER_TIME] = parts.one(OVER_TIME, "trajectories") if parts.steps(OVER_TIME, "trajectories") else {}
         return tree
 

@@ -143,10 +143,14 @@ class PairNull:
         real = self._pair.pooled if half is None else self._pair.halves[half]
         real = real if self._direction == "xy" else real.swapped()
         if self._pseudo is None:
-            return real.rotated(rotation(self._config, self._index, k, len(real.cov_yy)))
+            return self.rotated(real, k)
         between, variance = self._pseudo.cross(half, k, self._span, self._units)
         deviation = np.sqrt(np.where(variance > 0, variance, np.diagonal(real.cov_xx)))
         return PairMoments(real.n, real.corr_xx * np.outer(deviation, deviation), between, self._pseudo.within(half, k))
+
+    def rotated(self, moments: PairMoments, k: int) -> PairMoments:
+        """Moments of the same units with the second member in the basis of draw ``k``; of the kind "sums" alone."""
+        return moments.rotated(rotation(self._config, self._index, k, len(moments.cov_yy)))
 
     def draws(self) -> range:
         """Indices of all draws."""

@@ -19,6 +19,7 @@ from convergence.analysis.nulls import SUMS, n_draws, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Method, PairShape, Parts, Step, Tree, computed
+from convergence.analysis.within_class import WithinClass
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums
 
@@ -33,6 +34,7 @@ def shape_of(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: An
         n_x, n_y, len(sums.group_count), whole(sums), has_information, has_histograms,
         null_draws=(n_draws(sums, y, config), n_draws(sums, x, config)),
         rotates_sums=SUMS in (sums.null_kind[sums.nets.index(net)] for net in (x, y)),
+        labels=sums.class_sums is not None,
     )  # fmt: skip
 
 
@@ -44,6 +46,8 @@ def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
     if not shape.n_x or not shape.n_y:
         return []
     steps = [*Measures.steps(shape, config), *OneToOne.steps(shape, config)]
+    if shape.labels:
+        steps += WithinClass.steps(shape, config)
     if shape.whole and config.sparse.enabled:
         steps += [step for direction in DIRECTIONS for step in FewToOne.steps(shape, config, direction)]
     if shape.whole and config.clustering.enabled:
@@ -68,6 +72,7 @@ class PairAnalysis:
         made: list[Method] = [
             Measures(self._pair, config, nulls),
             OneToOne(self._pair, config, nulls),
+            WithinClass(self._pair, config, nulls),
             *sparse,
             ManyToMany(self._pair, config, sparse if config.sparse.enabled else []),
         ]
@@ -92,11 +97,15 @@ class PairAnalysis:
             return tree | {"skip_reason": f"{dead} has no active unit"}
         for name, method in self._methods.items():
             tree[name] = method.tree(parts)
+            if isinstance(method, WithinClass):
+                tree["within_class_held_out"] = method.held_out(parts)
         measures = self._methods[Measures.name]
         assert isinstance(measures, Measures)
         tree["held_out"] = measures.held_out(parts)
         tree["excess"] = measures.excess(parts)
         tree["unavailable"] = measures.missing(parts)
+        if pair.within_reason:
+            tree["unavailable"][WithinClass.name] = pair.within_reason
         tree["mean_activations"] = mean_activation_distance(self._sums, self._live, self._x, self._y, self._seed)
         for name in ("distributions", "information"):
             if parts.steps(OTHERS, name):

@@ -53,7 +53,8 @@ PAIR_TABLES = (
                 measure="name of the number",
                 family="similarity, matching, mutual_information, prediction, code, or activation",
                 direction="xy or yx; xy alone for numbers that are symmetric",
-                evaluation="all_images, or held_out: fitted on half of the image groups, scored on the other half",
+                evaluation="all_images; held_out: fitted on half of the image groups, scored on the other half; "
+                "within_class, within_class_held_out: the same of the covariances within classes",
             ),
             *ESTIMATE,
             *REPLICATES,

@@ -28,7 +28,7 @@ class PairShape:
 
     ``whole``: the comparison joins one layer of every net; ``information`` and ``histograms``: it holds mutual
     information, and histograms of its units; ``null_draws``: draws of the null with y, and with x in another basis;
-    ``rotates_sums``: some of them rotate the sums, and more can be drawn.
+    ``rotates_sums``: some of them rotate the sums, and more can be drawn; ``labels``: the file holds sums of classes.
     """
 
     n_x: int
@@ -39,6 +39,7 @@ class PairShape:
     histograms: bool = True
     null_draws: tuple[int, int] = (0, 0)
     rotates_sums: bool = False
+    labels: bool = False
 
     @property
     def n(self) -> int:
