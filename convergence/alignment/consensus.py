@@ -1,7 +1,8 @@
 """One-to-one alignment of all nets of a comparison at once.
 
 A *consensus unit* is a set of units, at most one of each net, that represent the same feature. All results are
-computed from the correlations of the joined units.
+computed from the correlations of the joined units. Units of layers without a preferred sign are aligned by |r|, and
+every member gets a sign.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ class Consensus:
     ----------
     members : (n_consensus, K)
         Positions along the joined axis, -1 for a missing member.
+    signs : (n_consensus, K)
+        Sign of each member, 0 for a missing member: all 1 by r; by |r| those of the leading eigenvector of the members'
+        correlations, the first member positive.
     within : (n_consensus, K, K)
-        Correlations of the members, 0 for missing members.
+        Correlations of the members with their signs, 0 for missing members.
     strength : (n_consensus, K)
         Correlation of each member with the mean of the other standardised members; 0 for a missing member, for a single
         member, and if the others cancel.
@@ -46,10 +50,12 @@ class Consensus:
     pivot : int
         Net whose pairwise matchings started the search; -1 for a given start.
     trace : (n_steps,)
-        Sum of correlations, the objective of the search, at the start and after each reassignment.
+        Sum of correlations (of |r|, if signs are free), the objective of the search, at the start and after each
+        reassignment.
     """
 
     members: Indices
+    signs: Matrix
     within: Matrix
     strength: Matrix
     mean_correlation: Matrix
@@ -71,7 +77,9 @@ class Presence:
     stays: Mask
 
 
-def consensus_units(correlation: ArrayLike, net_of_unit: ArrayLike, start: ArrayLike | None = None) -> Consensus:
+def consensus_units(
+    correlation: ArrayLike, net_of_unit: ArrayLike, start: ArrayLike | None = None, absolute: bool = False
+) -> Consensus:
     """Find the multi-way matching with the largest sum of correlations over the pairs of members.
 
     Every unit of every net is a member of exactly one consensus unit. The number of consensus units is the width of the
@@ -89,6 +97,8 @@ def consensus_units(correlation: ArrayLike, net_of_unit: ArrayLike, start: Array
         The net of each unit, 0 … K - 1 in any order. Dead units must be excluded before.
     start : (n_consensus, K), optional
         Members to start from instead of the pivots, for example those of all images for a subset of the images.
+    absolute : bool
+        Whether units have no preferred sign: the search maximises the sum of |r|.
 
     Returns
     -------
@@ -103,19 +113,22 @@ def consensus_units(correlation: ArrayLike, net_of_unit: ArrayLike, start: Array
     """
     matrix = _checked_correlation(correlation)
     units = _units_of_nets(net_of_unit, len(matrix))
+    gains = np.abs(matrix) if absolute else matrix
     best: tuple[int, Indices, list[float]] | None = None
-    for pivot, begin in _starts(matrix, units, start):
-        members, trace = _ascend(matrix, units, begin)
+    for pivot, begin in _starts(gains, units, start):
+        members, trace = _ascend(gains, units, begin)
         if best is None or trace[-1] > best[2][-1] + LEAST_GAIN:
             best = pivot, members, trace
     assert best is not None
     pivot, members, trace = best
-    mean, n_pairs = _mean_over_pairs(_within(matrix, members))
+    signs = _signs(_within(matrix, members), members >= 0) if absolute else (members >= 0).astype(np.float64)
+    mean, n_pairs = _mean_over_pairs(_within(matrix, members, signs))
     lowest = np.where(members < 0, len(matrix), members).min(axis=1)
-    return _described(matrix, members[np.lexsort((lowest, -mean, n_pairs == 0))], pivot, trace)
+    order = np.lexsort((lowest, -mean, n_pairs == 0))
+    return _described(matrix, members[order], signs[order], pivot, trace)
 
 
-def score_members(correlation: ArrayLike, members: ArrayLike) -> Consensus:
+def score_members(correlation: ArrayLike, members: ArrayLike, signs: ArrayLike | None = None) -> Consensus:
     """Evaluate given consensus units on other correlations, for example of held-out images.
 
     Parameters
@@ -124,6 +137,8 @@ def score_members(correlation: ArrayLike, members: ArrayLike) -> Consensus:
         As in :func:`consensus_units`.
     members : (n_consensus, K)
         Consensus units; their order is kept.
+    signs : (n_consensus, K), optional
+        Signs of the members; all 1 by default.
 
     Raises
     ------
@@ -144,7 +159,8 @@ def score_members(correlation: ArrayLike, members: ArrayLike) -> Consensus:
             "joined axis, or -1 for none."
         )
     chosen = chosen.astype(np.intp)
-    return _described(matrix, chosen, -1, [_total(_within(matrix, chosen))])
+    of_members = (chosen >= 0).astype(np.float64) if signs is None else np.asarray(signs, dtype=np.float64)
+    return _described(matrix, chosen, of_members, -1, [_total(_within(matrix, chosen, of_members))])
 
 
 def presence(consensus: Consensus, threshold: float) -> Presence:
@@ -219,11 +235,20 @@ def _ascend(matrix: Matrix, units: list[Indices], begin: Indices) -> tuple[Indic
     return members, trace
 
 
-def _described(matrix: Matrix, members: Indices, pivot: int, trace: list[float]) -> Consensus:
-    within = _within(matrix, members)
+def _signs(within: Matrix, there: Mask) -> Matrix:
+    """Signs (n_consensus, K) of the leading eigenvectors of the members' correlations, the first member positive."""
+    leading = np.linalg.eigh(within)[1][:, :, -1]
+    signs = np.where(leading < 0, -1.0, 1.0)
+    first = np.argmax(there, axis=1)
+    return np.where(there, signs * signs[np.arange(len(signs)), first][:, None], 0.0)
+
+
+def _described(matrix: Matrix, members: Indices, signs: Matrix, pivot: int, trace: list[float]) -> Consensus:
+    within = _within(matrix, members, signs)
     mean, n_pairs = _mean_over_pairs(within)
     return Consensus(
         members=members,
+        signs=signs,
         within=within,
         strength=_strength(within, members >= 0),
         mean_correlation=mean,
@@ -234,11 +259,12 @@ def _described(matrix: Matrix, members: Indices, pivot: int, trace: list[float])
     )
 
 
-def _within(matrix: Matrix, members: Indices) -> Matrix:
-    """Correlations of the members of each consensus unit, (n_consensus, K, K)."""
+def _within(matrix: Matrix, members: Indices, signs: Matrix | None = None) -> Matrix:
+    """Correlations of the members of each consensus unit, times their signs, (n_consensus, K, K)."""
     there = members >= 0
     pairs = there[:, :, None] & there[:, None, :]
-    return np.where(pairs, matrix[members[:, :, None], members[:, None, :]], 0.0)
+    found = np.where(pairs, matrix[members[:, :, None], members[:, None, :]], 0.0)
+    return found if signs is None else found * signs[:, :, None] * signs[:, None, :]
 
 
 def _mean_over_pairs(within: Matrix) -> tuple[Matrix, Indices]:

@@ -313,11 +313,12 @@ class ComparisonRows(TableRows):
         nets, n_units = _texts(found["nets"]), len(found["strength"])
         self.add(
             "consensus", kind=kind, n_nets=len(nets),
-            **{name: found[name] for name in ("threshold", "cycle_chance", "cycle_paths", "held_out_mean_correlation")},
+            **{name: found[name] for name in ("signed", "threshold", "null_reason", "cycle_chance", "cycle_paths",
+                                              "held_out_mean_correlation")},
         )  # fmt: skip
         for measure in ("mean_correlation", "cycle_consistency"):
             self._estimate("consensus_measures", {"kind": kind, "measure": measure, "n_nets": 0}, found[measure])
-        for n in range(2, len(nets) + 1):
+        for n in range(2, len(nets) + 1) if found["shared"] else ():
             keys = {"kind": kind, "measure": "present", "n_nets": n}
             self._estimate("consensus_measures", keys, found["shared"][f"in {n}"])
         index = np.arange(n_units)
@@ -327,8 +328,8 @@ class ComparisonRows(TableRows):
         )  # fmt: skip
         self.add(
             "consensus_members", n_units * len(nets), kind=kind, consensus_unit=np.repeat(index, len(nets)),
-            member=np.tile(nets, n_units), unit=found["members"].ravel(), strength=found["strength"].ravel(),
-            present=found["stays"].ravel(),
+            member=np.tile(nets, n_units), unit=found["members"].ravel(), sign=found["signs"].ravel(),
+            strength=found["strength"].ravel(), present=found["stays"].ravel(),
         )  # fmt: skip
         for net in nets.tolist():
             self.add(

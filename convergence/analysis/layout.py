@@ -133,10 +133,14 @@ TABLES = (
         "a kind of nets that are aligned together: three or more of the same state of training, layer and epoch, the "
         "first of each initialisation",
         (
-            *text(kind="trained or untrained, with layer and epoch where these differ"),
+            *text(
+                kind="trained or untrained, with layer and epoch where these differ",
+                signed="r, or |r| for layers whose units have no preferred sign: members then have signs",
+                null_reason="why no unit is said to be present; empty where the null gives a threshold",
+            ),
             *ints(n_nets="nets of the kind"),
             *floats(
-                threshold="strength that 5 % of the members exceed in rotated bases",
+                threshold="strength that 5 % of the units of a net in another basis exceed; NaN without a null",
                 cycle_chance="cycle consistency of random matchings",
                 held_out_mean_correlation="mean correlation of members on images that did not align them",
             ),
@@ -161,7 +165,8 @@ TABLES = (
             *text(kind="kind of nets"),
             *ints(consensus_unit="index"),
             *floats(mean_correlation="mean correlation of its members", standard_error="over image groups"),
-            *ints(n_nets="nets in which the unit is present: its member is stronger than the threshold"),
+            *ints(n_nets="nets in which the unit is present: its member is stronger than the threshold; -1 without a "
+                  "threshold"),
         ),
     ),
     TableSchema(
@@ -171,7 +176,7 @@ TABLES = (
             *text(kind="kind of nets"),
             *ints(consensus_unit="index"),
             *text(member="the net's member of the comparison"),
-            *ints(unit="index within its layer; -1 for none"),
+            *ints(unit="index within its layer; -1 for none", sign="1 or -1; 0 for none"),
             *floats(strength="correlation with the mean of the other members"),
             *flags(present="whether the strength exceeds the threshold"),
         ),

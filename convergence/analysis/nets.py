@@ -1,7 +1,7 @@
 """All nets of a kind at once: units that several of them have, cycles of matchings, and the nets as points of a map.
 
 Nets of a kind are those of a comparison with the same layer, the same epoch, and the same state of training, one of
-each initialisation.
+each initialisation. Units of layers without a preferred basis and sign are aligned by |r|.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.best_layers import BEST_LAYERS, best_layer_steps, best_layers
 from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.kinds import kinds_of_nets
+from convergence.analysis.nulls import SUMS, NetNull, n_draws, null_reason
 from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
-from convergence.inference import generator_of
-from convergence.linalg import random_rotation
 from convergence.statistics.file import ComparisonSums
 
-MAX_ROTATIONS = 5
-"""Draws of the null: each aligns all nets anew, and gives as many strengths as there are units."""
+LEAST_RUNS = 5
+"""Runs of the null, one for each net at least: a run aligns all nets anew, one of them in another basis."""
 CHANCE_QUANTILE = 0.95
 LEAST_NETS = 3
 OVER_TIME = "over_time"
@@ -43,26 +42,43 @@ def nets_steps(sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig) 
         steps.append(Step(OVER_TIME, "trajectories", seconds=seconds))
     for kind, nets in _alive(sums, live).items():
         widths = [int(live.alive[sums.units(net)].sum()) for net in nets]
-        pairs, rotations = len(nets) * (len(nets) - 1) // 2, min(config.rotations, MAX_ROTATIONS)
+        pairs, n_runs = len(nets) * (len(nets) - 1) // 2, len(null_runs(sums, nets, config))
         aligned = cost.CONSENSUS * pairs * max(widths) ** 3
         scored = pairs * cost.MATCHING * max(widths) ** 3 + cost.MOMENTS * sum(widths) ** 2
         steps += [Step(kind, "found", seconds=aligned + scored), Step(kind, "held_out", seconds=2 * aligned)]
         for name, n, each, after in (
-            ("rotated", rotations, aligned + cost.ROTATION * sum(widths) ** 3, ()),
-            ("numbers", len(sums.group_count), scored, (f"{kind}/found", f"{kind}/rotated")),
+            ("null", n_runs, aligned + cost.ROTATION * max(widths) ** 3, ()),
+            ("numbers", len(sums.group_count), scored, (f"{kind}/found", f"{kind}/null")),
         ):
             steps += [
                 Step(kind, name, first, last, after=after, seconds=each * (last - first))
-                for first, last in ranges(n, each, cost.GOAL)
+                for first, last in (ranges(n, each, cost.GOAL) if n else ())
             ]
     return steps
+
+
+def null_runs(sums: ComparisonSums, nets: Sequence[str], config: AnalysisConfig) -> list[tuple[int, int]]:
+    """(net, draw) of the runs of the null: the nets of a kind that have a null take turns."""
+    able = [(k, n_draws(sums, net, config)) for k, net in enumerate(nets)]
+    able = [(k, n) for k, n in able if n]
+    turns = range(max(LEAST_RUNS, len(able)) if able else 0)
+    runs = [(*able[r % len(able)], r // len(able)) for r in turns]
+    return [(k, draw) for k, n, draw in runs if draw < n]
+
+
+def without_sign(sums: ComparisonSums, nets: Sequence[str]) -> bool:
+    """Whether the units of all nets lack a preferred sign: unrectified layers whose sums may be rotated."""
+    places = [sums.nets.index(net) for net in nets]
+    return not any(sums.rectified[k] for k in places if sums.rectified) and all(
+        sums.null_kind[k] == SUMS for k in places
+    )
 
 
 class NetsAnalysis:
     """All nets of a comparison: computes steps, and puts their parts together.
 
-    Steps of a kind: consensus units of all images (``found``), those of rotated bases (``rotated``) and so the strength
-    that chance gives, numbers without each image group, and what stays on other images (``held_out``).
+    Steps of a kind: consensus units of all images (``found``), those with one net in another basis (``null``) and so
+    the strength that chance gives, numbers without each image group, and what stays on other images (``held_out``).
 
     ``distances`` of pairs of nets, of those that have one, make the map; :meth:`tree` alone needs them.
     """
@@ -85,32 +101,51 @@ class NetsAnalysis:
             return trajectories(self.sums, self._live)
         if step.method == BEST_LAYERS:
             return best_layers(self.sums, self._live, self._config, step)
-        joint = self._joint(step.method)
+        joint, absolute = self._joint(step.method), self._absolute(step.method)
         if step.name == "found":
             pooled = joint.pooled()
-            found = consensus_units(pooled, joint.net_of_unit)
-            cycles = cycle_consistency(_matchings(pooled, joint), _widths(joint))
+            found = consensus_units(pooled, joint.net_of_unit, absolute=absolute)
+            cycles = cycle_consistency(_matchings(pooled, joint, absolute), _widths(joint))
             return _written(found) | {
                 "cycle_mean": cycles.mean,
                 "cycle_chance": cycles.chance,
                 "cycle_paths": cycles.n_paths,
                 "cycle_units": dict(zip(_alive(self.sums, self._live)[step.method], cycles.unit_share, strict=True)),
             }
-        if step.name == "rotated":
-            pooled, draws = joint.pooled(), range(step.first, step.last)
-            rotated = ((k, _rotated(pooled, joint, generator_of(self._config.seed, k))) for k in draws)
-            return {str(k): _written(consensus_units(matrix, joint.net_of_unit)) for k, matrix in rotated}
+        if step.name == "null":
+            return self._null(step, joint, absolute)
         if step.name == "held_out":
             halves = [joint.half(k) for k in (0, 1)]
-            members = [consensus_units(half, joint.net_of_unit).members for half in halves]
-            return {"objectives": np.array([score_members(halves[1 - k], members[k]).objective for k in (0, 1)])}
-        members, threshold = parts.one(step.method, "found")["members"], self._threshold(step.method, parts)
+            fits = [consensus_units(half, joint.net_of_unit, absolute=absolute) for half in halves]
+            scores = [score_members(halves[1 - k], fit.members, fit.signs) for k, fit in enumerate(fits)]
+            return {"objectives": np.array([scored.objective for scored in scores])}
+        of_all, threshold = parts.one(step.method, "found"), self._threshold(step.method, parts)
         found_numbers: Tree = {}
         for g in range(step.first, step.last):
             correlation = joint.without_group(g)
-            consistency = cycle_consistency(_matchings(correlation, joint), _widths(joint)).mean
-            found_numbers[str(g)] = _numbers(score_members(correlation, members), threshold, consistency, joint)
+            consistency = cycle_consistency(_matchings(correlation, joint, absolute), _widths(joint)).mean
+            scored = score_members(correlation, of_all["members"], of_all["signs"])
+            found_numbers[str(g)] = _numbers(scored, threshold, consistency, joint)
         return found_numbers
+
+    def _null(self, step: Step, joint: JointCorrelations, absolute: bool) -> Tree:
+        """By run, strengths of the members of the net in another basis, and their mean correlation with the others."""
+        nets = _alive(self.sums, self._live)[step.method]
+        null = NetNull(self.sums, self._live, nets, joint, self._config)
+        tree: Tree = {}
+        for r in range(step.first, step.last):
+            k, draw = null_runs(self.sums, nets, self._config)[r]
+            replaced = null.replaced(k, draw)
+            strengths, correlations = np.zeros(0), np.zeros(0)
+            if replaced is not None:
+                found = consensus_units(*replaced, absolute=absolute)
+                there = found.members >= 0
+                strengths = found.strength[there[:, k], k]
+                pairs = there[:, [k]] & there & (np.arange(len(nets)) != k)
+                correlations = found.within[:, k][pairs]
+            mean = float(correlations.mean()) if len(correlations) else float("nan")
+            tree[str(r)] = {"strengths": strengths, "mean_correlation": mean}
+        return tree
 
     def tree(self, parts: Parts) -> Tree:
         """Results of every kind of three nets or more, the map of all nets with a distance to every other, and time."""
@@ -137,30 +172,47 @@ class NetsAnalysis:
             self._joints = {kind: JointCorrelations(self.sums, self._live, _alive(self.sums, self._live)[kind])}
         return self._joints[kind]
 
+    def _absolute(self, kind: str) -> bool:
+        return without_sign(self.sums, _alive(self.sums, self._live)[kind])
+
     def _threshold(self, kind: str, parts: Parts) -> float:
-        return _chance_strength(_draws(kind, parts))
+        """The strength that one in twenty of the units of a net in another basis exceeds; NaN without a null."""
+        strengths = np.concatenate([np.zeros(0), *(run["strengths"] for run in _runs(kind, parts))])
+        if not len(strengths):
+            return float("nan")
+        return float(np.clip(np.quantile(strengths, CHANCE_QUANTILE), np.finfo(float).eps, 1.0))
+
+    def _null_reason(self, kind: str, threshold: float) -> str:
+        """Why no unit is said to be present; "" if the null gives a threshold."""
+        if np.isfinite(threshold):
+            return ""
+        reasons = [null_reason(self.sums, net) for net in _alive(self.sums, self._live)[kind]]
+        return next(filter(None, reasons), "no unit of a net in another basis varies")
 
     def _kind(self, kind: str, parts: Parts) -> Tree:
         """Consensus units of all images, the strength that chance gives, and what stays of them on other images."""
         part, threshold, joint = parts.one(kind, "found"), self._threshold(kind, parts), self._joint(kind)
-        nets, found = _alive(self.sums, self._live)[kind], _read(part)
-        present = presence(found, threshold)
+        nets, found, known = _alive(self.sums, self._live)[kind], _read(part), bool(np.isfinite(threshold))
+        present = presence(found, threshold) if known else None
         without = [numbers for piece in parts.of(kind, "numbers") for _, numbers in _in_order(piece)]
         replicated = Replicated(_numbers(found, threshold, part["cycle_mean"], joint), without)
         index = joint.units - np.array([self.sums.units(nets[k])[0] for k in joint.net_of_unit])
-        objectives = [draw.objective for draw in _draws(kind, parts)]
-        level = (float(np.mean(objectives)), float(np.std(objectives, ddof=1)))
-        shares = [f"in {k}" for k in range(2, len(nets) + 1)]
+        levels = np.array([run["mean_correlation"] for run in _runs(kind, parts)])
+        mean_correlation = replicated.estimate("mean_correlation").with_draws(levels[np.isfinite(levels)])
+        shares = [f"in {k}" for k in range(2, len(nets) + 1)] if known else []
         return {
             "nets": np.array(nets, dtype=object),
+            "signed": "|r|" if self._absolute(kind) else "r",
+            "null_reason": self._null_reason(kind, threshold),
+            "signs": found.signs,
             "members": np.where(found.members >= 0, index[found.members], -1),
             "strength": found.strength,
             "unit_correlation": found.mean_correlation,
             "unit_correlation_error": replicated.error("unit_correlation"),
             "threshold": threshold,
-            "n_nets": present.n_nets,
-            "stays": present.stays,
-            "mean_correlation": replicated.estimate("mean_correlation").against(level).as_dict(),
+            "n_nets": np.full(len(found.members), -1) if present is None else present.n_nets,
+            "stays": np.zeros(found.members.shape, dtype=bool) if present is None else present.stays,
+            "mean_correlation": mean_correlation.as_dict(),
             "held_out_mean_correlation": float(parts.one(kind, "held_out")["objectives"].mean()),
             "shared": {name: replicated.estimate(name, smooth=False).as_dict() for name in shares},
             "cycle_consistency": replicated.estimate("cycle_consistency", smooth=False).as_dict(),
@@ -187,13 +239,17 @@ def _alive(sums: ComparisonSums, live: ActiveUnits) -> dict[str, list[str]]:
 
 
 def _numbers(scored: Consensus, threshold: float, consistency: float, joint: JointCorrelations) -> Numbers:
-    n_present = presence(scored, threshold).n_nets
+    """Numbers of consensus units; shares of those present in 2, 3, … nets where the null gives a threshold."""
     n_nets = int(joint.net_of_unit.max()) + 1
+    shares = {}
+    if np.isfinite(threshold):
+        n_present = presence(scored, threshold).n_nets
+        shares = {f"in {k}": float(np.mean(n_present >= k)) for k in range(2, n_nets + 1)}
     return {
         "mean_correlation": scored.objective,
         "unit_correlation": scored.mean_correlation,
         "cycle_consistency": consistency,
-        **{f"in {k}": float(np.mean(n_present >= k)) for k in range(2, n_nets + 1)},
+        **shares,
     }
 
 
@@ -209,40 +265,20 @@ def _in_order(part: Tree) -> list[tuple[str, Tree]]:
     return sorted(part.items(), key=lambda item: int(item[0]))
 
 
-def _draws(kind: str, parts: Parts) -> list[Consensus]:
-    return [_read(draw) for piece in parts.of(kind, "rotated") for _, draw in _in_order(piece)]
+def _runs(kind: str, parts: Parts) -> list[Tree]:
+    return [run for piece in parts.of(kind, "null") for _, run in _in_order(piece)]
 
 
 def _widths(joint: JointCorrelations) -> list[int]:
     return [int(width) for width in np.bincount(joint.net_of_unit)]
 
 
-def _matchings(correlation: Float64, joint: JointCorrelations) -> dict[tuple[int, int], Any]:
+def _matchings(correlation: Float64, joint: JointCorrelations, absolute: bool) -> dict[tuple[int, int], Any]:
     n_nets = int(joint.net_of_unit.max()) + 1
     places = [np.flatnonzero(joint.net_of_unit == k) for k in range(n_nets)]
     found = {}
     for a, b in combinations(range(n_nets), 2):
-        one = matching(correlation[np.ix_(places[a], places[b])])
+        between = correlation[np.ix_(places[a], places[b])]
+        one = matching(np.abs(between) if absolute else between)
         found[a, b] = full(len(places[a]), one.rows, one.columns)
     return found
-
-
-def _chance_strength(rotated: Sequence[Consensus]) -> float:
-    """The strength that one member in twenty has when every net's basis is rotated and all are aligned anew."""
-    strengths = np.concatenate([draw.strength[draw.members >= 0] for draw in rotated])
-    return float(np.clip(np.quantile(strengths, CHANCE_QUANTILE), np.finfo(float).eps, 1.0))
-
-
-def _rotated(pooled: Float64, joint: JointCorrelations, generator: np.random.Generator) -> Float64:
-    """Correlations after each net's standardised units are rotated, every rotated unit standardised again."""
-    out = pooled.copy()
-    for k in range(joint.net_of_unit.max() + 1):
-        own = np.flatnonzero(joint.net_of_unit == k)
-        q = random_rotation(len(own), generator)
-        out[own] = q.T @ out[own]
-        out[:, own] = out[:, own] @ q
-    deviation = np.sqrt(np.diagonal(out))
-    out = np.clip(out / np.outer(deviation, deviation), -1.0, 1.0)
-    out = (out + out.T) / 2
-    np.fill_diagonal(out, 1.0)
-    return out

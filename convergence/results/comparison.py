@@ -56,11 +56,13 @@ class ConsensusResults:
     ----------
     kind, nets : of the nets, and their members of the comparison
     members, strength, present : (n_consensus, n_nets) unit of each net (-1 for none), its correlation with the mean of
-        the others, and whether that exceeds the ``threshold`` of rotated bases
+        the others, and whether that exceeds the ``threshold``, the strength of units of a net in another basis
     unit_correlation, unit_correlation_error, n_nets : (n_consensus,) mean correlation of the members with its error,
         and the nets in which the unit is present
     mean_correlation, cycle_consistency : over all units, and share of paths through three nets that return
-    shared : share of the consensus units present in at least 2, 3, … nets
+    shared : share of the consensus units present in at least 2, 3, … nets; empty without a threshold
+    signed, sign : "r", or "|r|" for units without a preferred sign; (n_consensus, n_nets) signs of the members
+    null_reason : why there is no threshold; "" if there is one
     cycle_chance, cycle_paths, held_out_mean_correlation : chance level, number of paths, mean on other images
     """
 
@@ -79,6 +81,9 @@ class ConsensusResults:
     cycle_chance: float
     cycle_paths: int
     held_out_mean_correlation: float
+    signed: str
+    sign: Indices
+    null_reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,6 +299,9 @@ class ComparisonResults:
             cycle_chance=float(scalars["cycle_chance"][0]),
             cycle_paths=int(scalars["cycle_paths"][0]),
             held_out_mean_correlation=float(scalars["held_out_mean_correlation"][0]),
+            signed=str(scalars["signed"][0]),
+            sign=members["sign"].reshape(-1, n),
+            null_reason=str(scalars["null_reason"][0]),
         )
 
     @cached_property

@@ -59,8 +59,8 @@ class SemiMatching:
     unit, partner : a unit and its best partner in the other member
     correlation, standard_error : with the partner, and its error over image groups
     held_out : correlation with the partner that the other half of the images gives
-    null, null_sd : best correlation with a direction of a rotated basis, mean and spread over rotations
-    p, q : probability that a rotated basis reaches the correlation, and adjusted for false discoveries
+    null, null_sd : best correlation with a unit of the other net in another basis, mean and spread over draws
+    p, q : probability that units in another basis reach the correlation, and adjusted for false discoveries
     absolute_partner : best partner by |r|
     mutual : whether the unit is its partner's best partner
     times_chosen : units of the other member whose best partner this unit is
@@ -161,7 +161,8 @@ class SparsePrediction:
     path, forward : means over the targets by penalty, and by number of units
     chosen : index of the penalty chosen on held-out images
     rank : of the predictors' correlations
-    held_out_codes : share of targets by kind of code, held out
+    held_out_codes, held_out_codes_null : share of targets by kind of code, held out; the same with the predictors in
+        another basis, None without a null
     target : (n_targets,) unit indices
     dense_loss, held_out_best_loss : (n_targets,) from all units; smallest of all fits on other images
     units_for_90, held_out_units_for_90 : (n_targets,) units that reach 90 % of the R²: -1 none do, 0 unexplained
@@ -175,6 +176,7 @@ class SparsePrediction:
     chosen: int
     rank: int
     held_out_codes: HeldOutCodes
+    held_out_codes_null: HeldOutCodes | None
     target: Indices
     dense_loss: Float64
     held_out_best_loss: Float64
@@ -222,7 +224,8 @@ class PairResults:
     same_absolute : share of the units of x with the same best partner by r and by |r|
     mutual_best : pairs of units that are each other's best
     never_chosen : units of y that are the best partner of no unit of x
-    significant_xy, significant_yx : share of units with q <= 0.05
+    significant_xy, significant_yx : share of units with q <= 0.05; NaN without a null
+    null_reason_xy, null_reason_yx : why a direction has no null; "" if it has one
     same_halves : share of the units of x with the same best partner on both halves of the images; NaN if unknown
     mean_activations_p : share of deals of the units to two nets whose mean activations are at least as far apart
     """
@@ -240,6 +243,8 @@ class PairResults:
     never_chosen: int
     significant_xy: float
     significant_yx: float
+    null_reason_xy: str
+    null_reason_yx: str
     same_halves: float
     mean_activations_p: float
     distributions: Distributions | None
@@ -314,6 +319,7 @@ class PairResults:
         losses, units, step_losses, recipe_units, weights = (
             self._source.matrix_rows(name, "sparse_targets", (self.x, self.y, direction)) for name in names
         )
+        null = [float(scalars[f"held_out_{code}_null"][0]) for code in CODES]
         n_steps, n_terms = len(forward["loss"]), int(np.isfinite(weights).all(axis=0).sum())
         return SparsePrediction(
             path=_of(SparsePath, path),
@@ -321,6 +327,7 @@ class PairResults:
             chosen=int(scalars["chosen"][0]),
             rank=int(scalars["rank"][0]),
             held_out_codes=HeldOutCodes(*(float(scalars[f"held_out_{code}"][0]) for code in CODES)),
+            held_out_codes_null=None if np.isnan(null[0]) else HeldOutCodes(*null),
             target=targets["unit"],
             dense_loss=targets["dense_loss"],
             held_out_best_loss=targets["held_out_best_loss"],
