@@ -51,7 +51,7 @@ def consensus(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
             shared = found.shared
             at = np.array(list(shared)) + 0.38 * (k - (len(kinds) - 1) / 2)
             axes[0].bar(at, [e.value for e in shared.values()], width=0.36, color=colour, label=KIND_WORDS[kind])
-            axes[0].set_xticks(list(shared))
+            axes[0].set_xticks(list(shared) or list(range(2, len(found.nets) + 1)))
             mean, cycles = found.mean_correlation, found.cycle_consistency
             order = np.argsort(-found.unit_correlation, kind="stable")
             value, error = found.unit_correlation[order], found.unit_correlation_error[order]
@@ -59,12 +59,21 @@ def consensus(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
                 np.arange(len(value)), value - 2 * error, value + 2 * error, color=colour, alpha=0.2, linewidth=0
             )
             axes[1].plot(value, color=colour, label=KIND_WORDS[kind])
-            axes[1].axhline(mean.null, color=NULL, linestyle="--", label=f"mean after rotation: {mean.null:.2f}")
-            core = shared[max(shared)]
+            if np.isfinite(mean.null):
+                axes[1].axhline(
+                    mean.null, color=NULL, linestyle="--", label=f"one net in another basis: {mean.null:.2f}"
+                )
+            n_nets = len(found.nets)
             said.append(
-                f"{100 * core.value:.0f} % of {len(value)} consensus units of {KIND_WORDS[kind]} are present in all "
-                f"{max(shared)} nets; their members correlate at {mean.value:.3f} ([{mean.low:.3f}, {mean.high:.3f}] "
-                f"over images, for these nets; {mean.null:.3f} in rotated bases). {100 * cycles.value:.0f} % of the "
+                f"{100 * shared[n_nets].value:.0f} % of {len(value)} consensus units of {KIND_WORDS[kind]} are present in "
+                f"all {n_nets} nets."
+                if shared
+                else f"No unit of {KIND_WORDS[kind]} is said to be present in a net: {found.null_reason}."
+            )
+            chance = f"; {mean.null:.3f} with one net in another basis" if np.isfinite(mean.null) else ""
+            said.append(
+                f"Their members correlate at {mean.value:.3f} ([{mean.low:.3f}, {mean.high:.3f}] over images, for these "
+                f"nets{chance}), by {found.signed}. {100 * cycles.value:.0f} % of the "
                 "paths through three nets by "
                 f"their matchings return to the same unit ({100 * found.cycle_chance:.0f} % by chance)."
             )
@@ -91,7 +100,7 @@ def consensus(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         title="What do all nets have in common?",
         caption=" ".join(said)
         + " A unit is present in a net if its member there correlates with the mean of the other members more than "
-        "95 % of members do in rotated bases." * bool(kinds),
+        "95 % of the units of a net in another basis do." * bool(kinds),
         alt="Share of units by the number of nets that have them, their correlations, and a map of the nets",
         figure=figure,
         columns=("nets", "what", "value", "standard_error_or_second_axis"),

@@ -113,7 +113,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     rows, shares = [], []
     for layer in layers:
         found = layer.consensus.get("trained")
-        if found is None:
+        if found is None or not found.shared:
             continue
         core, two = found.shared[len(found.nets)].within(SHARE), found.shared[2].within(SHARE)
         cycles, mean = found.cycle_consistency.within(SHARE), found.mean_correlation.within((-1.0, 1.0))
@@ -137,7 +137,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         "RQ1",
         "Which units do all nets have?",
         f"Share of units present in every trained net: {_cases(shares)}. All nets are aligned together. A unit is "
-        "present in a net if it correlates with its counterparts more than 95 % of members do in rotated bases.",
+        "present in a net if it correlates with its counterparts more than 95 % of the units of a net in another basis do.",
         columns,
         rows,
     )

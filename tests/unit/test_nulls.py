@@ -304,7 +304,7 @@ def test_held_out_errors_leave_the_group_out_of_the_fit() -> None:
     sums = sums_of(nets)
     live = active_units(sums)
     found = analyze_pair(sums, live, "net1", "net2", CONFIG)["held_out"]["r_squared"]["xy"]
-    samples = [z for z in nets.values()]
+    samples = list(nets.values())
     group = np.arange(320) % GROUPS
 
     def score(left_out: int) -> float:
