@@ -21,11 +21,11 @@ import numpy.typing as npt
 
 from convergence.errors import UserError
 from convergence.io.full_disk import open_hdf5
-from convergence.io.hdf5 import Index, block_digest
+from convergence.io.hdf5 import Index, block_digest, little_endian
 from hpc.comm import Communicator
 
 Block = tuple[str, Index]
-Values = npt.NDArray[np.float64]
+Values = npt.NDArray[Any]
 LARGEST_MESSAGE = 1 << 30
 """Largest number of bytes of a block."""
 
@@ -71,7 +71,7 @@ class GatherWriter:
         place = self._file[dataset]
         for rank, index in enumerate(indices):
             if rank > 0:
-                values = np.empty(_shape(place.shape, index))
+                values = np.empty(_shape(place.shape, index), place.dtype)
                 self._comm.receive(values, rank)
             place[index] = values
 
@@ -104,7 +104,7 @@ class CollectiveWriter:
         place = self._file[dataset]
         in_file = place.id.get_space()
         if values is None:
-            values = np.empty(1)
+            values = np.empty(1, place.dtype)
             in_memory = h5py.h5s.create_simple((1,))
             in_memory.select_none()
             in_file.select_none()
@@ -129,9 +129,9 @@ def write_blocks(
     path
         A file on a file system shared by all ranks.
     blocks
-        (path of a float64 dataset, index of contiguous rows), the same list on all ranks.
+        (path of a dataset, index of contiguous rows), the same list on all ranks.
     compute
-        Returns the content of a block.
+        Returns the content of a block, of the type of the dataset.
     comm
         The ranks that share the work.
     parallel
@@ -155,7 +155,7 @@ def write_blocks(
         for dataset, indices in rounds:
             values = None
             if comm.rank < len(indices):
-                values = np.ascontiguousarray(compute(dataset, indices[comm.rank]), dtype="<f8")
+                values = little_endian(compute(dataset, indices[comm.rank]))
                 if values.nbytes > LARGEST_MESSAGE:
                     raise UserError(
                         f"{dataset}: a block has {values.nbytes:,} bytes, and at most {LARGEST_MESSAGE:,} can be sent. "

@@ -83,7 +83,8 @@ def _read(context: CheckContext, net: DistinctNet, wanted: Iterable[str], settin
                 if level == "fault":
                     break
             else:
-                net.shapes[layer] = _shape(reader, layer, three[layer])
+                draws = context.experiment.statistics.null.draws
+                net.shapes[layer] = _shape(reader, layer, three[layer], draws)
 
 
 def _wrapper(module: nn.Module) -> str:
@@ -154,6 +155,7 @@ def _check_layer(
         )  # fmt: skip
 
 
-def _shape(reader: LayerReader, layer: str, out: torch.Tensor) -> LayerShape:
+def _shape(reader: LayerReader, layer: str, out: torch.Tensor, draws: int) -> LayerShape:
     map_shape = tuple(out.shape[2:]) if out.ndim == 4 else (out.shape[1],) if out.ndim == 3 else ()
-    return LayerShape(as_maps(out).shape[1], map_shape, reader.sources[layer], reader.rectified[layer])
+    kind = reader.null_kind(layer, draws)
+    return LayerShape(as_maps(out).shape[1], map_shape, reader.sources[layer], reader.rectified[layer], *kind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
 
@@ -148,6 +148,12 @@ class Net(NamedTuple):
         return f"{self.network.name} {hashlib.sha256(settings.encode()).hexdigest()[:12]}, seed {self.seed}"
 
 
+Nonlinearity = Literal[
+    "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus", "none"
+]  # fmt: skip
+"""Functions of single values, see :mod:`convergence.statistics.nonlinearities`."""
+
+
 class ActivationsConfig(FileData):
     """Given activations instead of nets and images: one array per net and layer."""
 
@@ -164,16 +170,46 @@ class ActivationsConfig(FileData):
         description='Families of the images, "file.npy" of n_images integers or texts: images of one film, document or '
         "photograph are not independent and stay in one image group. Default: every image is a family.",
     )
+    pre: dict[Name, dict[str, str]] = Field(
+        {},
+        description="Pre-activations, for a chance level that keeps the marginals of units: net → layer → an array of "
+        "the shape of the activations.",
+    )
+    nonlinearity: Nonlinearity | dict[str, Nonlinearity] = Field(
+        {},
+        description="The function of single values that gives the activations of all layers, or of each layer, from "
+        "their pre-activations (leaky_relu has a slope of 0.01); 'none' for a linear layer, which needs no "
+        "pre-activations.",
+    )
 
     @model_validator(mode="after")
     def _known(self) -> ActivationsConfig:
         for name in self.untrained:
             if name not in self.nets:
                 raise ValueError(f'untrained: unknown net "{name}"; {did_you_mean(name, self.nets)}')
+        known = dict.fromkeys(layer for layers in self.nets.values() for layer in layers)
+        for layer in self.nonlinearity if isinstance(self.nonlinearity, dict) else ():
+            if layer not in known:
+                raise ValueError(f'nonlinearity: unknown layer "{layer}"; {did_you_mean(layer, known)}')
+        for name, layers in self.pre.items():
+            if name not in self.nets:
+                raise ValueError(f'pre: unknown net "{name}"; {did_you_mean(name, self.nets)}')
+            for layer in layers:
+                if layer not in self.nets[name]:
+                    raise ValueError(f'pre.{name}: unknown layer "{layer}"; {did_you_mean(layer, self.nets[name])}')
+                if self.nonlinearity_of(layer) in ("", "none"):
+                    raise ValueError(
+                        f'pre.{name}: the layer "{layer}" has pre-activations and no nonlinearity; set '
+                        f'activations.nonlinearity = {{ {layer} = "relu" }}, or the name of its function'
+                    )
         return self
 
+    def nonlinearity_of(self, layer: str) -> str:
+        """The nonlinearity of a layer; "" if the config does not name it."""
+        return self.nonlinearity.get(layer, "") if isinstance(self.nonlinearity, dict) else self.nonlinearity
+
     def list_parts(self) -> dict[str, Part]:
-        sources = [source for layers in self.nets.values() for source in layers.values()]
+        sources = [source for nets in (self.nets, self.pre) for layers in nets.values() for source in layers.values()]
         sources += [source for source in (self.labels, self.families) if source is not None]
         names = dict.fromkeys(file_and_array(source)[0] for source in sources)
         remedy = "Give arrays as file.npy, file.npz:name or file.h5:name, below activations.root."

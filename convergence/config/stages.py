@@ -187,6 +187,30 @@ class MutualInformationConfig(Settings):
     )
 
 
+class NullConfig(Settings):
+    """A chance level that keeps the marginals of units: nets with the pre-activations of a net in another basis."""
+
+    draws: int = Field(
+        8,
+        ge=0,
+        le=1000,
+        description="Random rotations of the pre-activations of every layer with an activation function; 0 for none. "
+        "Part of the first pass, of statistics.h5 and of its scratch files.",
+    )
+    positions: Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        "auto",
+        description="Sampled positions per image that the chance level uses, the same ones of every image, drawn by "
+        "seed: a number, all, or 'auto' for 1 / (2 · draws) of them but at least 32. Pooled comparisons use all.",
+    )
+    pilot: int = Field(
+        512,
+        ge=2,
+        le=1_000_000,
+        description="Images, drawn by seed, that give mean, standard deviation and correlation of the "
+        "pre-activations; all images if there are fewer.",
+    )
+
+
 class StatisticsConfig(Settings):
     """Sums over the evaluation images."""
 
@@ -235,6 +259,7 @@ class StatisticsConfig(Settings):
         9, ge=0, le=10_000, description="Top images of each unit to record for the pictures; 0 for none."
     )
     mutual_information: MutualInformationConfig = MutualInformationConfig()
+    null: NullConfig = NullConfig()
     device: Device = Field("auto", description="Device of the forward passes, as in [training].")
     sums: Literal["auto", "host", "device"] = Field(
         "auto",

@@ -226,9 +226,15 @@ class Growing:
 
 
 def create_blocks(
-    group: h5py.Group, name: str, shape: tuple[int, ...], axes: tuple[str, ...] = (), unit: str = "", about: str = ""
+    group: h5py.Group,
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...] = (),
+    unit: str = "",
+    about: str = "",
+    dtype: str = "float64",
 ) -> h5py.Dataset:
-    """Allocate an empty float64 dataset, to be written in the blocks of :func:`blocks`.
+    """Allocate an empty dataset of little-endian numbers, to be written in the blocks of :func:`blocks`.
 
     :func:`write_checksum` sets its checksum once all blocks are written.
     """
@@ -236,7 +242,9 @@ def create_blocks(
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_obj_track_times(False)  # times would make the bytes of two equal files differ
     space = h5py.h5s.create_simple(shape)
-    dataset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), h5py.h5t.IEEE_F64LE, space, layout))
+    dataset = h5py.Dataset(
+        h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<")), space, layout)
+    )
     dataset.attrs["sha256_rows"] = BLOCK_ROWS
     _describe(dataset, axes, unit, about)
     return dataset

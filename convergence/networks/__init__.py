@@ -8,6 +8,7 @@ small.py         a small convolutional net
 external.py      torchvision classifiers and factories of modules
 weights.py       initialise, save and load weights
 layer_reader.py  read a layer of a net after its activation function
+pre_activations.py  the input of that function, and the function itself
 devices.py       choice of the device, reproducible arithmetic
 """
 
@@ -33,6 +34,8 @@ NETWORKS = Registry(
         "factory": "convergence.networks.external:FactoryNetwork",
     },
 )
+PRE_ACTIVATIONS = "pre-activations of "
+"""Key of the pre-activations of a layer among the values that are read: this, and the name of the layer."""
 
 
 class NetworkSpec(Settings):

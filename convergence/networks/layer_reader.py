@@ -16,6 +16,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from convergence.errors import ConfigError, did_you_mean
+from convergence.networks import PRE_ACTIVATIONS
+from convergence.networks.pre_activations import Nonlinearity, nonlinearity, not_linear, pre_activation
 
 RECTIFIERS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
@@ -41,6 +43,8 @@ class LayerReader:
     ----------
     sources : qualified name of the graph node that is read for each layer
     rectified : for each layer whether that node is an activation function
+    nonlinear : for each layer without an activation function the operation that is not linear; "" for a linear layer
+    nonlinearities : the activation function of each layer whose pre-activations are read
 
     Raises
     ------
@@ -48,19 +52,31 @@ class LayerReader:
         for an unknown layer (with the nearest names) or a net that cannot be traced.
     """
 
-    def __init__(self, module: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, layers: Sequence[str], pre_activations: bool = False) -> None:
+        """Find the layers; with ``pre_activations`` also the inputs of their activation functions."""
         graph, names = trace(module)
         nodes = {name: node for node, name in names.items()}  # of equal names the last node: a module's output
         modules = dict(module.named_modules())
         wanted: dict[str, fx.Node] = {}
         self.sources: dict[str, str] = {}
         self.rectified: dict[str, bool] = {}
+        self.nonlinear: dict[str, str] = {}
+        self.nonlinearities: dict[str, Nonlinearity] = {}
+        self._has_input: dict[str, bool] = {}
         for layer in layers:
             start = _find(layer, nodes)
             node = _after_rectifier(start, modules)
             self.rectified[layer] = node is not None
             wanted[layer] = node if node is not None else start
             self.sources[layer] = names[wanted[layer]]
+            if node is None:
+                self.nonlinear[layer] = not_linear(start, modules)
+                continue
+            before = pre_activation(node)
+            self._has_input[layer] = before is not None
+            if before is not None and pre_activations:
+                wanted[PRE_ACTIVATIONS + layer] = before
+                self.nonlinearities[layer] = nonlinearity(node, modules)
         self._module = _cut(module, graph, wanted)
 
     @property
@@ -74,9 +90,41 @@ class LayerReader:
         found: fx.Node = output.args[0][layer]
         return found
 
+    def null_kind(self, layer: str, draws: int) -> tuple[str, str]:
+        """The kind of chance level of a layer, and the reason if it has none.
+
+        The kinds are those of :class:`~convergence.statistics.file.ComparisonSums`; ``draws`` is
+        ``statistics.null.draws``.
+        """
+        if not self.rectified[layer]:
+            found = self.nonlinear[layer]
+            return ("", f"read after {found}, which is not linear") if found else ("sums", "")
+        if not draws:
+            return "", "statistics.null.draws = 0"
+        if not self._has_input[layer]:
+            return "", "the activation function is not elementwise"
+        return "pre-activations", ""
+
+    @torch.no_grad()
+    def drop_not_elementwise(self, images: torch.Tensor) -> None:
+        """Forget the pre-activations of layers whose activation function depends on more than single values."""
+        found = self(images)
+        for layer, function in list(self.nonlinearities.items()):
+            wanted, pre = as_maps(found[layer]), as_maps(found[PRE_ACTIVATIONS + layer])
+            try:
+                again = function(pre)
+            except (RuntimeError, ValueError, TypeError, IndexError):
+                again = None
+            if again is None or again.shape != wanted.shape or not torch.allclose(again, wanted, 1e-4, 1e-5):
+                del self.nonlinearities[layer]
+                self._has_input[layer] = False
+
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute the output (n, units, …) of each layer for images (n, channels, height, width)."""
+        """Compute the output (n, units, …) of each layer for images (n, channels, height, width).
+
+        The pre-activations of a layer, where they are read, have the key ``PRE_ACTIVATIONS + layer``.
+        """
         outputs: dict[str, torch.Tensor] = self._module(images)
         return outputs
 

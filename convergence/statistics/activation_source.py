@@ -8,7 +8,7 @@ comparison side by side.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,17 @@ import numpy.typing as npt
 
 from convergence.config.layer_refs import LayerRef
 from convergence.config.schema import ActivationsConfig, Experiment
+from convergence.config.stages import StatisticsConfig
 from convergence.data.images import ImageSet
 from convergence.data.manifest import KnownFiles, make_manifest
 from convergence.errors import ConfigError, FileError
+from convergence.networks import PRE_ACTIVATIONS
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.given_arrays import open_array, read_column
 from convergence.statistics.group_sums import GroupSums, HostGroupSums, NewMatrix
+from convergence.statistics.nonlinearities import NONLINEARITIES
+from convergence.statistics.null_group_sums import NullAbout, NullGroupSums
+from convergence.statistics.pseudo_nets import PseudoMaps, PseudoUnits, n_null_positions, null_columns, read_maps
 from convergence.statistics.sampling import (
     Float32,
     Indices,
@@ -34,6 +39,8 @@ from convergence.statistics.sampling import (
 
 CHUNK_SAMPLES = 65536
 """Samples joined at a time; bounds memory. Chunks are cut by image index, so their size affects the last bits."""
+AGREEMENT = 1e-3
+"""Largest difference of given activations from the nonlinearity of given pre-activations, relative to the largest."""
 Maps = dict[tuple[str, str], Any]
 """Activations (n_images, n_units, n_positions) float32 of a batch, by (weights, layer)."""
 
@@ -50,6 +57,8 @@ class JoinedUnits:
     trained : for each member whether its weights are trained
     layers, sources : for each member the layer asked for and the graph node that is read
     rectified : for each member whether that node is an activation function
+    null_kind, null_reason : for each member its kind of chance level, and why it has none, see
+        :class:`~convergence.statistics.file.ComparisonSums`
     widths : units of each member
     map_shapes : for each member (height, width) of its maps; () for layers without positions
     pooled : whether a sample is an image, and values are means over positions
@@ -63,6 +72,8 @@ class JoinedUnits:
     layers: tuple[str, ...]
     sources: tuple[str, ...]
     rectified: tuple[bool, ...]
+    null_kind: tuple[str, ...]
+    null_reason: tuple[str, ...]
     widths: tuple[int, ...]
     map_shapes: tuple[tuple[int, ...], ...]
     pooled: bool
@@ -86,14 +97,28 @@ class JoinedUnits:
         """Positions per image that are samples, for a setting of ``"all"`` or a number."""
         return self.n_positions if positions == "all" else min(int(positions), self.n_positions)
 
+    @property
+    def n_pseudo(self) -> int:
+        """Number of pseudo-units of a draw: units of the members that have pseudo-nets."""
+        return sum(w for w, kind in zip(self.widths, self.null_kind, strict=True) if kind == "pre-activations")
+
+    def n_null_sampled(self, config: StatisticsConfig) -> int:
+        """Positions per image that are samples of the null."""
+        return n_null_positions(self.n_sampled(config.positions), config.null.positions, config.null.draws)
+
 
 class LayerShape(NamedTuple):
-    """Units of a layer, (height, width) of its maps or (), the node read, whether that is an activation function."""
+    """Units of a layer, (height, width) of its maps or (), the node read, whether that is an activation function.
+
+    Last, the kind of its chance level, and why it has none.
+    """
 
     width: int
     map_shape: tuple[int, ...]
     source: str
     rectified: bool
+    null_kind: str = ""
+    null_reason: str = ""
 
 
 class HostArrays:
@@ -121,6 +146,20 @@ class HostArrays:
         """Empty sums of one image group."""
         return HostGroupSums(shift, precision, shifted, n_classes, new_matrix)
 
+    def null_group_sums(
+        self, members: Sequence[PseudoUnits], about: NullAbout, pooled: bool, precision: str, new_matrix: NewMatrix
+    ) -> NullGroupSums:
+        """Empty sums of pseudo-nets of one image group."""
+        return NullGroupSums(members, about, pooled, precision, new_matrix)
+
+    def pseudo_maps(self, arrays: Mapping[str, Any]) -> PseudoMaps:
+        """Maps to pre-activations of pseudo-nets."""
+        return read_maps(arrays)
+
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        """A float32 array without values."""
+        return np.empty(shape, np.float32)
+
     def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
         """Bin numbers (n_units, n_samples), see :func:`convergence.statistics.bin_edges.encode`."""
         return encode(samples, edges)
@@ -145,6 +184,8 @@ class ActivationSource(ABC):
     nets : names of the nets that take part
     joined : the members of each comparison, by name
     layers : the layers to read, by the name of the weights
+    nonlinearities : by (weights, layer) the functions of single values that give activations from pre-activations; for
+        layers whose pre-activations are read, under the key (weights, PRE_ACTIVATIONS + layer)
     arrays : where activations are and sums are computed: the host, or a device
     """
 
@@ -159,6 +200,7 @@ class ActivationSource(ABC):
         self.layers: dict[str, list[str]] = {}
         for weights, layer in dict.fromkeys((member.weights, member.layer) for member in experiment.all_layer_refs()):
             self.layers.setdefault(weights, []).append(layer)
+        self.nonlinearities: dict[tuple[str, str], Callable[[Any], Any]] = {}
 
     def members(self, name: str) -> Sequence[LayerRef]:
         """The members of a comparison, in order."""
@@ -168,8 +210,11 @@ class ActivationSource(ABC):
         """Unpack compressed arrays to copies in ``folder``, or find the copies that another process made there."""
 
     @abstractmethod
-    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
-        """The activations of a batch, by weights and layer."""
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
+        """The activations of a batch, by weights and layer; of all weights, or of those of one name."""
+
+    def check_pre_activations(self, weights: str, layer: str, maps: Maps) -> None:  # noqa: B027
+        """Raise FileError if the nonlinearity does not give the activations of a batch from its pre-activations."""
 
     def samples(self, maps: Maps, indices: Indices, positions: int | str, seed: int) -> Iterator[tuple[str, Any, int]]:
         """Yield ``(comparison, samples, n_images)`` of a batch: samples (n_units, n_samples), image by image.
@@ -204,6 +249,42 @@ class ActivationSource(ABC):
         grids = [None if joined.pooled else grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
         chosen = [grid if drawn is None else drawn[rows] if grid is None else grid[drawn[rows]] for grid in grids]
         return self.arrays.join(parts, chosen)
+
+    def null_samples(
+        self, maps: Maps, indices: Indices, config: StatisticsConfig
+    ) -> Iterator[tuple[str, Any, list[Any], int]]:
+        """Yield ``(comparison, samples, pre-activations, n_images)`` of a batch, where pseudo-nets are summed.
+
+        Samples are those of :meth:`samples` at the positions of the null. Pre-activations (units, n_images · positions)
+        are of the members that have them, at the same positions, or at all positions if pooled.
+        """
+        for name, members in self._members.items():
+            joined = self.joined[name]
+            having = [m for m, member in enumerate(members) if (member.weights, member.layer) in self.nonlinearities]
+            if not having:
+                continue
+            grids = [None if joined.pooled else grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
+            drawn = sample_positions(indices, joined.n_positions, config.positions, config.seed)
+            n_used = joined.n_null_sampled(config)
+            columns = null_columns(joined.n_sampled(config.positions), n_used, config.seed)
+            most = max(int(np.prod(shape)) for shape in joined.map_shapes) if joined.pooled else n_used
+            step = max(1, CHUNK_SAMPLES // most)
+            for start in range(0, len(indices), step):
+                rows = slice(start, start + step)
+                parts = [maps[member.weights, member.layer][rows] for member in members]
+                before = [maps[members[m].weights, PRE_ACTIVATIONS + members[m].layer][rows] for m in having]
+                if joined.pooled:
+                    parts = [self.arrays.mean_over_positions(part) for part in parts]
+                chosen = [
+                    grid if drawn is None else drawn[rows] if grid is None else grid[drawn[rows]] for grid in grids
+                ]
+                if columns is not None:
+                    chosen = [columns if where is None else where[..., columns] for where in chosen]
+                pre = [
+                    self.arrays.join([part], [None if joined.pooled else chosen[m]])
+                    for m, part in zip(having, before, strict=True)
+                ]
+                yield name, self.arrays.join(parts, chosen), pre, min(step, len(indices) - start)
 
     def image_means(self, maps: Maps, rows: Indices) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """Yield ``(comparison, means)`` for images ``rows`` of a batch: means over positions, (len(rows), n_units)."""
@@ -243,6 +324,8 @@ def joined_units(experiment: Experiment, shapes: Mapping[tuple[str, str], LayerS
             layers=tuple(member.layer for member in members),
             sources=tuple(layer.source for layer in layers),
             rectified=tuple(layer.rectified for layer in layers),
+            null_kind=tuple(layer.null_kind for layer in layers),
+            null_reason=tuple(layer.null_reason for layer in layers),
             widths=tuple(layer.width for layer in layers),
             map_shapes=tuple(map_shapes),
             pooled=comparison.pool,
@@ -271,6 +354,18 @@ class ArraySource(ActivationSource):
             for net, layers in self.layers.items()
             for layer in layers
         }
+        self._given_pre = {
+            (net, layer): open_array(config.root, config.pre[net][layer])
+            for net, layer in (self._stored if experiment.statistics.null.draws else ())
+            if layer in config.pre.get(net, {})
+        }
+        for (net, layer), array in self._given_pre.items():
+            if array.shape != self._stored[net, layer].shape:
+                raise FileError(
+                    f"activations.pre.{net}.{layer} has shape {array.shape}, and the activations have shape "
+                    f"{self._stored[net, layer].shape}. Give the pre-activations of the same images and units."
+                )
+            self.nonlinearities[net, layer] = NONLINEARITIES[config.nonlinearity_of(layer)]
         counts = {f"{net}.{layer}": len(array) for (net, layer), array in self._stored.items()}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name}: {n:,}" for name, n in counts.items())
@@ -285,18 +380,36 @@ class ArraySource(ActivationSource):
                     array.shape[2] if array.ndim == 3 else array.shape[1],
                     tuple(array.shape[2:]) if array.ndim == 4 else (array.shape[1],) if array.ndim == 3 else (),
                     config.nets[net][layer],
-                    False,
+                    config.nonlinearity_of(layer) not in ("", "none"),
+                    *_null_kind(config, net, layer, experiment.statistics.null.draws),
                 )
                 for (net, layer), array in self._stored.items()
             },
         )
 
     def prepare(self, folder: Path) -> None:
-        for array in self._stored.values():
+        for array in (*self._stored.values(), *self._given_pre.values()):
             array.unpack(folder)
 
-    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
-        return {key: _as_maps(array[indices]) for key, array in self._stored.items()}
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
+        chosen = {key: array for key, array in self._stored.items() if weights in (None, key[0])}
+        found = {key: _as_maps(array[indices]) for key, array in chosen.items()}
+        for net, layer in chosen:
+            if (net, layer) in self._given_pre:
+                found[net, PRE_ACTIVATIONS + layer] = _as_maps(self._given_pre[net, layer][indices])
+        return found
+
+    def check_pre_activations(self, weights: str, layer: str, maps: Maps) -> None:
+        given = maps[weights, layer]
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = self.nonlinearities[weights, layer](maps[weights, PRE_ACTIVATIONS + layer])
+            difference = np.abs(np.nan_to_num(found - given, nan=0.0)).max()
+        if difference > AGREEMENT * np.abs(np.nan_to_num(given, posinf=0.0, neginf=0.0)).max():
+            raise FileError(
+                f"activations.pre.{weights}.{layer}: the nonlinearity of the pre-activations differs from the "
+                f"activations by up to {difference:.3g}. Check activations.nonlinearity, and that both arrays are of "
+                "the same images and units in the same order."
+            )
 
 
 class UnknownImages(ImageSet):
@@ -323,6 +436,16 @@ class UnknownImages(ImageSet):
         """SHA-256 of the files of the arrays, which are read unless they were checked."""
         config = self._config
         return (config.manifest or make_manifest(config, config.list_parts(), KnownFiles())).content
+
+
+def _null_kind(config: ActivationsConfig, net: str, layer: str, draws: int) -> tuple[str, str]:
+    """The kind of chance level of given activations, and the reason if there is none."""
+    name, has_pre = config.nonlinearity_of(layer), layer in config.pre.get(net, {})
+    if name == "none":
+        return "sums", ""
+    if not has_pre:
+        return "", "the activations are given without pre-activations"
+    return ("pre-activations", "") if draws else ("", "statistics.null.draws = 0")
 
 
 def _as_maps(values: npt.NDArray[Any]) -> Float32:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from convergence.statistics.bin_edges import BinEdges, equal_mass_bins
 from convergence.statistics.file import Array, ComparisonSums, StatisticsHeader
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES, symmetric_rows
+from convergence.statistics.null_assembly import NullAssembly
 from convergence.statistics.partial_results import MATRIX_BYTES, PartialResults
 from convergence.statistics.sampling import ImageGroups
 from convergence.statistics.schema import matrix_shapes
@@ -45,6 +47,11 @@ class Tile(NamedTuple):
 def moments_name(group: int) -> str:
     """Name of the partial result of a group's pass 1."""
     return f"moments-{group:05d}"
+
+
+def pilot_name(weights: str) -> str:
+    """Name of the partial result of the pilot of one name of weights."""
+    return f"pilot-{weights}"
 
 
 def codes_name(group: int) -> str:
@@ -153,6 +160,20 @@ class Assembly:
                 x = codes[tile.x0 : tile.x1]
                 yield x, x if tile.x0 == tile.y0 else codes[tile.y0 : tile.y1]
 
+    def pseudo_maps(self, weights: str, layers: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the layers of a pilot, in its order, with the arrays of the maps to pseudo-nets."""
+        if not layers:
+            return
+        path = pilot_name(weights)
+        with self._partial.open(path) as file:
+            for k, layer in enumerate(layers):
+                place = file[str(k)]
+                arrays: dict[str, Any] = {key: hdf5.read_array(place, key) for key in place if key != "weights"}
+                stored = hdf5.large_array(place, "weights")
+                is_small = 4 * math.prod(stored.shape) <= MATRIX_BYTES // 4
+                arrays["weights"] = stored[:] if is_small else StoredWeights(self._partial, path, k, stored.shape)
+                yield layer, arrays
+
     def sums(self, name: str) -> ComparisonSums:
         """All sums of a comparison: matrices to be read in blocks, everything else in memory."""
         joined, n_groups = self.joined[name], len(self.groups)
@@ -165,6 +186,8 @@ class Assembly:
                 sums[group] = hdf5.read_array(place, "sums")
                 if group == 0:
                     shift = np.asarray(hdf5.read_array(place, "shift"))
+        matrices = self.matrices(name)
+        null = matrices.pop("null_products"), matrices.pop("null_own")
         has_subset, histograms = len(self.subset) > 0, self._histograms(name)
         information = self.config.mutual_information
         return ComparisonSums(
@@ -192,23 +215,32 @@ class Assembly:
             subset_family=self.groups.family_of_image[self.subset] if has_subset else None,
             class_count=self._class_count(name) if self.n_classes else None,
             top_images=self._top_images(name) if self.has_top_images(name) else None,
-            **self.matrices(name),
+            null=None if null[0] is None else self._null(name).sums(*null),
+            null_kind=joined.null_kind,
+            null_reason=joined.null_reason,
+            **matrices,
         )
 
     def matrices(self, name: str) -> dict[str, Any]:
         """The matrices of a comparison, each a :class:`RowsOnDisk`, or None if it is not computed."""
         joined = self.joined[name]
         n_stored = len(self.subset) if self.has_grams else 0
-        shapes = matrix_shapes(joined.n_units, len(joined.nets), self.config, self.n_classes, n_stored)
+        shapes = matrix_shapes(joined, self.config, self.n_classes, n_stored)
         readers: dict[str, Callable[[hdf5.Index], Float64]] = {
             "group_products": lambda index: self._products(name, index),
             "group_shifted_products": lambda index: self._shifted_products(name, index),
             "class_sums": lambda index: self._class_sums(name, index),
             "image_gram": lambda index: self._gram(name, index),
+            "null_products": lambda index: self._null(name).products(index),
+            "null_own": lambda index: self._null(name).own(index),
             "mutual_information": lambda index: self._information(name, "mutual_information", index),
             "mutual_information_without": lambda index: self._information(name, "mutual_information_without", index),
         }
         return {key: RowsOnDisk(shapes[key], read) if key in shapes else None for key, read in readers.items()}
+
+    def _null(self, name: str) -> NullAssembly:
+        moments = [moments_name(group) for group in range(len(self.groups))]
+        return NullAssembly(self.joined[name], self.config.null.draws, moments, self._partial)
 
     def _histograms(self, name: str) -> UnitHistograms:
         total = UnitHistograms.zeros(self.joined[name].n_units)
@@ -277,6 +309,17 @@ class Assembly:
                         low - first : high - first
                     ]
         return out
+
+
+class StoredWeights:
+    """Maps of pseudo-nets that are read from a pilot whenever they are indexed by draws."""
+
+    def __init__(self, partial: PartialResults, path: str, number: int, shape: tuple[int, ...]) -> None:
+        self._partial, self._path, self._number, self.shape = partial, path, number, shape
+
+    def __getitem__(self, draws: slice) -> npt.NDArray[np.float32]:
+        with self._partial.open(self._path) as file:
+            return hdf5.large_array(file[str(self._number)], "weights")[draws]
 
 
 class RowsOnDisk:

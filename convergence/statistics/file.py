@@ -187,6 +187,11 @@ class ComparisonSums:
             subset_group=subset_group if "subset_samples" in arrays else None,
             subset_family=subset_family if "subset_samples" in arrays else None,
             top_images=TopImages.from_arrays(top) if top else None,
+            null=NullSums.of_arrays(np.asarray(arrays["unit_net"]), {key: arrays[f"null_{key}"] for key in NULL_SUMS})
+            if "null_products" in arrays
+            else None,
+            null_kind=tuple(map(str, about["null_kind"])),
+            null_reason=tuple(map(str, about["null_reason"])),
         )
 
     def record(self) -> ComparisonRecord:
@@ -201,6 +206,8 @@ class ComparisonSums:
             "sources": list(self.sources),
             "pooled": self.pooled,
             "rectified": list(self.rectified),
+            "null_kind": list(self.null_kind),
+            "null_reason": list(self.null_reason),
             "widths": widths.tolist(),
             "map_shape": np.array(self.map_shape, dtype=np.int64),
             "map_shapes": np.array([(*shape, 0, 0)[:n_sides] for shape in self.map_shapes], dtype=np.int64),
@@ -228,7 +235,14 @@ class ComparisonSums:
             arrays |= {"bin_edges": self.bins.edges, "effective_bins": self.bins.n_effective_bins}
         if self.top_images is not None:
             arrays |= {f"top_{key}": array for key, array in self.top_images.to_arrays().items()}
+        if self.null is not None:
+            arrays |= {f"null_{key}": getattr(self.null, key) for key in NULL_SUMS}
         return ComparisonRecord(self.name, attributes, {k: array for k, array in arrays.items() if array is not None})
+
+
+NULL_SUMS = (
+    "count", "real_sums", "real_squares", "real_exponent", "exponent", "shift", "sums", "products", "own",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

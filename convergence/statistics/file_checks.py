@@ -23,6 +23,8 @@ from convergence.statistics.schema import (
     Dataset,
 )
 
+NULL_KINDS = {"pre-activations", "sums", ""}
+"""Values of the attribute ``null_kind``."""
 KINDS = {"text": "O", "bool": "b", "counts": "u"}
 """Kinds of numpy's types by the schema's name of a type; other types have to be equal."""
 
@@ -65,8 +67,13 @@ def _check_comparison(path: Path, place: Any, nets: Sequence[str], n_groups: int
         check_label(member, "member", path)
         if net not in nets or not member.startswith(net):
             raise _unlike(path, f"the member {member[:80]!r} of {place.name} belongs to no net of the file")
-    sizes = {"net": len(members), "unit": int(widths.sum()), "group": n_groups, "sample": n_samples}
+    sizes = {"net": len(members), "unit": int(widths.sum()), "group": n_groups, "sample": n_samples, "half": 2}
     _check_datasets(path, place, DATASETS, sizes)
+    kinds = [str(kind) for kind in about["null_kind"]]
+    if set(kinds) - NULL_KINDS or ("pre-activations" in kinds) != ("null_products" in place):
+        raise _unlike(path, f"the attribute null_kind of {place.name} does not fit its datasets")
+    if "null_own" in place and place["null_own"].shape[3] < widths.max():
+        raise _unlike(path, f"{place.name}/null_own does not fit the widths of the members")
     unit_net = place["unit_net"][:]
     if not np.array_equal(unit_net, np.repeat(np.arange(len(members)), widths)):
         raise _unlike(path, f"{place.name}/unit_net does not fit the widths of the members")

@@ -27,8 +27,11 @@ from convergence.statistics.moments import BAND, Moments
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-NewMatrix = Callable[[str, int], Any]
-"""``new_matrix(name, n)``: zeros (n, n) float64 to accumulate in, an array or a dataset of the file of results."""
+NewMatrix = Callable[[str, int | tuple[int, int]], Any]
+"""``new_matrix(name, n)``: zeros (n, n) float64 to accumulate in, an array or a dataset of the file of results.
+
+``new_matrix(name, (rows, columns))``: zeros float64, or a float32 dataset without values.
+"""
 CHUNK_VALUES = 1 << 22
 """Values converted to float64 at a time."""
 
@@ -93,9 +96,9 @@ class GroupSums(ABC):
         self._class_count += per_image * np.bincount(classes, minlength=len(self._class_count))
 
 
-def in_memory(name: str, n_rows: int) -> Float64:
+def in_memory(name: str, shape: int | tuple[int, int]) -> Float64:
     """A matrix in memory, see :data:`NewMatrix`."""
-    return np.zeros((n_rows, n_rows))
+    return np.zeros((shape, shape) if isinstance(shape, int) else shape)
 
 
 class HostGroupSums(GroupSums):

@@ -12,6 +12,7 @@ units have no basis in common. Groups of images are summed in two halves: half 0
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ class NullSums:
     unit_net : (n_units,) the member of each unit
     count : (2,) samples of each half
     real_sums, real_squares : (2, n_units) Σ (x − s) and Σ (x − s)² of the real units
+    real_exponent, exponent : (n_units,) and (n_draws, n_units) k: products are of units divided by 2^k, which keeps
+        products of units of very small or large scale in the range of float32; nearly always 0
     shift : (n_draws, n_units) t
     sums : (2, n_draws, n_units) Σ (p − t); column v is the pseudo-unit in the place of unit v
     products : (2, n_draws, n_units, n_units) Σ (x − s)(p − t)ᵀ: rows real units, columns pseudo-units
@@ -44,10 +47,17 @@ class NullSums:
     count: Array
     real_sums: Array
     real_squares: Array
+    real_exponent: Array
+    exponent: Array
     shift: Array
     sums: Array
     products: Any
     own: Any
+
+    @classmethod
+    def of_arrays(cls, unit_net: Array, arrays: Mapping[str, Any]) -> NullSums:
+        """The sums from all fields by name, without ``unit_net``."""
+        return cls(unit_net=unit_net, **arrays)
 
     @property
     def n_draws(self) -> int:
@@ -57,6 +67,7 @@ class NullSums:
     def cross(self, half: int | None, draw: int, rows: slice, columns: slice) -> Float64:
         """Covariances (n_x, n_y) of real units with pseudo-units, with divisor n; all groups for ``half`` None."""
         count, products = self._total(half, lambda h: self.products[h, draw, rows, columns])
+        products = _times_powers(products, self.real_exponent[rows], self.exponent[draw, columns])
         x = self._sum(half, self.real_sums)[rows]
         return np.asarray(products / count - np.outer(x, self._sum(half, self.sums)[draw, columns]) / count**2)
 
@@ -65,6 +76,7 @@ class NullSums:
         start = int(np.searchsorted(self.unit_net, self.unit_net[columns.start]))
         places = slice(columns.start - start, columns.stop - start)
         count, products = self._total(half, lambda h: self.own[h, draw, columns, places])
+        products = _times_powers(products, *(self.exponent[draw, columns],) * 2)
         y = self._sum(half, self.sums)[draw, columns]
         return np.asarray(products / count - np.outer(y, y) / count**2)
 
@@ -83,6 +95,13 @@ class NullSums:
         return of_halves.sum(axis=0) if half is None else of_halves[half]
 
 
+def _times_powers(products: Float64, rows: Array, columns: Array) -> Float64:
+    """Products of units from those of units that were divided by powers of two."""
+    if not rows.any() and not columns.any():
+        return products
+    return np.asarray(np.ldexp(products, (rows[:, None] + columns).astype(np.int32)))
+
+
 def null_sums_plain(
     real: npt.NDArray[np.floating],
     pseudo: npt.NDArray[np.floating],
@@ -93,13 +112,8 @@ def null_sums_plain(
 ) -> NullSums:
     """The definition: sums of samples in memory.
 
-    Parameters
-    ----------
-    real : (n_units, n_samples)
-    pseudo : (n_draws, n_units, n_samples), zero for units of members without pseudo-nets
-    half_of_sample : (n_samples,) 0 or 1
-    unit_net : (n_units,) the member of each unit
-    real_shift, shift : (n_units,) and (n_draws, n_units)
+    Real units are (n_units, n_samples), pseudo-units (n_draws, n_units, n_samples), zero for members without
+    pseudo-nets. The half of a sample is 0 or 1. Shifts are (n_units,) and (n_draws, n_units).
     """
     widths = np.bincount(unit_net)
     n_draws, n_units, _ = pseudo.shape
@@ -116,6 +130,8 @@ def null_sums_plain(
         count=np.array([samples.sum() for samples in chosen], np.int64),
         real_sums=np.array([x[:, samples].sum(axis=1) for samples in chosen]),
         real_squares=np.array([(x[:, samples] ** 2).sum(axis=1) for samples in chosen]),
+        real_exponent=np.zeros(n_units, np.int64),
+        exponent=np.zeros((n_draws, n_units), np.int64),
         shift=shift,
         sums=np.array([p[:, :, samples].sum(axis=2) for samples in chosen]),
         products=np.array([x[:, samples] @ p[:, :, samples].transpose(0, 2, 1) for samples in chosen]),

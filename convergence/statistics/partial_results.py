@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,10 +68,11 @@ class PartialResults:
         """
         with hdf5.create(self._path(name), SCHEMA, VERSION, {"digest": self.digest}) as file:
 
-            def new_matrix(path: str, n_rows: int) -> Any:
-                if 8 * n_rows**2 <= MATRIX_BYTES:
-                    return in_memory(path, n_rows)
-                return _create_blocks(file, path, (n_rows, n_rows))
+            def new_matrix(path: str, shape: int | tuple[int, int]) -> Any:
+                sides = (shape, shape) if isinstance(shape, int) else shape
+                if 8 * math.prod(sides) <= MATRIX_BYTES:
+                    return in_memory(path, shape)
+                return _create_blocks(file, path, sides, "float64" if isinstance(shape, int) else "float32")
 
             for path, array in compute(new_matrix):
                 _write(file, path, array)
@@ -97,6 +99,6 @@ def _write(file: h5py.File, path: str, array: Any) -> None:
     hdf5.write_checksum(dataset, (hdf5.block_digest(dataset[index]) for index in hdf5.blocks(array.shape)))
 
 
-def _create_blocks(file: h5py.File, path: str, shape: tuple[int, ...]) -> h5py.Dataset:
+def _create_blocks(file: h5py.File, path: str, shape: tuple[int, ...], dtype: str = "float64") -> h5py.Dataset:
     place, _, name = path.rpartition("/")
-    return hdf5.create_blocks(file.require_group(place or "/"), name, shape)
+    return hdf5.create_blocks(file.require_group(place or "/"), name, shape, dtype=dtype)

@@ -1,5 +1,6 @@
 """The two passes over the evaluation images: batches in, named arrays out.
 
+    pilot         before pass 1, one name of weights: the maps from pre-activations to those of pseudo-nets
     moments       pass 1, one image group: all sums, the means and maps of the stored images, the top images
     gram          inner products of the flattened maps of the stored images of one layer of one net
     codes         pass 2, one image group: bin numbers of its samples, with bin edges from pass 1
@@ -22,19 +23,33 @@ import numpy.typing as npt
 from convergence.config.stages import StatisticsConfig
 from convergence.data.images import read_batches
 from convergence.errors import FileError
+from convergence.networks import PRE_ACTIVATIONS
 from convergence.statistics.activation_source import ActivationSource, Maps
-from convergence.statistics.assembly import Assembly, Tile, codes_name, gram_name, information_name, moments_name
+from convergence.statistics.assembly import (
+    Assembly,
+    Tile,
+    codes_name,
+    gram_name,
+    information_name,
+    moments_name,
+    pilot_name,
+)
 from convergence.statistics.bin_edges import BinEdges
 from convergence.statistics.group_sums import NewMatrix, shift_of
 from convergence.statistics.information import leave_one_out
 from convergence.statistics.joint_counts import JointCounts
+from convergence.statistics.moments import Moments
+from convergence.statistics.null_group_sums import NullAbout, compute_pseudo_units
 from convergence.statistics.partial_results import Arrays, PartialResults
+from convergence.statistics.pseudo_nets import PseudoUnits, make_maps, n_null_positions, null_columns, pseudo_units
 from convergence.statistics.sampling import Indices
 from convergence.statistics.top_images import TopImages
 
 Float64 = npt.NDArray[np.float64]
 CODES_SAMPLES = 65536
 """Samples of one array of bin numbers."""
+ABOUT_SAMPLES = 1024
+"""Samples that give the points about which pseudo-units are summed."""
 
 
 class Pass(NamedTuple):
@@ -62,6 +77,9 @@ class StatisticsPasses:
     def __iter__(self) -> Iterator[Pass]:
         """The passes in order; each needs the partial results of all items of the previous one."""
         groups = range(len(self.groups))
+        with_pre = list(dict.fromkeys(weights for weights, _ in self.source.nonlinearities))
+        if with_pre:
+            yield Pass("pass 0, pilot", with_pre, pilot_name, self.pilot)
         yield Pass("pass 1, moments", groups, moments_name, self.moments)
         if self.assembly.has_grams:
             yield Pass("pass 1, Gram matrices", self.assembly.grams(), gram_name, self.gram)
@@ -81,6 +99,76 @@ class StatisticsPasses:
                 found[name] = shift_of(self.source.arrays.to_host(samples))
         return found
 
+    def pilot(self, weights: str, new_matrix: NewMatrix) -> Arrays:
+        """Maps to the pre-activations of pseudo-nets, for the layers of one name of weights, by number of the layer.
+
+        Raises
+        ------
+        FileError
+            for given pre-activations that are not those of the given activations.
+        """
+        null, source, seed = self.config.null, self.source, self.config.seed
+        layers = [layer for name, layer in source.nonlinearities if name == weights]
+        moments: dict[str, Moments] = {}
+        images = self.groups.subset(null.pilot)
+        batches = [images[k : k + self.config.batch_size] for k in range(0, len(images), self.config.batch_size)]
+        for indices, batch in read_batches(source.images, batches, self.config.loader_workers):
+            maps = source.maps(batch, indices, weights)
+            for layer in layers:
+                source.check_pre_activations(weights, layer, maps)
+                z = source.arrays.to_host(maps[weights, PRE_ACTIVATIONS + layer])
+                n_used = n_null_positions(z.shape[2], "auto", null.draws)
+                columns = null_columns(z.shape[2], n_used, seed)
+                samples = np.ascontiguousarray((z if columns is None else z[:, :, columns]).transpose(1, 0, 2))
+                samples = samples.reshape(len(samples), -1)
+                if layer not in moments:
+                    moments[layer] = Moments(shift_of(samples), "float64")
+                moments[layer].update(samples)
+        for k, layer in enumerate(layers):
+            found = moments[layer]
+            made = make_maps(found.mean(), found.covariance(), null.draws, seed, f"{weights}.{layer}")
+            for key, array in made.arrays().items():
+                yield f"{k}/{key}", array
+
+    @functools.cached_property
+    def pseudo_units(self) -> dict[str, list[PseudoUnits]]:
+        """For each comparison with pseudo-nets those of its members, from the partial results of the pilot."""
+        source = self.source
+        maps = {
+            (weights, layer): source.arrays.pseudo_maps(arrays)
+            for weights in source.layers
+            for layer, arrays in self.assembly.pseudo_maps(
+                weights, [layer for name, layer in source.nonlinearities if name == weights]
+            )
+        }
+        found = {}
+        for name, joined in self.joined.items():
+            keys = [(member.weights, member.layer) for member in source.members(name)]
+            functions = [source.nonlinearities.get(key) for key in keys]
+            if any(functions):
+                found[name] = pseudo_units(joined.widths, [maps.get(key) for key in keys], functions)
+        return found
+
+    @functools.cached_property
+    def null_about(self) -> dict[str, NullAbout]:
+        """For each comparison with pseudo-nets the points about which they are summed: means over the first batch."""
+        if not self.pseudo_units:
+            return {}
+        first = next(self.groups.batches(0, self.config.batch_size))
+        maps = self.source.maps(self.source.images.read(first), first)
+        found: dict[str, NullAbout] = {}
+        for name, real, pre, n_images in self.source.null_samples(maps, first, self.config):
+            if name not in found:
+                per_image = real.shape[1] // n_images
+                some = min(n_images, max(1, ABOUT_SAMPLES // per_image))
+                members, arrays = self.pseudo_units[name], self.source.arrays
+                pseudo = arrays.empty((self.config.null.draws, members[-1].place.stop, some * per_image))
+                parts = [z.reshape(len(z), n_images, -1)[:, :some] for z in pre]
+                compute_pseudo_units(members, parts, self.joined[name].pooled, pseudo)
+                real = arrays.to_host(real[:, : some * per_image])
+                found[name] = NullAbout.of(real, self.shift[name][: len(real)], arrays.to_host(pseudo), members)
+        return found
+
     def moments(self, group: int, new_matrix: NewMatrix) -> Arrays:
         """Pass 1 of one group: the arrays of its sums, ``subset`` and ``top/*``, for each comparison; ``maps/*``."""
         config, source = self.config, self.source
@@ -93,6 +181,12 @@ class StatisticsPasses:
         }
         stored = {name: [np.empty((0, joined.n_units), np.float32)] for name, joined in self.joined.items()}
         stored_images = [np.empty(0, np.int64)]
+        null = {
+            name: source.arrays.null_group_sums(
+                members, self.null_about[name], self.joined[name].pooled, config.precision, _below(name, new_matrix)
+            )
+            for name, members in self.pseudo_units.items()
+        }
         tops = self._empty_top_images()
         previous = self.groups.previous(group, config.batch_size)
         for n_batch, (indices, maps) in enumerate(self._batches(group)):
@@ -102,6 +196,8 @@ class StatisticsPasses:
                 images = indices[done[name] : done[name] + n_images]
                 done[name] += n_images
                 sums[name].update(samples, n_images, labels[images], next(later) if config.shifted_null else None)
+            for name, real, pre, n_images in source.null_samples(maps, indices, config):
+                null[name].update(real, pre, n_images)
             for layer, top in tops.items():
                 top.update(maps[layer], indices)
             rows = np.flatnonzero(np.isin(indices, self.assembly.subset))
@@ -117,6 +213,9 @@ class StatisticsPasses:
         for name, of_comparison in sums.items():
             for key, array in of_comparison.arrays():
                 yield f"{name}/{key}", array
+            if name in null:
+                for key, array in null[name].arrays():
+                    yield f"{name}/null/{key}", array
             yield f"{name}/subset", np.concatenate(stored[name])[order]
             if self.assembly.has_top_images(name):
                 parts = [tops[member.weights, member.layer] for member in source.members(name)]

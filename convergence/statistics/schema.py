@@ -72,6 +72,9 @@ AXES = {
     "net": "members of the comparison; in `nets/`, the nets",
     "unit": "units of all members side by side",
     "rank": "top images of a unit, largest value first",
+    "half": "halves of the image groups: those of even and of odd numbers",
+    "draw": "draws of pseudo-nets",
+    "own": "units of the unit's member; 0 beyond its width",
     "edge": "lower edges of bins 1, 2, …",
     "bucket": "occupied buckets of the float32 bit pattern",
     "side": "height and width, or tokens; 0 for an axis that a layer does not have",
@@ -134,6 +137,14 @@ MEMBERS = (
     Attribute("layers", ("net",), "text", "layer asked for"),
     Attribute("sources", ("net",), "text", "graph node, or array, that is read"),
     Attribute("rectified", ("net",), "bool", "whether that node is an activation function"),
+    Attribute(
+        "null_kind",
+        ("net",),
+        "text",
+        "chance level that keeps marginals: `pre-activations` (the `null_…` datasets "
+        "have pseudo-nets of the member), `sums` (a linear layer, whose sums may be rotated), or empty",
+    ),
+    Attribute("null_reason", ("net",), "text", "why `null_kind` is empty"),
     Attribute("widths", ("net",), "int64", "number of units"),
     Attribute("map_shapes", ("net", "side"), "int64", "size of the layer's maps"),
     Attribute("pooled", (), "bool", "whether a sample is the mean over the positions of an image"),
@@ -179,6 +190,23 @@ DATASETS = (
         "group_shifted_products", ("group", "unit", "unit"), "float64", "Σ (x_t − s)(x_{t+1} − s)ᵀ over the images t "
         "of the group in a ring: rows of an image, columns of the next one.", needs="shifted_null", is_matrix=True,
     ),
+    Dataset("null_count", ("half",), "int64", "Number of samples that the chance level uses.", needs="null",
+            all_groups=True),
+    Dataset("null_real_sums", ("half", "unit"), "float64", "Σ (x − s) over these samples.", needs="null",
+            all_groups=True),
+    Dataset("null_real_squares", ("half", "unit"), "float64", "Σ (x − s)² over these samples.", needs="null",
+            all_groups=True),
+    Dataset("null_real_exponent", ("unit",), "int64", "k: the products below are of units divided by 2^k.",
+            needs="null", all_groups=True),
+    Dataset("null_exponent", ("draw", "unit"), "int64", "The same of pseudo-units.", needs="null", all_groups=True),
+    Dataset("null_shift", ("draw", "unit"), "float64", "t, the point about which pseudo-units are summed.",
+            needs="null", all_groups=True),
+    Dataset("null_sums", ("half", "draw", "unit"), "float64", "Σ (p − t) over samples of the pseudo-unit p in the "
+            "place of the unit; 0 for members without pseudo-nets.", needs="null", all_groups=True),
+    Dataset("null_products", ("half", "draw", "unit", "unit"), "float32", "Σ (x − s)(p − t)ᵀ over samples: rows real "
+            "units, columns pseudo-units.", needs="null", is_matrix=True, all_groups=True),
+    Dataset("null_own", ("half", "draw", "unit", "own"), "float32", "Σ (p − t)(p − t)ᵀ over samples, of the "
+            "pseudo-units of one member.", needs="null", is_matrix=True, all_groups=True),
     Dataset(
         "mutual_information", ("unit", "unit"), "float64", "Mutual information of binned units, corrected for counting "
         "bias; the diagonal is not information between two units.", "nat", "mutual_information", True, True,
@@ -210,53 +238,56 @@ SETTINGS = {
     "class_sums": "`statistics.class_sums` and the images have labels",
     "image_gram": "`statistics.image_gram` and `statistics.subset` > 0",
     "shifted_null": "`statistics.shifted_null`",
+    "null": "`statistics.null.draws` > 0 and a member has pre-activations",
     "mutual_information": "`statistics.mutual_information.enabled`",
 }
 """When a dataset that needs a setting is present."""
 
 
-def is_present(dataset: Dataset, config: StatisticsConfig, pooled: bool, n_classes: int) -> bool:
+def is_present(dataset: Dataset, config: StatisticsConfig, joined: JoinedUnits, n_classes: int) -> bool:
     """Whether a comparison's dataset is in a file made with these settings; ``n_classes`` is 0 without labels."""
     return {
         "": True,
         "subset": config.subset > 0,
         "class_sums": config.class_sums and n_classes > 0,
         "image_gram": config.image_gram and config.subset > 0,
-        "top_images": config.top_images > 0 and not pooled,
+        "top_images": config.top_images > 0 and not joined.pooled,
         "shifted_null": config.shifted_null,
+        "null": joined.n_pseudo > 0,
         "mutual_information": config.mutual_information.enabled,
     }[dataset.needs]
 
 
-def _sizes(n_units: int, n_members: int, config: StatisticsConfig, n_classes: int, n_subset: int) -> dict[str, int]:
+def _sizes(joined: JoinedUnits, config: StatisticsConfig, n_classes: int, n_subset: int) -> dict[str, int]:
     """Lengths of the axes of matrices."""
     return {
-        "unit": n_units, "net": n_members, "class": n_classes, "sample": n_subset, "stored": n_subset,
-        "group": config.groups, "block": min(config.mutual_information.blocks, config.groups),
+        "unit": joined.n_units, "net": len(joined.nets), "class": n_classes, "sample": n_subset, "stored": n_subset,
+        "group": config.groups, "block": min(config.mutual_information.blocks, config.groups), "half": 2,
+        "draw": config.null.draws, "own": max(joined.widths),
     }  # fmt: skip
 
 
 def matrix_shapes(
-    n_units: int, n_members: int, config: StatisticsConfig, n_classes: int, n_subset: int
+    joined: JoinedUnits, config: StatisticsConfig, n_classes: int, n_subset: int
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of the matrices of a comparison with these settings; ``n_subset`` images are stored."""
-    sizes = _sizes(n_units, n_members, config, n_classes, n_subset)
+    sizes = _sizes(joined, config, n_classes, n_subset)
     return {
         dataset.path: tuple(sizes[axis] for axis in dataset.axes)
         for dataset in DATASETS
-        if dataset.is_matrix and is_present(dataset, config, False, n_classes)
+        if dataset.is_matrix and is_present(dataset, config, joined, n_classes)
     }
 
 
 def stored_bytes(joined: JoinedUnits, config: StatisticsConfig, n_subset: int, n_classes: int) -> int:
     """Bytes of a comparison in the file, without its histograms; ``n_subset`` images have stored activations."""
-    sizes = _sizes(joined.n_units, len(joined.nets), config, n_classes, n_subset) | {
+    sizes = _sizes(joined, config, n_classes, n_subset) | {
         "rank": config.top_images, "edge": config.mutual_information.bins - 1
     }  # fmt: skip
     return sum(
         np.dtype(dataset.dtype).itemsize * math.prod(sizes[axis] for axis in dataset.axes)
         for dataset in DATASETS
-        if not dataset.path.startswith("histogram/") and is_present(dataset, config, joined.pooled, n_classes)
+        if not dataset.path.startswith("histogram/") and is_present(dataset, config, joined, n_classes)
     )
 
 

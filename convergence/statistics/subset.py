@@ -187,9 +187,18 @@ class _Kept:
             if "subset" in file.raw_file["images"]:
                 subset_group = hdf5.read_array(file.raw_file["images"], "subset_group")
                 kept["sample"] = np.flatnonzero(np.isin(subset_group, self.groups))
+        attributes = {
+            name: np.asarray(place.attrs[name])[members] if axes[:1] == ("net",) else place.attrs[name]
+            for name, axes, _, _ in MEMBERS
+        }
+        has_pseudo = [str(kind) == "pre-activations" for kind in attributes["null_kind"]]
+        if self.groups is not None:
+            attributes |= _without_pseudo_nets(attributes, has_pseudo)
         arrays: dict[str, Any] = {}
         for dataset in DATASETS:
             if dataset.path not in place or (dataset.all_groups and self.groups is not None):
+                continue
+            if dataset.needs == "null" and not any(has_pseudo):
                 continue
             if dataset.is_matrix:
                 stored = hdf5.large_array(place, dataset.path)
@@ -200,11 +209,16 @@ class _Kept:
                 for k, axis in enumerate(dataset.axes):
                     values = np.take(values, kept[axis], axis=k) if axis in kept else values
                 arrays[dataset.path] = unit_net[unit_net >= 0] if dataset.path == "unit_net" else values
-        attributes = {
-            name: np.asarray(place.attrs[name])[members] if axes[:1] == ("net",) else place.attrs[name]
-            for name, axes, _, _ in MEMBERS
-        }
         return ComparisonRecord(name, attributes, arrays)
+
+
+def _without_pseudo_nets(attributes: dict[str, Any], has_pseudo: list[bool]) -> dict[str, list[str]]:
+    """The attributes of the chance level without its sums, which are of all groups together."""
+    kinds = [str(kind) for kind in attributes["null_kind"]]
+    reasons = [str(reason) for reason in attributes["null_reason"]]
+    for k in np.flatnonzero(has_pseudo):
+        kinds[k], reasons[k] = "", "pseudo-nets are summed over all image groups"
+    return {"null_kind": kinds, "null_reason": reasons}
 
 
 class SelectedMatrix:

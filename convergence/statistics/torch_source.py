@@ -7,7 +7,8 @@ everything else in float64, integer histograms. TF32 is off (:mod:`convergence.n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.layer_reader import LayerReader, as_maps
+from convergence.networks.pre_activations import Nonlinearity
 from convergence.networks.weights import load_net
 from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps, joined_units
 from convergence.statistics.group_sums import FinishedSums, GroupSums, NewMatrix
 from convergence.statistics.histograms import FIRST_BUCKET, N_BUCKETS, PATTERN_SHIFT, UnitHistograms
 from convergence.statistics.moments import BAND, ORDINARY, PRODUCT_SAMPLES
+from convergence.statistics.null_group_sums import NullAbout, NullGroupSums
+from convergence.statistics.pseudo_nets import PseudoMaps, PseudoUnits, read_maps
 from convergence.statistics.sampling import Float32, Indices
 
 Float64 = npt.NDArray[np.float64]
@@ -45,20 +49,34 @@ class NetSource(ActivationSource):
         super().__init__(experiment)
         self.images = images
         self.device = choose_device(device) if device != "meta" else torch.device("meta")
+        draws = experiment.statistics.null.draws
         self.readers = {
-            weights: LayerReader(modules[weights].to(self.device), layers) for weights, layers in self.layers.items()
+            weights: LayerReader(modules[weights].to(self.device), layers, draws > 0)
+            for weights, layers in self.layers.items()
         }
         probe = torch.zeros((1, *images.image_shape), device=self.device)
         shapes = {}
         for weights, reader in self.readers.items():
-            for layer, out in reader(probe).items():
+            if reader.nonlinearities and self.device.type != "meta":
+                seeded = torch.Generator().manual_seed(0)
+                reader.drop_not_elementwise(torch.rand((2, *images.image_shape), generator=seeded).to(self.device))
+            outputs = reader(probe)
+            for layer in self.layers[weights]:
+                out = outputs[layer]
                 map_shape = tuple(out.shape[2:]) if out.ndim == 4 else (out.shape[1],) if out.ndim == 3 else ()
                 width = as_maps(out).shape[1]
-                shapes[weights, layer] = LayerShape(width, map_shape, reader.sources[layer], reader.rectified[layer])
+                kind = reader.null_kind(layer, draws)
+                shapes[weights, layer] = LayerShape(
+                    width, map_shape, reader.sources[layer], reader.rectified[layer], *kind
+                )
         self.joined = joined_units(experiment, shapes)
         sums = experiment.statistics.sums
         if sums == "device" or (sums == "auto" and self.device.type == "cuda"):
             self.arrays = DeviceArrays(self.device)
+        for weights, reader in self.readers.items():
+            for layer, function in reader.nonlinearities.items():
+                of_arrays = function if isinstance(self.arrays, DeviceArrays) else _of_numpy(function)
+                self.nonlinearities[weights, layer] = of_arrays
 
     @classmethod
     def load(cls, experiment: Experiment, folders: Mapping[str, Path]) -> NetSource:
@@ -74,11 +92,12 @@ class NetSource(ActivationSource):
         }
         return cls(experiment, modules, images, config.device)
 
-    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
         batch = torch.from_numpy(images).to(self.device)
         found: Maps = {
-            (weights, layer): as_maps(out)
-            for weights, reader in self.readers.items()
+            (name, layer): as_maps(out)
+            for name, reader in self.readers.items()
+            if weights in (None, name)
             for layer, out in reader(batch).items()
         }
         if isinstance(self.arrays, DeviceArrays):
@@ -110,6 +129,17 @@ class DeviceArrays(HostArrays):
 
     def group_sums(self, shift: Any, precision: str, shifted: bool, n_classes: int, new_matrix: NewMatrix) -> GroupSums:
         return DeviceGroupSums(shift, precision, shifted, n_classes, self.device)
+
+    def null_group_sums(
+        self, members: Sequence[PseudoUnits], about: NullAbout, pooled: bool, precision: str, new_matrix: NewMatrix
+    ) -> NullGroupSums:
+        return DeviceNullGroupSums(members, about, pooled, precision, self.device)
+
+    def pseudo_maps(self, arrays: Mapping[str, Any]) -> PseudoMaps:
+        return DevicePseudoMaps(read_maps(arrays), self.device)
+
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
 
     def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
         bounds = torch.from_numpy(np.ascontiguousarray(edges)).to(samples.device)
@@ -235,6 +265,70 @@ class DeviceGroupSums(GroupSums):
         else:
             self._shifted += torch.cat([self._last, x[:, :-per_image]], dim=1) @ after.T
         self._last = x[:, -per_image:].clone()
+
+
+class DeviceNullGroupSums(NullGroupSums):
+    """Sums of pseudo-nets of tensors on a device; matrices stay in its memory."""
+
+    def __init__(
+        self, members: Sequence[PseudoUnits], about: NullAbout, pooled: bool, precision: str, device: torch.device
+    ) -> None:
+        self._device = device
+        super().__init__(members, about, pooled, precision)
+
+    def update(self, real: Any, pre: Sequence[Any], n_images: int) -> None:
+        with torch.no_grad():
+            super().update(real, pre, n_images)
+
+    def _matrix(self, new_matrix: NewMatrix, name: str, shape: tuple[int, int]) -> Any:
+        return self._zeros(shape)
+
+    def _zeros(self, shape: tuple[int, ...]) -> Any:
+        return torch.zeros(shape, dtype=torch.float64, device=self._device)
+
+    def _empty(self, shape: tuple[int, ...]) -> Any:
+        return torch.empty(shape, dtype=torch.float32, device=self._device)
+
+    def _float32(self, values: Float64) -> Any:
+        return torch.from_numpy(values.astype(np.float32)).to(self._device)
+
+    def _wide(self, values: Any) -> Any:
+        return values.double()
+
+    def _scaled(self, values: Any, exponent: Indices) -> Any:
+        return torch.ldexp(values, torch.from_numpy(-exponent[:, None]).to(values.device)) if exponent.any() else values
+
+    def _on_host(self, values: Any) -> Any:
+        return np.asarray(values.cpu().numpy())
+
+
+class DevicePseudoMaps(PseudoMaps):
+    """Maps of tensors on a device."""
+
+    def __init__(self, maps: PseudoMaps, device: torch.device) -> None:
+        arrays = {key: torch.from_numpy(np.asarray(array)).to(device) for key, array in maps.arrays().items()}
+        super().__init__(**arrays)
+
+    @property
+    def host_scale(self) -> Float32:
+        return np.asarray(self.scale.cpu())
+
+    def _finite(self, standard: Any) -> Any:
+        return standard.nan_to_num_(0.0, 0.0, 0.0)
+
+    def _like(self, draws: int, z: Any) -> Any:
+        return z.new_empty((draws, *z.shape))
+
+
+def _of_numpy(function: Nonlinearity) -> Callable[[Any], Any]:
+    """A function of tensors as a function of arrays; a module with parameters is moved to the host."""
+    on_host = copy.deepcopy(function).cpu() if isinstance(function, torch.nn.Module) else function
+
+    def of_numpy(values: Any) -> Any:
+        with torch.no_grad():
+            return on_host(torch.from_numpy(values)).numpy()
+
+    return of_numpy
 
 
 class DeviceMatrix:

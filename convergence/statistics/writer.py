@@ -43,7 +43,7 @@ class StatisticsWriter:
 
     def check_space(self, n_subset: int, folder: Path, remedy: str) -> None:
         """Raise FileError if the file, with ``n_subset`` stored images, does not fit on the disk of ``folder``."""
-        needed = sum(8 * math.prod(matrix.shape) for matrix in self._matrices.values())
+        needed = sum(self._dtype(path).itemsize * math.prod(m.shape) for path, m in self._matrices.items())
         needed += sum(
             4 * n_subset * m.shape[-1] for path, m in self._matrices.items() if path.endswith("group_products")
         )
@@ -87,7 +87,13 @@ class StatisticsWriter:
 
     def block(self, path: str, index: hdf5.Index) -> Array:
         """The content of one of :meth:`blocks`."""
-        return np.asarray(self._matrices[path][index])
+        return np.asarray(self._matrices[path][index], self._dtype(path))
+
+    @staticmethod
+    def _dtype(path: str) -> np.dtype[Any]:
+        """Type of the matrix at a path."""
+        name = path.rpartition("/")[2]
+        return next(np.dtype(dataset.dtype) for dataset in DATASETS if dataset.path == name)
 
     def write_blocks(self) -> None:
         """Write all blocks in this process, and :meth:`seal`."""
@@ -115,6 +121,8 @@ def _write(place: h5py.Group, datasets: tuple[Dataset, ...], arrays: Mapping[str
         if array is None:
             continue
         if dataset.is_matrix:
-            hdf5.create_blocks(place, dataset.path, array.shape, dataset.axes, dataset.unit, dataset.about)
+            hdf5.create_blocks(
+                place, dataset.path, array.shape, dataset.axes, dataset.unit, dataset.about, dataset.dtype
+            )
         else:
             hdf5.write_array(place, dataset.path, array, dataset.axes, dataset.unit, dataset.about)

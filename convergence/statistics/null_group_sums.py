@@ -1,0 +1,200 @@
+"""Sums of pseudo-nets over one image group of one comparison, see :mod:`convergence.statistics.null_sums`.
+
+Pseudo-units are computed batch by batch and gathered until there are enough for an efficient product. Each float32
+product is of a bounded number of samples, and products are added up in float64. The shift is close to the mean of a
+unit on every sample of the images, because image groups are random samples, so nothing cancels. Units of a very small
+or very large scale are divided by a power of two that is the same for all groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convergence.statistics.group_sums import NewMatrix, in_memory
+from convergence.statistics.moments import PRODUCT_SAMPLES, exponents
+from convergence.statistics.pseudo_nets import PseudoUnits
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+BUFFER_BYTES = 1 << 27
+"""Pseudo-units gathered for one product, unless that would be fewer than ``LEAST_SAMPLES`` samples."""
+LEAST_SAMPLES = 256
+PRODUCT_BYTES = 1 << 26
+"""Products computed at a time."""
+APPLY_VALUES = 1 << 20
+"""Pseudo-units computed at a time."""
+
+
+@dataclass(frozen=True)
+class NullAbout:
+    """The points about which units are summed, and the powers of two by which they are divided.
+
+    Attributes
+    ----------
+    real, real_exponent : (n_units,) of the real units
+    pseudo, exponent : (n_draws, n_pseudo) of the pseudo-units of all members that have them, side by side
+    """
+
+    real: Float64
+    real_exponent: Int64
+    pseudo: Float64
+    exponent: Int64
+
+    @classmethod
+    def of(cls, real: Float32, shift: Float64, pseudo: Float32, members: Sequence[PseudoUnits]) -> NullAbout:
+        """Means and scales of first samples: of real units (n_units, n), and of pseudo-units (n_draws, n_pseudo, n)."""
+        x, p = real.astype(np.float64), pseudo.astype(np.float64)
+        mean = np.nan_to_num(p.mean(axis=2), posinf=0.0, neginf=0.0).astype(np.float32).astype(np.float64)
+        squares = [((values - about[..., None]) ** 2).mean(axis=-1) for values, about in ((x, shift), (p, mean))]
+        for member in members:  # a unit that is constant in these samples has the scale of its pre-activation
+            variance = 1.0 / member.maps.host_scale.astype(np.float64) ** 2
+            for found, place in ((squares[0], member.units), (squares[1].T, member.place)):
+                found[place] = np.where(found[place].T == 0, variance, found[place].T).T
+        return cls(shift, exponents(squares[0]), mean, exponents(squares[1]))
+
+
+class NullGroupSums:
+    """The sums of one group and comparison, of numpy arrays; a subclass has tensors on a device.
+
+    Parameters
+    ----------
+    members : the pseudo-units of those members that have them
+    about : the points about which units are summed, and their scales
+    pooled : whether a sample is an image, and values are means over positions
+    precision : type of the products, "float32" or "float64"
+    new_matrix : makes the matrices
+    """
+
+    def __init__(
+        self,
+        members: Sequence[PseudoUnits],
+        about: NullAbout,
+        pooled: bool,
+        precision: str = "float32",
+        new_matrix: NewMatrix = in_memory,
+    ) -> None:
+        self.members, self.about, self.pooled = members, about, pooled
+        self.n_draws, self.n_pseudo = about.pseudo.shape
+        n_units, rows = len(about.real), about.pseudo.size
+        widest = max(member.place.stop - member.place.start for member in members)
+        self._room = min(PRODUCT_SAMPLES, max(LEAST_SAMPLES, BUFFER_BYTES // (4 * rows)))
+        self._is_wide = precision == "float64"
+        self._count = self._n_gathered = 0
+        self._real_sums, self._real_squares, self._sums = (self._zeros((n,)) for n in (n_units, n_units, rows))
+        self._products = self._matrix(new_matrix, "null/products", (rows, n_units))
+        self._own = self._matrix(new_matrix, "null/own", (rows, widest))
+        self._real_shift = self._float32(about.real)[:, None]
+        self._shift = self._float32(about.pseudo.reshape(-1))[:, None]
+        self._real, self._pseudo = self._empty((n_units, 0)), self._empty((rows, 0))
+
+    def update(self, real: Any, pre: Sequence[Any], n_images: int) -> None:
+        """Add samples of whole images.
+
+        ``real`` (n_units, n_samples) are all units. ``pre`` are the pre-activations (units, n_images · positions) of
+        the members that have pseudo-units, at the positions of the samples, or at all positions if pooled.
+        """
+        per_image = real.shape[1] // n_images
+        step = max(1, self._room // per_image)
+        parts = [z.reshape(len(z), n_images, -1) for z in pre]
+        for start in range(0, n_images, step):
+            images = slice(start, min(start + step, n_images))
+            n = (images.stop - images.start) * per_image
+            if self._n_gathered + n > self._pseudo.shape[1]:
+                self._add_gathered()
+                if n > self._pseudo.shape[1]:
+                    room = max(self._room, n)
+                    self._real, self._pseudo = (
+                        self._empty((len(buffer), room)) for buffer in (self._real, self._pseudo)
+                    )
+            place = slice(self._n_gathered, self._n_gathered + n)
+            x, p = self._real[:, place], self._pseudo.reshape(self.n_draws, self.n_pseudo, -1)[:, :, place]
+            x[:] = real[:, images.start * per_image : images.stop * per_image]
+            compute_pseudo_units(self.members, [z[:, images] for z in parts], self.pooled, p)
+            x -= self._real_shift
+            p -= self._shift.reshape(self.n_draws, self.n_pseudo, 1)
+            self._n_gathered += n
+
+    def arrays(self) -> Iterator[tuple[str, Any]]:
+        """Add gathered samples, and yield every sum with its name; no samples may be added afterwards."""
+        self._add_gathered()
+        yield "count", np.asarray(self._count)
+        yield "real_sums", self._on_host(self._real_sums)
+        yield "real_squares", self._on_host(self._real_squares)
+        yield "sums", self._on_host(self._sums).reshape(self.about.pseudo.shape)
+        yield "shift", self.about.pseudo
+        yield "real_exponent", self.about.real_exponent
+        yield "exponent", self.about.exponent
+        for name, matrix in (("products", self._products), ("own", self._own)):
+            yield name, self._on_host(matrix).astype(np.float32) if isinstance(matrix, type(self._sums)) else matrix
+
+    def _add_gathered(self) -> None:
+        n, self._n_gathered = self._n_gathered, 0
+        if not n:
+            return
+        x, p = self._real[:, :n], self._pseudo[:, :n]
+        self._real_sums += self._wide(x).sum(1)
+        self._real_squares += (self._wide(x) ** 2).sum(1)
+        self._sums += p.sum(1)
+        x, p = self._scaled(x, self.about.real_exponent), self._scaled(p, self.about.exponent.reshape(-1))
+        if self._is_wide:
+            x, p = self._wide(x), self._wide(p)
+        step = max(1, PRODUCT_BYTES // (4 * len(x)))
+        for start in range(0, len(p), step):
+            rows = slice(start, min(start + step, len(p)))
+            self._add(self._products, (rows, slice(None)), p[rows] @ x.T)
+        for draw in range(self.n_draws):
+            for member in self.members:
+                first, width = draw * self.n_pseudo + member.place.start, member.place.stop - member.place.start
+                units = p[first : first + width]
+                self._add(self._own, (slice(first, first + width), slice(0, width)), units @ units.T)
+        self._count += n
+
+    def _add(self, total: Any, block: tuple[slice, slice], values: Any) -> None:
+        """Add to a block of an array, or of a dataset that has no values before the first time."""
+        if isinstance(total, type(self._sums)):
+            total[block] += values
+        else:
+            total[block] = values if not self._count else total[block] + values.astype(np.float64)
+
+    def _matrix(self, new_matrix: NewMatrix, name: str, shape: tuple[int, int]) -> Any:
+        return new_matrix(name, shape)
+
+    def _zeros(self, shape: tuple[int, ...]) -> Any:
+        return np.zeros(shape)
+
+    def _empty(self, shape: tuple[int, ...]) -> Any:
+        return np.empty(shape, np.float32)
+
+    def _float32(self, values: Float64) -> Any:
+        return values.astype(np.float32)
+
+    def _wide(self, values: Any) -> Any:
+        return values.astype(np.float64)
+
+    def _scaled(self, values: Any, exponent: Int64) -> Any:
+        return np.ldexp(values, -exponent[:, None].astype(np.int32)) if exponent.any() else values
+
+    def _on_host(self, values: Any) -> Any:
+        return values
+
+
+def compute_pseudo_units(members: Sequence[PseudoUnits], pre: Sequence[Any], pooled: bool, out: Any) -> None:
+    """Write the pseudo-units of all draws to ``out`` (n_draws, n_pseudo, n_samples).
+
+    Pre-activations are (units, n_images, positions); a sample is an image if pooled, and a position otherwise.
+    """
+    for member, z in zip(members, pre, strict=True):
+        standard = member.maps.standardise(z)
+        step = max(1, APPLY_VALUES // max(1, standard.shape[0] * standard.shape[1]))
+        for start in range(0, len(out), step):
+            draws = slice(start, min(start + step, len(out)))
+            values = member.nonlinearity(member.maps.apply(draws, standard))
+            if pooled:
+                values = values.reshape(*values.shape[:2], *z.shape[1:]).mean(3)
+            out[draws, member.place] = values
