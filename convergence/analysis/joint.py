@@ -37,6 +37,7 @@ class JointCorrelations:
         self.units = np.concatenate(of_nets)
         self.net_of_unit = np.repeat(np.arange(len(nets)), [len(units) for units in of_nets])
         self._products: Float64 | None = None
+        self._halves: dict[int, Float64] = {}
 
     @property
     def n_groups(self) -> int:
@@ -59,11 +60,21 @@ class JointCorrelations:
 
     def half(self, which: int) -> Float64:
         """(n, n) over the even groups (0) or the odd ones (1)."""
-        groups = np.arange(self.n_groups)[which::2]
-        products = self._of_group(groups[0])
-        for g in groups[1:]:
-            products += self._of_group(g)
-        return self._correlation(groups, products)
+        return self._correlation(np.arange(self.n_groups)[which::2], self._half(which))
+
+    def half_without(self, g: int) -> Float64:
+        """(n, n) over the half of the groups that group ``g`` is in, but without it; over it all, if it is alone."""
+        half = np.arange(self.n_groups)[g % 2 :: 2]
+        if len(half) < 2:
+            return self.half(g % 2)
+        return self._correlation(half[half != g], np.subtract(self._half(g % 2), self._of_group(g)))
+
+    def _half(self, which: int) -> Float64:
+        if which not in self._halves:
+            self._halves[which] = self._of_group(which)
+            for g in range(which + 2, self.n_groups, 2):
+                self._halves[which] += self._of_group(g)
+        return self._halves[which]
 
     def _total(self) -> Float64:
         if self._products is None:
@@ -125,7 +136,13 @@ class _Trajectories:
 
     def tree(self) -> Tree:
         pooled = self._joint.pooled()
-        found = Replicated(self._numbers(pooled), [self._numbers(correlation) for correlation in self._joint.without()])
+        halves = [self._all_partners(self._joint.half(which)) for which in (0, 1)]
+        without = []
+        for g, left_out in enumerate(self._joint.without()):
+            left = list(halves)
+            left[g % 2] = self._all_partners(self._joint.half_without(g))
+            without.append(self._numbers(left_out) | self._same_partners(left))
+        found = Replicated(self._numbers(pooled) | self._same_partners(halves), without)
         tree: Tree = {
             "epochs": np.array(self._epochs),
             "nets": np.array(self._nets, dtype=object),
@@ -163,8 +180,7 @@ class _Trajectories:
             )
         for (x, y), partner in self._partners.items():
             has = np.flatnonzero(partner >= 0)
-            final = self._matching(correlation, x, y, last)  # the partners that these images give
-            matched, with_partner, same = (np.zeros(len(self._epochs)) for _ in range(3))
+            matched, with_partner = (np.zeros(len(self._epochs)) for _ in range(2))
             for k, epoch in enumerate(self._epochs):
                 now = self._matching(correlation, x, y, epoch)
                 some = np.flatnonzero(now >= 0)
@@ -173,8 +189,29 @@ class _Trajectories:
                     matched[k] = self._at(correlation, place_x[some], place_y[now[some]]).mean()
                 if len(has):
                     with_partner[k] = self._at(correlation, place_x[has], place_y[partner[has]]).mean()
-                    same[k] = np.mean(now[has] == final[has])
-            numbers |= {f"matched {x}|{y}": matched, f"partner {x}|{y}": with_partner, f"same {x}|{y}": same}
+            numbers |= {f"matched {x}|{y}": matched, f"partner {x}|{y}": with_partner}
+        return numbers
+
+    def _all_partners(self, correlation: Float64) -> dict[tuple[str, str], list[Indices]]:
+        """By pair of nets, the partners of the units at every epoch."""
+        return {pair: [self._matching(correlation, *pair, e) for e in self._epochs] for pair in self._partners}
+
+    def _same_partners(self, halves: Sequence[dict[tuple[str, str], list[Indices]]]) -> Numbers:
+        """By epoch, the share of units with their partner of the last epoch; partners are those of a half of the groups.
+
+        The partner of the last epoch is that of one half and the partner of the epoch that of the other half, mean of
+        both ways. So the share at the last epoch says how far images determine the partner, and is not 1 by
+        construction.
+        """
+        numbers: Numbers = {}
+        for (x, y), partner in self._partners.items():
+            has = np.flatnonzero(partner >= 0)
+            same = np.zeros(len(self._epochs))
+            for one, other in (halves, halves[::-1]):
+                final = one[x, y][-1][has]
+                for k, now in enumerate(other[x, y]):
+                    same[k] += np.mean((now[has] == final) & (final >= 0)) / 2 if len(has) else 0.0
+            numbers[f"same {x}|{y}"] = same
         return numbers
 
     def _first_matched(self, correlation: Float64, x: str, y: str) -> Indices:

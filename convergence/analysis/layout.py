@@ -207,7 +207,8 @@ TABLES = (
                 layer="layer",
                 measure="own: correlation of units with themselves at the last epoch; matched: correlation of matched "
                 "units; final_partner: correlation with the partner of the last epoch; same_partner: share of units "
-                "with that partner",
+                "with that partner, the partner of the last epoch from one half of the image groups and that of the "
+                "epoch from the other half",
                 x="first net", y="second net; empty for own",
             ),
             *ints(epoch="epoch of the weights"),

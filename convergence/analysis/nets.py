@@ -38,7 +38,7 @@ def nets_steps(sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig) 
     """All steps about all nets of a comparison: those of every kind of three live nets or more."""
     steps = best_layer_steps(sums, live, config)
     if len(set(sums.epochs)) > 1:
-        seconds = (len(sums.group_count) + 1) * cost.MOMENTS * len(sums.unit_net) ** 2
+        seconds = 3 * (len(sums.group_count) + 1) * cost.MOMENTS * len(sums.unit_net) ** 2
         steps.append(Step(OVER_TIME, "trajectories", seconds=seconds))
     for kind, nets in _alive(sums, live).items():
         widths = [int(live.alive[sums.units(net)].sum()) for net in nets]

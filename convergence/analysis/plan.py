@@ -27,7 +27,7 @@ PAIR_MATRICES = 40
 """Matrices of the wider net's width² that a step on a pair has in memory at its peak: moments, halves, eigenvectors."""
 WEIGHT_ARRAYS = 4
 """Arrays of weights, targets × penalties × predictors, that fitting and scoring a range of targets has in memory."""
-JOINT_MATRICES = 6
+JOINT_MATRICES = 8
 """The same of all nets of a comparison joined."""
 
 

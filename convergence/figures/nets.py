@@ -65,15 +65,15 @@ def consensus(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
                 )
             n_nets = len(found.nets)
             said.append(
-                f"{100 * shared[n_nets].value:.0f} % of {len(value)} consensus units of {KIND_WORDS[kind]} are present in "
-                f"all {n_nets} nets."
+                f"{100 * shared[n_nets].value:.0f} % of {len(value)} consensus units of {KIND_WORDS[kind]} are present "
+                f"in all {n_nets} nets."
                 if shared
                 else f"No unit of {KIND_WORDS[kind]} is said to be present in a net: {found.null_reason}."
             )
             chance = f"; {mean.null:.3f} with one net in another basis" if np.isfinite(mean.null) else ""
             said.append(
-                f"Their members correlate at {mean.value:.3f} ([{mean.low:.3f}, {mean.high:.3f}] over images, for these "
-                f"nets{chance}), by {found.signed}. {100 * cycles.value:.0f} % of the "
+                f"Their members correlate at {mean.value:.3f} ([{mean.low:.3f}, {mean.high:.3f}] over images, for "
+                f"these nets{chance}), by {found.signed}. {100 * cycles.value:.0f} % of the "
                 "paths through three nets by "
                 f"their matchings return to the same unit ({100 * found.cycle_chance:.0f} % by chance)."
             )

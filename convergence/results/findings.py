@@ -137,7 +137,8 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         "RQ1",
         "Which units do all nets have?",
         f"Share of units present in every trained net: {_cases(shares)}. All nets are aligned together. A unit is "
-        "present in a net if it correlates with its counterparts more than 95 % of the units of a net in another basis do.",
+        "present in a net if it correlates with its counterparts more than 95 % of the units of a net in another basis "
+        "do.",
         columns,
         rows,
     )

@@ -128,13 +128,32 @@ def test_first_matching_epoch_is_found():
     assert np.mean(pair["first_matched"] == 1) >= 0.3
     assert np.mean(pair["first_matched"] == 5) >= 0.3
     same = pair["same_partner"]["value"]
-    assert same[0] < 0.5 <= same[1] < 1 == same[2]
+    assert same[0] < 0.5 <= same[1] < 1 == same[2], "both halves of the images find the partners"
     np.testing.assert_allclose(pair["final_partner"]["value"], [0, 0.5, 1], atol=0.05)
     for net in ("net1", "net2"):
         np.testing.assert_allclose(found["own"][net]["value"], [0, 0.5, 1], atol=0.05)
         assert found["own"][net]["value"][-1] == pytest.approx(1, abs=1e-12)
     once = sums_of({"a": final, "b": final})
     assert trajectories(once, active_units(once)) == {}
+
+
+def test_same_partner_is_not_1_at_the_end_by_construction():
+    """Half of the units are private: their partners are noise, other partners on other images."""
+    rng = np.random.default_rng(1)
+    members = {}
+    final = rng.standard_normal((8, 1_200))
+    for net in ("net1", "net2"):
+        private = rng.standard_normal((8, 1_200))
+        for epoch in (0, 3):
+            members[f"{net}@{epoch}"] = np.concatenate([final if epoch else rng.standard_normal((8, 1_200)), private])
+    sums = replace(sums_of(members), of_net=("net1",) * 2 + ("net2",) * 2, epochs=(0, 3) * 2)
+    found = trajectories(sums, active_units(sums))["layer"]["pairs"]["net1|net2"]["same_partner"]
+    assert 0.5 <= found["value"][1] < 0.8
+    assert found["value"][0] < 0.3
+    half = [sums_of({name: x[:, [s for s in range(1_200) if s % 6 % 2 == k]] for name, x in members.items()}, 3)
+            for k in (0, 1)]  # fmt: skip
+    partners = [matching(PairSums.of(one, active_units(one), "net1@3", "net2@3").pooled.corr_xy) for one in half]
+    assert found["value"][1] == pytest.approx(np.mean(partners[0].columns == partners[1].columns))
 
 
 def test_distributions_of_partners_are_alike():
