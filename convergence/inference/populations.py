@@ -180,7 +180,8 @@ def nets_interval(number: NetsNumber) -> NetsInterval:
     share = sum((part / variance) ** 2 / df for part, df in parts) if variance > 0 else 0.0
     df = 1.0 / share if share > 0 else df_nets
     error = float(np.sqrt(variance))
-    if number.share != "no" and error < ROUNDING:
+    at_end = number.share == "itself" and not ROUNDING < number.value < 1.0 - ROUNDING
+    if at_end or (number.share != "no" and error < ROUNDING):
         return NetsInterval(number.value, bias, NONE, NONE, NONE, NONE, NONE, NO_SPREAD)
     if number.share == "itself":
         low, high = _share_interval(number.value, float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error)
@@ -193,7 +194,7 @@ def nets_interval(number: NetsNumber) -> NetsInterval:
 
 
 def _share_interval(value: float, far: float) -> tuple[float, float]:
-    """The interval of a share in (0, 1) whose half-width would be ``far``, on the scale of logits."""
+    """The interval of a share in (0, 1), whose half-width would be ``far``, on the scale of logits."""
     centre, reach = special.logit(value), far / (value * (1.0 - value))
     return float(special.expit(centre - reach)), float(special.expit(centre + reach))
 

@@ -110,7 +110,11 @@ def test_measures_are_a_table_and_estimates(run, folder):
     assert [row["value"], row["held_out"]] == in_file["value"].tolist()
     summary = run["conv1"].summary("matching")
     assert summary.n_pairs == 3
-    assert str(summary).startswith(f"{summary.estimate.value:.3f} [")
+    assert str(summary).startswith(f"{summary.value:.3f} [")
+    assert summary.low <= summary.image_low < summary.image_high <= summary.high
+    mixed = run["conv1"].difference("matching", "trained", "mixed")
+    assert mixed.missing == "1 untrained net; 3 are needed for an interval over nets"
+    assert str(mixed).startswith(f"+{mixed.value:.3f} (images only: [+")
     forth = run["conv1"].estimate("r_squared", "net1", "net2")
     back = run["conv1"].estimate("r_squared", "net2", "net1")
     assert forth.value != back.value

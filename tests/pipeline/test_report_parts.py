@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convergence.cli import main
-from convergence.inference import Estimate, jackknife
+from convergence.inference import Estimate, NetsNumber, jackknife
 from convergence.report.comparison import compare, difference, flat
 from convergence.report.galleries import galleries, signed_sum
 from convergence.report.pair_view import pair_views
@@ -168,17 +168,29 @@ def test_numbers_are_short_and_never_nan():
 def test_the_difference_of_runs_on_the_same_images_is_paired():
     rng = np.random.default_rng(0)
     common, own = rng.standard_normal((2, 20))
-    a = jackknife(0.5, 0.5 + 0.01 * common)
-    b = jackknife(0.6, 0.6 + 0.01 * common + 0.0001 * own)
-    paired, apart = difference(a, b, True), difference(a, b, False)
+    nets = {"trained nets": {f"seed {k}": value for k, value in enumerate(rng.standard_normal(4))}}
+    a = NetsNumber(0.5, 0.5 + 0.01 * common, nets)
+    b = NetsNumber(0.6, 0.6 + 0.01 * common + 0.0001 * own, nets)
+    paired, apart = difference(a, b, True, "rsa"), difference(a, b, False, "rsa")
     assert paired.value == apart.value == pytest.approx(0.1)
-    assert paired.standard_error < 0.05 * apart.standard_error
-    assert apart.standard_error == pytest.approx(np.hypot(a.standard_error, b.standard_error))
+    assert paired.image_error < 0.05 * apart.image_error
+    expected = np.sqrt(sum(jackknife(one.value, one.without_groups).standard_error ** 2 for one in (a, b)))
+    assert apart.image_error == pytest.approx(expected)
     for one in (paired, apart):
-        assert one.low < one.value < one.high
-    swapped = difference(b, a, True)
+        assert one.image_low < one.value < one.image_high
+        assert one.low <= one.image_low + 1e-9
+    swapped = difference(b, a, True, "rsa")
     assert swapped.value == -paired.value
     assert (swapped.low, swapped.high) == pytest.approx((-paired.high, -paired.low))
+    assert paired.excludes_zero
+
+
+def test_nets_of_unknown_initialisation_are_others_in_the_other_run():
+    units = dict(zip(("net a", "net b", "net c"), (0.1, 0.5, 0.9), strict=True))
+    unknown = NetsNumber(0.5, np.zeros(0), {"trained nets": units})
+    known = NetsNumber(0.5, np.zeros(0), {"trained nets": {f"seed {unit}": value for unit, value in units.items()}})
+    assert difference(known, known, True, "rsa").net_error == 0
+    assert difference(unknown, unknown, True, "rsa").net_error > 0.5
 
 
 def test_an_interval_ends_where_the_range_does():
@@ -197,7 +209,7 @@ def test_runs_are_compared_with_what_differs(planted):
     row = next(row for key, row in rows.items() if key[1] == "matching correlation" or "atching" in key[1])
     assert row[3] == row[4], "the same sums"
     assert row[5].startswith("+0.000 [")
-    assert row[6] == "no"
+    assert row[-1] == "no"
 
 
 def test_compare_writes_a_page_and_refuses_what_it_cannot_use(planted, capsys):

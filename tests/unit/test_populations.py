@@ -175,3 +175,6 @@ def test_share_that_is_equal_in_all_nets_has_no_interval():
             found = nets_interval(number)
             assert "equal in all nets" in found.missing
             assert np.isnan([found.low, found.high, found.p]).all()
+    images = np.zeros((6, 8))
+    images[:, 3] = 0.1
+    assert "equal in all nets" in nets_interval(units.mean(np.zeros(6), images, share="itself")).missing
