@@ -26,7 +26,7 @@ KEYS = ("value", "standard_error", "chance", "chance_sd")
 def clusters(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
     """Units of both nets in order of their spectral cluster, with the Laplacian's smallest eigenvalues."""
     found, split, weights = pair.clusters, pair.clustering("hierarchical"), pair.clustering("sparse_weights")
-    if found is None or split is None:
+    if found is None or split is None or without_clusters(pair):
         return None
     labels = np.concatenate([found.labels_x, found.labels_y])
     key = np.where(labels < 0, labels.max() + 1, labels)
@@ -78,6 +78,16 @@ def clusters(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
             (k, *sizes[k], *(value if n else "" for value, n in zip(inside[k], found.n_pairs[k], strict=True)))
             for k in at
         ],
+    )
+
+
+def without_clusters(pair: PairResults) -> str:
+    """Why clusters that were computed have no figure, in a sentence; "" if they have one."""
+    if pair.clusters is None or len(pair.clusters.sizes):
+        return ""
+    return (
+        f"{pair.x} and {pair.y} have no clusters: no two of their units are as similar as "
+        "analysis.clustering.threshold asks for."
     )
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from convergence.config.stages import ReportConfig
 from convergence.errors import UserError
 from convergence.figures import drawings_of
+from convergence.figures.groups import without_clusters
 from convergence.figures.overview import overview
 from convergence.figures.style import slug
 from convergence.io.files import put_folder_in_place
@@ -156,7 +157,7 @@ def _write(
             layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed,
             sentence=layer_sentence(layer), left_out_units=left_out_units(layer),
             measures=measures_table([layer], with_layer=False),
-            pairs=pairs_table(layer), links=[Link("Its galleries", gallery_links[layer.name].slug)],
+            pairs=pairs_table(layer), not_drawn=without_clusters(pair) if pair else "", links=[Link("Its galleries", gallery_links[layer.name].slug)],
         )  # fmt: skip
         logger.info("  %s: %d figures", layer.name, len(placed))
     _write_overview(site, run, shown, layer_links, chapters)

@@ -130,8 +130,9 @@ def layer_sentence(layer: ComparisonResults) -> str:
     words = "matched" if name == "matching" else "best"
     sentence = (
         f"Units of two trained nets correlate at {trained} with their {words} partner (mean over {trained.n_pairs} "
-        f"pair{'s' * (trained.n_pairs > 1)} of nets). Chance levels: {trained.null:z.3f} after a random "
-        "rotation of one net's basis"
+        f"pair{'s' * (trained.n_pairs > 1)} of nets)."
     )
+    levels = [f"{trained.null:z.3f} with one net in another basis"] if np.isfinite(trained.null) else []
     untrained = layer.summary(name, "untrained")
-    return sentence + (f", {untrained} for untrained nets." if untrained else ".")
+    levels += [f"{untrained} for untrained nets"] if untrained else []
+    return f"{sentence} Chance levels: {', '.join(levels)}." if levels else sentence
