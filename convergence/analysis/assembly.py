@@ -235,6 +235,7 @@ class ComparisonRows(TableRows):
         self.add(
             "clusterings", **pair, method="spectral", n_clusters=found["n_clusters"], eigengap=found["eigengap"],
             stability=found["stability"],
+            **{name: found[name] for name in ("stability_halves", "stability_null", "beyond_chance")},
         )  # fmt: skip
         self.add_matrix("stability_without", found["stability_without"])
         self.add(

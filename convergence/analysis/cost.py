@@ -28,6 +28,10 @@ FORWARD = 3e-9
 """One step of forward selection of one target, times n."""
 DENSE = 1.5e-10
 """Dense fit of all targets, times n³."""
+CLUSTERS = 20
+"""Clusters that a graph is expected to have."""
+HALVES = 1e-8
+"""Eigenvectors of the graphs of both halves of the images, cut into every candidate number of clusters, times n³."""
 GRAPH = 1.5e-9
 """Eigenvectors of the graph of both nets and its clusters, times n² and clusters."""
 SUBSPACES = 4.5e-11

@@ -11,23 +11,34 @@ from convergence.analysis import cost
 from convergence.analysis.few_to_one import FewToOne
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Float64, Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
+from convergence.clustering.eigenvectors import spectral_embedding
 from convergence.clustering.graph import Labels, similarity_graph
 from convergence.clustering.hierarchical import hierarchical_clusters
+from convergence.clustering.number import (
+    N_DRAWS,
+    SWEEP,
+    candidate_numbers,
+    choose_number,
+    halves_agreement,
+    largest_eigengap,
+    rotated_halves,
+)
 from convergence.clustering.sparse_clusters import agglomerative_clusters
-from convergence.clustering.spectral import cluster_similarities, spectral_clusters, sweep
+from convergence.clustering.spectral import cluster_similarities, most_clusters, spectral_clusters, sweep
 from convergence.clustering.stability import replicate_labels, stability
 from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, shared_subspace
 from convergence.config.stages import AnalysisConfig
+from convergence.inference import generator_of
 from convergence.similarity.pair import PairMoments
-
-SWEEP = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 
 class ManyToMany:
     """Clusters of all images; errors are those of the similarities inside the clusters so found.
 
-    Steps: the clusters (``spectral``) and, beside them, more of them (``sweep``) and the paper's (``hierarchical``);
-    then replicates, subspaces, and clusters of the weights of both sparse mappings, if there are any.
+    Steps: candidates for the number of clusters (``candidates``) and their stability on halves of the images, of the
+    nets and of rotated nets (``halves``); the clusters (``spectral``) and, beside them, more of them (``sweep``) and
+    the paper's (``hierarchical``); then replicates, subspaces, and clusters of the weights of both sparse mappings, if
+    there are any.
     """
 
     name = "clusters"
@@ -40,13 +51,23 @@ class ManyToMany:
     def steps(cls, shape: PairShape, config: AnalysisConfig) -> list[Step]:
         """Steps of the method for a pair of a shape."""
         both, name, after = shape.n_x + shape.n_y, cls.name, (f"{cls.name}/spectral",)
-        graph = cost.GRAPH * both**2 * config.clustering.max_clusters
+        graph = cost.GRAPH * both**2 * cost.CLUSTERS
         subspaces = cost.SUBSPACES * both**3
         each = 2 * graph + subspaces
-        found = [
-            Step(name, "spectral", seconds=graph),
+        found: list[Step] = []
+        before: tuple[str, ...] = ()
+        if config.clustering.n_clusters == "stability":
+            half = cost.HALVES * both**3 + cost.CALL
+            found.append(Step(name, "candidates", seconds=cost.HALVES * both**3 / 10))
+            found += [
+                Step(name, "halves", first, last, after=(f"{name}/candidates",), seconds=half * (last - first))
+                for first, last in ranges(N_DRAWS + 1, half, cost.GOAL)
+            ]
+            before = (f"{name}/candidates", f"{name}/halves")
+        found += [
+            Step(name, "spectral", after=before, seconds=graph),
             Step(name, "sweep", seconds=10 * graph),
-            Step(name, "hierarchical", seconds=3 * graph),
+            Step(name, "hierarchical", after=after, seconds=3 * graph),
             Step(name, "subspaces", after=after, seconds=config.rotations * subspaces),
         ]
         if config.sparse.enabled:
@@ -59,12 +80,16 @@ class ManyToMany:
 
     def compute(self, step: Step, parts: Parts) -> Tree:
         """The part of a step."""
+        if step.name == "candidates":
+            return self._candidates()
+        if step.name == "halves":
+            return self._halves(step, parts.one(self.name, "candidates"))
         if step.name == "spectral":
-            return self._spectral()
+            return self._spectral(parts)
         if step.name == "sweep":
             return self._swept()
         if step.name == "hierarchical":
-            return self._hierarchical()
+            return self._hierarchical(parts.one(self.name, "spectral")["n_clusters"])
         labels = self._labels(parts)
         if step.name == "subspaces":
             return self._subspaces(labels)
@@ -88,14 +113,56 @@ class ManyToMany:
     def _labels(self, parts: Parts) -> Labels:
         return np.asarray(parts.one(self.name, "spectral")["labels"])
 
-    def _spectral(self) -> Tree:
-        settings = self._config.clustering
-        found = spectral_clusters(self._graph, settings.n_clusters, settings.max_clusters, self._config.seed)
+    def _candidates(self) -> Tree:
+        """Smallest eigenvalues of the graph, and the numbers of clusters to consider."""
+        most = most_clusters(len(self._graph), self._config.clustering.max_clusters)
+        found = spectral_embedding(self._graph, most + 1, self._config.seed)
+        return {
+            "eigenvalues": found.values,
+            "ks": candidate_numbers(found.values, most),
+            "n_linked": len(found.linked),
+        }
+
+    def _halves(self, step: Step, candidates: Tree) -> Tree:
+        """Agreement of the clusters of both halves of the images: 0 is of the nets, k of the rotation k − 1."""
+        seed, ks = self._config.seed, candidates["ks"]
+        correlations = (joined(self._pair.halves[0]), joined(self._pair.halves[1]))
+        out: Tree = {}
+        for k in range(step.first, step.last):
+            own = correlations if k == 0 else rotated_halves(correlations, self._sides, generator_of(seed, k - 1))
+            graphs = (self._similarities(own[0]), self._similarities(own[1]))
+            agreed = halves_agreement(graphs, ks, candidates["n_linked"], seed) if len(ks) else np.zeros((2, 0))
+            out[str(k)] = agreed
+        return out
+
+    def _spectral(self, parts: Parts) -> Tree:
+        settings, seed = self._config.clustering, self._config.seed
+        if settings.n_clusters != "stability":
+            found = spectral_clusters(self._graph, settings.n_clusters, settings.max_clusters, seed)
+            evidence: Tree = {"stability_halves": np.nan, "stability_null": np.nan, "beyond_chance": False}
+            eigenvalues = found.eigenvalues
+        else:
+            candidates = parts.one(self.name, "candidates")
+            agreed = [piece[key] for piece in parts.of(self.name, "halves") for key in sorted(piece, key=int)]
+            number = choose_number(
+                candidates["ks"],
+                agreed[0],
+                np.stack(agreed[1:]),
+                largest_eigengap(candidates["eigenvalues"], candidates["ks"]),
+            )
+            found = spectral_clusters(self._graph, number.n_clusters, seed=seed)
+            evidence = {
+                "stability_halves": number.stability,
+                "stability_null": number.null,
+                "beyond_chance": number.beyond_chance,
+            }
+            eigenvalues = candidates["eigenvalues"]
         return {
             "labels": found.labels,
-            "eigenvalues": found.eigenvalues,
+            "eigenvalues": eigenvalues,
             "n_clusters": found.n_clusters,
             "eigengap": found.eigengap,
+            **evidence,
         }
 
     def _numbers(self, moments: PairMoments, labels: Labels) -> Numbers:
@@ -131,6 +198,7 @@ class ManyToMany:
             "eigenvalues": clusters["eigenvalues"],
             "n_clusters": clusters["n_clusters"],
             "eigengap": clusters["eigengap"],
+            **{key: clusters[key] for key in ("stability_halves", "stability_null", "beyond_chance")},
             "sizes": inside.sizes,
             "mean_similarity": inside.mean,
             "mean_similarity_error": found.error("mean_similarity"),
@@ -157,17 +225,16 @@ class ManyToMany:
             "labels_y": found.labels[:, self._sides == 1],
         }
 
-    def _hierarchical(self) -> Tree:
+    def _hierarchical(self, n_clusters: int) -> Tree:
         """The paper's version: clusters of more than 2 α C units are split again."""
         settings = self._config.clustering
         widths = (len(self._pair.units_x), len(self._pair.units_y))
         found = hierarchical_clusters(
             self._graph,
             settings.split_share,
-            settings.n_clusters,
+            max(int(n_clusters), 1),
             max(widths),
-            settings.max_clusters,
-            self._config.seed,
+            seed=self._config.seed,
         )
         inside = cluster_similarities(self._joined, found.clusters.labels, self._sides)
         return {

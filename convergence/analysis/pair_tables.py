@@ -203,7 +203,14 @@ PAIR_TABLES = (
             *floats(
                 eigengap="gap after the eigenvalue of that number (spectral)",
                 stability="mean adjusted Rand index with the clusters without each image group (spectral)",
+                stability_halves="adjusted Rand index of the clusters of both halves of the image groups, times the "
+                "share of units that are not alone in their cluster (spectral, if the number is chosen by stability)",
+                stability_null="the same where the units of each net are rotated at random, mean over rotations",
                 same_as_spectral="adjusted Rand index with the spectral clusters (sparse_weights)",
+            ),
+            *flags(
+                beyond_chance="whether clusters of halves agree and are separate beyond 95 % of rotated nets "
+                "(spectral, if the number is chosen by stability)"
             ),
             *floats("units", limit="size above which clusters are split (hierarchical)"),
         ),

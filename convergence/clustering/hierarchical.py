@@ -54,7 +54,7 @@ def hierarchical_clusters(
     alpha: float = ALPHA,
     n_clusters: int | Literal["eigengap"] = "eigengap",
     n_units: int | None = None,
-    max_clusters: int = 20,
+    max_clusters: int | None = None,
     seed: int = 0,
 ) -> HierarchicalClusters:
     """Compute spectral clusters and split those of more than 2 α C units in two until none is left (Li et al. 2016).

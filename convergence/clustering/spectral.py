@@ -9,10 +9,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from convergence.clustering.eigenvectors import spectral_embedding, to_units, unit_rows
+from convergence.clustering.eigenvectors import spectral_embedding, to_units
 from convergence.clustering.graph import Labels, Matrix, check_square, normalised_cut
-from convergence.clustering.k_means import k_means
+from convergence.clustering.partition import partition
 from convergence.errors import UserError
+
+FULL_SPECTRUM = 2048
+"""Largest number of units of which all eigenvectors are computed; the dense solver takes time in proportion to n³."""
+LANCZOS_CLUSTERS = 256
+"""Largest number of clusters that is considered for more units, because their eigenvectors come one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +83,7 @@ class ClusterSimilarities:
 def spectral_clusters(
     similarity: Matrix,
     n_clusters: int | Literal["eigengap"] = "eigengap",
-    max_clusters: int = 20,
+    max_clusters: int | None = None,
     seed: int = 0,
 ) -> UnitClusters:
     """Cluster units by normalised spectral clustering (Ng, Jordan and Weiss 2001; von Luxburg 2007, arXiv 0711.0189).
@@ -88,10 +93,10 @@ def spectral_clusters(
     similarity : (n, n)
         A graph, made by :func:`~convergence.clustering.graph.similarity_graph`.
     n_clusters
-        Number of clusters, or ``"eigengap"``: the k of 2 … ``max_clusters`` with the largest gap after the k-th
-        eigenvalue.
+        Number of clusters, or ``"eigengap"``: the k of 2 … :func:`most_clusters` with the largest gap after the k-th
+        eigenvalue. :mod:`convergence.clustering.number` chooses a number by its stability instead.
     max_clusters
-        Maximum number of clusters chosen by the eigengap.
+        Maximum number of clusters chosen by the eigengap; None for no other limit than that of :func:`most_clusters`.
     seed
         Seed of eigenvectors and k-means; the result is the same for the same seed.
 
@@ -100,17 +105,22 @@ def spectral_clusters(
     UserError
         if the graph has negative weights or loops, is not symmetric or finite, or a number of clusters is below 1.
     """
-    if (n_clusters != "eigengap" and n_clusters < 1) or max_clusters < 1:
+    if (n_clusters != "eigengap" and n_clusters < 1) or (max_clusters is not None and max_clusters < 1):
         raise UserError(f"n_clusters = {n_clusters} and max_clusters = {max_clusters} must be at least 1.")
-    most = max_clusters if n_clusters == "eigengap" else n_clusters
+    most = most_clusters(len(similarity), max_clusters) if n_clusters == "eigengap" else n_clusters
     embedding = spectral_embedding(similarity, most + 1, seed)
     values, n = embedding.values, len(embedding.linked)
     if n == 0:
         return UnitClusters(to_units(np.zeros(0, dtype=np.int32), embedding), values, 0, 0.0, embedding.isolated)
-    k = _eigengap(values, max_clusters) if n_clusters == "eigengap" else min(n_clusters, n)
-    found, _ = k_means(unit_rows(embedding, k), k, seed)
-    labels = to_units(found, embedding)
+    k = _eigengap(values, most) if n_clusters == "eigengap" else min(n_clusters, n)
+    labels = to_units(partition(embedding, k, seed), embedding)
     return UnitClusters(labels, values, int(labels.max()) + 1, _gap_after(values, k), embedding.isolated)
+
+
+def most_clusters(n_units: int, max_clusters: int | None = None) -> int:
+    """Largest number of clusters to consider: n − 1, at most ``max_clusters``, and at most 256 for n > 2048."""
+    limit = n_units - 1 if n_units <= FULL_SPECTRUM else LANCZOS_CLUSTERS
+    return max(limit if max_clusters is None else min(limit, max_clusters), 1)
 
 
 def sweep(similarity: Matrix, ks: Sequence[int], seed: int = 0) -> Sweep:
@@ -126,7 +136,7 @@ def sweep(similarity: Matrix, ks: Sequence[int], seed: int = 0) -> Sweep:
     labels = np.full((len(ks), len(similarity)), -1, dtype=np.int64)
     for row, k in enumerate(ks):
         if n:
-            labels[row] = to_units(k_means(unit_rows(embedding, k), min(k, n), seed)[0], embedding)
+            labels[row] = to_units(partition(embedding, k, seed), embedding)
     return Sweep(
         ks=np.array(ks, dtype=np.int64),
         labels=labels,

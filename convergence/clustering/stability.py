@@ -78,7 +78,7 @@ def replicate_labels(similarity: Matrix, labels: Labels, seed: int = 0, n_init: 
     seed
         Seed of eigenvectors and k-means.
     n_init
-        Number of starts by k-means++, at least one.
+        Number of starts by k-means++, at least one; fewer for more than 20 clusters.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def replicate_labels(similarity: Matrix, labels: Labels, seed: int = 0, n_init: 
     if k == 0 or len(embedding.linked) == 0:
         return np.full(len(labels), -1, dtype=np.int64)
     points = unit_rows(embedding, k)
-    found, inertia = k_means(points, min(k, len(points)), seed, n_init)
+    found, inertia = k_means(points, min(k, len(points)), seed, max(min(n_init, 20 * n_init // k), 1))
     known = k_means_from(points, labels[embedding.linked], k)
     if known is not None and known[1] <= inertia:
         found = known[0]

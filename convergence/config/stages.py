@@ -304,10 +304,19 @@ class ClusteringConfig(Settings):
     enabled: bool = Field(True, description="Compute clusters.")
     similarity: Literal["absolute", "positive"] = Field("absolute", description="Edge weight: |r|, or max(r, 0).")
     threshold: float = Field(0.2, ge=0, lt=1, description="Smallest edge weight; smaller ones are set to 0.")
-    n_clusters: Literal["eigengap"] | Annotated[int, Field(ge=2, le=100_000)] = Field(
-        "eigengap", description="Number of clusters, or 'eigengap' to choose it."
+    n_clusters: Literal["stability", "eigengap"] | Annotated[int, Field(ge=2, le=100_000)] = Field(
+        "stability",
+        description="Number of clusters, or how to choose it. 'stability': the number of clusters that both halves of "
+        "the image groups agree on most, beside nets whose units are rotated. 'eigengap': the largest gap between "
+        "eigenvalues.",
     )
-    max_clusters: int = Field(20, ge=2, le=100_000, description="Maximum number of clusters chosen by the eigengap.")
+    max_clusters: int | None = Field(
+        None,
+        ge=2,
+        le=100_000,
+        description="Maximum number of clusters that is chosen; default: the number of units of both nets minus 1, and "
+        "256 for more than 2048 units.",
+    )
     split_share: float = Field(
         0.025,
         gt=0,

@@ -19,6 +19,7 @@ from convergence.figures.style import (
     show_matrix,
 )
 from convergence.results import ComparisonResults, PairResults
+from convergence.results.groups import Clustering
 
 KEYS = ("value", "standard_error", "chance", "chance_sd")
 
@@ -68,7 +69,7 @@ def clusters(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         name=f"{layer.name}-clusters",
         title="Groups of units that belong together",
         caption=f"Spectral clustering of the {len(labels)} joined units of {pair.x} and {pair.y}: "
-        f"{found.n_clusters} clusters (largest eigengap {found.eigengap:.3f}), {both} of them with units of both "
+        f"{found.n_clusters} clusters{_evidence(found)}, {both} of them with units of both "
         f"nets; {(labels < 0).sum()} units have no edge. Bars: mean |r| within and between the nets inside each "
         f"cluster, with 95 % intervals; labels give the number of units of each net.{others}",
         alt="Joined correlation matrix ordered by cluster, eigenvalues, and similarities per cluster",
@@ -88,6 +89,17 @@ def without_clusters(pair: PairResults) -> str:
     return (
         f"{pair.x} and {pair.y} have no clusters: no two of their units are as similar as "
         "analysis.clustering.threshold asks for."
+    )
+
+
+def _evidence(found: Clustering) -> str:
+    """How the number of clusters was chosen, and whether there are clusters beyond chance."""
+    if not np.isfinite(found.stability_halves):
+        return f" (eigengap {found.eigengap:.3f})"
+    words = "" if found.beyond_chance else ", no clusters beyond chance"
+    return (
+        f" (agreement of both halves of the images {found.stability_halves:.2f}, rotated nets "
+        f"{found.stability_null:.2f}{words})"
     )
 
 

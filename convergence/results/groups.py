@@ -24,6 +24,8 @@ class Clustering:
     similarity, n_pairs : (n_clusters, 3) mean |r| within x, within y and between, and the pairs of units behind it
     similarity_error : (n_clusters, 3) standard errors over image groups; NaN but for the spectral method
     eigengap, stability : of the spectral method, else NaN
+    stability_halves, stability_null : agreement of the clusters of both halves of the images, and of rotated nets
+    beyond_chance : whether halves agree and clusters are separate beyond 95 % of rotated nets
     limit : size above which clusters are split (hierarchical), else NaN
     same_as_spectral : adjusted Rand index with the spectral clusters (sparse_weights), else NaN
     """
@@ -38,6 +40,9 @@ class Clustering:
     similarity_error: Float64
     eigengap: float
     stability: float
+    stability_halves: float
+    stability_null: float
+    beyond_chance: bool
     limit: float
     same_as_spectral: float
 

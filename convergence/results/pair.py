@@ -23,6 +23,9 @@ Kind = Literal["trained", "untrained", "mixed", "same_init"]
 KINDS: tuple[Kind, ...] = ("trained", "untrained", "mixed", "same_init")
 """Kinds of pairs of nets: trained apart, untrained, one of each, trained from the same initial weights."""
 TRAINED_OR_NOT: tuple[Kind, ...] = KINDS[:2]
+CLUSTERING_NUMBERS = (
+    "eigengap", "stability", "stability_halves", "stability_null", "limit", "same_as_spectral",
+)  # fmt: skip
 CODES = ("local", "few", "distributed", "unexplained")
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -366,7 +369,8 @@ class PairResults:
             similarity=stacked("within_x", "within_y", "between"),
             n_pairs=stacked("n_pairs_x", "n_pairs_y", "n_pairs_between"),
             similarity_error=stacked("within_x_error", "within_y_error", "between_error"),
-            **{n: float(scalars[n][at[0]]) for n in ("eigengap", "stability", "limit", "same_as_spectral")},
+            beyond_chance=bool(scalars["beyond_chance"][at[0]]),
+            **{n: float(scalars[n][at[0]]) for n in CLUSTERING_NUMBERS},
         )
 
     @property

@@ -400,7 +400,8 @@ def test_rotated_groups_share_subspace_but_not_basis():
     back = np.linalg.cholesky(np.cov(turned)) @ q  # another basis of the same span, units correlated as before
     x, y = np.concatenate([same, turned]), np.concatenate([same, back @ white])
     sums = sums_of({"a": x, "b": y})
-    found = analyze_pair(sums, active_units(sums), "a", "b", AnalysisConfig(rotations=5))["clusters"]
+    config = AnalysisConfig(rotations=5, clustering={"n_clusters": "eigengap"})
+    found = analyze_pair(sums, active_units(sums), "a", "b", config)["clusters"]
     assert found["n_clusters"] == 2
     np.testing.assert_array_equal(found["labels_x"], [1] * 6 + [0] * 8)
     np.testing.assert_array_equal(found["labels_y"], [1] * 6 + [0] * 8)
