@@ -197,7 +197,7 @@ class _Trajectories:
         return {pair: [self._matching(correlation, *pair, e) for e in self._epochs] for pair in self._partners}
 
     def _same_partners(self, halves: Sequence[dict[tuple[str, str], list[Indices]]]) -> Numbers:
-        """By epoch, the share of units with their partner of the last epoch; partners are those of halves of the groups.
+        """By epoch, the share of units with their partner of the last epoch, by partners of halves of the groups.
 
         The partner of the last epoch is that of one half and the partner of the epoch that of the other half, mean of
         both ways. So the share at the last epoch says how far images determine the partner, and is not 1 by

@@ -28,8 +28,8 @@ from convergence.results import (
     NetMap,
     PairResults,
     Trajectory,
+    title_of,
 )
-from convergence.similarity import MEASURES
 
 PREFERRED = ("linear_cka", "matching")
 """Measures of the layer map."""
@@ -163,12 +163,12 @@ def _draw_layers(layer: ComparisonResults, kind: Kind) -> Drawing | None:
                     ax.text(b, a, f"{matrix[a, b]:.2f}", ha="center", va="center", fontsize="small", color=colour)
             ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
             ax.set_yticks(range(len(names)), names)
-            ax.set_title(MEASURES.load(measure).title)
+            ax.set_title(title_of(measure))
             ax.grid(False)
             figure.colorbar(image, ax=ax, shrink=0.8)
             if np.isfinite(matrix).all():
                 right = int((matrix.argmax(axis=1) == np.arange(len(names))).sum())
-                said.append(f"{right} of {len(names)} layers by {MEASURES.load(measure).title}")
+                said.append(f"{right} of {len(names)} layers by {title_of(measure)}")
     return Drawing(
         name=f"{layer.name}-{kind}-layer-map",
         title=f"Which layers are similar, {kind} nets",

@@ -18,8 +18,7 @@ from convergence.figures.style import (
     intervals_caption,
     new_figure,
 )
-from convergence.results import KINDS, ComparisonResults, Summary, kinds_of
-from convergence.similarity import MEASURES
+from convergence.results import KINDS, ComparisonResults, Summary, kinds_of, title_of
 
 PANELS = ("matching", "semi_matching", "linear_cka")
 NUMBERS = (
@@ -38,7 +37,7 @@ def overview(layers: Sequence[ComparisonResults]) -> Drawing:
     rows, drawn = [], []
     with drawing_style():
         for ax, name in zip(axes, panels, strict=True):
-            ax.set_title(MEASURES.load(name).title)
+            ax.set_title(title_of(name))
             nulls = 0
             for offset, kind in enumerate(kinds):
                 labelled = False
@@ -53,7 +52,7 @@ def overview(layers: Sequence[ComparisonResults]) -> Drawing:
                     draw_intervals(ax, x, found, KIND_COLOURS[kind], KIND_MARKERS[kind], word)
                     labelled = True
                     if np.isfinite(found.null):
-                        word = None if nulls else "rotated basis"
+                        word = None if nulls else "another basis"
                         ax.plot([x - 0.07, x + 0.07], [found.null] * 2, color=NULL, linewidth=2.0, label=word)
                         nulls += 1
             ax.set_xticks(range(len(layers)), [layer.name for layer in layers])
@@ -101,7 +100,7 @@ def two_runs(
                     markerfacecolor="white" if second else colour, label=None if word in labelled else word,
                 )  # fmt: skip
                 labelled.add(word)
-            ax.set_title(MEASURES.load(measure).title)
+            ax.set_title(title_of(measure))
             ax.set_xticks(range(len(layers)), layers)
             ax.set_xlim(-0.5, len(layers) - 0.5)
             ax.set_ylim(0, 1.02)

@@ -80,8 +80,8 @@ def matched_units(layer: ComparisonResults, pair: PairResults) -> Drawing:
                     axes[2].plot(mass, mean, "o-", markersize=4, color=colour, label=f"{one.x} to {one.y} ({kind})")
                     rows += [("partial", one.x, one.y, m, "", v, e) for m, v, e in zip(mass, mean, wide, strict=True)]
             estimate = pair.measure(measure)
-            if estimate is not None:
-                label = f"mean after random rotation: {estimate.null:.2f}"
+            if estimate is not None and np.isfinite(estimate.null):
+                label = f"mean with {pair.y} in another basis: {estimate.null:.2f}"
                 ax.axhline(estimate.null, color=NULL, linestyle="--", label=label)
             ax.set_title(title)
             ax.set_xlabel(f"units of {layer.name}, best first")
@@ -97,14 +97,23 @@ def matched_units(layer: ComparisonResults, pair: PairResults) -> Drawing:
         caption=f"{pair.x} to {pair.y}: {100 * pair.same_partner:.0f} % of the units have the same partner by both "
         f"methods; {pair.never_chosen} units of {pair.y} are no unit's best partner. With partners chosen on one half "
         f"of the images and scored on the other, mean correlations are {semi.held_out.mean():.3f} (semi-matching) and "
-        f"{matching.held_out[matching.unit_y >= 0].mean():.3f} (matching). {100 * pair.significant_xy:.0f} % of the "
-        "units have a better partner than the best direction of a rotated basis, at a false-discovery rate of 5 %. "
-        "Right: mean correlation where only a share of the units is matched (partial soft matching). Bands: ± 2 "
+        f"{matching.held_out[matching.unit_y >= 0].mean():.3f} (matching). {_significant(pair)}"
+        " Right: mean correlation where only a share of the units is matched (partial soft matching). Bands: ± 2 "
         "standard errors over image groups.",
         alt="Sorted correlation of each unit with its semi-matched and matched partner",
         figure=figure,
         columns=("alignment", "net_x", "net_y", "unit_x", "unit_y", "correlation", "standard_error"),
         rows=rows,
+    )
+
+
+def _significant(pair: PairResults) -> str:
+    """The share of units with a partner beyond chance, or why it is unknown."""
+    if pair.null_reason_xy:
+        return f"There are no p-values: {pair.null_reason_xy}."
+    return (
+        f"{100 * pair.significant_xy:.0f} % of the units have a better partner than the best unit of {pair.y} in "
+        "another basis, at a false-discovery rate of 5 %."
     )
 
 

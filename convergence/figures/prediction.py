@@ -62,7 +62,8 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
             draw_intervals(axes[2], 1 + 0.08 * (len(facts) - 1.5), one, colour)
             drawn.append(one)
             rows.append((kind, "one unit", "", 1, one.value, one.image_error, one.value))
-            rows.append((kind, "one unit of a rotated basis", "", 1, one.null, one.null_sd, one.null))
+            if np.isfinite(one.null):
+                rows.append((kind, "one unit in another basis", "", 1, one.null, one.null_sd, one.null))
             rows.append((kind, "dense", 0.0, rank, dense, everything.image_error, dense))
         for ax in axes[:2]:
             ax.set_xscale("log")
@@ -77,11 +78,12 @@ def sparse_prediction(layer: ComparisonResults, pair: PairResults) -> Drawing | 
     one, everything, forward = facts[kind]
     gap = max(s.path.kkt_gap.max() for one in layer.pairs for s in one.sparse_both or ())
     few = min(3, len(forward))
+    chance = f" ({one.null:.3f} from one unit in another basis)" if np.isfinite(one.null) else ""
     return Drawing(
         name=f"{layer.name}-sparse",
         title="How few units predict one unit?",
         caption=f"Loss of predicting a unit of another net, mean over both directions of all pairs of "
-        f"{KIND_WORDS[kind]}: {one} from one unit ({one.null:.3f} from one unit of a rotated basis), "
+        f"{KIND_WORDS[kind]}: {one} from one unit{chance}, "
         f"{forward[few - 1]:.3f} from {few} units, {everything} from all units. A loss of 0.5 explains nothing, 0 "
         "explains all variance. Fits are scored on the images they were fitted on. The largest KKT gap along the path "
         f"is {gap:.0e}. Bands: ± 2 standard errors over images, for these nets. {intervals_caption(drawn)}",

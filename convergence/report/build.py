@@ -157,7 +157,8 @@ def _write(
             layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed,
             sentence=layer_sentence(layer), left_out_units=left_out_units(layer),
             measures=measures_table([layer], with_layer=False),
-            pairs=pairs_table(layer), not_drawn=without_clusters(pair) if pair else "", links=[Link("Its galleries", gallery_links[layer.name].slug)],
+            pairs=pairs_table(layer), not_drawn=without_clusters(pair) if pair else "",
+            links=[Link("Its galleries", gallery_links[layer.name].slug)],
         )  # fmt: skip
         logger.info("  %s: %d figures", layer.name, len(placed))
     _write_overview(site, run, shown, layer_links, chapters)

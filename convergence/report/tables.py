@@ -9,7 +9,7 @@ import numpy as np
 
 from convergence.figures.style import KIND_WORDS
 from convergence.inference import mean_estimate
-from convergence.results import HELD_OUT, ComparisonResults, Summary, interval, kinds_of
+from convergence.results import HELD_OUT, ComparisonResults, Summary, interval, kinds_of, title_of
 from convergence.similarity import MEASURES
 
 MISSING = "–"
@@ -37,7 +37,7 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
     kinds = kinds_of(layers)
     rows = []
     for layer in layers:
-        for name in (name for name in MEASURES if name in layer.measures):
+        for name in layer.measures:
             found = {kind: layer.summary(name, kind) for kind in kinds}
             first_kind = next((kind for kind in kinds if found[kind]), None)
             first = found[first_kind] if first_kind else None
@@ -47,7 +47,7 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
             rows.append(
                 [
                     *([layer.name] * with_layer),
-                    MEASURES.load(name).title,
+                    title_of(name),
                     *(str(found[kind] or MISSING) for kind in kinds),
                     _for_these_nets(first),
                     str(elsewhere or MISSING),
@@ -60,7 +60,7 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
     first_kind = kinds[0] if kinds else "trained"
     columns = (
         *(["layer"] * with_layer), "measure", *(KIND_WORDS[kind] for kind in kinds), f"for these {first_kind} nets",
-        f"held out, {first_kind}", "rotated basis", "next image", f"calibrated, {first_kind}",
+        f"held out, {first_kind}", "another basis", "next image", f"calibrated, {first_kind}",
         f"lowest – highest {first_kind} pair",
     )  # fmt: skip
     title = "Measures of every layer" if with_layer else "All measures"

@@ -24,10 +24,11 @@ from convergence.results.comparison import (
     read_analysis,
 )
 from convergence.results.pair import CODES, KINDS, TRAINED_OR_NOT, Kind, PairResults, SparsePrediction
-from convergence.results.populations import Difference, Summary, difference_of, interval
+from convergence.results.populations import Difference, Summary, difference_of, interval, title_of
 
 __all__ = [
     "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "AnalysisResults", "ComparisonResults",
     "ConsensusResults", "Difference", "Kind", "LayerOverTime", "NetMap", "PairResults", "SparsePrediction", "Summary",
     "Trajectory", "UnitSummary", "difference_of", "interval", "kinds_of", "read_analysis",
+    "title_of",
 ]  # fmt: skip

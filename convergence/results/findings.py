@@ -55,7 +55,8 @@ def whole_layers(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         against = "" if untrained is None else f", untrained {untrained}"
         (more if better else others).append((layer.name, f"{trained}{against}"))
         real = np.mean([(pair.significant_xy + pair.significant_yx) / 2 for pair in layer.of_kind("trained")])
-        rows.append((layer.name, str(trained), _quoted(untrained), _next_image(trained), f"{100 * real:.0f} %"))
+        beyond = f"{100 * real:.0f} %" if np.isfinite(real) else MISSING
+        rows.append((layer.name, str(trained), _quoted(untrained), _next_image(trained), beyond))
     has_untrained = any(row[2] != MISSING for row in rows)
     sentences = [
         f"{words} in {_cases(found)}."

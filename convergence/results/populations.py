@@ -197,6 +197,11 @@ def bounds_of(measure: str, evaluation: str) -> Bounds:
     return MEASURES.load(measure).bounds if measure in MEASURES else BOUNDS.get(measure, ANYTHING)
 
 
+def title_of(measure: str) -> str:
+    """Title of a registered measure, or of the excess correlation."""
+    return MEASURES.load(measure).title if measure in MEASURES else "Excess correlation"
+
+
 def interval(e: Estimate) -> str:
     """A value with its 95 % interval, as text; the value alone where there is none."""
     return _with(f"{e.value:z.3f}", e.low, e.high)
