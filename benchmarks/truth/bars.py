@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.truth.readings import NONE, Reading, mean_of
-
-COVERS = "interval over nets covers"
-"""Quantity of a bar on the coverage over nets, of all measures together."""
+from benchmarks.truth.readings import EQUAL, Reading, mean_of
 
 
 @dataclass(frozen=True)
 class Bar:
-    """The least and the largest mean of a quantity, in the scenarios whose name matches.
+    """The least and the largest mean of the quantities whose names match, in the scenarios whose names match.
 
-    The scenarios are judged together where ``pooled``, each alone otherwise.
+    ``covers``: of the coverage of intervals over nets instead of the mean, over all such quantities together.
     """
 
     scenarios: str
     quantity: str
     low: float
     high: float
-    pooled: bool = False
+    covers: bool = False
 
     def __str__(self) -> str:
         """The range that is asked for."""
@@ -35,8 +32,8 @@ class Bar:
 
 
 BARS = (
-    Bar("nets-?", COVERS, 0.93, 0.99),
-    Bar("nets-*", "A differs from B, equal populations", -np.inf, 0.06),
+    *(Bar("nets", f"*, {n} nets", 0.93, 0.99, covers=True) for n in (4, 6, 8)),
+    Bar("nets", EQUAL, -np.inf, 0.06),
     Bar("rotated-*", "P(p ≤ .05)", 0.03, 0.07),
     Bar("*", "any false discovery", -np.inf, 0.08),
     Bar("half-*", "share of units in all nets", 0.47, 0.53),
@@ -54,37 +51,32 @@ class Judged:
     error: float
     holds: bool
 
+    def __str__(self) -> str:
+        """The range, and whether it holds."""
+        return f"{self.bar}: {'holds' if self.holds else '**fails**'}"
+
 
 def judged(found: Mapping[str, Sequence[Reading]], allowance: float = 0.0) -> list[Judged]:
     """Every bar on every scenario that has its quantity.
 
-    A mean may miss its bar by ``allowance`` Monte-Carlo errors, those of a proportion of as many draws at least.
+    A mean may miss its bar by ``allowance`` Monte-Carlo errors, those of a proportion of .05 at least.
     """
     out = []
     for bar in BARS:
         for scenario, readings in found.items():
-            if not fnmatch.fnmatchcase(scenario, bar.scenarios):
-                continue
-            chosen = quantity_of(readings, bar.quantity)
-            if not chosen:
-                continue
-            mean, error = mean_of(chosen)
-            error = max(error if np.isfinite(error) else 0.0, np.sqrt(0.05 * 0.95 / len(chosen)))
-            holds = bar.low - allowance * error <= mean <= bar.high + allowance * error
-            out.append(Judged(bar, scenario, mean, error, bool(holds)))
+            chosen = [one for one in readings if fnmatch.fnmatchcase(one.quantity, bar.quantity)]
+            if bar.covers:
+                chosen = [replace(one, value=float(one.over_nets)) for one in chosen if one.over_nets is not None]
+            if chosen and fnmatch.fnmatchcase(scenario, bar.scenarios):
+                mean, error = mean_of(chosen)
+                error = max(error if np.isfinite(error) else 0.0, float(np.sqrt(0.05 * 0.95 / len(chosen))))
+                holds = bar.low - allowance * error <= mean <= bar.high + allowance * error
+                out.append(Judged(bar, scenario, mean, error, bool(holds)))
     return out
-
-
-def quantity_of(readings: Sequence[Reading], quantity: str) -> list[Reading]:
-    """The readings of a quantity; coverage is of all numbers with an interval over nets."""
-    if quantity != COVERS:
-        return [reading for reading in readings if reading.quantity == quantity]
-    return [Reading(COVERS, float(r.over_nets), NONE) for r in readings if r.over_nets is not None]
 
 
 def table(found: Mapping[str, Sequence[Reading]], about: Mapping[str, str], results: Sequence[Judged]) -> str:
     """All quantities of all scenarios, as a Markdown table."""
-    bars = {(one.scenario, one.bar.quantity): one for one in results}
     lines = [
         "| population | quantity | truth | mean of draws | SD | interval over nets covers | over images | bar |",
         "|---|---|---|---|---|---|---|---|",
@@ -103,14 +95,21 @@ def table(found: Mapping[str, Sequence[Reading]], about: Mapping[str, str], resu
                 _number(float(np.nanstd(values))),
                 _share([r.over_nets for r in own]),
                 _share([r.over_images for r in own]),
-                _verdict(bars.get((scenario, quantity))),
+                next((str(one) for one in results if _is_of(one, scenario, quantity)), ""),
             ]
             lines.append("| " + " | ".join(cells) + " |")
             title = ""
-        if (scenario, COVERS) in bars:
-            one = bars[scenario, COVERS]
-            lines.append(f"| | all of them | | | | {100 * one.mean:.1f} % | | {_verdict(one)} |")
+        lines += [
+            f"| | all of {one.bar.quantity.lstrip('*, ')} | | | | {100 * one.mean:.1f} % | | {one} |"
+            for one in results
+            if one.bar.covers and one.scenario == scenario
+        ]
     return "\n".join(lines)
+
+
+def _is_of(one: Judged, scenario: str, quantity: str) -> bool:
+    matches = fnmatch.fnmatchcase(quantity, one.bar.quantity)
+    return one.scenario == scenario and matches and not one.bar.covers
 
 
 def _number(value: float) -> str:
@@ -120,7 +119,3 @@ def _number(value: float) -> str:
 def _share(covered: Sequence[bool | None]) -> str:
     known = [one for one in covered if one is not None]
     return f"{100 * np.mean(known):.0f} %" if known else ""
-
-
-def _verdict(one: Judged | None) -> str:
-    return "" if one is None else f"{one.bar}: {'holds' if one.holds else '**fails**'}"

@@ -8,6 +8,7 @@ Units are rectified; with z of correlation ρ their correlation is that of the a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -40,13 +41,14 @@ class NetPopulation:
     strength: tuple[float, float] = (0.5, 0.95)
     share: tuple[float, float] = (0.6, 1.0)
     width: int = 16
-    n_images: int = 1000
+    n_images: int = 3000
 
     def nets(self, n: int, rng: Generator) -> Float64:
         """(n, width) correlation of each unit of each net with its cause, 0 for private units."""
         strength = rng.uniform(*self.strength, (n, 1))
         return np.where(rng.random((n, self.width)) < rng.uniform(*self.share, (n, 1)), strength, 0.0)
 
+    @lru_cache  # noqa: B019  (a few populations, of a few bytes each)
     def truth(self) -> dict[str, float]:
         """Means over all pairs of different nets and all images."""
         rng = np.random.default_rng(0)

@@ -52,8 +52,12 @@ def results_of(
     layers: Mapping[str, Population],
     statistics: Mapping[str, Any] | None = None,
     analysis: Mapping[str, Any] | None = None,
+    light: bool = False,
 ) -> Iterator[AnalysisResults]:
-    """Results of populations, a comparison each, of nets with the same names on the same images."""
+    """Results of populations, a comparison each, of nets with the same names on the same images.
+
+    ``light``: without histograms, as in a file with some of the groups, and so without distances of distributions.
+    """
     with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as name:
         folder = Path(name)
         experiment = described(layers, folder, STATISTICS | dict(statistics or {}), ANALYSIS | dict(analysis or {}))
@@ -63,7 +67,8 @@ def results_of(
         ) as out:
             places = out.create_group("comparisons", track_order=True)
             for layer in layers:
-                rows = analysed(in_memory(assembly.sums(layer)), experiment)
+                sums = in_memory(assembly.sums(layer))
+                rows = analysed(replace(sums, histograms=None) if light else sums, experiment)
                 rows.write(places.create_group(layer))
         yield read_analysis(folder / "analysis.h5")
 
@@ -78,7 +83,11 @@ def described(
         for net, values in population.activations.items():
             nets.setdefault(net, {})[layer] = f"{net}_{layer}.npy"
             np.save(folder / f"{net}_{layer}.npy", values.astype(np.float32))
-    given = {"root": str(folder), "nets": nets, "untrained": list(first.untrained)}
+    given: dict[str, Any] = {"root": str(folder), "nets": nets, "untrained": list(first.untrained)}
+    for name in ("labels", "families"):
+        if getattr(first, name) is not None:
+            given[name] = f"{name}.npy"
+            np.save(folder / f"{name}.npy", getattr(first, name))
     values = {
         "name": "truth",
         "activations": given,
@@ -125,5 +134,6 @@ def analysed(sums: ComparisonSums, experiment: Experiment) -> ComparisonRows:
             distances[x, y] = float(tree["measures"][MAP_MEASURE]["xy"]["value"])
         rows.add_pair(x, y, tree)
     rows.add_nets(computed(NetsAnalysis(sums, live, config, distances)))
+    rows.add_summaries()
     rows.add_matrix("correlation", pooled_correlation(sums, live))
     return rows

@@ -9,11 +9,12 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.truth.populations import Indices, Population
-from convergence.inference import Estimate
-from convergence.results import DIRECTIONS, ComparisonResults, Kind, PairResults
+from convergence.results import ALL_IMAGES, DIRECTIONS, HELD_OUT, ComparisonResults, Kind, PairResults
+from convergence.results.populations import Summary
 
 LEVEL = 0.05
 NONE = float("nan")
+EQUAL = "A differs from B, equal populations"
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Reading:
     over_images: bool | None = None
 
 
-def holds(estimate: Estimate, truth: float) -> bool:
+def within(low: float, high: float, truth: float) -> bool:
     """Whether an interval holds the truth, up to rounding."""
-    return bool(estimate.low <= truth + 1e-9 and estimate.high >= truth - 1e-9)
+    return bool(low <= truth + 1e-9 and high >= truth - 1e-9)
 
 
 def level(comparison: ComparisonResults, kind: Kind = "trained") -> Iterator[Reading]:
@@ -76,11 +77,27 @@ def in_all_nets(comparison: ComparisonResults, truth: float) -> Iterator[Reading
     yield Reading("share of units in all nets", found.shared[len(found.nets)].value, truth)
 
 
-def measured(comparison: ComparisonResults, measure: str, truth: float, kind: Kind = "trained") -> Iterator[Reading]:
-    """The mean of a measure over pairs, with its interval."""
-    summary = comparison.summary(measure, kind)
-    if summary is not None:
-        yield Reading(measure, summary.estimate.value, truth, over_images=holds(summary.estimate, truth))
+def measured(found: Summary | None, name: str, truth: float, of_these: float | None = None) -> Iterator[Reading]:
+    """A mean over pairs, and whether its intervals hold the truth: over nets all, over images that ``of_these``."""
+    if found is not None:
+        here = truth if of_these is None else of_these
+        yield Reading(
+            name,
+            found.value,
+            truth,
+            None if found.missing else within(found.low, found.high, truth),
+            None if np.isnan(found.image_low) else within(found.image_low, found.image_high, here),
+        )
+
+
+def false_differences(comparison: ComparisonResults, measures: Sequence[str]) -> Iterator[Reading]:
+    """Whether kinds of pairs that are equal are said to differ."""
+    for measure in measures:
+        for second in ("untrained", "mixed"):
+            for evaluation in (ALL_IMAGES, HELD_OUT):
+                found = comparison.difference(measure, "trained", second, evaluation)
+                if found is not None:
+                    yield Reading(EQUAL, float(found.excludes_zero), 0.0)
 
 
 def clusters(pair: PairResults, population: Population) -> Iterator[Reading]:

@@ -10,8 +10,17 @@ from benchmarks.truth.net_population import MEASURES, NetPopulation
 from benchmarks.truth.pipeline import results_of
 from benchmarks.truth.populations import Generator, Population
 from benchmarks.truth.readings import Reading
+from benchmarks.truth.subsets import numbers_of, summary_of
+from convergence.results import ALL_IMAGES, HELD_OUT
 
 LAYER = "layer"
+NUMBERS = (
+    ("matching", ALL_IMAGES, "matched r"),
+    ("matching", HELD_OUT, "matched r, held out"),
+    ("linear_cka", ALL_IMAGES, "linear CKA"),
+    ("r_squared", ALL_IMAGES, "R²"),
+)
+"""Measure, evaluation, and the words of the table."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +69,21 @@ def _clusters(n_clusters: int) -> Callable[[Generator], Iterator[Reading]]:
     return read
 
 
-def _coverage(n_trained: int, n_untrained: int = 0) -> Callable[[Generator], Iterator[Reading]]:
-    """Nets of one population, the untrained ones too: intervals, and false differences between the two kinds."""
+def _nets(rng: Generator) -> Iterator[Reading]:
+    """Eight nets of one population, half of them called untrained: intervals, and false differences."""
     nets = NetPopulation()
-
-    def read(rng: Generator) -> Iterator[Reading]:
-        population, _ = nets.draw(rng, n_trained, n_untrained)
-        truth = nets.truth()
-        with results_of({LAYER: population}, {"groups": 8}, {"rotations": 2}) as results:
-            comparison = results.comparison(LAYER)
-            for measure in MEASURES:
-                yield from readings.measured(comparison, measure, truth[measure])
-
-    return read
+    population, loadings = nets.draw(rng, 4, 4)
+    names, truth = list(population.pre), nets.truth()
+    chosen = {4: slice(0, 4), 6: slice(0, 6), 8: slice(0, 8)}
+    with results_of({LAYER: population}, {"groups": 8}, {"rotations": 2}, light=True) as results:
+        comparison = results.comparison(LAYER)
+        for n, own in chosen.items():
+            numbers = numbers_of(comparison, names[own])
+            of_these = nets.of_these(loadings[own])
+            for measure, evaluation, shown in NUMBERS:
+                found = summary_of(numbers, measure, evaluation)
+                yield from readings.measured(found, f"{shown}, {n} nets", truth[measure], of_these[measure])
+        yield from readings.false_differences(comparison, MEASURES)
 
 
 def _private(rng: Generator) -> Iterator[Reading]:
@@ -114,8 +125,6 @@ SCENARIOS = (
     Scenario("mixed-causes", "10 causes mixed at random into ReLU units", _mixed, 0.5),
     Scenario("random-features", "random ReLU features of 20 inputs", _features, 0.5),
     *(Scenario(f"clusters-{k}", f"{k} planted clusters", _clusters(k), 0.05) for k in (5, 15, 20, 21, 30, 64)),
-    Scenario("nets-4", "4 + 4 nets of one population", _coverage(4, 4)),
-    Scenario("nets-6", "6 nets of a population", _coverage(6)),
-    Scenario("nets-8", "8 nets of a population", _coverage(8)),
+    Scenario("nets", "8 nets, each of its own noise and share of shared units", _nets, 1.5),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -55,6 +55,6 @@ def _gathered(
 ) -> dict[str, list[Reading]]:
     for n, ((name, _), readings) in enumerate(zip(tasks, results, strict=True), start=1):
         found[name] += readings
-        if progress is not None:
-            print(f"\r{n} of {len(tasks)}: {name:24}", end="\n" if n == len(tasks) else "", file=progress, flush=True)
+        if progress is not None and (n == len(tasks) or tasks[n][0] != name):
+            print(f"{name}: done, {n} of {len(tasks)} tasks", file=progress, flush=True)
     return found

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.truth import populations
-from benchmarks.truth.bars import COVERS, judged, table
+from benchmarks.truth.bars import judged, table
 from benchmarks.truth.net_population import NetPopulation, rectified_correlation
 from benchmarks.truth.readings import Reading
 from benchmarks.truth.simulation import simulate
@@ -44,10 +44,14 @@ def test_half_of_the_units_shared_one_to_one_are_found():
 
 
 def test_bars_judge_the_mean_of_all_draws():
-    found = {"nets-4": [Reading("matching", 0.3, 0.3, over_nets=k < 60) for k in range(64)]}
-    (bar,) = judged(found)
-    assert bar.bar.quantity == COVERS
+    def of(n_covered: int) -> dict[str, list[Reading]]:
+        return {"nets": [Reading("R², 4 nets", 0.3, 0.3, over_nets=k < n_covered) for k in range(64)]}
+
+    (bar,) = judged(of(60))
+    assert bar.bar.covers
     assert bar.holds
-    assert "0.300" in table(found, {"nets-4": "nets"}, [bar])
-    (bar,) = judged({"nets-4": [Reading("matching", 0.3, 0.3, over_nets=k < 50) for k in range(64)]})
+    assert "| 0.300 |" in table(of(60), {"nets": "nets"}, [bar])
+    (bar,) = judged(of(50))
     assert not bar.holds
+    assert "**fails**" in table(of(50), {"nets": "nets"}, [bar])
+    assert judged(of(57), allowance=3.0)[0].holds
