@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.truth.populations import Population
 from convergence.analysis.active_units import active_units, pooled_correlation
@@ -31,7 +32,7 @@ from convergence.io import hdf5
 from convergence.results import AnalysisResults, read_analysis
 from convergence.statistics.activation_source import open_source
 from convergence.statistics.assembly import Assembly
-from convergence.statistics.file import ComparisonSums
+from convergence.statistics.file import ComparisonSums, Matrix
 from convergence.statistics.partial_results import PartialResults
 from convergence.statistics.passes import StatisticsPasses
 
@@ -39,9 +40,14 @@ MAP_MEASURE = "shape_distance"
 MEMORY = "/dev/shm"
 """A file system in memory, where there is one."""
 STATISTICS: dict[str, Any] = {
-    "groups": 16, "threads": 1, "top_images": 0, "subset": 0, "loader_workers": 0,
+    "groups": 16, "threads": 1, "top_images": 0, "subset": 0, "image_gram": False, "loader_workers": 0,
     "mutual_information": {"enabled": False},
 }  # fmt: skip
+MATRICES = (
+    "group_products", "group_shifted_products", "class_sums", "image_gram", "mutual_information",
+    "mutual_information_without",
+)  # fmt: skip
+"""Matrices of the sums that are read in blocks."""
 ANALYSIS: dict[str, Any] = {
     "measures": ["matching", "linear_cka", "r_squared"], "sparse": {"enabled": False}, "clustering": {"enabled": False}
 }  # fmt: skip
@@ -78,12 +84,17 @@ def described(
 ) -> Experiment:
     """Write the arrays of populations to a folder, and describe them as a config does."""
     nets: dict[str, dict[str, str]] = {}
+    pre: dict[str, dict[str, str]] = {}
     first = next(iter(layers.values()))
     for layer, population in layers.items():
         for net, values in population.activations.items():
             nets.setdefault(net, {})[layer] = f"{net}_{layer}.npy"
             np.save(folder / f"{net}_{layer}.npy", values.astype(np.float32))
+            if population.nonlinearity != "none":
+                pre.setdefault(net, {})[layer] = f"{net}_{layer}_pre.npy"
+                np.save(folder / f"{net}_{layer}_pre.npy", population.pre[net].astype(np.float32))
     given: dict[str, Any] = {"root": str(folder), "nets": nets, "untrained": list(first.untrained)}
+    given |= {"pre": pre, "nonlinearity": {layer: population.nonlinearity for layer, population in layers.items()}}
     for name in ("labels", "families"):
         if getattr(first, name) is not None:
             given[name] = f"{name}.npy"
@@ -110,17 +121,20 @@ def summed(experiment: Experiment, folder: Path) -> Assembly:
 
 
 def in_memory(sums: ComparisonSums) -> ComparisonSums:
-    """The sums with all matrices read: one block of whole rows a group."""
-    found = {}
-    for name in ("group_products", "group_shifted_products", "mutual_information", "mutual_information_without"):
-        matrix = getattr(sums, name)
-        if matrix is not None:
-            rows = slice(0, matrix.shape[-2])
-            if len(matrix.shape) == 3:
-                found[name] = np.stack([np.asarray(matrix[k, rows]) for k in range(matrix.shape[0])])
-            else:
-                found[name] = np.asarray(matrix[(rows,)])
-    return replace(sums, **found)
+    """The sums with all matrices read."""
+    null = sums.null
+    if null is not None:
+        null = replace(null, **{name: _whole(getattr(null, name)) for name in ("products", "own")})
+    return replace(sums, null=null, **{name: _whole(getattr(sums, name)) for name in MATRICES})
+
+
+def _whole(matrix: Matrix | None) -> npt.NDArray[Any] | None:
+    if matrix is None:
+        return None
+    out = np.empty(matrix.shape)
+    for index in hdf5.blocks(matrix.shape):
+        out[index] = matrix[index]
+    return out
 
 
 def analysed(sums: ComparisonSums, experiment: Experiment) -> ComparisonRows:

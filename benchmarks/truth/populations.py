@@ -34,7 +34,7 @@ def gelu(z: Float64) -> Float64:
     return z * (1.0 + erf(z / np.sqrt(2.0))) / 2.0
 
 
-NONLINEARITIES: dict[str, Callable[[Float64], Float64]] = {"identity": lambda z: z, "relu": relu, "gelu": gelu}
+NONLINEARITIES: dict[str, Callable[[Float64], Float64]] = {"none": lambda z: z, "relu": relu, "gelu": gelu}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Population:
     Attributes
     ----------
     pre : by net, pre-activations (n_images, n_units) or (n_images, n_units, height, width)
-    nonlinearity : identity, relu or gelu
+    nonlinearity : none (a linear layer), relu or gelu
     causes : by net, (n_units,) the cause that a unit shares one to one with the other nets, −1 for none
     untrained : names of the nets that are the baseline
     families : (n_images,) equal for near copies; None for independent images
@@ -163,7 +163,7 @@ def codes(rng: Generator, n_nets: int = 4, width: int = 24, n_images: int = 1500
                     mixing[chosen, unit] = rng.choice([-1.0, 1.0], size) / np.sqrt(size)
         pre[net] = shared @ mixing + noise * rng.standard_normal((n_images, width))
         causes[net] = sizes if k % 2 else np.ones(width, np.int64)
-    return Population(pre, "identity", causes)
+    return Population(pre, "none", causes)
 
 
 def families(
@@ -217,7 +217,7 @@ def planted_clusters(rng: Generator, n_clusters: int, n_images: int = 1000, nois
         groups[net] = labels[order]
         signs = rng.choice([-1.0, 1.0], len(labels))
         pre[net] = signs * causes[:, groups[net]] + noise * rng.standard_normal((n_images, len(labels)))
-    return Population(pre, "identity", groups=groups)
+    return Population(pre, "none", groups=groups)
 
 
 def class_only(

@@ -111,7 +111,7 @@ def _half(rng: Generator) -> Iterator[Reading]:
 
 
 def _half_with_signs(rng: Generator) -> Iterator[Reading]:
-    yield from _shared(populations.share_of_units(rng, 12, signs=True, nonlinearity="identity"), 0.5)
+    yield from _shared(populations.share_of_units(rng, 12, signs=True, nonlinearity="none"), 0.5)
 
 
 SCENARIOS = (
@@ -119,7 +119,7 @@ SCENARIOS = (
     Scenario("all-shared", "every unit shared one to one, with noise", _all_shared, 0.25),
     Scenario("half-shared", "half of the units shared one to one", _half, 0.25),
     Scenario("half-with-signs", "half shared with random signs, linear layer", _half_with_signs, 0.25),
-    Scenario("rotated-linear", "one subspace in other bases, linear layer", _rotated("identity"), 0.5),
+    Scenario("rotated-linear", "one subspace in other bases, linear layer", _rotated("none"), 0.5),
     Scenario("rotated-relu", "one subspace in other bases, ReLU", _rotated("relu"), 0.5),
     Scenario("rotated-gelu", "one subspace in other bases, GELU", _rotated("gelu"), 0.5),
     Scenario("mixed-causes", "10 causes mixed at random into ReLU units", _mixed, 0.5),
