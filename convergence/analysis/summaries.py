@@ -76,8 +76,8 @@ class PopulationNumbers:
         self._pairs = {name: values[kept] for name, values in pairs.items()}
         self._measures, self._without, self._draws = measures, without, draws
         self._place = {pair: k for k, pair in enumerate(zip(self._pairs["x"], self._pairs["y"], strict=True))}
-        self._nets = _nets(members)
-        self._labels = _labels(members)
+        self._nets = units_of_members(members)
+        self._labels = labels_of_members(members)
         self._epochs = dict(zip(members["member"].tolist(), members["epoch"].tolist(), strict=True))
         self._rows = self._rows_by_key()
         self._values: dict[Key, PairValues] = {}
@@ -219,8 +219,9 @@ class PopulationNumbers:
 
 def summary_rows(numbers: PopulationNumbers) -> Iterator[Row]:
     """Rows of the table ``summaries``."""
+    several = len({group for groups in numbers.groups.values() for group in groups}) > 1
     for kind, groups in numbers.groups.items():
-        for group in ("", *(groups if len(groups) > 1 else ())):
+        for group in ("", *(groups if several else ())):
             for key in numbers.keys:
                 number = numbers.number(key, kind, group)
                 if number is not None:
@@ -276,7 +277,7 @@ def _over_images(number: NetsNumber, measure: str) -> Row:
     return {"image_error": estimate.standard_error, **ends}
 
 
-def _nets(members: Columns) -> dict[str, tuple[str, bool, tuple[str, str]]]:
+def units_of_members(members: Columns) -> dict[str, tuple[str, bool, tuple[str, str]]]:
     """By member its net, whether it is trained, and its (population, unit).
 
     Units are initialisations, or nets whose initialisation is unknown: it has the name of the net.
@@ -294,7 +295,7 @@ def _nets(members: Columns) -> dict[str, tuple[str, bool, tuple[str, str]]]:
     }
 
 
-def _labels(members: Columns) -> dict[str, str]:
+def labels_of_members(members: Columns) -> dict[str, str]:
     """By member its layer, epoch and width as far as they differ; the width where members of one layer differ in it."""
     widths: dict[str, set[int]] = {}
     for layer, width in zip(members["layer"].tolist(), members["n_units"].tolist(), strict=True):

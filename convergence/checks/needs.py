@@ -147,7 +147,9 @@ def analysis_need(experiment: Experiment, joined: Mapping[str, JoinedUnits]) -> 
     for units in joined.values():
         whole = units.nets == units.of_net
         for x, y in itertools.combinations(units.widths, 2):
-            shape = PairShape(x, y, statistics.groups, whole, statistics.mutual_information.enabled)
+            shape = PairShape(
+                x, y, statistics.groups, whole, statistics.mutual_information.enabled, labels=statistics.class_sums
+            )
             memory = max(memory, pair_memory(shape, config))
             seconds += sum(step.seconds for step in pair_steps(shape, config))
     return StageNeed("analyze", memory, seconds, "pairs of nets, on one core, by the model of `convergence show`")

@@ -4,7 +4,8 @@ style.py       colours, sizes, saving
 overview.py    all layers in one figure, two runs side by side
 partners.py, prediction.py, groups.py, activations.py, nets.py
                figures of one layer, ``draw(layer, pair)``; ``None`` without results to show
-nets.py        figures of comparisons that join several epochs or layers, ``draw(layer)``; a list
+nets.py, best_layers.py, growth.py
+               figures of all nets of a comparison: several epochs, layers or widths; ``draw(layer)``, a list
 export.py      figures of a run for a publication
 
 ``FIGURES`` lists the figures of one layer in the order in which the report shows them; a new one is a function and a
@@ -42,6 +43,8 @@ JOINT_FIGURES = Registry(
     {
         "over_time": "convergence.figures.nets:over_time",
         "layer_map": "convergence.figures.nets:layer_map",
+        "best_layers": "convergence.figures.best_layers:best_layers",
+        "growth": "convergence.figures.growth:growth",
     },
 )
 
@@ -51,12 +54,11 @@ def drawings_of(
 ) -> list[Drawing]:
     """The figures of a comparison that have results to show; ``names`` of the registries, all if None."""
     found: list[Drawing] = []
-    if not layer.whole:
-        for name in JOINT_FIGURES:
-            if names is None or name in names:
-                found += JOINT_FIGURES.load(name)(layer)
-    elif pair is not None:
+    if layer.whole and pair is not None:
         for name in FIGURES:
             if (names is None or name in names) and (drawing := FIGURES.load(name)(layer, pair)) is not None:
                 found.append(drawing)
+    for name in JOINT_FIGURES:
+        if names is None or name in names:
+            found += JOINT_FIGURES.load(name)(layer)
     return found

@@ -16,6 +16,7 @@ from convergence.config.stages import ReportConfig
 from convergence.errors import UserError
 from convergence.figures import drawings_of
 from convergence.figures.groups import without_clusters
+from convergence.figures.growth import growth_across
 from convergence.figures.overview import overview
 from convergence.figures.style import slug
 from convergence.io.files import put_folder_in_place
@@ -209,6 +210,7 @@ def _write_overview(
         findings=findings(whole),
         kinds=kinds_of(whole),
         overview=site.place(overview(whole)) if whole else None,
+        growth=[site.place(drawing) for drawing in growth_across(whole)],
         measures=measures_table(whole),
         nets=nets_table(run.nets),
     )

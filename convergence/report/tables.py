@@ -9,7 +9,7 @@ import numpy as np
 
 from convergence.figures.style import KIND_WORDS
 from convergence.inference import mean_estimate
-from convergence.results import HELD_OUT, ComparisonResults, Summary, interval, kinds_of, title_of
+from convergence.results import HELD_OUT, WITHIN_CLASS, ComparisonResults, Summary, interval, kinds_of, title_of
 from convergence.similarity import MEASURES
 
 MISSING = "–"
@@ -43,7 +43,8 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
             first = found[first_kind] if first_kind else None
             if first is None or first_kind is None:
                 continue
-            elsewhere, calibrated = layer.summary(name, first_kind, HELD_OUT), first.calibrated
+            elsewhere, within = (layer.summary(name, first_kind, of) for of in (HELD_OUT, WITHIN_CLASS))
+            calibrated = first.calibrated
             rows.append(
                 [
                     *([layer.name] * with_layer),
@@ -51,6 +52,7 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
                     *(str(found[kind] or MISSING) for kind in kinds),
                     _for_these_nets(first),
                     str(elsewhere or MISSING),
+                    str(within or MISSING),
                     f"{first.null:z.3f} ± {first.null_sd:z.3f}" if np.isfinite(first.null) else MISSING,
                     f"{first.shifted:z.3f}" if np.isfinite(first.shifted) else MISSING,
                     interval(calibrated) if calibrated else MISSING,
@@ -60,7 +62,8 @@ def measures_table(layers: Sequence[ComparisonResults], with_layer: bool = True)
     first_kind = kinds[0] if kinds else "trained"
     columns = (
         *(["layer"] * with_layer), "measure", *(KIND_WORDS[kind] for kind in kinds), f"for these {first_kind} nets",
-        f"held out, {first_kind}", "another basis", "next image", f"calibrated, {first_kind}",
+        f"held out, {first_kind}", f"within classes, {first_kind}", "another basis", "next image",
+        f"calibrated, {first_kind}",
         f"lowest – highest {first_kind} pair",
     )  # fmt: skip
     title = "Measures of every layer" if with_layer else "All measures"

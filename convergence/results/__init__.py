@@ -4,6 +4,8 @@ comparison.py  an analysis and its comparisons: members, units, all nets togethe
 populations.py means over pairs of nets and their differences, with intervals over nets
 pair.py        two members: matchings, sparse predictions, clusters, measures
 groups.py      types of groups of units: clusters and their subspaces, dimensions that nets share
+best_layers.py  the layer of another net that has a unit's best partner
+growth.py      a number against width or training time
 source.py      tables of ``analysis.h5``, each read and verified once
 findings.py    the study's questions, each with an answer and its numbers
 run.py, view.py  ``convergence.open``: a file or run folder in a notebook, and one comparison of it
@@ -11,7 +13,8 @@ unit_tables.py what a notebook shows of two nets
 labelled.py    arrays with named axes and tables with named columns
 """
 
-from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
+from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, WITHIN_CLASS, WITHIN_CLASS_HELD_OUT
+from convergence.results.best_layers import BestLayers, MeanBestLayers, mean_best_layers
 from convergence.results.comparison import (
     AnalysisResults,
     ComparisonResults,
@@ -23,12 +26,14 @@ from convergence.results.comparison import (
     kinds_of,
     read_analysis,
 )
+from convergence.results.growth import Growth, growths_across, growths_within
 from convergence.results.pair import CODES, KINDS, TRAINED_OR_NOT, Kind, PairResults, SparsePrediction
 from convergence.results.populations import Difference, Summary, difference_of, interval, title_of
 
 __all__ = [
-    "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "AnalysisResults", "ComparisonResults",
-    "ConsensusResults", "Difference", "Kind", "LayerOverTime", "NetMap", "PairResults", "SparsePrediction", "Summary",
-    "Trajectory", "UnitSummary", "difference_of", "interval", "kinds_of", "read_analysis",
-    "title_of",
+    "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "WITHIN_CLASS",
+    "WITHIN_CLASS_HELD_OUT", "AnalysisResults", "BestLayers", "ComparisonResults", "ConsensusResults", "Difference",
+    "Growth", "Kind", "LayerOverTime", "MeanBestLayers", "NetMap", "PairResults", "SparsePrediction", "Summary",
+    "Trajectory", "UnitSummary", "difference_of", "growths_across", "growths_within", "interval", "kinds_of",
+    "mean_best_layers", "read_analysis", "title_of",
 ]  # fmt: skip

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from convergence.analysis.summaries import units_of_members
 from convergence.inference import NetsInterval, PairUnits, nets_interval
 from convergence.results.source import ComparisonSource, spans
+
+if TYPE_CHECKING:
+    from convergence.results.comparison import ComparisonResults
+    from convergence.results.pair import Kind
 
 Float64 = npt.NDArray[np.float64]
 
@@ -62,7 +68,8 @@ class MeanBestLayers:
     layers_x, layers_y, n_pairs : layers of either net, and unordered pairs of nets
     correlation, null, share, share_null : (n_layers_x, n_layers_y), NaN for layers that no pair joins
     best, best_null : (n_layers_x,)
-    best_interval, excess_interval : by layer of x, with intervals over nets
+    best_interval, excess_interval : by layer of x, best and best − best_null with intervals over nets; no excess
+        without a chance level
     """
 
     layers_x: tuple[str, ...]
@@ -99,41 +106,55 @@ def read_best_layers(source: ComparisonSource) -> list[BestLayers]:
     return found
 
 
-def mean_best_layers(pairs: Sequence[BestLayers], units: Mapping[str, tuple[str, str]]) -> MeanBestLayers:
-    """The mean over pairs; ``units`` are by net its (population, initialisation), for the interval over nets."""
-    layers_x, layers_y = (tuple(dict.fromkeys(name for pair in pairs for name in getattr(pair, of)))
-                          for of in ("layers_x", "layers_y"))  # fmt: skip
-
-    def mean(name: str) -> Float64:
-        total = np.full((len(pairs), len(layers_x), len(layers_y)), np.nan)
-        for k, pair in enumerate(pairs):
-            rows, columns = ([all_of.index(layer) for layer in of]
-                             for all_of, of in ((layers_x, pair.layers_x), (layers_y, pair.layers_y)))  # fmt: skip
-            total[k][np.ix_(rows, columns)] = getattr(pair, name)
-        present = np.isfinite(total)
-        sums = np.where(present, total, 0.0).sum(axis=0)
-        return np.where(present.any(axis=0), sums / np.maximum(present.sum(axis=0), 1), np.nan)
-
-    def over_nets(name: str, layer: str) -> NetsInterval | None:
-        own = [pair for pair in pairs if layer in pair.layers_x]
-        values = np.array([getattr(pair, name)[pair.layers_x.index(layer)] for pair in own])
-        if not np.isfinite(values).any():
-            return None
-        nets = [[units[net] for net in (pair.x, pair.y)] for pair in own]
-        return nets_interval(PairUnits.of(nets).mean(values, np.zeros((len(own), 0)), smooth=False))
-
-    best, excess = (
-        {layer: found for layer in layers_x if (found := over_nets(name, layer)) is not None}
-        for name in ("best", "excess")
-    )
-
-    def of_layers(name: str) -> Float64:
-        return np.array(
-            [np.mean([getattr(p, name)[p.layers_x.index(layer)] for p in pairs if layer in p.layers_x])
-             for layer in layers_x]
-        )  # fmt: skip
-
+def mean_best_layers(comparison: ComparisonResults, kind: Kind) -> MeanBestLayers | None:
+    """The mean over the pairs of nets of a kind, both directions of each; None without any."""
+    place = dict(zip(comparison.nets, comparison.of_net, strict=True))
+    kinds = {frozenset((place[pair.x], place[pair.y])): pair.kind for pair in comparison.pairs}
+    pairs = [found for found in comparison.best_layers if kinds.get(frozenset((found.x, found.y))) == kind]
+    if not pairs:
+        return None
+    units = {net: unit for net, _, unit in units_of_members(comparison.source.table("members")).values()}
+    layers_x = tuple(dict.fromkeys(layer for pair in pairs for layer in pair.layers_x))
+    layers_y = tuple(dict.fromkeys(layer for pair in pairs for layer in pair.layers_y))
+    matrices = {name: _mean(pairs, name, layers_x, layers_y) for name in ("correlation", "null", "share", "share_null")}
+    over_nets = {
+        name: {layer: _over_nets(pairs, name, layer, units) for layer in layers_x} for name in ("best", "excess")
+    }
+    best, null = (np.array([_of_layer(pairs, name, layer).mean() for layer in layers_x])
+                  for name in ("best", "best_null"))  # fmt: skip
+    n_pairs = len({frozenset((pair.x, pair.y)) for pair in pairs})
     return MeanBestLayers(
-        layers_x, layers_y, len({frozenset((pair.x, pair.y)) for pair in pairs}), mean("correlation"), mean("null"),
-        mean("share"), mean("share_null"), of_layers("best"), of_layers("best_null"), best, excess,
+        layers_x, layers_y, n_pairs, **matrices, best=best, best_null=null, best_interval=over_nets["best"],
+        excess_interval={layer: found for layer, found in over_nets["excess"].items() if np.isfinite(found.value)},
     )  # fmt: skip
+
+
+def _mean(pairs: Sequence[BestLayers], name: str, layers_x: Sequence[str], layers_y: Sequence[str]) -> Float64:
+    """Mean (n_layers_x, n_layers_y) of a matrix over the pairs that join the layers; NaN for layers that none joins."""
+    values: dict[tuple[int, int], list[float]] = {}
+    for pair in pairs:
+        matrix = getattr(pair, name)
+        for i, j in np.ndindex(matrix.shape):
+            place = layers_x.index(pair.layers_x[i]), layers_y.index(pair.layers_y[j])
+            values.setdefault(place, []).append(float(matrix[i, j]))
+    out = np.full((len(layers_x), len(layers_y)), np.nan)
+    for at, found in values.items():
+        out[at] = np.mean(found)
+    return out
+
+
+def _of_layer(pairs: Sequence[BestLayers], name: str, layer: str) -> Float64:
+    """A number of a layer of x in the pairs that have it."""
+    return np.array([getattr(pair, name)[pair.layers_x.index(layer)] for pair in pairs if layer in pair.layers_x])
+
+
+def _over_nets(
+    pairs: Sequence[BestLayers], name: str, layer: str, units: Mapping[str, tuple[str, str]]
+) -> NetsInterval:
+    """The mean over pairs with its interval over nets; ``units`` are by net its (population, initialisation)."""
+    values = _of_layer(pairs, name, layer)
+    nets = [[units[net] for net in (pair.x, pair.y)] for pair in pairs if layer in pair.layers_x]
+    if not np.isfinite(values).any():
+        nothing = float("nan")
+        return NetsInterval(nothing, nothing, nothing, nothing, nothing, nothing, nothing, "no chance level")
+    return nets_interval(PairUnits.of(nets).mean(values, np.zeros((len(values), 0)), smooth=False))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from convergence.analysis.file import Columns, open_analysis
 from convergence.analysis.summaries import PopulationNumbers
 from convergence.inference import Estimate, NetsNumber
+from convergence.results.best_layers import BestLayers, read_best_layers
 from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,
@@ -317,6 +318,11 @@ class ComparisonResults:
         points = np.stack([rows["first"], rows["second"]], axis=1)
         nets = tuple(rows["member"].tolist())
         return NetMap(nets, points, self.source.matrix("map_distances"), float(rows["explained"][0]))
+
+    @cached_property
+    def best_layers(self) -> list[BestLayers]:
+        """Pairs of nets, in both directions, with the layers of best partners; [] unless nets have several layers."""
+        return read_best_layers(self.source)
 
     @cached_property
     def over_time(self) -> list[LayerOverTime]:

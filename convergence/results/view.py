@@ -15,14 +15,16 @@ import numpy.typing as npt
 from convergence.alignment.matching import matching, semi_matching
 from convergence.analysis.active_units import ActiveUnits, active_units, describe_units, group_squares
 from convergence.analysis.file import open_analysis
+from convergence.analysis.layout import WITHIN_CLASS
 from convergence.analysis.mutual_information import pair_information
 from convergence.errors import UserError, did_you_mean
 from convergence.inference import Estimate
 from convergence.io import hdf5
 from convergence.registry import load_object
 from convergence.results.comparison import ComparisonResults, read_analysis
+from convergence.results.growth import COLUMNS, growths_within
 from convergence.results.labelled import Labelled, ResultsTable
-from convergence.results.pair import ALL_IMAGES, DIRECTIONS, HELD_OUT, KINDS, Kind, PairResults
+from convergence.results.pair import DIRECTIONS, HELD_OUT, KINDS, Kind, PairResults
 from convergence.results.populations import Difference, Summary
 from convergence.results.source import LEVELS
 from convergence.results.unit_tables import ClusterTable, Recipe, UnitMatching, row_of
@@ -167,17 +169,21 @@ class ComparisonView:
     # ---- from the analysis ----
 
     def measures(self) -> ResultsTable:
-        """A row a pair of nets, measure and direction: value with interval, chance levels, ceiling, held-out value."""
+        """A row a pair of nets, measure and direction: value with interval, chance levels, ceiling, other evaluations.
+
+        ``held_out`` is fitted and scored on different images, ``within_class`` of the covariances within classes.
+        """
         rows = []
         for pair in self.results.pairs:
             for name in self.results.measures:
                 for direction in DIRECTIONS:
-                    estimate, held_out = (pair.measure(name, direction, of) for of in (ALL_IMAGES, HELD_OUT))
+                    estimate = pair.measure(name, direction)
                     if estimate is not None:
                         row = {"x": pair.x, "y": pair.y, "kind": pair.kind, "measure": name, "direction": direction}
-                        held = {"held_out": np.nan if held_out is None else held_out.value}
-                        rows.append(row | {level: getattr(estimate, level) for level in LEVELS} | held)
-        columns = ["x", "y", "kind", "measure", "direction", *LEVELS, "held_out"]
+                        others = {of: pair.measure(name, direction, of) for of in (HELD_OUT, WITHIN_CLASS)}
+                        more = {of: np.nan if found is None else found.value for of, found in others.items()}
+                        rows.append(row | {level: getattr(estimate, level) for level in LEVELS} | more)
+        columns = ["x", "y", "kind", "measure", "direction", *LEVELS, HELD_OUT, WITHIN_CLASS]
         return ResultsTable.of_rows(rows, columns)
 
     def estimate(self, measure: str, x: str, y: str) -> Estimate:
@@ -219,6 +225,17 @@ class ComparisonView:
             raise UserError(f'no kind "{kind}" of pairs; {did_you_mean(kind, KINDS)}.')
         if measure not in self.results.measures:
             raise UserError(f'no measure "{measure}"; {did_you_mean(measure, self.results.measures)}.')
+
+    def growth(self, *measures: str) -> ResultsTable:
+        """A row a width or epoch in which groups of nets differ: means over pairs, and the chance level of each.
+
+        ``measures`` default to all; no rows where the nets do not differ in width or epoch.
+        """
+        for measure in measures:
+            self._known(measure, KINDS[0])
+        found = growths_within(self.results, measures or self.results.measures)
+        rows = [dict(zip(COLUMNS, row, strict=True)) for one in found for row in one.rows()]
+        return ResultsTable.of_rows(rows, list(COLUMNS))
 
     def clusters(self, x: str, y: str) -> ClusterTable:
         """Spectral clusters of the joined units of two nets."""

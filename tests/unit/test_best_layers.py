@@ -11,7 +11,10 @@ from convergence.analysis.active_units import active_units
 from convergence.analysis.best_layers import best_layer_steps, members_by_net
 from convergence.analysis.nets import analyze_nets
 from convergence.config.stages import AnalysisConfig
+from convergence.figures.best_layers import best_layers as best_layers_figure
+from convergence.results import mean_best_layers
 from convergence.statistics.file import ComparisonSums
+from tests.helpers.analysed_sums import analysed
 from tests.unit.test_analysis import sums_of
 
 CONFIG = AnalysisConfig(rotations=6)
@@ -82,3 +85,33 @@ def test_other_comparisons_have_no_steps():
     for sums in (plain, epochs):
         assert not members_by_net(sums, active_units(sums))
         assert not best_layer_steps(sums, active_units(sums), CONFIG)
+
+
+def test_mean_over_pairs_of_nets(tmp_path):
+    """Three nets with the same two layers: every direction of every pair finds its own layer."""
+    rng = np.random.default_rng(4)
+    features = {"1": rng.standard_normal((4, 600)), "2": rng.standard_normal((7, 600))}
+    nets = {
+        net: {layer: x[rng.permutation(len(x))] + 0.3 * rng.standard_normal(x.shape) for layer, x in features.items()}
+        for net in "abc"
+    }
+    config = CONFIG.model_copy(update={"measures": ("matching",)})
+    layer = analysed(tmp_path / "analysis.h5", {"joined": joined(nets)}, config).comparison("joined")
+    assert [(found.x, found.y) for found in layer.best_layers] == [
+        ("a", "b"),
+        ("b", "a"),
+        ("a", "c"),
+        ("c", "a"),
+        ("b", "c"),
+        ("c", "b"),
+    ]
+    found = mean_best_layers(layer, "trained")
+    assert (found.layers_x, found.layers_y, found.n_pairs) == (("1", "2"), ("1", "2"), 3)
+    np.testing.assert_array_equal(found.share, np.eye(2))
+    np.testing.assert_allclose(found.best, 1 / 1.09, atol=0.03)
+    for name in "12":
+        assert 0 < found.excess_interval[name].low < found.excess_interval[name].value
+    assert mean_best_layers(layer, "untrained") is None
+    (drawing,) = best_layers_figure(layer)
+    assert len(drawing.rows) == 4
+    assert "2 of 2 layers" in drawing.caption
