@@ -100,6 +100,36 @@ def false_differences(comparison: ComparisonResults, measures: Sequence[str]) ->
                     yield Reading(EQUAL, float(found.excludes_zero), 0.0)
 
 
+def rare(comparison: ComparisonResults, population: Population) -> Iterator[Reading]:
+    """Of the units that fire on a few images those that take part, and those flagged as rare."""
+    kept, flagged, others = [], [], []
+    for net, causes in population.causes.items():
+        units = comparison.units(net)
+        kept.append(units.active[causes >= 0].mean())
+        flagged.append(units.rare[causes >= 0].mean())
+        others.append(units.rare[causes < 0].mean())
+    yield Reading("rare units that take part", float(np.mean(kept)), 1.0)
+    yield Reading("rare units that are flagged", float(np.mean(flagged)), 1.0)
+    yield Reading("other units that are flagged", float(np.mean(others)), 0.0)
+
+
+def codes(pair: PairResults, truth: dict[str, float]) -> Iterator[Reading]:
+    """Held-out shares of units of y by the kind of their code in units of x, and the chance level of each."""
+    for code, share in truth.items():
+        found = pair.need(f"code_{code}", "xy", HELD_OUT)
+        yield Reading(f"code: {code}", found.value, share)
+        yield Reading(f"code: {code}, chance level", found.null)
+
+
+def of_pairs(
+    comparison: ComparisonResults, measure: str, evaluation: str, name: str, truth: float
+) -> Iterator[Reading]:
+    """A number of single pairs with its interval over images."""
+    for pair in comparison.of_kind("trained"):
+        for found in pair.directions(measure, evaluation):
+            yield Reading(name, found.value, truth, over_images=within(found.low, found.high, truth))
+
+
 def clusters(pair: PairResults, population: Population) -> Iterator[Reading]:
     """The number of clusters, and their agreement with those planted."""
     found = pair.clusters

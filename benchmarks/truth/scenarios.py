@@ -11,9 +11,11 @@ from benchmarks.truth.pipeline import results_of
 from benchmarks.truth.populations import Generator, Population
 from benchmarks.truth.readings import Reading
 from benchmarks.truth.subsets import numbers_of, summary_of
+from convergence.analysis.layout import WITHIN_CLASS, WITHIN_CLASS_HELD_OUT
 from convergence.results import ALL_IMAGES, HELD_OUT
 
 LAYER = "layer"
+ALL_MEASURES = ("matching", "linear_cka", "debiased_cka", "r_squared")
 NUMBERS = (
     ("matching", ALL_IMAGES, "matched r"),
     ("matching", HELD_OUT, "matched r, held out"),
@@ -114,6 +116,59 @@ def _half_with_signs(rng: Generator) -> Iterator[Reading]:
     yield from _shared(populations.share_of_units(rng, 12, signs=True, nonlinearity="none"), 0.5)
 
 
+def _families(rng: Generator) -> Iterator[Reading]:
+    """Independent nets on near copies of images: the truth is 0."""
+    with results_of({LAYER: populations.families(rng)}, analysis={"measures": ALL_MEASURES}) as results:
+        comparison = results.comparison(LAYER)
+        yield from readings.level(comparison)
+        for measure, evaluation, name in (
+            ("debiased_cka", ALL_IMAGES, "debiased CKA"),
+            ("matching", HELD_OUT, "matched r, held out"),
+        ):
+            yield from readings.measured(comparison.summary(measure, "trained", evaluation), name, 0.0)
+            yield from readings.of_pairs(comparison, measure, evaluation, f"{name}, of a pair", 0.0)
+
+
+def _constant_maps(rng: Generator) -> Iterator[Reading]:
+    """Independent nets whose positions are copies of each other: the truth is 0."""
+    layers = {LAYER: populations.constant_maps(rng), "one-unit": populations.constant_maps(rng, width=1)}
+    information = {"mutual_information": {"enabled": True, "bins": 4}}
+    with results_of(layers, information, {"measures": ALL_MEASURES}) as results:
+        comparison, single = results.comparison(LAYER), results.comparison("one-unit")
+        yield from readings.level(comparison)
+        yield from readings.of_pairs(comparison, "debiased_cka", ALL_IMAGES, "debiased CKA, of a pair", 0.0)
+        nats = ("mean_information_semi_matching", ALL_IMAGES, "mutual information of two units, nats")
+        yield from readings.of_pairs(single, *nats, 0.0)
+
+
+def _rare(rng: Generator) -> Iterator[Reading]:
+    population = populations.rare_units(rng)
+    with results_of({LAYER: population}) as results:
+        comparison = results.comparison(LAYER)
+        yield from readings.rare(comparison, population)
+        yield from readings.discoveries(comparison, population)
+
+
+def _class_only(rng: Generator) -> Iterator[Reading]:
+    """Units that share the label and nothing else: within classes the truth is 0."""
+    with results_of({LAYER: populations.class_only(rng)}) as results:
+        comparison = results.comparison(LAYER)
+        for evaluation, name, truth in (
+            (ALL_IMAGES, "matched r", readings.NONE),
+            (WITHIN_CLASS, "matched r, within classes", readings.NONE),
+            (WITHIN_CLASS_HELD_OUT, "matched r, within classes, held out", 0.0),
+        ):
+            yield from readings.measured(comparison.summary("matching", "trained", evaluation), name, truth)
+
+
+def _codes(rng: Generator) -> Iterator[Reading]:
+    sparse = {"enabled": True, "alphas": 4}
+    with results_of({LAYER: populations.codes(rng, n_nets=2)}, analysis={"sparse": sparse}) as results:
+        pair = results.comparison(LAYER).first_pair
+        assert pair is not None
+        yield from readings.codes(pair, {"local": 1 / 3, "few": 1 / 3, "distributed": 1 / 3, "unexplained": 0.0})
+
+
 SCENARIOS = (
     Scenario("private", "nothing shared", _private, 0.5),
     Scenario("all-shared", "every unit shared one to one, with noise", _all_shared, 0.25),
@@ -124,6 +179,11 @@ SCENARIOS = (
     Scenario("rotated-gelu", "one subspace in other bases, GELU", _rotated("gelu"), 0.5),
     Scenario("mixed-causes", "10 causes mixed at random into ReLU units", _mixed, 0.5),
     Scenario("random-features", "random ReLU features of 20 inputs", _features, 0.5),
+    Scenario("codes", "units that are 1, 3 and 20 units of another net", _codes, 0.1),
+    Scenario("families", "independent nets, ten near copies of each image", _families, 0.25),
+    Scenario("constant-maps", "independent nets, maps without detail", _constant_maps, 0.1),
+    Scenario("rare", "a quarter of the units fires on six images", _rare, 0.1),
+    Scenario("class-only", "units share the label and nothing else", _class_only, 0.25),
     *(Scenario(f"clusters-{k}", f"{k} planted clusters", _clusters(k), 0.05) for k in (5, 15, 20, 21, 30, 64)),
     Scenario("nets", "8 nets, each of its own noise and share of shared units", _nets, 1.5),
 )
