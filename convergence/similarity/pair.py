@@ -169,7 +169,7 @@ class PairMoments:
             return replace(self, cov_xy=self.cov_xy @ q, cov_yy=q.T @ self.cov_yy @ q, samples_y=samples, hsic=None)
         scores_x, scores_y = self.scores()
         rotated = PairMoments(
-            self.n, self.std_xx, self.std_xy @ q, q.T @ self.std_yy @ q, True, None,
+            self.n, self.std_xx, self.std_xy @ q, q.T @ self.std_yy @ q, True, self.hsic,
             scores_x, None if scores_y is None else scores_y @ q,
         )  # fmt: skip
         if "directions_x" in self.__dict__:

@@ -48,6 +48,7 @@ name = "planted"
 [activations]
 root = "{root}"
 untrained = ["alone"]
+labels = "labels.npy"
 [activations.nets]
 net1 = {{ conv1 = "net1_conv1.npy", fc = "net1_fc.npy" }}
 net2 = {{ conv1 = "net2_conv1.npy", fc = "net2_fc.npy" }}
@@ -73,7 +74,7 @@ max_clusters = 5
 
 
 def planted_activations() -> dict[str, np.ndarray]:
-    """Of 240 images: conv1 with 8 units at 3 × 3 positions, fc with 8 units."""
+    """Of 240 images of three classes: conv1 with 8 units at 3 × 3 positions, fc with 8 units."""
     rng = np.random.default_rng(7)
     found = {}
     for layer, shape in (("conv1", (240, 8, 3, 3)), ("fc", (240, 8))):
@@ -85,6 +86,7 @@ def planted_activations() -> dict[str, np.ndarray]:
             found[f"{net}_{layer}"] = np.maximum(noisy, 0).astype(np.float32)
         found[f"alone_{layer}"] = np.maximum(rng.standard_normal(shape), 0).astype(np.float32)
     found["net2_fc"][:, 6] = 0  # a unit that carries nothing
+    found["labels"] = np.arange(240) % 3
     return found
 
 

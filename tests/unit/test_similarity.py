@@ -8,27 +8,28 @@ import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
+from convergence.analysis.group_pairs import hsic_plain
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
 from convergence.similarity.measure import Measure
-from convergence.similarity.pair import PairMoments, UnbiasedHsic
+from convergence.similarity.pair import GroupHsic, PairMoments
+
+N_GROUPS = 4
 
 
 def moments(x: np.ndarray, y: np.ndarray) -> PairMoments:
     """The covariances of samples x units arrays, by their definition, and everything else a measure may ask for."""
     joint = np.atleast_2d(np.cov(np.hstack([x, y]), rowvar=False))
     k = x.shape[1]
-    kernels = [v @ v.T for v in (x, y)]
-    hsic = UnbiasedHsic(*(unbiased_hsic(kernels[a], kernels[b]) for a, b in ((0, 0), (0, 1), (1, 1))))
-    return PairMoments(float(len(x)), joint[:k, :k], joint[:k, k:], joint[k:, k:], False, hsic, x[:60], y[:60])
+    grams = [v[:60] @ v[:60].T for v in (x, y)]
+    layers = {"x": x.T / x.std(axis=0)[:, None], "y": y.T / y.std(axis=0)[:, None]}
 
+    def hsic(part: str) -> float:
+        return hsic_plain(*([layers[of][:, g::N_GROUPS] for g in range(N_GROUPS)] for of in part))
 
-def unbiased_hsic(k: np.ndarray, l: np.ndarray) -> float:
-    """Equation 5 of Song et al. 2007 (arXiv 0805.2368), from two kernel matrices."""
-    n = len(k)
-    k, l = (m - np.diag(np.diag(m)) for m in (k, l))
-    total = np.trace(k @ l) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * (k @ l).sum() / (n - 2)
-    return float(total / (n * (n - 3)))
+    return PairMoments(
+        float(len(x)), joint[:k, :k], joint[:k, k:], joint[k:, k:], False, GroupHsic(hsic), x[:60], y[:60], None, *grams
+    )
 
 
 def random_pair(seed: int, n_x: int = 9, n_y: int = 6, n: int = 200) -> PairMoments:

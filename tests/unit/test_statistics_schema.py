@@ -92,7 +92,7 @@ def test_predicted_size_is_that_of_the_file(planted_runs, path):
     with h5py.File(path) as file:
         for name, place in file["comparisons"].items():
             sizes = {key: item.nbytes for key, item in datasets_of(place).items() if not key.startswith("histogram/")}
-            assert stored_bytes(joined[name], experiment.statistics, 40) == sum(sizes.values())
+            assert stored_bytes(joined[name], experiment.statistics, 40, 3) == sum(sizes.values())
 
 
 @pytest.mark.parametrize(("version", "says"), [(4, "version 4 .* version 5 is needed.*Make it again"), (99, "newer")])
