@@ -75,7 +75,10 @@ LAYERS: dict[str, Layers] = {
 }
 
 
-def sums_of(x: Float32, y: Float32, precision: str = "float64", n_groups: int = 4) -> ComparisonSums:
+N_GROUPS = 4
+
+
+def sums_of(x: Float32, y: Float32, precision: str = "float64", n_groups: int = N_GROUPS) -> ComparisonSums:
     """Sums of two layers in image groups; sample s in group s mod ``n_groups``."""
     samples, widths = np.concatenate([x, y]), (len(x), len(y))
     n_units = len(samples)

@@ -11,7 +11,7 @@ from scipy.spatial import procrustes as scipy_procrustes
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
-from benchmarks.conformance_layers import LAYERS, Float64, Layers, pair_of, scores
+from benchmarks.conformance_layers import LAYERS, N_GROUPS, Float64, Layers, pair_of, scores
 from benchmarks.conformance_table import DEFINITION, Cases, row
 from convergence.similarity import MEASURES
 from convergence.similarity.cca import KEPT_VARIANCE, canonical_correlations, canonical_directions
@@ -76,19 +76,24 @@ def linear_cka_raw() -> Cases:
         yield MEASURES.load("linear_cka_raw")(pair_of(layers)), cka_of(kernel(x), kernel(y))
 
 
-@row(
-    "debiased_cka",
-    DEFINITION,
-    "unbiased HSIC of kernel matrices (n × n), Song et al. 2007, eq. 5",
-    "the layers; norms of samples are kept in float32",
-    1e-8,
-)
+@row("debiased_cka", DEFINITION, "sums over pairs of samples of different groups", ALL, 1e-10)
 def debiased_cka() -> Cases:
+    for found, *layers in measured("debiased_cka"):
+        groups = np.arange(len(layers[0])) % N_GROUPS
+        apart = groups[:, None] != groups
+        own = np.stack([groups == g for g in range(N_GROUPS)]).astype(float)
+        centring = np.eye(len(groups)) - own.T @ (own / own.sum(axis=1, keepdims=True))
+        k, l = (centring @ (v @ v.T) @ centring for v in layers)
+        yield found, cka_of(k * apart, l * apart)
+
+
+@row("image_cka", DEFINITION, "unbiased HSIC of kernel matrices (n × n), Song et al. 2007, eq. 5", "the layers", 1e-10)
+def image_cka() -> Cases:
     for layers in LAYERS.values():
         x, y = samples(layers)
         k, l = x @ x.T, y @ y.T
         wanted = hsic_of(k, l) / np.sqrt(hsic_of(k, k) * hsic_of(l, l))
-        yield MEASURES.load("debiased_cka")(pair_of(layers)), wanted
+        yield MEASURES.load("image_cka")(pair_of(layers)), wanted
 
 
 @row("mean_cca", "scipy", "`linalg.subspace_angles`, mean cosine", ALL, 1e-12)
@@ -191,9 +196,20 @@ def ridge_r_squared() -> Cases:
         yield found, Ridge(RIDGE * len(x)).fit(x, y).score(x, y)
 
 
-@row("rsa", "scipy", '`spatial.distance.pdist`, "cosine"; `stats.spearmanr`', ALL, 1e-12)
+PATTERNS = ("plain", "unequal widths", "mean/std 1e4", "n < units", "half of the units shared")
+
+
+@row("rsa", "scipy", '`spatial.distance.pdist`, "correlation"; `stats.spearmanr`', ", ".join(PATTERNS), 1e-8)
 def rsa() -> Cases:
-    for found, x, y in measured("rsa"):
+    for key in PATTERNS:
+        x, y = (v.T.astype(np.float64) for v in LAYERS[key])
+        apart = (np.nan_to_num(pdist(v, "correlation"), nan=1.0).round(12) for v in (x, y))  # nan: a constant pattern
+        yield MEASURES.load("rsa")(pair_of(LAYERS[key])), spearmanr(*apart).statistic
+
+
+@row("rsa_cosine", "scipy", '`spatial.distance.pdist`, "cosine"; `stats.spearmanr`', ALL, 1e-12)
+def rsa_cosine() -> Cases:
+    for found, x, y in measured("rsa_cosine"):
         yield found, spearmanr(*(pdist(v, "cosine").round(12) for v in (x, y))).statistic
 
 

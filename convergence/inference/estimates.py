@@ -117,8 +117,8 @@ def jackknife(value: float, without: npt.ArrayLike, smooth: bool = True) -> Esti
     """Estimate a number from its value on all images and ``without`` (n_groups,), the values without each group.
 
     Standard error: sqrt((G − 1)/G · Σ (θ₍g₎ − θ̄)²), Efron & Stein 1981 (Ann. Statist. 9); bias: (G − 1)(θ̄ − θ),
-    Quenouille 1956 (Biometrika 43). Group sizes differ by at most one image, so all groups have the same weight. A
-    number that is not ``smooth``, like a share of units with the same partner, changes in steps: its bias is not
+    Quenouille 1956 (Biometrika 43). All groups have the same weight: their sizes differ by one image, or by the size of
+    a family where images come in families, of which groups are made so that they are of nearly equal size. A number that is not ``smooth``, like a share of units with the same partner, changes in steps: its bias is not
     estimated, and its error is rough.
 
     Raises
