@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from convergence.analysis.active_units import ActiveUnits, describe_units
+from convergence.analysis.cause_rows import cause_rows
 from convergence.analysis.file import TableRows
 from convergence.analysis.kinds import PairKinds
 from convergence.analysis.layout import (
@@ -118,11 +119,16 @@ class ComparisonRows(TableRows):
                 self._add_best_layers(both[direction])
 
     def add_summaries(self) -> None:
-        """Append the means over pairs of nets and their differences, of all pairs that were appended."""
+        """Append means over pairs of nets, their differences and causes, of all pairs that were appended."""
         members, pairs, measures = (self.table(name) for name in ("members", "pairs", "measures"))
         without, draws = (self.matrix(f"measures_{rows}") for rows in ("without", "draws"))
         numbers = PopulationNumbers(members, pairs, measures, without, draws)
-        for table, rows in (("summaries", summary_rows(numbers)), ("differences", difference_rows(numbers))):
+        tables = {
+            "summaries": summary_rows(numbers),
+            "differences": difference_rows(numbers),
+            "causes": cause_rows(numbers, members),
+        }
+        for table, rows in tables.items():
             for row in rows:
                 self.add(table, **row)
 

@@ -14,6 +14,11 @@ from convergence.statistics.schema import UNKNOWN
 PairKind = Literal["trained", "untrained", "mixed", "same_init"]
 
 
+def network_of(initialisation: str) -> str:
+    """The network in an initialisation of :attr:`convergence.config.schema.Net.initialisation`; "" if unknown."""
+    return initialisation.rpartition(", seed ")[0]
+
+
 class PairKinds:
     """Kinds of the pairs of a comparison's members."""
 

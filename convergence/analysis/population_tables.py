@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convergence.analysis.schema import TableSchema, floats, ints, text
+from convergence.analysis.schema import TableSchema, flags, floats, ints, text
 
 KINDS_OF_PAIRS = (
     "trained (two trained nets of different initialisations), untrained, mixed (a trained and an untrained net), or "
@@ -14,6 +14,42 @@ OVER_IMAGES = floats(
     image_high="upper end of the 95 % interval over images, for these nets; NaN for shares of units",
 )
 
+CAUSES_TABLE = TableSchema(
+    "causes",
+    "a number over the pairs of trained nets of one network that share the same causes of similarity; empty where all "
+    "pairs share the same ones, or a net takes part more than once",
+    (
+        *text(
+            network="network of the nets; empty if all nets have one network",
+            measure="name of the number, as in the table summaries", evaluation="of the number",
+            shared="causes that the pairs share (initial weights, image order, training images), out of those in which "
+            "pairs differ; else nothing",
+        ),
+        *flags(
+            same_init="whether the pairs have the same initial weights",
+            same_order="whether they saw images in the same order",
+            same_data="whether they saw the same training images",
+        ),
+        *ints(n_pairs="pairs with the number", n_initialisations="initialisations of the nets in them"),
+        *floats(
+            value="mean over the pairs",
+            net_error="standard error over nets and images (jackknife over initialisations and over image groups)",
+            df="its degrees of freedom (Welch and Satterthwaite)",
+            low="lower end of the 95 % interval over nets and images",
+            high="upper end of the 95 % interval over nets and images",
+        ),
+        *text(missing="why there is no interval over nets; empty where there is one"),
+        *floats(
+            effect="value minus that of the pairs that share nothing; NaN for these",
+            effect_error="its standard error over nets and images",
+            effect_df="its degrees of freedom",
+            effect_low="lower end of the 95 % interval of the effect",
+            effect_high="upper end of the 95 % interval of the effect",
+            effect_p="two-sided p-value of an effect of 0",
+        ),
+        *text(effect_missing="why the effect has no interval; empty where it has one, or there is no effect"),
+    ),
+)  # fmt: skip
 POPULATION_TABLES = (
     TableSchema(
         "summaries",
@@ -78,4 +114,5 @@ POPULATION_TABLES = (
             *text(missing="why there is no interval over nets; empty where there is one"),
         ),
     ),
+    CAUSES_TABLE,
 )  # fmt: skip

@@ -69,13 +69,17 @@ class PopulationNumbers:
     members, pairs, measures : tables of the comparison
     without : (n_rows of measures, n_groups) jackknife replicates of the measures
     draws : (n_rows of measures, n_draws) draws of their chance levels, NaN where there are fewer
+
+    Attributes
+    ----------
+    pairs : the table of pairs, of those that have results
     """
 
     def __init__(self, members: Columns, pairs: Columns, measures: Columns, without: Array, draws: Array) -> None:
         kept = pairs["skip_reason"] == ""
-        self._pairs = {name: values[kept] for name, values in pairs.items()}
+        self.pairs: Columns = {name: values[kept] for name, values in pairs.items()}
         self._measures, self._without, self._draws = measures, without, draws
-        self._place = {pair: k for k, pair in enumerate(zip(self._pairs["x"], self._pairs["y"], strict=True))}
+        self._place = {pair: k for k, pair in enumerate(zip(self.pairs["x"], self.pairs["y"], strict=True))}
         self._nets = units_of_members(members)
         self._labels = labels_of_members(members)
         self._epochs = dict(zip(members["member"].tolist(), members["epoch"].tolist(), strict=True))
@@ -84,7 +88,7 @@ class PopulationNumbers:
         self._chosen: dict[tuple[str, str], tuple[Array, PairUnits]] = {}
         groups = [self._group(x, y) for x, y in self._place]
         self._group_of_pair = np.array(groups, dtype=np.str_)
-        kinds = self._pairs["kind"]
+        kinds = self.pairs["kind"]
         self.groups: dict[str, list[str]] = {
             kind: [name for name in dict.fromkeys(self._group_of_pair[self._of_kind(kind)].tolist()) if name]
             for kind in KINDS
@@ -96,6 +100,10 @@ class PopulationNumbers:
     def keys(self) -> list[Key]:
         """Numbers that any pair has."""
         return [*self._rows, *((name, ALL_IMAGES) for name, of in OF_PAIRS.items() if self._of_pairs(of) is not None)]
+
+    def unit(self, member: str) -> tuple[str, str]:
+        """The (population, unit) of a member; members of one initialisation are one unit."""
+        return self._nets[member][2]
 
     def number(self, key: Key, kind: str, group: str = "") -> NetsNumber | None:
         """A number over the pairs of a kind, and of a group of them; None if no pair has it."""
@@ -143,7 +151,7 @@ class PopulationNumbers:
         """Positions of the pairs that have a number, and the trained and untrained nets in them."""
         at, _ = self._pairs_of(kind, group)
         at = at[np.isfinite(self.values(key).value[at])]
-        members = {str(name) for column in ("x", "y") for name in self._pairs[column][at]}
+        members = {str(name) for column in ("x", "y") for name in self.pairs[column][at]}
         nets = {self._nets[name][:2] for name in members}
         trained = sum(state for _, state in nets)
         return at, trained, len(nets) - trained
@@ -184,7 +192,7 @@ class PopulationNumbers:
         )
 
     def _of_pairs(self, columns: tuple[str, ...]) -> Array | None:
-        values = np.mean([self._pairs[name] for name in columns], axis=0)
+        values = np.mean([self.pairs[name] for name in columns], axis=0)
         return values if np.isfinite(values).any() else None
 
     def _of_table(self, key: Key) -> PairValues:
@@ -197,8 +205,8 @@ class PopulationNumbers:
 
     def _of_kind(self, kind: str) -> Array:
         """Positions of the pairs of a kind: those of two nets, or those within one net if there are no others."""
-        at = np.flatnonzero(self._pairs["kind"] == kind)
-        apart = [self._nets[x][0] != self._nets[y][0] for x, y in zip(*(self._pairs[c][at] for c in "xy"), strict=True)]
+        at = np.flatnonzero(self.pairs["kind"] == kind)
+        apart = [self._nets[x][0] != self._nets[y][0] for x, y in zip(*(self.pairs[c][at] for c in "xy"), strict=True)]
         return at[np.array(apart, dtype=bool)] if any(apart) else at
 
     def _pairs_of(self, kind: str, group: str) -> tuple[Array, PairUnits]:
@@ -206,7 +214,7 @@ class PopulationNumbers:
             at = self._of_kind(kind)
             if group:
                 at = at[self._group_of_pair[at] == group]
-            nets = [[self._nets[self._pairs[column][k]][2] for column in ("x", "y")] for k in at]
+            nets = [[self._nets[self.pairs[column][k]][2] for column in ("x", "y")] for k in at]
             self._chosen[kind, group] = at, PairUnits.of(nets)
         return self._chosen[kind, group]
 

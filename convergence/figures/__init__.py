@@ -2,7 +2,7 @@
 
 style.py       colours, sizes, saving
 overview.py    all layers in one figure, two runs side by side
-partners.py, prediction.py, groups.py, activations.py, nets.py
+partners.py, prediction.py, groups.py, activations.py, nets.py, causes.py
                figures of one layer, ``draw(layer, pair)``; ``None`` without results to show
 nets.py, best_layers.py, growth.py
                figures of all nets of a comparison: several epochs, layers or widths; ``draw(layer)``, a list
@@ -34,6 +34,7 @@ FIGURES = Registry(
         "clusters": "convergence.figures.groups:clusters",
         "subspaces": "convergence.figures.groups:subspaces",
         "consensus": "convergence.figures.nets:consensus",
+        "causes": "convergence.figures.causes:causes",
         "mean_activations": "convergence.figures.activations:mean_activations",
         "distributions": "convergence.figures.activations:distributions",
     },

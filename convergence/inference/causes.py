@@ -81,15 +81,20 @@ def shared_causes(
     if not differing.any():
         return []
     found: dict[tuple[bool, ...], tuple[npt.NDArray[np.int64], NetsNumber]] = {}
-    for shared in sorted({tuple(row) for row in shares[known].tolist()}, key=lambda row: (sum(row), row[::-1])):
+    rows = {tuple(map(bool, row)) for row in shares[known]}
+    for shared in sorted(rows, key=lambda row: (sum(row), row[::-1])):
         at = known[(shares[known] == shared).all(axis=1)]
         mean = PairUnits.of([units[k] for k in at]).mean(values[at], without_groups[at], smooth)
         found[shared] = at, mean
-    common = tuple((shares[known].all(axis=0)).tolist())  # what pairs share that share no differing cause
+    common = tuple(map(bool, shares[known].all(axis=0)))  # what pairs share that share no differing cause
     base = found[common][1] if common in found else None
     return [
         SharedCauses(
-            shared, tuple(differing.tolist()), at, mean, None if base is None or shared == common else mean.minus(base)
+            shared,
+            tuple(map(bool, differing)),
+            at,
+            mean,
+            None if base is None or shared == common else mean.minus(base),
         )
         for shared, (at, mean) in found.items()
     ]

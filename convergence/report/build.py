@@ -33,7 +33,7 @@ from convergence.report.results import (
     shown_pair,
 )
 from convergence.report.site import Link, MenuSection, Site
-from convergence.report.tables import layer_sentence, measures_table, nets_table, pairs_table
+from convergence.report.tables import causes_table, layer_sentence, measures_table, nets_table, pairs_table
 from convergence.report.thumbnail_sheets import (
     ABOUT,
     KINDS,
@@ -158,7 +158,7 @@ def _write(
             layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed,
             sentence=layer_sentence(layer), left_out_units=left_out_units(layer),
             measures=measures_table([layer], with_layer=False),
-            pairs=pairs_table(layer), not_drawn=without_clusters(pair) if pair else "",
+            pairs=pairs_table(layer), not_drawn=without_clusters(pair) if pair else "", causes=causes_table(layer),
             links=[Link("Its galleries", gallery_links[layer.name].slug)],
         )  # fmt: skip
         logger.info("  %s: %d figures", layer.name, len(placed))

@@ -9,7 +9,11 @@ import numpy as np
 
 from convergence.figures.style import KIND_WORDS
 from convergence.inference import mean_estimate
+<<<<<<< HEAD
 from convergence.results import HELD_OUT, WITHIN_CLASS, ComparisonResults, Summary, interval, kinds_of, title_of
+=======
+from convergence.results import ALL_IMAGES, HELD_OUT, ComparisonResults, Summary, interval, kinds_of, title_of
+>>>>>>> 319826d (The table of causes in analysis, results and report; configs/causes.toml)
 from convergence.similarity import MEASURES
 
 MISSING = "–"
@@ -95,6 +99,27 @@ def pairs_table(layer: ComparisonResults) -> Table:
         rows,
         wide=True,
     )
+
+
+def causes_table(layer: ComparisonResults) -> Table:
+    """Similarity of pairs of trained nets by what their trainings share; of no rows where all share the same."""
+    rows = []
+    for found in layer.causes:
+        if found.evaluation != ALL_IMAGES or found.measure not in MEASURES:
+            continue
+        rows.append(
+            (
+                MEASURES.load(found.measure).title,
+                found.network,
+                found.shared,
+                str(found.n_pairs),
+                interval(found.mean),
+                MISSING if np.isnan(found.effect) else interval(found.contrast),
+                found.effect_missing or found.missing,
+            )
+        )
+    columns = ("measure", "network", "two nets share", "pairs", "mean", "minus pairs that share nothing", "no interval")
+    return Table.of("Trained nets by what their trainings share", columns, rows, wide=True)
 
 
 def nets_table(nets: Sequence[dict[str, object]]) -> Table:

@@ -14,7 +14,11 @@ import numpy.typing as npt
 from convergence.analysis.file import Columns, open_analysis
 from convergence.analysis.summaries import PopulationNumbers
 from convergence.inference import Estimate, NetsNumber
+<<<<<<< HEAD
 from convergence.results.best_layers import BestLayers, read_best_layers
+=======
+from convergence.results.causes import CauseMean, cause_means
+>>>>>>> 319826d (The table of causes in analysis, results and report; configs/causes.toml)
 from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,
@@ -308,6 +312,11 @@ class ComparisonResults:
     @cached_property
     def _consensus_estimates(self) -> list[Estimate]:
         return self.source.all_estimates("consensus_measures")
+
+    @cached_property
+    def causes(self) -> tuple[CauseMean, ...]:
+        """Similarity of trained nets by what their trainings share; () where all pairs share the same."""
+        return tuple(cause_means(self.source.table("causes")))
 
     @cached_property
     def map(self) -> NetMap | None:

@@ -5,6 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from convergence.analysis.cause_rows import cause_rows
+from convergence.analysis.population_tables import CAUSES_TABLE
+from convergence.analysis.summaries import OF_PAIRS, PopulationNumbers
 from convergence.inference.causes import plain_effect, shared_causes
 from convergence.inference.populations import nets_interval
 
@@ -95,3 +98,63 @@ def test_causes_that_all_pairs_share_or_that_lack_pairs_are_left_out():
     values, without, shares, units = simulated(np.random.default_rng(0), 3, 2)
     values[shares[:, 0]] = np.nan  # pairs of one initialisation were not compared
     assert [one.causes for one in shared_causes(values, without, shares, units)] == [(), (1,)]
+
+
+def tables(nets, layers=("conv1",)):
+    """Tables of a comparison of nets (name, initialisation, order); the similarity is planted."""
+    members = [(f"{name}{layer}", name, start, layer) for name, start, _ in nets for layer in layers]
+    order = {name: seed for name, _, seed in nets}
+    start = {name: text for name, text, _ in nets}
+    pairs = [(x, y) for x, y in combinations(members, 2) if x[1] != y[1]]
+    same_init = np.array([start[x[1]] == start[y[1]] for x, y in pairs])
+    same_order = np.array([order[x[1]] == order[y[1]] for x, y in pairs])
+    value = 0.4 + ALPHA * same_init + BETA * same_order
+    n = len(pairs)
+    nothing = np.full(n, np.nan)
+    columns = {"x": np.array([x[0] for x, _ in pairs]), "y": np.array([y[0] for _, y in pairs])}
+    of_pairs = columns | {
+        "kind": np.where(same_init, "same_init", "trained"), "skip_reason": np.full(n, ""), "same_init": same_init,
+        "same_order": same_order, "same_data": np.full(n, True),
+        **dict.fromkeys({name for names in OF_PAIRS.values() for name in names}, nothing),
+    }  # fmt: skip
+    measures = columns | {
+        "measure": np.full(n, "matching"), "evaluation": np.full(n, "all_images"), "value": value,
+        "bias": np.zeros(n), "n_replicates": np.full(n, 4), "null_draws": np.zeros(n, int),
+        **dict.fromkeys(("null", "null_sd", "shifted", "ceiling"), nothing),
+    }  # fmt: skip
+    of_members = {
+        "member": np.array([m[0] for m in members]), "net": np.array([m[1] for m in members]),
+        "initialisation": np.array([m[2] for m in members]), "layer": np.array([m[3] for m in members]),
+        "trained": np.full(len(members), True), "epoch": np.full(len(members), -1),
+        "n_units": np.full(len(members), 8),
+    }  # fmt: skip
+    return PopulationNumbers(of_members, of_pairs, measures, np.tile(value[:, None], 4), np.zeros((n, 0))), of_members
+
+
+def nets_of(network, n_init, n_order):
+    return [(f"{network}{i}{o}", f"{network} abc, seed {i}", o) for i in range(n_init) for o in range(n_order)]
+
+
+def test_rows_of_the_table_name_what_pairs_share():
+    rows = list(cause_rows(*tables(nets_of("small", 3, 2))))
+    assert [(row["shared"], row["n_pairs"], row["n_initialisations"]) for row in rows] == [
+        ("nothing", 6, 3), ("initial weights", 3, 3), ("image order", 6, 3)
+    ]  # fmt: skip
+    assert [(row["same_init"], row["same_order"], row["same_data"]) for row in rows] == [
+        (False, False, True), (True, False, True), (False, True, True)
+    ]  # fmt: skip
+    assert [row.get("effect") for row in rows] == [None, pytest.approx(ALPHA), pytest.approx(BETA)]
+    assert {row["network"] for row in rows} == {""}
+    known = {column.name for column in CAUSES_TABLE.columns}
+    assert all(set(row) <= known for row in rows)
+
+
+def test_only_nets_of_one_network_are_compared():
+    rows = list(cause_rows(*tables(nets_of("small", 3, 2) + nets_of("wide", 2, 1))))
+    assert {row["network"] for row in rows} == {"small abc"}
+    assert sum(row["n_pairs"] for row in rows) == 15
+
+
+def test_no_rows_without_differing_causes_or_with_several_layers():
+    assert not list(cause_rows(*tables(nets_of("small", 4, 1))))
+    assert not list(cause_rows(*tables(nets_of("small", 3, 2), layers=("conv1", "conv2"))))
