@@ -77,25 +77,19 @@ def shared_causes(
         Whether the bias for want of images is estimated.
     """
     known = np.flatnonzero(np.isfinite(values))
-    differing = shares[known].any(axis=0) & ~shares[known].all(axis=0)
-    if not differing.any():
+    rows: list[tuple[bool, ...]] = [tuple(row) for row in shares[known].tolist()]
+    common = tuple(all(flags) for flags in zip(*rows, strict=True))  # what pairs share that share no differing cause
+    differing = tuple(any(flags) and not all(flags) for flags in zip(*rows, strict=True))
+    if not any(differing):
         return []
     found: dict[tuple[bool, ...], tuple[npt.NDArray[np.int64], NetsNumber]] = {}
-    rows = {tuple(map(bool, row)) for row in shares[known]}
-    for shared in sorted(rows, key=lambda row: (sum(row), row[::-1])):
+    for shared in sorted(set(rows), key=lambda row: (sum(row), row[::-1])):
         at = known[(shares[known] == shared).all(axis=1)]
         mean = PairUnits.of([units[k] for k in at]).mean(values[at], without_groups[at], smooth)
         found[shared] = at, mean
-    common = tuple(map(bool, shares[known].all(axis=0)))  # what pairs share that share no differing cause
     base = found[common][1] if common in found else None
     return [
-        SharedCauses(
-            shared,
-            tuple(map(bool, differing)),
-            at,
-            mean,
-            None if base is None or shared == common else mean.minus(base),
-        )
+        SharedCauses(shared, differing, at, mean, None if base is None or shared == common else mean.minus(base))
         for shared, (at, mean) in found.items()
     ]
 
