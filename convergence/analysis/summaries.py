@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.layout import ALL_IMAGES, SHARES
+from convergence.analysis.layout import ALL_IMAGES, CODE_SHARES, SHARES
 from convergence.inference import NetsNumber, PairUnits, image_bias, jackknife, nets_interval
 
 Array = npt.NDArray[Any]
@@ -34,6 +34,7 @@ OF_PAIRS = {
 """Numbers of the table pairs, each the mean of some columns; they have no error over images."""
 UNKNOWN = "net "
 """Beginning of the names of units that are nets of unknown initialisation."""
+NOT_OF_ALL_IMAGES = "shares of code sizes depend on the number of images, so that intervals would not cover"
 NONE = float("nan")
 
 
@@ -256,6 +257,8 @@ def _summary(numbers: PopulationNumbers, number: NetsNumber, key: Key, kind: str
             "excess": above.value, "excess_error": above.error, "excess_df": above.df, "excess_low": above.low,
             "excess_high": above.high, "excess_p": above.p,
         }  # fmt: skip
+    if key[0] in CODE_SHARES:
+        row |= {"low": NONE, "high": NONE, "missing": found.missing or NOT_OF_ALL_IMAGES}
     best = numbers.number(key, "same_init", group) if kind == "trained" and "same_init" in numbers.groups else None
     return row if best is None else row | {"ceiling": best.value}
 

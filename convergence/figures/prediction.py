@@ -144,7 +144,7 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         title="Is the code local?",
         caption="Left: how many units of another net reach 90 % of the R² of all its units: "
         f"{'; '.join(said)}; forward selection adds at most {most} units. “Not explained”: all units together explain "
-        "less than 5 % of the variance. Bars: 95 % intervals over nets and images; shares have none over images alone. "
+        "less than 5 % of the variance. These shares depend on the number of images and have no intervals. "
         "Right: mean loss on the images of the fit, and on the other half of the image groups; bands: ± 2 standard "
         "errors over image groups, for these nets.",
         alt="Shares of units with local, few-unit and distributed codes, and loss by number of units",

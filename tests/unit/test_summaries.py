@@ -146,15 +146,19 @@ def test_nets_of_one_initialisation_are_one_unit_and_the_ceiling():
 
 
 def test_shares_have_no_interval_over_images():
-    rows, _ = planted(NETS, ("code_local",))
-    assert "code_local" in SHARES
+    rows, _ = planted(NETS, ("below_half", "code_local"))
+    assert {"below_half", "code_local", "significant"} < SHARES
     found = by_key(summary_rows(numbers(rows)), "kind", "measure")
-    row = found["trained", "code_local"]
+    row = found["trained", "below_half"]
     assert not {"image_low", "image_high"} & set(row)
     assert 0 < row["low"] < row["value"] < row["high"] < 1
     equal = found["trained", "significant"]
     assert equal["value"] == pytest.approx(0.3)
     assert "equal in all nets" in equal["missing"]
+    code = found["trained", "code_local"]
+    assert np.isnan([code["low"], code["high"]]).all()
+    assert "depend on the number of images" in code["missing"]
+    assert code["excess_low"] < code["excess"] < code["excess_high"]
 
 
 def test_groups_of_pairs_are_layers_or_widths():
