@@ -9,11 +9,16 @@ import numpy as np
 
 from convergence.figures.style import KIND_WORDS
 from convergence.inference import mean_estimate
-<<<<<<< HEAD
-from convergence.results import HELD_OUT, WITHIN_CLASS, ComparisonResults, Summary, interval, kinds_of, title_of
-=======
-from convergence.results import ALL_IMAGES, HELD_OUT, ComparisonResults, Summary, interval, kinds_of, title_of
->>>>>>> 319826d (The table of causes in analysis, results and report; configs/causes.toml)
+from convergence.results import (
+    ALL_IMAGES,
+    HELD_OUT,
+    WITHIN_CLASS,
+    ComparisonResults,
+    Summary,
+    interval,
+    kinds_of,
+    title_of,
+)
 from convergence.similarity import MEASURES
 
 MISSING = "–"

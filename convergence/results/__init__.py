@@ -14,13 +14,9 @@ unit_tables.py what a notebook shows of two nets
 labelled.py    arrays with named axes and tables with named columns
 """
 
-<<<<<<< HEAD
 from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, WITHIN_CLASS, WITHIN_CLASS_HELD_OUT
 from convergence.results.best_layers import BestLayers, MeanBestLayers, mean_best_layers
-=======
-from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
 from convergence.results.causes import CauseMean
->>>>>>> 319826d (The table of causes in analysis, results and report; configs/causes.toml)
 from convergence.results.comparison import (
     AnalysisResults,
     ComparisonResults,
@@ -37,16 +33,9 @@ from convergence.results.pair import CODES, KINDS, TRAINED_OR_NOT, Kind, PairRes
 from convergence.results.populations import Difference, Summary, difference_of, interval, title_of
 
 __all__ = [
-<<<<<<< HEAD
     "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "WITHIN_CLASS",
-    "WITHIN_CLASS_HELD_OUT", "AnalysisResults", "BestLayers", "ComparisonResults", "ConsensusResults", "Difference",
-    "Growth", "Kind", "LayerOverTime", "MeanBestLayers", "NetMap", "PairResults", "SparsePrediction", "Summary",
+    "WITHIN_CLASS_HELD_OUT", "AnalysisResults", "BestLayers", "CauseMean", "ComparisonResults", "ConsensusResults",
+    "Difference", "Growth", "Kind", "LayerOverTime", "MeanBestLayers", "NetMap", "PairResults", "SparsePrediction", "Summary",
     "Trajectory", "UnitSummary", "difference_of", "growths_across", "growths_within", "interval", "kinds_of",
     "mean_best_layers", "read_analysis", "title_of",
-=======
-    "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "AnalysisResults", "CauseMean",
-    "ComparisonResults", "ConsensusResults", "Difference", "Kind", "LayerOverTime", "NetMap", "PairResults",
-    "SparsePrediction", "Summary", "Trajectory", "UnitSummary", "difference_of", "interval", "kinds_of",
-    "read_analysis", "title_of",
->>>>>>> 319826d (The table of causes in analysis, results and report; configs/causes.toml)
 ]  # fmt: skip

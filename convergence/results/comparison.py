@@ -14,11 +14,8 @@ import numpy.typing as npt
 from convergence.analysis.file import Columns, open_analysis
 from convergence.analysis.summaries import PopulationNumbers
 from convergence.inference import Estimate, NetsNumber
-<<<<<<< HEAD
 from convergence.results.best_layers import BestLayers, read_best_layers
-=======
 from convergence.results.causes import CauseMean, cause_means
->>>>>>> 319826d (The table of causes in analysis, results and report; configs/causes.toml)
 from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,
