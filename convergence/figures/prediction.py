@@ -101,7 +101,6 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
     figure, axes = new_figure(9.2, 3.5, 2)
     rows: list[tuple[Any, ...]] = []
     said = []
-    drawn: list[Summary] = []
     with drawing_style():
         for k, kind in enumerate(layer.kinds):
             pairs, colour = layer.of_kind(kind), KIND_COLOURS[kind]
@@ -111,12 +110,10 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
                 held = np.mean(_of_directions(pairs, attrgetter(f"held_out_codes.{name}")))
                 assert found is not None
                 shares.append(found.value)
-                drawn.append(found)
                 x = at + 0.38 * (k - (len(layer.kinds) - 1) / 2)
                 word = KIND_WORDS[kind] if at == 0 else None
-                axes[0].bar(x, found.value, width=0.36, color=colour, alpha=0.75, label=word)
-                draw_intervals(axes[0], x, found, "black")
-                rows.append((kind, name, found.value, found.net_error, found.low, found.high, held))
+                axes[0].bar(x, found.value, width=0.36, color=colour, label=word)
+                rows.append((kind, name, found.value, "", held))
             said.append(f"{100 * shares[0]:.0f} % by one unit, {100 * shares[1]:.0f} % by a few ({KIND_WORDS[kind]})")
             for values, errors, name, line, word in (
                 ("loss", "standard_error", "forward_loss", ":", "same images"),
@@ -129,12 +126,10 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
                 steps = np.arange(1, len(loss) + 1)
                 axes[1].fill_between(steps, loss - 2 * error, loss + 2 * error, color=colour, alpha=0.15, linewidth=0)
                 axes[1].plot(steps, loss, line, color=colour, label=f"{KIND_WORDS[kind]}, {word}")
-                rows += [
-                    (kind, f"{name}, {n} units", v, s, "", "", "") for n, v, s in zip(steps, loss, error, strict=True)
-                ]
+                rows += [(kind, f"{name}, {n} units", v, s, "") for n, v, s in zip(steps, loss, error, strict=True)]
         axes[0].set_xticks(range(len(CODE_WORDS)), list(CODE_WORDS.values()))
         axes[0].set(title="units that reach 90 % of the R² of all", ylabel="share of units", ylim=(0, 1.2))
-        interval_legend(axes[0], drawn, loc="upper right", ncols=2)
+        axes[0].legend(loc="upper right", ncols=2, fontsize="small")
         axes[1].set(title="loss by number of units", xlabel="units (forward selection, refitted)", ylabel="½ (1 − R²)")
         axes[1].set_ylim(0, 0.66)
         axes[1].legend(loc="upper right", ncols=2, fontsize="small")
@@ -149,7 +144,7 @@ def codes(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         "errors over image groups, for these nets.",
         alt="Shares of units with local, few-unit and distributed codes, and loss by number of units",
         figure=figure,
-        columns=("pairs", "what", "value", "standard_error", "low", "high", "held_out"),
+        columns=("pairs", "what", "value", "standard_error", "held_out"),
         rows=rows,
     )
 
