@@ -35,7 +35,7 @@ from convergence.results.populations import Difference, Summary, difference_of, 
 __all__ = [
     "ALL_IMAGES", "CODES", "DIRECTIONS", "HELD_OUT", "KINDS", "TRAINED_OR_NOT", "WITHIN_CLASS",
     "WITHIN_CLASS_HELD_OUT", "AnalysisResults", "BestLayers", "CauseMean", "ComparisonResults", "ConsensusResults",
-    "Difference", "Growth", "Kind", "LayerOverTime", "MeanBestLayers", "NetMap", "PairResults", "SparsePrediction", "Summary",
-    "Trajectory", "UnitSummary", "difference_of", "growths_across", "growths_within", "interval", "kinds_of",
+    "Difference", "Growth", "Kind", "LayerOverTime", "MeanBestLayers", "NetMap", "PairResults", "SparsePrediction",
+    "Summary", "Trajectory", "UnitSummary", "difference_of", "growths_across", "growths_within", "interval", "kinds_of",
     "mean_best_layers", "read_analysis", "title_of",
 ]  # fmt: skip
