@@ -49,6 +49,12 @@ TABLES = (
                 subset_seed="seed of the training images that the net saw; -2 for all, -1 if unknown",
             ),
             *ints(n_units="units of the layer, inactive units included"),
+            *flags(rectified="whether the node is an activation function"),
+            *text(
+                null_kind="how the layer gets another basis for chance levels: pre-activations (rotated before the "
+                "activation function), sums (a layer without one; rotated exactly), or empty",
+                null_reason="why there is no chance level of this kind; empty if there is one",
+            ),
         ),
     ),
     TableSchema(

@@ -160,6 +160,16 @@ class ComparisonResults:
         """Whether every net takes part once: with one layer, at one epoch."""
         return len(set(self.of_net)) == len(self.nets)
 
+    @property
+    def unprivileged(self) -> bool:
+        """Whether no member has an activation function: signs and basis of its units are arbitrary."""
+        return bool((self.source.table("members")["null_kind"] == "sums").all())
+
+    @property
+    def null_reason(self) -> str:
+        """Why there is no chance level from other bases; "" if every member has one."""
+        return next((str(reason) for reason in self.source.table("members")["null_reason"] if reason), "")
+
     def of_kind(self, kind: Kind) -> list[PairResults]:
         """The pairs of one kind."""
         return [pair for pair in self.pairs if pair.kind == kind]

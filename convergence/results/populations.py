@@ -30,6 +30,19 @@ BOUNDS: dict[str, Bounds] = {
 
 
 @dataclass(frozen=True)
+class Excess:
+    """A number minus its chance level, with the 95 % interval over nets, images and draws.
+
+    ``missing`` says why there is no interval; "" where there is one.
+    """
+
+    value: float
+    low: float
+    high: float
+    missing: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """A number over the pairs of nets of a kind.
 
@@ -85,6 +98,11 @@ class Summary:
     def n_nets(self) -> int:
         """Nets that take part."""
         return self.n_trained + self.n_untrained
+
+    @property
+    def above_chance(self) -> Excess:
+        """The number minus its chance level; NaN without one."""
+        return Excess(self.excess, self.excess_low, self.excess_high, self.missing)
 
     @property
     def estimate(self) -> Estimate:
