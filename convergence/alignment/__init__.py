@@ -6,6 +6,7 @@ sparse.py            few-to-one prediction: LASSO path, forward selection, least
 homotopy_kernels.py  compiled LASSO path by homotopy
 sparse_kernels.py    compiled coordinate descent, refit, forward selection and loss
 consensus.py         one-to-one alignment of all nets at once
+shared_dimensions.py dimensions that nets share, by canonical correlations on held-out images
 cycles.py            cycle consistency of pairwise matchings
 embedding.py         classical multidimensional scaling of nets
 """

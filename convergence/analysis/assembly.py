@@ -42,6 +42,9 @@ GROUPS_OF_MEASURES = {
     "within_class": WITHIN_CLASS,
     "within_class_held_out": WITHIN_CLASS_HELD_OUT,
 }
+DIMENSION_NUMBERS = (
+    "shared_dimensions", "dimensions_beyond_chance", "shared_dimensions_effective", "shared_dimensions_effective_error",
+)  # fmt: skip
 DISTRIBUTIONS = ("matched", "assigned", "any", "within_x", "within_y")
 
 
@@ -101,6 +104,8 @@ class ComparisonRows(TableRows):
                 self._add_sparse(pair, direction, tree)
         if "clusters" in tree:
             self._add_clusters(pair, tree)
+        if "shared_dimensions" in tree:
+            self._add_spectrum("shared_dimensions", pair, tree["shared_dimensions"])
 
     def add_nets(self, tree: Tree) -> None:
         """Append the results of all nets of the comparison."""
@@ -157,6 +162,8 @@ class ComparisonRows(TableRows):
         add("mean_activation_distance", "activation", "xy", tree["mean_activations"])
         for direction in DIRECTIONS:
             add("below_half", "matching", direction, tree["alignment"][f"below_half_{direction}"])
+        for name, estimate in tree.get("shared_dimensions", {}).get("numbers", {}).items():
+            add(name, "subspace", "xy", estimate, HELD_OUT)
         for name, measure in INFORMATION_NUMBERS.items() if "information" in tree else ():
             add(measure, "mutual_information", "xy", tree["information"][name])
         for direction in DIRECTIONS:
@@ -317,12 +324,20 @@ class ComparisonRows(TableRows):
             n_y=found["sizes"][:, 1], **columns,
         )  # fmt: skip
 
+    def _add_spectrum(self, table: str, keys: Mapping[str, str], found: Tree) -> None:
+        columns = {name: found[name] for name in ("correlation", "standard_error", "null")}
+        n = len(found["correlation"])
+        self.add(table, n, **keys, index=np.arange(n), **columns)
+
     def _add_kind(self, kind: str, found: Tree) -> None:
-        nets, n_units = _texts(found["nets"]), len(found["strength"])
+        nets, n_units, dimensions = _texts(found["nets"]), len(found["strength"]), found["dimensions"]
+        self._add_spectrum("consensus_dimensions", {"kind": kind}, dimensions)
         self.add(
             "consensus", kind=kind, n_nets=len(nets),
             **{name: found[name] for name in ("signed", "threshold", "null_reason", "cycle_chance", "cycle_paths",
                                               "held_out_mean_correlation")},
+            n_dimensions=len(dimensions["correlation"]),
+            **{name: dimensions[name] for name in DIMENSION_NUMBERS},
         )  # fmt: skip
         for measure in ("mean_correlation", "cycle_consistency"):
             self._estimate("consensus_measures", {"kind": kind, "measure": measure, "n_nets": 0}, found[measure])

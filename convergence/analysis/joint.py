@@ -69,6 +69,17 @@ class JointCorrelations:
             return self.half(g % 2)
         return self._correlation(half[half != g], np.subtract(self._half(g % 2), self._of_group(g)))
 
+    def of_groups(self, own: Indices) -> Iterator[Float64]:
+        """Correlations (n_own, n_own) of the units at positions ``own`` by group, about the means of all groups."""
+        first, last = int(self.units[own].min()), int(self.units[own].max()) + 1
+        place = self.units[own] - first
+        count, sums = self._sums.group_count, self._sums.group_sums[:, self.units[own]]
+        mean = sums.sum(axis=0) / count.sum()
+        variance = np.diagonal(self._total())[own] / count.sum() - mean**2
+        for g in range(self.n_groups):
+            products = np.asarray(self._sums.group_products[g, first:last, first:last])[np.ix_(place, place)]
+            yield about(products, sums[g], float(count[g]), mean, np.sqrt(variance))
+
     def _half(self, which: int) -> Float64:
         if which not in self._halves:
             self._halves[which] = self._of_group(which)
@@ -95,6 +106,12 @@ class JointCorrelations:
         found = (found + found.T) / 2
         np.fill_diagonal(found, 1.0)
         return found
+
+
+def about(products: Float64, sums: Float64, n: float, mean: Float64, scale: Float64) -> Float64:
+    """Covariances (n_units, n_units) of n samples from their products and sums, about a given mean, over a scale."""
+    own = sums / n
+    return (products / n - np.outer(own, mean) - np.outer(mean, own) + np.outer(mean, mean)) / np.outer(scale, scale)
 
 
 def trajectories(sums: ComparisonSums, live: ActiveUnits) -> Tree:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from convergence.analysis.pair_tables import ESTIMATE, PAIR, PAIR_TABLES, REPLICATES
+from convergence.analysis.pair_tables import ESTIMATE, PAIR, PAIR_TABLES, REPLICATES, SPECTRUM
 from convergence.analysis.population_tables import POPULATION_TABLES
 from convergence.analysis.schema import MatrixSchema, TableSchema, document, flags, floats, ints, text
 from convergence.provenance import ANALYSIS_SCHEMA_VERSION
@@ -152,7 +152,17 @@ TABLES = (
                 cycle_chance="cycle consistency of random matchings",
                 held_out_mean_correlation="mean correlation of members on images that did not align them",
             ),
-            *ints(cycle_paths="paths through three nets"),
+            *ints(
+                cycle_paths="paths through three nets",
+                n_dimensions="dimensions that the nets could share: the least rank of a net, at most 2048 / nets",
+                shared_dimensions="leading dimensions of consensus_dimensions with a correlation above the null and of "
+                "at least 0.5",
+                dimensions_beyond_chance="leading dimensions with a correlation above the null",
+            ),
+            *floats(
+                shared_dimensions_effective="sum of squared correlations of all dimensions, held out",
+                shared_dimensions_effective_error="its standard error over image groups",
+            ),
         ),
     ),
     TableSchema(
@@ -165,6 +175,12 @@ TABLES = (
             *ESTIMATE,
             *REPLICATES,
         ),
+    ),
+    TableSchema(
+        "consensus_dimensions",
+        "a dimension that all nets of a kind may share; generalised canonical correlation analysis (MAXVAR) fitted on "
+        "half of the image groups and scored on the other half, mean of both ways",
+        (*text(kind="kind of nets"), *SPECTRUM),
     ),
     TableSchema(
         "consensus_units",

@@ -23,14 +23,24 @@ from convergence.analysis.best_layers import BEST_LAYERS, best_layer_steps, best
 from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.kinds import kinds_of_nets
 from convergence.analysis.nulls import SUMS, NetNull, n_draws, null_reason
+from convergence.analysis.shared_dimensions import (
+    CrossFit,
+    NetsHalves,
+    dimension_part,
+    dimension_spectrum,
+    dimension_steps,
+    spectrum_columns,
+)
 from convergence.analysis.steps import Float64, Numbers, Parts, Replicated, Step, Tree, computed, full, ranges
 from convergence.config.stages import AnalysisConfig
+from convergence.inference import jackknife_error
 from convergence.statistics.file import ComparisonSums
 
 LEAST_RUNS = 5
 """Runs of the null, one for each net at least: a run aligns all nets anew, one of them in another basis."""
 CHANCE_QUANTILE = 0.95
 LEAST_NETS = 3
+DIMENSIONS = "dimension_"
 OVER_TIME = "over_time"
 
 
@@ -46,6 +56,7 @@ def nets_steps(sums: ComparisonSums, live: ActiveUnits, config: AnalysisConfig) 
         aligned = cost.CONSENSUS * pairs * max(widths) ** 3
         scored = pairs * cost.MATCHING * max(widths) ** 3 + cost.MOMENTS * sum(widths) ** 2
         steps += [Step(kind, "found", seconds=aligned + scored), Step(kind, "held_out", seconds=2 * aligned)]
+        steps += dimension_steps(kind, widths, len(sums.group_count), DIMENSIONS)
         for name, n, each, after in (
             ("null", n_runs, aligned + cost.ROTATION * max(widths) ** 3, ()),
             ("numbers", len(sums.group_count), scored, (f"{kind}/found", f"{kind}/null")),
@@ -79,6 +90,7 @@ class NetsAnalysis:
 
     Steps of a kind: consensus units of all images (``found``), those with one net in another basis (``null``) and so
     the strength that chance gives, numbers without each image group, and what stays on other images (``held_out``).
+    ``dimension_both`` and ``dimension_numbers`` count the dimensions that all nets share.
 
     ``distances`` of pairs of nets, of those that have one, make the map; :meth:`tree` alone needs them.
     """
@@ -94,6 +106,7 @@ class NetsAnalysis:
         self._live, self._config = live, config
         self.steps = nets_steps(sums, live, config)
         self._joints: dict[str, JointCorrelations] = {}
+        self._fits: dict[str, CrossFit] = {}
 
     def compute(self, step: Step, parts: Parts) -> Tree:
         """The part of a step, from those of the steps before."""
@@ -102,6 +115,10 @@ class NetsAnalysis:
         if step.method == BEST_LAYERS:
             return best_layers(self.sums, self._live, self._config, step)
         joint, absolute = self._joint(step.method), self._absolute(step.method)
+        if step.name.startswith(DIMENSIONS):
+            if step.method not in self._fits:
+                self._fits = {step.method: CrossFit(NetsHalves(joint))}
+            return dimension_part(self._fits[step.method], step)
         if step.name == "found":
             pooled = joint.pooled()
             found = consensus_units(pooled, joint.net_of_unit, absolute=absolute)
@@ -189,6 +206,16 @@ class NetsAnalysis:
         reasons = [null_reason(self.sums, net) for net in _alive(self.sums, self._live)[kind]]
         return next(filter(None, reasons), "no unit of a net in another basis varies")
 
+    def _dimensions(self, kind: str, parts: Parts) -> Tree:
+        """Dimensions that all nets of a kind share."""
+        found = dimension_spectrum(kind, parts, DIMENSIONS)
+        return spectrum_columns(found) | {
+            "shared_dimensions": found.shared,
+            "dimensions_beyond_chance": found.beyond_chance,
+            "shared_dimensions_effective": found.effective,
+            "shared_dimensions_effective_error": float(jackknife_error(found.without[:, 2])),
+        }
+
     def _kind(self, kind: str, parts: Parts) -> Tree:
         """Consensus units of all images, the strength that chance gives, and what stays of them on other images."""
         part, threshold, joint = parts.one(kind, "found"), self._threshold(kind, parts), self._joint(kind)
@@ -218,6 +245,7 @@ class NetsAnalysis:
             "cycle_consistency": replicated.estimate("cycle_consistency", smooth=False).as_dict(),
             "cycle_chance": part["cycle_chance"],
             "cycle_paths": part["cycle_paths"],
+            "dimensions": self._dimensions(kind, parts),
             "unit_cycles": part["cycle_units"],
             "active_units": {net: index[joint.net_of_unit == k] for k, net in enumerate(nets)},
         }

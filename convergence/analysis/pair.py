@@ -18,6 +18,7 @@ from convergence.analysis.mutual_information import information
 from convergence.analysis.nulls import SUMS, n_draws, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair_sums import PairSums
+from convergence.analysis.shared_dimensions import SharedDimensions
 from convergence.analysis.steps import Method, PairShape, Parts, Step, Tree, computed
 from convergence.analysis.within_class import WithinClass
 from convergence.config.stages import AnalysisConfig
@@ -41,11 +42,14 @@ def shape_of(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: An
 def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
     """All steps of a pair, each after its predecessors; none if a net has no active unit.
 
-    Sparse mappings and clusters are left out where a comparison joins several layers or epochs of a net.
+    Sparse mappings, shared dimensions and clusters are left out where a comparison joins several layers or epochs of a
+    net.
     """
     if not shape.n_x or not shape.n_y:
         return []
     steps = [*Measures.steps(shape, config), *OneToOne.steps(shape, config)]
+    if shape.whole:
+        steps += SharedDimensions.steps(shape, config)
     if shape.labels:
         steps += WithinClass.steps(shape, config)
     if shape.whole and config.sparse.enabled:
@@ -74,6 +78,7 @@ class PairAnalysis:
             OneToOne(self._pair, config, nulls),
             WithinClass(self._pair, config, nulls),
             *sparse,
+            SharedDimensions(self._pair, config),
             ManyToMany(self._pair, config, sparse if config.sparse.enabled else []),
         ]
         planned = {step.method for step in self.steps}

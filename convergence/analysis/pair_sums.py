@@ -90,6 +90,7 @@ class PairSums:
     xx, xy, yy : (n_groups, n, n) products, in memory if they are few, else read group by group when they are needed
     floor_x, floor_y : (n,) largest variance of a unit that counts as constant
     shifted_xy : (n_x, n_y) products of x with the next image's y over all groups, None if they were not summed
+    shifted_halves : the same over the even groups and over the odd ones
     samples_x, samples_y : (N, n) activations of the images of the subset, in group ``sample_group`` (N,); or None
     sample_family : (N,) families of these images; None: every image is a family
     gram_x, gram_y : (N, N) inner products of the flattened maps of these images; None if absent or not finite
@@ -109,6 +110,7 @@ class PairSums:
     floor_x: Float64
     floor_y: Float64
     shifted_xy: Float64 | None
+    shifted_halves: tuple[Float64, Float64] | None
     samples_x: Float64 | None
     samples_y: Float64 | None
     sample_group: Indices | None
@@ -138,11 +140,13 @@ class PairSums:
         n_x, n_y = int(alive_x.sum()), int(alive_y.sum())
         few = 8 * n_groups * (n_x**2 + n_x * n_y + n_y**2) <= KEPT_BYTES
         products = [block.in_memory(n_groups) if few else block for block in blocks]
-        shifted = None
+        shifted, halves = None, None
         if sums.group_shifted_products is not None:
-            shifted = np.zeros((n_x, n_y))
+            shifted, halves = np.zeros((n_x, n_y)), (np.zeros((n_x, n_y)), np.zeros((n_x, n_y)))
             for group in range(n_groups):
-                shifted += sums.group_shifted_products[group, of_x, of_y][np.ix_(alive_x, alive_y)]
+                own = sums.group_shifted_products[group, of_x, of_y][np.ix_(alive_x, alive_y)]
+                shifted += own
+                halves[group % 2][:] += own
         subset, gram = sums.subset_samples, sums.image_gram
         grams = [None if gram is None else np.asarray(gram[sums.nets.index(net)]) for net in (x, y)]
         return cls(
@@ -159,6 +163,7 @@ class PairSums:
             floor_x=live.floor[of_x][alive_x],
             floor_y=live.floor[of_y][alive_y],
             shifted_xy=shifted,
+            shifted_halves=halves,
             samples_x=None if subset is None else subset[:, all_x[alive_x]].astype(np.float64),
             samples_y=None if subset is None else subset[:, all_y[alive_y]].astype(np.float64),
             sample_group=None if subset is None else sums.subset_group,

@@ -21,6 +21,14 @@ ESTIMATE = floats(
     shifted="the number where y sees the next image; NaN where it was not summed",
     ceiling="best value of all nets with the same covariances within the layers; NaN where it is unknown",
 ) + ints(null_draws="draws of the null; the draws are in the row of measures_draws")
+SPECTRUM = (
+    *ints(index="position of the dimension in the fit, strongest first"),
+    *floats(
+        correlation="held-out correlation of the nets' variates, mean over pairs of nets and not increasing",
+        standard_error="standard error over image groups, the fit included",
+        null="correlation that a dimension reaches with probability .05 if it is not shared",
+    ),
+)
 REPLICATES = ints(n_replicates="number of jackknife replicates in the row of the matrix of replicates")
 METHODS = "spectral, hierarchical, or sparse_weights (agglomerative clusters of the LASSO weights)"
 SUBSPACE_NUMBERS = {
@@ -51,7 +59,8 @@ PAIR_TABLES = (
             *PAIR,
             *text(
                 measure="name of the number",
-                family="similarity, matching, mutual_information, prediction, code, or activation",
+                family="similarity, matching, mutual_information, prediction, code, subspace (numbers of dimensions), "
+                "or activation",
                 direction="xy or yx; xy alone for numbers that are symmetric",
                 evaluation="all_images; held_out: fitted on half of the image groups, scored on the other half; "
                 "within_class, within_class_held_out: the same of the covariances within classes",
@@ -59,6 +68,12 @@ PAIR_TABLES = (
             *ESTIMATE,
             *REPLICATES,
         ),
+    ),
+    TableSchema(
+        "shared_dimensions",
+        "a dimension that two members may share: canonical directions fitted on half of the image groups and scored on "
+        "the other half, mean of both ways",
+        (*PAIR, *SPECTRUM),
     ),
     TableSchema(
         "unavailable",

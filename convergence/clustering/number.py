@@ -31,7 +31,7 @@ N_DRAWS = 8
 TOLERANCE = 0.01
 """Numbers whose excess is lower by no more than this share count as equally good; the largest of them is chosen."""
 
-_CONFIDENCE = 0.95
+_LEAST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +164,8 @@ def choose_number(ks: Labels, observed: Matrix, null: Matrix, fallback: int = 0)
     from it by merging.
 
     Whether there are groups at all is judged by the largest product over all numbers, beside the same of each draw of
-    the null: it has to exceed the limit of a one-sided 95 % prediction interval. Without groups the number is that of
-    the largest eigengap, ``ks[fallback]``: a number chosen for its excess would have one.
+    the null: its logarithm has to exceed the upper limit of their 95 % prediction interval. Without groups the number
+    is that of the largest eigengap, ``ks[fallback]``: a number chosen for its excess would have one.
 
     Parameters
     ----------
@@ -182,9 +182,9 @@ def choose_number(ks: Labels, observed: Matrix, null: Matrix, fallback: int = 0)
         return ClusterNumber(1, 0.0, 0.0, False, ks, np.zeros(0))
     evidence, drawn = observed.prod(axis=0), null.prod(axis=1)
     excess = evidence - drawn.mean(axis=0)
-    most, n = drawn.max(axis=1), len(drawn)
-    reach = float(stats.t.ppf(_CONFIDENCE, n - 1)) * float(most.std(ddof=1)) * np.sqrt(1 + 1 / n)
-    beyond = bool(excess.max() > 0 and evidence.max() > most.mean() + reach)
+    most, n = np.log(np.maximum(drawn.max(axis=1), _LEAST)), len(drawn)
+    limit = most.mean() + float(stats.t.ppf(0.975, n - 1)) * float(most.std(ddof=1)) * np.sqrt(1 + 1 / n)
+    beyond = bool(excess.max() > 0 and np.log(max(float(evidence.max()), _LEAST)) > limit)
     at = int(np.flatnonzero(excess >= (1 - TOLERANCE) * excess.max())[-1]) if beyond else fallback
     return ClusterNumber(int(ks[at]), float(observed[0, at]), float(null[:, 0, at].mean()), beyond, ks, excess)
 

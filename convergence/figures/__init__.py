@@ -2,7 +2,7 @@
 
 style.py       colours, sizes, saving
 overview.py    all layers in one figure, two runs side by side
-partners.py, prediction.py, groups.py, activations.py, nets.py, causes.py
+partners.py, prediction.py, groups.py, dimensions.py, activations.py, nets.py, causes.py
                figures of one layer, ``draw(layer, pair)``; ``None`` without results to show
 nets.py, best_layers.py, growth.py
                figures of all nets of a comparison: several epochs, layers or widths; ``draw(layer)``, a list
@@ -33,6 +33,7 @@ FIGURES = Registry(
         "codes": "convergence.figures.prediction:codes",
         "clusters": "convergence.figures.groups:clusters",
         "subspaces": "convergence.figures.groups:subspaces",
+        "shared_dimensions": "convergence.figures.dimensions:shared_dimensions",
         "consensus": "convergence.figures.nets:consensus",
         "causes": "convergence.figures.causes:causes",
         "mean_activations": "convergence.figures.activations:mean_activations",

@@ -16,6 +16,7 @@ from convergence.analysis.summaries import PopulationNumbers
 from convergence.inference import Estimate, NetsNumber
 from convergence.results.best_layers import BestLayers, read_best_layers
 from convergence.results.causes import CauseMean, cause_means
+from convergence.results.groups import SharedDimensions, dimensions_of_all
 from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,
@@ -65,6 +66,7 @@ class ConsensusResults:
     shared : share of the consensus units present in at least 2, 3, … nets; empty without a threshold
     signed, sign : "r", or "|r|" for units without a preferred sign; (n_consensus, n_nets) signs of the members
     null_reason : why there is no threshold; "" if there is one
+    dimensions : that all nets share
     cycle_chance, cycle_paths, held_out_mean_correlation : chance level, number of paths, mean on other images
     """
 
@@ -86,6 +88,7 @@ class ConsensusResults:
     signed: str
     sign: Indices
     null_reason: str
+    dimensions: SharedDimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,6 +317,7 @@ class ComparisonResults:
             signed=str(scalars["signed"][0]),
             sign=members["sign"].reshape(-1, n),
             null_reason=str(scalars["null_reason"][0]),
+            dimensions=dimensions_of_all(scalars, self.source.rows("consensus_dimensions", (kind,))),
         )
 
     @cached_property

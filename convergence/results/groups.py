@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Rows = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +80,44 @@ class Subspaces:
     matched: SharedNumber
     matched_rotated: Float64
     matched_rotated_sd: Float64
+
+
+@dataclass(frozen=True, eq=False)
+class SharedDimensions:
+    """Dimensions that two nets share, or all nets of a kind, on images that did not fit them.
+
+    Attributes
+    ----------
+    correlation, standard_error : (n_dimensions,) held-out correlation by dimension, not increasing, and its error over
+        image groups
+    null : (n_dimensions,) correlation that a dimension reaches with probability .05 if it is not shared
+    shared : leading dimensions above the null and of a correlation of at least 0.5
+    beyond_chance : leading dimensions above the null
+    effective, effective_error : sum of squared held-out correlations, and its error over image groups
+    """
+
+    correlation: Float64
+    standard_error: Float64
+    null: Float64
+    shared: int
+    beyond_chance: int
+    effective: float
+    effective_error: float
+
+    @property
+    def n_dimensions(self) -> int:
+        """Dimensions that could be shared: the least rank of a net."""
+        return len(self.correlation)
+
+
+def dimensions_of_all(scalars: Rows, spectrum: Rows) -> SharedDimensions:
+    """Dimensions that all nets of a kind share, from its row of ``consensus`` and its rows of the spectrum."""
+    return SharedDimensions(
+        correlation=spectrum["correlation"],
+        standard_error=spectrum["standard_error"],
+        null=spectrum["null"],
+        shared=int(scalars["shared_dimensions"][0]),
+        beyond_chance=int(scalars["dimensions_beyond_chance"][0]),
+        effective=float(scalars["shared_dimensions_effective"][0]),
+        effective_error=float(scalars["shared_dimensions_effective_error"][0]),
+    )

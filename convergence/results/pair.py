@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT
 from convergence.inference import Estimate
-from convergence.results.groups import Clustering, SharedNumber, Subspaces
+from convergence.results.groups import Clustering, SharedDimensions, SharedNumber, Subspaces
 from convergence.results.source import ComparisonSource
 
 Kind = Literal["trained", "untrained", "mixed", "same_init"]
@@ -26,6 +26,7 @@ TRAINED_OR_NOT: tuple[Kind, ...] = KINDS[:2]
 CLUSTERING_NUMBERS = (
     "eigengap", "stability", "stability_halves", "stability_null", "limit", "same_as_spectral",
 )  # fmt: skip
+DIMENSION_NUMBERS = ("shared_dimensions", "dimensions_beyond_chance", "shared_dimensions_effective")
 CODES = ("local", "few", "distributed", "unexplained")
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -377,6 +378,18 @@ class PairResults:
     def eigenvalues(self) -> Float64:
         """Smallest eigenvalues of the normalised Laplacian of the joined units, ascending."""
         return self._rows("eigenvalues")["eigenvalue"]
+
+    @cached_property
+    def shared_dimensions(self) -> SharedDimensions | None:
+        """Dimensions that both members share; None if they were not counted."""
+        rows = self._rows("shared_dimensions")
+        if not len(rows["correlation"]):
+            return None
+        counts = [self.need(name, evaluation=HELD_OUT) for name in DIMENSION_NUMBERS]
+        return SharedDimensions(
+            rows["correlation"], rows["standard_error"], rows["null"], int(counts[0].value), int(counts[1].value),
+            counts[2].value, counts[2].standard_error,
+        )  # fmt: skip
 
     @property
     def subspaces(self) -> Subspaces | None:

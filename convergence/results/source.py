@@ -21,7 +21,9 @@ PAIR = ("x", "y")
 KEYS = {
     **dict.fromkeys(("semi_matching", "sparse", "sparse_paths", "forward", "sparse_targets"), (*PAIR, "direction")),
     **dict.fromkeys(("units", "members", "map"), ("member",)),
-    **dict.fromkeys(("consensus", "consensus_measures", "consensus_units", "consensus_members"), ("kind",)),
+    **dict.fromkeys(
+        ("consensus", "consensus_measures", "consensus_units", "consensus_members", "consensus_dimensions"), ("kind",)
+    ),
     **dict.fromkeys(("over_time", "over_time_units"), ("layer",)),
     "unit_cycles": ("kind", "member"),
 }
