@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from convergence.analysis.file import Columns
 from convergence.inference import Estimate
+from convergence.results.populations import bounds_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class CauseMean:
 
 
 def cause_means(rows: Columns) -> Iterator[CauseMean]:
-    """The rows of the table ``causes``."""
+    """The rows of the table ``causes``; intervals of means are clipped to the range of the number."""
     names = [field.name for field in fields(CauseMean)]
     for values in zip(*(rows[name].tolist() for name in names), strict=True):
-        yield CauseMean(*values)
+        found = CauseMean(*values)
+        shown = found.mean.within(bounds_of(found.measure, found.evaluation))
+        yield found if found.missing else replace(found, low=shown.low, high=shown.high)
