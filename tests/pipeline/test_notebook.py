@@ -47,7 +47,7 @@ def test_three_lines_to_a_matching_and_its_figure(folder):
     assert figure._repr_png_().startswith(b"\x89PNG")
     np.testing.assert_array_equal(found.partners, ORDER)
     assert found.estimate.low < found.mean < found.estimate.high
-    assert found.estimate.null < found.mean
+    assert np.isnan(found.estimate.null), "rectified activations without pre-activations have no rotation null"
     assert list(found.table.columns) == ["unit_x", "unit_y", "correlation", "standard_error", "held_out"]
 
 
@@ -105,9 +105,9 @@ def test_measures_are_a_table_and_estimates(run, folder):
     table = run.measures().where(layer="conv1", measure="matching", x="net1", y="net2")
     (row,) = table
     estimate = run["conv1"].estimate("matching", "net1", "net2")
-    assert (row["value"], row["low"], row["null"]) == (estimate.value, estimate.low, estimate.null)
+    np.testing.assert_equal([row["value"], row["low"], row["null"]], [estimate.value, estimate.low, estimate.null])
     in_file = rows(folder / "analysis.h5", "conv1", "measures", x="net1", y="net2", measure="matching")
-    assert [row["value"], row["held_out"]] == in_file["value"].tolist()
+    assert [row["value"], row["held_out"]] == in_file["value"].tolist()[:2], "all images, held out"
     summary = run["conv1"].summary("matching")
     assert summary.n_pairs == 3
     assert str(summary).startswith(f"{summary.value:.3f} [")
@@ -149,7 +149,7 @@ def test_clusters_hold_planted_pairs_together(run):
 def test_every_figure_of_the_report_is_there(run):
     from convergence.figures import FIGURES
 
-    for name in FIGURES:
+    for name in sorted(set(FIGURES) - {"causes"}):  # nets of several initialisations, orders and subsets
         assert run["conv1"].figure(name, "net2", "net1").axes
     with pytest.raises(UserError, match='did you mean "sparse"'):
         run["conv1"].figure("sparce", "net1", "net2")
