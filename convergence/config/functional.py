@@ -27,8 +27,8 @@ class StitchConfig(ExperimentSection):
 
     pairs: tuple[tuple[str, str], ...] = Field(
         (),
-        description="Pairs [a, b]: layers and units of a are computed from b. Default: the first two trained nets both "
-        "ways, and the first one from an untrained net.",
+        description="Pairs [a, b]: layers and units of a are computed from b. Default: the first two trained nets "
+        "of different initial weights both ways, and the first one from an untrained net.",
     )
     comparisons: tuple[str, ...] = Field((), description="Names of comparisons. Default: all with one layer per net.")
     mappings: tuple[Literal["one_to_one", "soft", "sparse", "least_squares", "mapping_layer"], ...] = Field(
@@ -63,7 +63,9 @@ class MergeConfig(ExperimentSection):
     """Merging: the weights of two or more nets averaged."""
 
     nets: tuple[str, ...] = Field(
-        (), description="Trained nets of one architecture. Default: those of the first group with two."
+        (),
+        description="Trained nets of one architecture. Default: those of the first group with two, one of each "
+        "initialisation.",
     )
     pairs: int = Field(3, ge=1, le=10_000, description="Number of pairs of these nets that are merged, the first ones.")
     steps: int = Field(11, ge=3, le=1000, description="Points on the line between two nets, including its ends.")

@@ -86,6 +86,14 @@ class ExperimentContext:
         return [net for net in self.experiment.all_nets() if net.trained]
 
     @property
+    def trained_apart(self) -> list[Net]:
+        """The first trained net of each initialisation; all trained nets where there is only one initialisation."""
+        first: dict[str, Net] = {}
+        for net in self.trained:
+            first.setdefault(net.initialisation, net)
+        return list(first.values()) if len(first) > 1 else self.trained
+
+    @property
     def untrained(self) -> list[Net]:
         """Untrained nets."""
         return [net for net in self.experiment.all_nets() if not net.trained]

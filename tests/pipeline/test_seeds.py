@@ -1,11 +1,14 @@
 """Seeds of initial weights, image order and training subset: what each changes, alone and jointly."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from convergence.config.load import parse_config
 from convergence.config.stages import TrainingConfig
 from convergence.data.images import ArrayImages, Splits
+from convergence.functional.context import ExperimentContext
 from convergence.networks.small import Small
 from convergence.networks.weights import load_net
 from convergence.runs.run_folder import RunFolder
@@ -114,6 +117,15 @@ def test_nets_without_these_seeds_keep_their_digest(tmp_path):
     (values, _) = (task.values["training"] for task in RunFolder(tmp_path, experiment).train_tasks())
     assert not {"data_share", "subset_seed"} & set(values)
     assert values["data_seed"] == 0
+
+
+def test_experiments_take_nets_trained_apart():
+    def names(*overrides):
+        nets = parse_config(TEXT, overrides).all_nets()
+        return [net.name for net in ExperimentContext.trained_apart.fget(SimpleNamespace(trained=nets))]
+
+    assert names() == ["net1", "net3"]
+    assert names("nets.0.seeds=[4, 4, 4, 4]", "nets.0.order_seeds=[1, 2, 3, 4]") == ["net1", "net2", "net3", "net4"]
 
 
 def test_initialisation_is_of_network_and_seed():

@@ -95,7 +95,7 @@ def tasks(context: ExperimentContext) -> list[Task]:
 
 
 def chosen_nets(context: ExperimentContext) -> list[Net]:
-    """The nets of the config, or the trained nets of the first group that has two.
+    """The nets of the config, or the nets trained apart of the first group that has two.
 
     Raises
     ------
@@ -118,9 +118,8 @@ def chosen_nets(context: ExperimentContext) -> list[Net]:
                     "group in functional.merge.nets, or use `convergence stitch`."
                 )
     else:
-        groups = [
-            [net for net in trained.values() if net.label == label] for label in {n.label: 0 for n in context.trained}
-        ]
+        apart = context.trained_apart
+        groups = [[net for net in apart if net.label == label] for label in dict.fromkeys(net.label for net in apart)]
         nets = next((group for group in groups if len(group) > 1), [])
     if len(nets) < 2:
         raise UserError("merge needs two trained nets of one architecture. Add seeds to a group of [[nets]].")

@@ -65,12 +65,12 @@ def tasks(context: ExperimentContext) -> list[Task]:
 
 
 def chosen_pairs(context: ExperimentContext) -> list[tuple[str, str]]:
-    """The pairs (a, b) of the config, or the first two trained nets both ways and an untrained net as b."""
+    """The pairs (a, b) of the config, or the first two nets trained apart, both ways, and an untrained net as b."""
     given = context.config.stitch.pairs
     context.check_nets("functional.stitch.pairs", [name for pair in given for name in pair])
     if given:
         return list(dict.fromkeys(given))
-    trained = [net.name for net in context.trained[:2]]
+    trained = [net.name for net in context.trained_apart[:2]]
     pairs = [(trained[0], trained[1]), (trained[1], trained[0])] if len(trained) == 2 else []
     if trained and context.untrained:
         pairs.append((trained[0], context.untrained[0].name))
