@@ -291,7 +291,7 @@ def subspaces(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
                 f"{n:.0f}",
                 *(number(found[kind], 1) for kind in KINDS),
                 signed(difference, 1),
-                MISSING if every is None or every.shared_dimensions < 0 else f"{every.shared_dimensions}",
+                MISSING if every is None else f"{every.dimensions.shared}",
                 number(layer.summary("r_squared", "trained", HELD_OUT)),
                 number(layer.summary("r_squared", UNTRAINED, HELD_OUT)),
             )
@@ -300,7 +300,7 @@ def subspaces(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         "RQ3",
         "How many dimensions do nets trained apart share?",
         f"{said} A dimension is shared if its canonical correlation, fitted on one half of the images, is beyond "
-        "chance on the other half.",
+        "chance and at least 0.5 on the other half.",
         ("layer", "units", *(f"shared dimensions, {WORDS[kind]}" for kind in KINDS), "trained − untrained",
          "shared by all trained nets", "held-out R² from all units, trained", "held-out R², untrained"),
         rows,

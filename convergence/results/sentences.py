@@ -21,10 +21,17 @@ NAMED = 4
 class Interval(Protocol):
     """A number with its interval over nets; NaN without one, and then ``missing`` says why."""
 
-    value: float
-    low: float
-    high: float
-    missing: str
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+    @property
+    def missing(self) -> str: ...
 
 
 @dataclass(frozen=True)

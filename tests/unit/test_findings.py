@@ -179,7 +179,7 @@ def test_activations_sentence_of_every_verdict(ends: Any, sentence: str) -> None
 def test_share_of_units_in_all_nets_is_withheld_without_a_chance_level() -> None:
     numbers = {
         "nets": ("a", "b", "c"), "mean_correlation": SimpleNamespace(value=0.5, null=NAN, null_sd=NAN),
-        "cycle_consistency": SimpleNamespace(value=0.4), "cycle_chance": 0.05, "shared_dimensions": -1,
+        "cycle_consistency": SimpleNamespace(value=0.4), "cycle_chance": 0.05,
     }  # fmt: skip
     withheld = SimpleNamespace(**numbers, shared={}, null_reason="no pre-activations")
     present = SimpleNamespace(**numbers, shared={2: summary(0.6), 3: summary(0.25)}, null_reason="")
