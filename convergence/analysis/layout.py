@@ -76,8 +76,7 @@ TABLES = (
             *flags(active="whether the unit enters the results"),
             *text(inactive_reason="why the unit does not enter the results; empty for active units"),
             *flags(
-                rare="whether an active unit is constant in image groups that an error bar uses, so that its errors are "
-                "large"
+                rare="whether an active unit is constant in some image groups that error bars use: its errors are large"
             ),
         ),
     ),

@@ -118,8 +118,9 @@ def jackknife(value: float, without: npt.ArrayLike, smooth: bool = True) -> Esti
 
     Standard error: sqrt((G − 1)/G · Σ (θ₍g₎ − θ̄)²), Efron & Stein 1981 (Ann. Statist. 9); bias: (G − 1)(θ̄ − θ),
     Quenouille 1956 (Biometrika 43). All groups have the same weight: their sizes differ by one image, or by the size of
-    a family where images come in families, of which groups are made so that they are of nearly equal size. A number that is not ``smooth``, like a share of units with the same partner, changes in steps: its bias is not
-    estimated, and its error is rough.
+    a family where images come in families, of which groups are made so that they are of nearly equal size. A number
+    that is not ``smooth``, like a share of units with the same partner, changes in steps: its bias is not estimated,
+    and its error is rough.
 
     Raises
     ------

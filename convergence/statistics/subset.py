@@ -186,7 +186,7 @@ class _Kept:
             kept["group"] = self.groups
             if "subset" in file.raw_file["images"]:
                 subset_group = hdf5.read_array(file.raw_file["images"], "subset_group")
-                kept["sample"] = np.flatnonzero(np.isin(subset_group, self.groups))
+                kept["sample"] = kept["stored"] = np.flatnonzero(np.isin(subset_group, self.groups))
         attributes = {
             name: np.asarray(place.attrs[name])[members] if axes[:1] == ("net",) else place.attrs[name]
             for name, axes, _, _ in MEMBERS
