@@ -199,7 +199,7 @@ def _between(
         for a, b in combinations(range(len(nets)), 2)
     }
     if len(nets) == 2:
-        left, _, right = scipy.linalg.svd(blocks[0, 1], full_matrices=False, lapack_driver="gesvd")
+        left, right = _singular_vectors(blocks[0, 1])
         return [left[:, :n_dims], right[:n_dims].T]
     edges = np.concatenate([[0], np.cumsum(ranks)])
     matrix = np.zeros((edges[-1], edges[-1]))
@@ -209,6 +209,15 @@ def _between(
     _, vectors = scipy.linalg.eigh(matrix, subset_by_index=(edges[-1] - n_dims, edges[-1] - 1))
     leading = vectors[:, ::-1]
     return [leading[edges[k] : edges[k + 1]] for k in range(len(nets))]
+
+
+def _singular_vectors(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    """Singular vectors by divide and conquer, or by QR iterations in the rare cases where that does not converge."""
+    try:
+        left, _, right = scipy.linalg.svd(matrix, full_matrices=False)
+    except scipy.linalg.LinAlgError:
+        left, _, right = scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")
+    return left, right
 
 
 def _uncorrelated(weights: Matrix, within: Matrix) -> Matrix:

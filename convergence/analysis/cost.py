@@ -28,7 +28,7 @@ FORWARD = 3e-9
 """One step of forward selection of one target, times n."""
 DENSE = 1.5e-10
 """Dense fit of all targets, times n³."""
-DIMENSIONS = 3e-9
+DIMENSIONS = 6e-10
 """Directions that nets share, fitted once, times the cubes of the widths and of their sum."""
 CLUSTERS = 20
 """Clusters that a graph is expected to have."""
