@@ -16,6 +16,7 @@ from convergence.data.images import ImageSet
 from convergence.progress import readable_bytes, readable_seconds
 from convergence.statistics.activation_source import JoinedUnits
 from convergence.statistics.assembly import pass_memory
+from convergence.statistics.null_costs import null_cost, null_share
 from convergence.statistics.sampling import ImageGroups
 from convergence.statistics.schema import stored_bytes
 
@@ -78,15 +79,23 @@ def sum_sizes(experiment: Experiment, images: ImageSet, joined: Mapping[str, Joi
     config = experiment.statistics
     groups = ImageGroups.of(config, len(images), images.families)
     n_subset = len(groups.subset(config.subset))
-    sums = codes = results = 0
+    sums = scratch = null = null_scratch = codes = results = 0
     maps = map_bytes(config, n_subset, joined.values())
     for units in joined.values():
-        sums += stored_bytes(units, config, n_subset, images.n_classes)
+        cost = null_cost(units, config)
+        stored = stored_bytes(units, config, n_subset, images.n_classes)
+        sums, scratch = sums + stored, scratch + stored - cost.stored_bytes
+        null, null_scratch = null + cost.stored_bytes, null_scratch + cost.scratch_bytes
         if config.mutual_information.enabled:
             codes += groups.n_images * units.n_sampled(config.mutual_information.positions) * units.n_units
         results += 8 * units.n_units**2 + PAIR_BYTES * math.comb(len(units.nets), 2)
-    yield FileSize("statistics", "statistics.h5, without the histograms of units (some kB each)", sums)
-    yield FileSize("statistics", "scratch files, removed at the end", sums + codes + maps)
+    yield FileSize("statistics", "statistics.h5, without the histograms of units (some kB each)", sums - null)
+    yield FileSize("statistics", "scratch files, removed at the end", scratch + codes + maps)
+    if null:
+        share = null_share(joined.values(), config)
+        about = f"of pseudo-nets (statistics.null, {config.null.draws} draws)"
+        yield FileSize("statistics", f"statistics.h5: sums {about}; {share}", null)
+        yield FileSize("statistics", f"scratch files {about}, removed at the end", null_scratch)
     yield FileSize("analyze", "analysis.h5, approximately", results)
 
 
@@ -137,6 +146,7 @@ def statistics_memory(experiment: Experiment, weights_bytes: int, joined: Mappin
     )
     most = max(units.n_units for units in joined.values())
     sums, tile = pass_memory(config, most)
+    sums += sum(null_cost(units, config).memory_bytes for units in joined.values())
     return BASE_BYTES + 2 * weights_bytes + 2 * 4.0 * config.batch_size * values + max(sums, tile or 0.0)
 
 

@@ -60,6 +60,7 @@ class StatisticsCost:
     sums_bytes : memory of a rank in pass 1, which at most ``groups`` ranks share
     tile_bytes : memory of the joint counts of a tile in pass 2, which at most as many ranks as tiles share; None
         without mutual information
+    null_share : arithmetic of the chance level of pseudo-nets, in words; "" without it
     """
 
     images: int
@@ -69,6 +70,7 @@ class StatisticsCost:
     single_images: int
     sums_bytes: float
     tile_bytes: float | None
+    null_share: str
     comparisons: tuple[ComparisonCost, ...]
 
 
@@ -193,6 +195,7 @@ def _data(folder: RunFolder) -> str:
 
 def _statistics(experiment: Experiment) -> StatisticsCost:
     from convergence.statistics.assembly import information_tiles, pass_memory
+    from convergence.statistics.null_costs import null_cost, null_share
     from convergence.statistics.sampling import ImageGroups
     from convergence.statistics.schema import stored_bytes
 
@@ -217,11 +220,15 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
                 samples=groups.n_images * used,
                 tiles=len(information_tiles(joined.name, joined.n_units)) if information.enabled else 0,
                 stored_bytes=stored,
-                scratch_bytes=stored + groups.n_images * coded * joined.n_units,
+                scratch_bytes=stored
+                + null_cost(joined, config).scratch_bytes
+                - null_cost(joined, config).stored_bytes
+                + groups.n_images * coded * joined.n_units,
                 graph_nodes=tuple(dict.fromkeys(joined.sources)),
             )
         )
     sums_bytes, tile_bytes = pass_memory(config, max(item.units for item in found))
+    sums_bytes += sum(null_cost(joined, config).memory_bytes for joined in joiner.joined.values())
     return StatisticsCost(
         images=groups.n_images,
         families=None if images.families is None else groups.n_families,
@@ -230,6 +237,7 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
         single_images=n_subset if config.subset else 0,
         sums_bytes=sums_bytes,
         tile_bytes=tile_bytes,
+        null_share=null_share(joiner.joined.values(), config),
         comparisons=tuple(found),
     )
 
@@ -305,6 +313,8 @@ def _statistics_lines(cost: StatisticsCost) -> Iterator[str]:
     if cost.single_images:
         yield f"  {cost.single_images:,} images are stored as means over positions"
     yield f"  pass 1: at most {cost.groups} ranks share the groups; sums of each take {readable_bytes(cost.sums_bytes)}"
+    if cost.null_share:
+        yield f"  pass 1: {cost.null_share}"
     if cost.tile_bytes is not None:
         tiles = sum(item.tiles for item in cost.comparisons)
         yield f"  pass 2: at most {tiles} ranks share the tiles; counts of each take {readable_bytes(cost.tile_bytes)}"

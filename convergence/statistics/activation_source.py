@@ -156,9 +156,9 @@ class HostArrays:
         """Maps to pre-activations of pseudo-nets."""
         return read_maps(arrays)
 
-    def empty(self, shape: tuple[int, ...]) -> Any:
-        """A float32 array without values."""
-        return np.empty(shape, np.float32)
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        """A float32 array of zeros."""
+        return np.zeros(shape, np.float32)
 
     def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
         """Bin numbers (n_units, n_samples), see :func:`convergence.statistics.bin_edges.encode`."""

@@ -22,13 +22,16 @@ from convergence.statistics.pseudo_nets import PseudoUnits
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-BUFFER_BYTES = 1 << 27
-"""Pseudo-units gathered for one product, unless that would be fewer than ``LEAST_SAMPLES`` samples."""
-LEAST_SAMPLES = 256
+BUFFER_BYTES = 1 << 22
+"""Pseudo-units gathered for one product, which fit a processor's cache, unless they would be fewer samples than
+``LEAST_SAMPLES``."""
+LEAST_SAMPLES = 1024
 PRODUCT_BYTES = 1 << 26
 """Products computed at a time."""
-APPLY_VALUES = 1 << 20
-"""Pseudo-units computed at a time."""
+APPLY_VALUES = 1 << 17
+"""Pseudo-units computed at a time, of at most ``APPLY_ROWS`` rows and at least ``LEAST_APPLIED`` samples."""
+APPLY_ROWS = 4096
+LEAST_APPLIED = 64
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class NullGroupSums:
         per_image = real.shape[1] // n_images
         step = max(1, self._room // per_image)
         parts = [z.reshape(len(z), n_images, -1) for z in pre]
+        shift = self._shift.reshape(self.n_draws, self.n_pseudo, 1)
         for start in range(0, n_images, step):
             images = slice(start, min(start + step, n_images))
             n = (images.stop - images.start) * per_image
@@ -115,9 +119,8 @@ class NullGroupSums:
             place = slice(self._n_gathered, self._n_gathered + n)
             x, p = self._real[:, place], self._pseudo.reshape(self.n_draws, self.n_pseudo, -1)[:, :, place]
             x[:] = real[:, images.start * per_image : images.stop * per_image]
-            compute_pseudo_units(self.members, [z[:, images] for z in parts], self.pooled, p)
             x -= self._real_shift
-            p -= self._shift.reshape(self.n_draws, self.n_pseudo, 1)
+            compute_pseudo_units(self.members, [z[:, images] for z in parts], self.pooled, p, shift)
             self._n_gathered += n
 
     def arrays(self) -> Iterator[tuple[str, Any]]:
@@ -184,17 +187,26 @@ class NullGroupSums:
         return values
 
 
-def compute_pseudo_units(members: Sequence[PseudoUnits], pre: Sequence[Any], pooled: bool, out: Any) -> None:
-    """Write the pseudo-units of all draws to ``out`` (n_draws, n_pseudo, n_samples).
+def compute_pseudo_units(
+    members: Sequence[PseudoUnits], pre: Sequence[Any], pooled: bool, out: Any, shift: Any
+) -> None:
+    """Write the pseudo-units of all draws, minus ``shift``, to ``out`` (n_draws, n_pseudo, n_samples).
 
     Pre-activations are (units, n_images, positions); a sample is an image if pooled, and a position otherwise.
+    ``shift`` is (n_draws, n_pseudo, 1).
     """
     for member, z in zip(members, pre, strict=True):
-        standard = member.maps.standardise(z)
-        step = max(1, APPLY_VALUES // max(1, standard.shape[0] * standard.shape[1]))
-        for start in range(0, len(out), step):
-            draws = slice(start, min(start + step, len(out)))
-            values = member.nonlinearity(member.maps.apply(draws, standard))
-            if pooled:
-                values = values.reshape(*values.shape[:2], *z.shape[1:]).mean(3)
-            out[draws, member.place] = values
+        standard, per_sample = member.maps.standardise(z), z.shape[2] if pooled else 1
+        n_draws = max(1, APPLY_ROWS // len(z))
+        step = max(LEAST_APPLIED, APPLY_VALUES // (len(z) * min(n_draws, len(out))) // per_sample)
+        for first in range(0, len(out), n_draws):
+            draws = slice(first, min(first + n_draws, len(out)))
+            weights = member.maps.weights[draws]
+            for start in range(0, out.shape[2], step):
+                samples = slice(start, min(start + step, out.shape[2]))
+                chunk = standard[:, samples.start * per_sample : samples.stop * per_sample]
+                values = member.nonlinearity(member.maps.apply(draws, weights, chunk))
+                if pooled:
+                    values = values.reshape(*values.shape[:2], -1, per_sample).mean(3)
+                values -= shift[draws, member.place]
+                out[draws, member.place, samples] = values

@@ -162,9 +162,10 @@ class StatisticsPasses:
                 per_image = real.shape[1] // n_images
                 some = min(n_images, max(1, ABOUT_SAMPLES // per_image))
                 members, arrays = self.pseudo_units[name], self.source.arrays
-                pseudo = arrays.empty((self.config.null.draws, members[-1].place.stop, some * per_image))
+                pseudo = arrays.zeros((self.config.null.draws, members[-1].place.stop, some * per_image))
                 parts = [z.reshape(len(z), n_images, -1)[:, :some] for z in pre]
-                compute_pseudo_units(members, parts, self.joined[name].pooled, pseudo)
+                no_shift = arrays.zeros((*pseudo.shape[:2], 1))
+                compute_pseudo_units(members, parts, self.joined[name].pooled, pseudo, no_shift)
                 real = arrays.to_host(real[:, : some * per_image])
                 found[name] = NullAbout.of(real, self.shift[name][: len(real)], arrays.to_host(pseudo), members)
         return found

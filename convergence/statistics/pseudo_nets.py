@@ -62,9 +62,11 @@ class PseudoMaps:
         standard *= self.scale[:, None]
         return self._finite(standard)
 
-    def apply(self, draws: slice, z: Any) -> Any:
-        """Pre-activations (n, C, n_samples) of the pseudo-nets of some draws, from standardised ones."""
-        weights = self.weights[draws]
+    def apply(self, draws: slice, weights: Any, z: Any) -> Any:
+        """Pre-activations (n, C, n_samples) of the pseudo-nets of some draws, from standardised ones.
+
+        ``weights`` are those of these draws.
+        """
         n, k, _ = weights.shape
         if k == len(z):
             found = (weights.reshape(n * k, k) @ z).reshape(n, k, -1)

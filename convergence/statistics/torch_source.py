@@ -138,8 +138,8 @@ class DeviceArrays(HostArrays):
     def pseudo_maps(self, arrays: Mapping[str, Any]) -> PseudoMaps:
         return DevicePseudoMaps(read_maps(arrays), self.device)
 
-    def empty(self, shape: tuple[int, ...]) -> Any:
-        return torch.empty(shape, dtype=torch.float32, device=self.device)
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
         bounds = torch.from_numpy(np.ascontiguousarray(edges)).to(samples.device)

@@ -49,11 +49,17 @@ name = "planted"
 root = "{root}"
 untrained = ["alone"]
 labels = "labels.npy"
+nonlinearity = "relu"
 [activations.nets]
 net1 = {{ conv1 = "net1_conv1.npy", fc = "net1_fc.npy" }}
 net2 = {{ conv1 = "net2_conv1.npy", fc = "net2_fc.npy" }}
 net3 = {{ conv1 = "net3_conv1.npy", fc = "net3_fc.npy" }}
 alone = {{ conv1 = "alone_conv1.npy", fc = "alone_fc.npy" }}
+[activations.pre]
+net1 = {{ conv1 = "net1_conv1_pre.npy", fc = "net1_fc_pre.npy" }}
+net2 = {{ conv1 = "net2_conv1_pre.npy", fc = "net2_fc_pre.npy" }}
+net3 = {{ conv1 = "net3_conv1_pre.npy", fc = "net3_fc_pre.npy" }}
+alone = {{ conv1 = "alone_conv1_pre.npy", fc = "alone_fc_pre.npy" }}
 [statistics]
 comparisons = ["conv1", "fc"]
 groups = 6
@@ -74,7 +80,10 @@ max_clusters = 5
 
 
 def planted_activations() -> dict[str, np.ndarray]:
-    """Of 240 images of three classes: conv1 with 8 units at 3 × 3 positions, fc with 8 units."""
+    """Of 240 images of three classes: conv1 with 8 units at 3 × 3 positions, fc with 8 units.
+
+    Pre-activations have the suffix _pre.
+    """
     rng = np.random.default_rng(7)
     found = {}
     for layer, shape in (("conv1", (240, 8, 3, 3)), ("fc", (240, 8))):
@@ -83,9 +92,10 @@ def planted_activations() -> dict[str, np.ndarray]:
             own = np.empty(shape)
             own[:, list(order)] = base
             noisy = own + 0.5 * rng.standard_normal(shape)
-            found[f"{net}_{layer}"] = np.maximum(noisy, 0).astype(np.float32)
-        found[f"alone_{layer}"] = np.maximum(rng.standard_normal(shape), 0).astype(np.float32)
-    found["net2_fc"][:, 6] = 0  # a unit that carries nothing
+            found[f"{net}_{layer}_pre"] = noisy.astype(np.float32)
+        found[f"alone_{layer}_pre"] = rng.standard_normal(shape).astype(np.float32)
+    found["net2_fc_pre"][:, 6] = 0  # a unit that carries nothing
+    found |= {name.removesuffix("_pre"): np.maximum(values, 0) for name, values in found.items()}
     found["labels"] = np.arange(240) % 3
     return found
 

@@ -152,7 +152,7 @@ def test_pseudo_units_have_the_moments_of_real_units():
     z[2] = 3.0
     covariance = np.cov(z, bias=True)
     maps = make_maps(z.mean(axis=1), covariance, 4, 0, "a.layer")
-    pseudo = maps.apply(slice(0, 4), maps.standardise(z.astype(np.float32))).astype(np.float64)
+    pseudo = maps.apply(slice(0, 4), maps.weights, maps.standardise(z.astype(np.float32))).astype(np.float64)
     alive = np.array([0, 1, 3, 4, 5])
     np.testing.assert_array_equal(maps.mixed, alive)
     for values in pseudo:
