@@ -17,7 +17,7 @@ from convergence.config.stages import AnalysisConfig, SparseConfig
 from convergence.errors import FileError, UserError
 from convergence.io import hdf5
 from convergence.results import read_analysis
-from convergence.statistics.file import open_statistics
+from convergence.statistics.file import NULL_SUMS, open_statistics
 from convergence.statistics.subset import Selection, parse_groups, subset_statistics
 from hpc.dask_executor import in_process
 from tests.helpers.runs import datasets
@@ -88,8 +88,8 @@ def test_sums_of_a_subset_are_those_of_its_members_and_groups(source, tmp_path, 
         for name in ("group_products", "group_shifted_products"):
             np.testing.assert_array_equal(new[name][:], old[name][:][np.ix_(groups, units, units)])
         np.testing.assert_array_equal(new["group_sums"][:], old["group_sums"][:][np.ix_(groups, units)])
-        cross = old["group_norm_cross"][:][np.ix_(groups, [0, 2, 3], units)]
-        np.testing.assert_array_equal(new["group_norm_cross"][:], cross)
+        assert list(new.attrs["null_kind"]) == [""] * 3, "sums of pseudo-nets are of all groups together"
+        assert set(new.attrs["null_reason"]) == {"pseudo-nets are summed over all image groups"}
         np.testing.assert_array_equal(new["unit_net"][:], np.repeat([0, 1, 2], 8))
         kept = np.isin(f["images/group_of_image"][:], groups)
         assert g["images"].attrs["n_images"] == kept.sum() == 120
@@ -103,6 +103,21 @@ def test_sums_of_a_subset_are_those_of_its_members_and_groups(source, tmp_path, 
         file.verify()
 
 
+def test_pseudo_nets_of_a_subset_are_those_of_its_members(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "BLOCK_ROWS", 5)
+    part = tmp_path / "part.h5"
+    subset_statistics(source, part, Selection(("conv1",), ("net1", "net3")))
+    monkeypatch.undo()
+    with open_statistics(source) as f, open_statistics(part) as g:
+        old, new = f.sums("conv1").null, g.sums("conv1").null
+        for half in (None, 1):
+            for x, y in ((slice(0, 8), slice(8, 16)), (slice(8, 16), slice(0, 8))):
+                rows, columns = (slice(2 * part.start, 2 * part.start + 8) for part in (x, y))
+                np.testing.assert_array_equal(new.cross(half, 2, x, y), old.cross(half, 2, rows, columns))
+                np.testing.assert_array_equal(new.within(half, 2, y), old.within(half, 2, columns))
+                np.testing.assert_array_equal(new.real_variance(half, x), old.real_variance(half, rows))
+
+
 def test_subset_of_groups_omits_datasets_over_all_groups_and_has_a_report(source, tmp_path):
     part = tmp_path / "some groups.h5"
     subset_statistics(source, part, Selection(groups=(0, 1, 2, 4)))
@@ -113,7 +128,7 @@ def test_subset_of_groups_omits_datasets_over_all_groups_and_has_a_report(source
         assert sums.mutual_information is None
         assert set(file.selection["omitted"]) == {
             "histogram", "bin_edges", "effective_bins", "mutual_information", "mutual_information_without",
-            "top_image", "top_position", "top_value",
+            "top_image", "top_position", "top_value", *(f"null_{key}" for key in NULL_SUMS),
         }  # fmt: skip
         assert file.selection["groups"] == [0, 1, 2, 4]
     assert main(["analyze", str(part)]) == 0

@@ -76,7 +76,7 @@ def test_typed_results_equal_the_rows(analysis):
     assert clusters.sizes.sum() == (clusters.labels_x >= 0).sum() + (clusters.labels_y >= 0).sum()
     consensus = found.consensus["trained"]
     assert consensus.members.shape == consensus.strength.shape == (8, 3)
-    assert set(consensus.shared) == set(), "no threshold without a rotation null"
+    assert set(consensus.shared) == {2, 3}
     assert found.map.distances.shape == (4, 4)
     np.testing.assert_array_equal(found.joint_correlation(pair)[:8, 8:], found.correlation("net1", "net2"))
 
