@@ -156,10 +156,13 @@ def analysis_need(experiment: Experiment, joined: Mapping[str, JoinedUnits]) -> 
     memory = seconds = 0.0
     for units in joined.values():
         whole = units.nets == units.of_net
-        for x, y in itertools.combinations(units.widths, 2):
+        draws = {"sums": config.rotations, "pre-activations": statistics.null.draws}
+        members = list(zip(units.widths, units.null_kind, strict=True))
+        for (x, kind_x), (y, kind_y) in itertools.combinations(members, 2):
             shape = PairShape(
-                x, y, statistics.groups, whole, statistics.mutual_information.enabled, labels=statistics.class_sums
-            )
+                x, y, statistics.groups, whole, statistics.mutual_information.enabled, labels=statistics.class_sums,
+                null_draws=(draws.get(kind_y, 0), draws.get(kind_x, 0)), rotates_sums="sums" in (kind_x, kind_y),
+            )  # fmt: skip
             memory = max(memory, pair_memory(shape, config))
             seconds += sum(step.seconds for step in pair_steps(shape, config))
     return StageNeed("analyze", memory, seconds, "pairs of nets, on one core, by the model of `convergence show`")

@@ -334,7 +334,11 @@ class AnalysisConfig(Settings):
         description="Names of similarity measures of whole layers.",
     )
     rotations: int = Field(
-        20, ge=2, le=10_000, description="Random rotations of the basis of one net for the chance level."
+        20,
+        ge=2,
+        le=10_000,
+        description="Draws of the chance level of linear layers, whose sums are rotated; at least 3 for p-values. "
+        "Other layers have the pseudo-nets of statistics.null.draws.",
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of rotations and of k-means.")
     sparse: SparseConfig = SparseConfig()
