@@ -18,10 +18,11 @@ from dataclasses import replace
 import numpy as np
 
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path
+from convergence.analysis.group_pairs import hsic_plain
 from convergence.inference import Estimate, jackknife, null_level
 from convergence.linalg import random_rotation
 from convergence.similarity import MEASURES
-from convergence.similarity.pair import PairMoments, UnbiasedHsic
+from convergence.similarity.pair import GroupHsic, PairMoments
 
 N_X, N_Y, CAUSES, POSITIONS, DEPENDENCE, GROUPS, KEPT, MANY = 24, 20, 8, 4, 0.6, 16, 256, 3000
 ROTATIONS = 20
@@ -61,7 +62,9 @@ class Nets:
         """Of all images; without bias, the HSIC is that of the covariances."""
         c = self.covariance
         parts = (c[:N_X, :N_X], c[:N_X, N_X:], c[N_X:, N_X:])
-        return PairMoments(np.inf, *parts, hsic=UnbiasedHsic(*(float(np.sum(part**2)) for part in parts)))
+        pair = PairMoments(np.inf, *parts)
+        squares = {"xx": pair.corr_xx, "xy": pair.corr_xy, "yy": pair.corr_yy}
+        return replace(pair, hsic=GroupHsic(lambda part: float(np.sum(squares[part] ** 2))))
 
 
 def rectified_covariance(r: np.ndarray) -> np.ndarray:
@@ -71,27 +74,20 @@ def rectified_covariance(r: np.ndarray) -> np.ndarray:
     return (np.sin(angle) + (np.pi - angle) * r) / (2 * np.pi) - 1 / (2 * np.pi)
 
 
-def moments(samples: np.ndarray, stored: np.ndarray, kept: np.ndarray | None = None) -> PairMoments:
-    """Of samples (n_images, positions, units); activations of single images are ``stored``, of which some are kept."""
+def moments(samples: np.ndarray, stored: np.ndarray, group: np.ndarray, kept: np.ndarray | None = None) -> PairMoments:
+    """Of samples (n_images, positions, units) in groups; activations of single images are ``stored``, some kept."""
     flat = samples.reshape(-1, samples.shape[-1])
     centred = flat - flat.mean(axis=0)
     n = len(flat)
     cov = centred.T @ centred / n
-    x, y = centred[:, :N_X], centred[:, N_X:]
-    hsic = UnbiasedHsic(unbiased_hsic(x, x), unbiased_hsic(x, y), unbiased_hsic(y, y))
     pooled = stored.mean(axis=1)
+    scaled = samples / centred.std(axis=0)
+    by_group = [scaled[group == g].reshape(-1, samples.shape[-1]).T for g in np.unique(group)]
+    layers = {"x": [part[:N_X] for part in by_group], "y": [part[N_X:] for part in by_group]}
     return PairMoments(
-        float(n), cov[:N_X, :N_X], cov[:N_X, N_X:], cov[N_X:, N_X:], False, hsic, pooled[:, :N_X], pooled[:, N_X:], kept
-    )
-
-
-def unbiased_hsic(x: np.ndarray, y: np.ndarray) -> float:
-    """Song et al. 2007, equation 5, of centred samples (n, units)."""
-    n = len(x)
-    q_x, q_y = (x**2).sum(axis=1), (y**2).sum(axis=1)
-    trace = np.sum((x.T @ y) ** 2) - q_x @ q_y
-    mixed = q_x @ q_y  # sums of centred samples are zero
-    return float((trace + q_x.sum() * q_y.sum() / ((n - 1) * (n - 2)) - 2 * mixed / (n - 2)) / (n * (n - 3)))
+        float(n), cov[:N_X, :N_X], cov[:N_X, N_X:], cov[N_X:, N_X:], False,
+        GroupHsic(lambda part: hsic_plain(layers[part[0]], layers[part[1]])), pooled[:, :N_X], pooled[:, N_X:], kept,
+    )  # fmt: skip
 
 
 def numbers(pair: PairMoments) -> dict[str, float]:
@@ -112,9 +108,12 @@ def simulate(nets: Nets, n_images: int, rng: np.random.Generator) -> tuple[dict[
     samples = nets.draw(n_images, rng)
     group = rng.permutation(np.arange(n_images) % GROUPS)
     stored = samples[:KEPT]
-    pooled = moments(samples, stored)
+    pooled = moments(samples, stored, group)
     value = numbers(pooled)
-    replicates = [numbers(moments(samples[group != g], stored, group[: len(stored)] != g)) for g in range(GROUPS)]
+    replicates = [
+        numbers(moments(samples[group != g], stored, group[group != g], group[: len(stored)] != g))
+        for g in range(GROUPS)
+    ]
     return {name: jackknife(value[name], [r[name] for r in replicates]) for name in value}, pooled
 
 
@@ -134,7 +133,8 @@ def main() -> None:
     nets = Nets(options.scenario, 0)
     truth = numbers(nets.truth())
     many = nets.draw(MANY, np.random.default_rng(1))
-    truth["rsa"] = MEASURES.load("rsa")(moments(many, many))
+    for name in ("rsa", "rsa_cosine"):
+        truth[name] = MEASURES.load(name)(moments(many, many, np.arange(len(many)) % GROUPS))
     found: dict[str, list[Estimate]] = {}
     calibrated: dict[str, list[Estimate]] = {name: [] for name in CALIBRATED}
     for k in range(options.simulations):
