@@ -11,7 +11,7 @@ from convergence.checks.findings import Finding
 from convergence.data.image_order import subset_size
 from convergence.data.images import ImageSet
 from convergence.errors import ConfigError
-from convergence.statistics.activation_source import ArraySource
+from convergence.statistics.array_source import ArraySource
 from convergence.statistics.sampling import ImageGroups
 
 NAME = "images"

@@ -41,7 +41,7 @@ def _needs(context: CheckContext) -> Needs:
             images = context.images
             disk += needs.picture_sizes(experiment, images.image_shape, joined)
         else:
-            images = load_object("convergence.statistics.activation_source:ArraySource")(experiment).images
+            images = load_object("convergence.statistics.array_source:ArraySource")(experiment).images
         disk += needs.sum_sizes(experiment, images, joined)
         stages += [_statistics_need(context, len(images)), needs.analysis_need(experiment, joined)]
     order = ("train", "statistics", "analyze", "pictures")

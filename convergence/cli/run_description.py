@@ -138,7 +138,7 @@ def describe_run(folder: RunFolder) -> RunDescription:
 def shapes(experiment: Experiment) -> tuple[ImageSet, Any]:
     """The evaluation images, and a source that knows the shapes of all layers without computing any."""
     if experiment.activations is not None:
-        from convergence.statistics.activation_source import ArraySource
+        from convergence.statistics.array_source import ArraySource
 
         arrays = ArraySource(experiment)
         return arrays.images, arrays

@@ -14,7 +14,7 @@ from convergence.config.load import parse_config, read_config
 from convergence.data.images import read_batches
 from convergence.errors import ConfigError, FileError
 from convergence.networks.weights import initialise, load_net
-from convergence.statistics.activation_source import ArraySource
+from convergence.statistics.array_source import ArraySource
 from convergence.statistics.file import open_statistics
 from convergence.statistics.sampling import ImageGroups, mean_over_positions, mean_over_positions_plain
 from tests.helpers.hdf5_edits import resealed

@@ -13,7 +13,7 @@ import torch
 from convergence.config.load import parse_config
 from convergence.config.schema import ActivationsConfig, Experiment
 from convergence.errors import FileError
-from convergence.statistics.activation_source import ArraySource
+from convergence.statistics.array_source import ArraySource
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.nonlinearities import NONLINEARITIES
 from convergence.statistics.null_sums import NullSums, null_sums_plain

@@ -11,7 +11,7 @@ import pytest
 
 from convergence.config.load import read_config
 from convergence.errors import FileError
-from convergence.statistics.activation_source import ArraySource
+from convergence.statistics.array_source import ArraySource
 from convergence.statistics.file import open_statistics
 from convergence.statistics.schema import (
     AXES,
