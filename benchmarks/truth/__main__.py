@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from benchmarks.truth.bars import judged, table
-from benchmarks.truth.scenarios import SCENARIOS
-from benchmarks.truth.simulation import simulate
+from benchmarks.truth.scenarios import QUICK, SCENARIOS
+from benchmarks.truth.simulation import n_draws, simulate
 
 QUICK_DRAWS, QUICK_ALLOWANCE = 8, 3.0
 
@@ -32,12 +32,13 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [one for one in SCENARIOS if one.name in options.only] if options.only else list(SCENARIOS)
     if options.quick:
-        chosen = [one for one in chosen if one.quick or options.only]
+        chosen = [one for one in chosen if one.name in QUICK or options.only]
     start = time.monotonic()
     draws = QUICK_DRAWS if options.quick else options.draws
     found = simulate([one.name for one in chosen], draws, options.workers, sys.stderr)
     bars = judged(found, QUICK_ALLOWANCE if options.quick else 0.0)
-    text = table(found, {one.name: one.about for one in chosen}, bars)
+    counts = {one.name: n_draws(one.name, draws) for one in chosen}
+    text = table(found, {one.name: one.about for one in chosen}, counts, bars)
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")

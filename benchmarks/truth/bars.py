@@ -75,26 +75,31 @@ def judged(found: Mapping[str, Sequence[Reading]], allowance: float = 0.0) -> li
     return out
 
 
-def table(found: Mapping[str, Sequence[Reading]], about: Mapping[str, str], results: Sequence[Judged]) -> str:
-    """All quantities of all scenarios, as a Markdown table."""
+def table(
+    found: Mapping[str, Sequence[Reading]],
+    about: Mapping[str, str],
+    draws: Mapping[str, int],
+    results: Sequence[Judged],
+) -> str:
+    """All quantities of all scenarios, as a Markdown table; ``draws`` is the number of draws of each."""
     lines = [
         "| population | quantity | truth | mean of draws | SD | interval over nets covers | over images | bar |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for scenario, readings in found.items():
-        title = about[scenario]
+        title = f"{about[scenario]} ({draws[scenario]} draws)"
         for quantity in dict.fromkeys(reading.quantity for reading in readings):
             own = [reading for reading in readings if reading.quantity == quantity]
             values = np.array([reading.value for reading in own])
-            truth = own[0].truth if len({reading.truth for reading in own}) == 1 else np.mean([r.truth for r in own])
+            verdicts = [reading.verdict for reading in own if reading.verdict]
             cells = [
                 title,
                 quantity,
-                _number(truth),
-                _number(float(np.nanmean(values))),
-                _number(float(np.nanstd(values))),
-                _share([r.over_nets for r in own]),
-                _share([r.over_images for r in own]),
+                "said" if verdicts else _number(own[0].truth),
+                _said(verdicts) if verdicts else _number(float(values.mean())),
+                "" if verdicts else _number(float(values.std())),
+                _share([reading.over_nets for reading in own]),
+                _share([reading.over_images for reading in own]),
                 next((str(one) for one in results if _is_of(one, scenario, quantity)), ""),
             ]
             lines.append("| " + " | ".join(cells) + " |")
@@ -114,6 +119,12 @@ def _is_of(one: Judged, scenario: str, quantity: str) -> bool:
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.3f}"
+
+
+def _said(verdicts: Sequence[str]) -> str:
+    """How often a sentence was right, withheld and wrong, as far as it was."""
+    shares = {one: verdicts.count(one) / len(verdicts) for one in ("right", "withheld", "wrong")}
+    return ", ".join(f"{one} {100 * share:.0f} %" for one, share in shares.items() if share)
 
 
 def _share(covered: Sequence[bool | None]) -> str:

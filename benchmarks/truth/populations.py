@@ -79,7 +79,6 @@ def names(n_trained: int, n_untrained: int = 0) -> tuple[list[str], tuple[str, .
 def share_of_units(
     rng: Generator,
     n_shared: int,
-    *,
     signs: bool = False,
     everyone: bool = False,
     nonlinearity: str = "relu",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from benchmarks.truth.populations import Indices, Population
-from convergence.results import ALL_IMAGES, DIRECTIONS, HELD_OUT, ComparisonResults, Kind, PairResults
+from convergence.results import ALL_IMAGES, DIRECTIONS, HELD_OUT, AnalysisResults, ComparisonResults, Kind, PairResults
+from convergence.results.findings import findings
 from convergence.results.populations import Summary
 
 LEVEL = 0.05
 NONE = float("nan")
+Verdict = Literal["", "right", "withheld", "wrong"]
+NOT_SAID = "cannot be compared"
+"""Words of an answer that is withheld."""
 EQUAL = "A differs from B, equal populations"
 
 
@@ -26,6 +31,7 @@ class Reading:
     quantity : what it is; a yes or no is 1 or 0
     value, truth : what the results say, and what it is; NaN where a rate has no truth
     over_nets, over_images : whether the 95 % interval over nets, and over images, holds the truth; None without one
+    verdict : of a sentence: right, withheld or wrong; "" for other quantities
     """
 
     quantity: str
@@ -33,6 +39,7 @@ class Reading:
     truth: float = NONE
     over_nets: bool | None = None
     over_images: bool | None = None
+    verdict: Verdict = ""
 
 
 def within(low: float, high: float, truth: float) -> bool:
@@ -85,8 +92,8 @@ def measured(found: Summary | None, name: str, truth: float, of_these: float | N
             name,
             found.value,
             truth,
-            None if found.missing else within(found.low, found.high, truth),
-            None if np.isnan(found.image_low) else within(found.image_low, found.image_high, here),
+            None if found.missing or np.isnan(truth) else within(found.low, found.high, truth),
+            None if np.isnan(found.image_low + here) else within(found.image_low, found.image_high, here),
         )
 
 
@@ -109,7 +116,7 @@ def rare(comparison: ComparisonResults, population: Population) -> Iterator[Read
         flagged.append(units.rare[causes >= 0].mean())
         others.append(units.rare[causes < 0].mean())
     yield Reading("rare units that take part", float(np.mean(kept)), 1.0)
-    yield Reading("rare units that are flagged", float(np.mean(flagged)), 1.0)
+    yield Reading("rare units that are flagged", float(np.mean(flagged)))
     yield Reading("other units that are flagged", float(np.mean(others)), 0.0)
 
 
@@ -128,6 +135,27 @@ def of_pairs(
     for pair in comparison.of_kind("trained"):
         for found in pair.directions(measure, evaluation):
             yield Reading(name, found.value, truth, over_images=within(found.low, found.high, truth))
+
+
+def sentences(results: AnalysisResults, claims: Mapping[str, str]) -> Iterator[Reading]:
+    """Whether findings say what is true: by question the words that the answer has to have.
+
+    An answer without them is wrong, unless it says that it cannot be given.
+    """
+    said = {finding.question: finding.verdict for finding in findings(results.all())}
+    for question, words in claims.items():
+        verdict: Verdict = "right" if words in said[question] else "withheld" if NOT_SAID in said[question] else "wrong"
+        yield Reading(f"“{words} …”", float(verdict == "right"), 1.0, verdict=verdict)
+
+
+def dimensions(comparison: ComparisonResults, truth: int) -> Iterator[Reading]:
+    """Numbers of shared dimensions: of all nets at once, and the mean of those of pairs."""
+    found = comparison.consensus["trained"].dimensions
+    yield Reading("dimensions beyond chance, all nets", float(found.beyond_chance), float(truth))
+    yield Reading("shared dimensions (r ≥ .5), all nets", float(found.shared), float(truth))
+    pairs = [pair.shared_dimensions for pair in comparison.of_kind("trained")]
+    counts = [pair.beyond_chance for pair in pairs if pair is not None]
+    yield Reading("dimensions beyond chance, pairs", float(np.mean(counts)), float(truth))
 
 
 def clusters(pair: PairResults, population: Population) -> Iterator[Reading]:

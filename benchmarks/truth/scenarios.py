@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.truth import populations, readings
 from benchmarks.truth.net_population import MEASURES, NetPopulation
@@ -23,6 +24,12 @@ NUMBERS = (
     ("r_squared", ALL_IMAGES, "R²"),
 )
 """Measure, evaluation, and the words of the table."""
+LAYERS, UNITS = "Are layers of nets trained apart similar?", "Do nets trained apart learn the same units?"
+ABOVE_CHANCE = "Matched units of trained nets are more similar than chance"
+NOT_ABOVE_CHANCE = "No difference between matched units of trained nets and chance was found"
+MORE = "Layers of trained nets are more similar than layers of untrained nets"
+NOT_MORE = "No difference between layers of trained and of untrained nets was found"
+WITHHELD = "Layers of trained nets cannot be compared with those of untrained nets"
 
 
 @dataclass(frozen=True)
@@ -34,22 +41,23 @@ class Scenario:
     name, about : for the table
     read : readings of one draw
     share : draws, as a share of those asked for
-    quick : whether it is part of the quick run
     """
 
     name: str
     about: str
     read: Callable[[Generator], Iterator[Reading]]
     share: float = 1.0
-    quick: bool = False
 
 
-def _nothing_shared(population: Population) -> Iterator[Reading]:
+def _nothing_shared(population: Population, dimensions: int | None = None) -> Iterator[Reading]:
     """No unit is shared: false discoveries only."""
     with results_of({LAYER: population}) as results:
         comparison = results.comparison(LAYER)
         yield from readings.level(comparison)
         yield from readings.in_all_nets(comparison, 0.0)
+        if dimensions is not None:
+            yield from readings.dimensions(comparison, dimensions)
+        yield from readings.sentences(results, {UNITS: NOT_ABOVE_CHANCE})
 
 
 def _shared(population: Population, share: float) -> Iterator[Reading]:
@@ -58,6 +66,19 @@ def _shared(population: Population, share: float) -> Iterator[Reading]:
         comparison = results.comparison(LAYER)
         yield from readings.discoveries(comparison, population)
         yield from readings.in_all_nets(comparison, share)
+        yield from readings.dimensions(comparison, round(share * 24))
+        yield from readings.sentences(results, {UNITS: ABOVE_CHANCE})
+
+
+def _beside_untrained(claims: Mapping[str, str], n_nets: int = 4, **settings: Any) -> Callable[..., Iterator[Reading]]:
+    """Trained nets beside untrained ones: the sentences."""
+
+    def read(rng: Generator) -> Iterator[Reading]:
+        population = populations.share_of_units(rng, n_nets=n_nets, n_untrained=min(n_nets, 3), width=16, **settings)
+        with results_of({LAYER: population}, {"groups": 8}, light=True) as results:
+            yield from readings.sentences(results, claims)
+
+    return read
 
 
 def _clusters(n_clusters: int) -> Callable[[Generator], Iterator[Reading]]:
@@ -89,11 +110,12 @@ def _nets(rng: Generator) -> Iterator[Reading]:
 
 
 def _private(rng: Generator) -> Iterator[Reading]:
-    yield from _nothing_shared(populations.share_of_units(rng, 0))
+    yield from _nothing_shared(populations.share_of_units(rng, 0), 0)
 
 
 def _rotated(nonlinearity: str) -> Callable[[Generator], Iterator[Reading]]:
-    return lambda rng: _nothing_shared(populations.rotated(rng, nonlinearity))
+    dimensions = 24 if nonlinearity == "none" else None
+    return lambda rng: _nothing_shared(populations.rotated(rng, nonlinearity), dimensions)
 
 
 def _mixed(rng: Generator) -> Iterator[Reading]:
@@ -114,6 +136,12 @@ def _half(rng: Generator) -> Iterator[Reading]:
 
 def _half_with_signs(rng: Generator) -> Iterator[Reading]:
     yield from _shared(populations.share_of_units(rng, 12, signs=True, nonlinearity="none"), 0.5)
+
+
+def _dimensions(rng: Generator) -> Iterator[Reading]:
+    """A subspace of 10 dimensions in nets of 24 linear units."""
+    with results_of({LAYER: populations.mixed_at_random(rng, "none")}, {"groups": 8}, light=True) as results:
+        yield from readings.dimensions(results.comparison(LAYER), 10)
 
 
 def _families(rng: Generator) -> Iterator[Reading]:
@@ -170,7 +198,7 @@ def _codes(rng: Generator) -> Iterator[Reading]:
 
 
 SCENARIOS = (
-    Scenario("private", "nothing shared", _private, 0.5),
+    Scenario("private", "nothing shared", _private, 0.25),
     Scenario("all-shared", "every unit shared one to one, with noise", _all_shared, 0.25),
     Scenario("half-shared", "half of the units shared one to one", _half, 0.25),
     Scenario("half-with-signs", "half shared with random signs, linear layer", _half_with_signs, 0.25),
@@ -179,12 +207,36 @@ SCENARIOS = (
     Scenario("rotated-gelu", "one subspace in other bases, GELU", _rotated("gelu"), 0.5),
     Scenario("mixed-causes", "10 causes mixed at random into ReLU units", _mixed, 0.5),
     Scenario("random-features", "random ReLU features of 20 inputs", _features, 0.5),
+    Scenario("dimensions", "10 causes mixed at random into 24 linear units", _dimensions, 0.25),
     Scenario("codes", "units that are 1, 3 and 20 units of another net", _codes, 0.1),
     Scenario("families", "independent nets, ten near copies of each image", _families, 0.25),
     Scenario("constant-maps", "independent nets, maps without detail", _constant_maps, 0.1),
     Scenario("rare", "a quarter of the units fires on six images", _rare, 0.1),
     Scenario("class-only", "units share the label and nothing else", _class_only, 0.25),
+    Scenario(
+        "trained-more",
+        "half shared by trained nets, nothing by untrained ones",
+        _beside_untrained({LAYERS: MORE, UNITS: ABOVE_CHANCE}, n_shared=8),
+        0.25,
+    ),
+    Scenario(
+        "everyone",
+        "half shared by trained and untrained nets",
+        _beside_untrained({LAYERS: NOT_MORE, UNITS: ABOVE_CHANCE}, n_shared=8, everyone=True),
+        0.25,
+    ),
+    Scenario(
+        "nobody",
+        "nothing shared by trained nor by untrained nets",
+        _beside_untrained({LAYERS: NOT_MORE, UNITS: NOT_ABOVE_CHANCE}, n_shared=0),
+        0.25,
+    ),
+    Scenario(
+        "two-nets", "half shared, two nets a side", _beside_untrained({LAYERS: WITHHELD}, n_nets=2, n_shared=8), 0.05
+    ),
     *(Scenario(f"clusters-{k}", f"{k} planted clusters", _clusters(k), 0.05) for k in (5, 15, 20, 21, 30, 64)),
     Scenario("nets", "8 nets, each of its own noise and share of shared units", _nets, 1.5),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+QUICK = ("private", "half-shared", "rotated-relu", "dimensions", "everyone", "clusters-21", "nets")
+"""Scenarios of a quick run."""

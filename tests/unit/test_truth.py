@@ -50,8 +50,8 @@ def test_bars_judge_the_mean_of_all_draws():
     (bar,) = judged(of(60))
     assert bar.bar.covers
     assert bar.holds
-    assert "| 0.300 |" in table(of(60), {"nets": "nets"}, [bar])
+    assert "| 0.300 |" in table(of(60), {"nets": "nets"}, {"nets": 64}, [bar])
     (bar,) = judged(of(50))
     assert not bar.holds
-    assert "**fails**" in table(of(50), {"nets": "nets"}, [bar])
+    assert "**fails**" in table(of(50), {"nets": "nets"}, {"nets": 64}, [bar])
     assert judged(of(57), allowance=3.0)[0].holds
