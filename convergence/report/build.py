@@ -205,6 +205,7 @@ def _write_overview(
         "overview.html",
         run=run,
         n_trained=sum(bool(net["trained"]) for net in run.nets),
+        n_initialisations=len({str(net["initialisation"]) for net in run.nets if net["trained"]}),
         n_untrained=sum(not net["trained"] for net in run.nets),
         links=[*layer_links.values(), UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])],
         findings=findings(whole),
