@@ -131,7 +131,7 @@ def test_units_without_variance_are_listed_and_excluded():
     def numbers(node):
         return [v for item in node.values() for v in numbers(item)] if isinstance(node, dict) else [node]
 
-    assert set(tree["unavailable"]) == {"image_cka"}, "the maps have the unit that is not finite in them"
+    assert set(tree["unavailable"]) == {"image_cka", "within_class"}, "the maps have the unit that is not finite in them"
     for value in numbers({k: v for k, v in tree.items() if k != "unavailable"}):
         array = np.asarray(0.0 if isinstance(value, str) else value, dtype=float)
         assert np.isfinite(array).all() or np.isnan(array).all(), "NaN stands for a null that does not apply, only"
@@ -362,7 +362,7 @@ def test_layer_of_one_unit_has_all_defined_numbers():
     tree = analyze_pair(sums, active_units(sums), "a", "b", CONFIG)
     assert tree["alignment"]["matching"][0] == 0
     assert tree["measures"]["r_squared"]["yx"]["value"] == pytest.approx(1, abs=1e-6)
-    assert tree["unavailable"] == {}
+    assert set(tree["unavailable"]) == {"within_class"}
 
 
 def test_codes_of_three_kinds_are_distinguished():
