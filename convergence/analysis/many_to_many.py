@@ -15,12 +15,12 @@ from convergence.clustering.eigenvectors import spectral_embedding
 from convergence.clustering.graph import Labels, similarity_graph
 from convergence.clustering.hierarchical import hierarchical_clusters
 from convergence.clustering.number import (
-    N_DRAWS,
     SWEEP,
     candidate_numbers,
     choose_number,
     halves_agreement,
     largest_eigengap,
+    n_rotations,
     rotated_halves,
 )
 from convergence.clustering.sparse_clusters import agglomerative_clusters
@@ -61,7 +61,7 @@ class ManyToMany:
             found.append(Step(name, "candidates", seconds=cost.HALVES * both**3 / 10))
             found += [
                 Step(name, "halves", first, last, after=(f"{name}/candidates",), seconds=half * (last - first))
-                for first, last in ranges(N_DRAWS + 1, half, cost.GOAL)
+                for first, last in ranges(n_rotations(both) + 1, half, cost.GOAL)
             ]
             before = (f"{name}/candidates", f"{name}/halves")
         found += [

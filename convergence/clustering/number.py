@@ -2,10 +2,9 @@
 
 An eigengap favours few clusters, and has no chance level. Here every candidate number is judged by whether both halves
 of the images give the same clusters and whether these are separate, beside nets without groups: the units of each net,
-standardised, are rotated by a random orthogonal matrix, the same for both halves, and the correlations of the real
-units are dealt to the pairs in the order of those of the rotated units. The null thus has the same weights in a graph
-without groups; without the second step rectified units, which correlate more strongly with positive than with negative
-sign, would seem to have groups.
+standardised, are rotated by a random orthogonal matrix, the same for both halves, and a quadratic function gives their
+correlations the distribution of those of the real units. Without the second step rectified units, which correlate more
+strongly with positive than with negative sign, would seem to have groups.
 """
 
 from __future__ import annotations
@@ -27,11 +26,10 @@ SWEEP = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 N_GAPS = 12
 """Numbers considered besides: those of the largest eigengaps."""
 N_DRAWS = 8
-"""Rotations of the null."""
+"""Rotations of the null; in small graphs single draws may be separate by chance, and 20 are made."""
+_FEW_UNITS = 64
 TOLERANCE = 0.01
 """Numbers whose excess is lower by no more than this share count as equally good; the largest of them is chosen."""
-
-_LEAST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +54,11 @@ class ClusterNumber:
     beyond_chance: bool
     ks: Labels
     excess: Matrix
+
+
+def n_rotations(n_units: int) -> int:
+    """Number of draws of the null for a number of joined units."""
+    return N_DRAWS if n_units > _FEW_UNITS else 20
 
 
 def candidate_numbers(eigenvalues: Matrix, most: int) -> Labels:
@@ -138,8 +141,9 @@ def rotated_halves(
 ) -> tuple[Matrix, Matrix]:
     """Draw nets without groups: rotate the standardised units of each net, the same in both halves, standardise again.
 
-    Within each net and between each two nets the correlations are then replaced by those of the real units in the same
-    order, so that their distribution is that of the real units.
+    Within each net and between each two nets a quadratic function is then applied to the correlations, the least-squares
+    fit of the sorted correlations of the real units to the sorted ones of the rotated units. The correlations of
+    rectified units are nearly such a function of those before rectification.
 
     Parameters
     ----------
@@ -164,8 +168,8 @@ def choose_number(ks: Labels, observed: Matrix, null: Matrix, fallback: int = 0)
     from it by merging.
 
     Whether there are groups at all is judged by the largest product over all numbers, beside the same of each draw of
-    the null: its logarithm has to exceed the upper limit of their 95 % prediction interval. Without groups the number
-    is that of the largest eigengap, ``ks[fallback]``: a number chosen for its excess would have one.
+    the null: it has to exceed the upper limit of their 95 % prediction interval. Without groups the number is that of
+    the largest eigengap, ``ks[fallback]``: a number chosen for its excess would have one.
 
     Parameters
     ----------
@@ -182,9 +186,9 @@ def choose_number(ks: Labels, observed: Matrix, null: Matrix, fallback: int = 0)
         return ClusterNumber(1, 0.0, 0.0, False, ks, np.zeros(0))
     evidence, drawn = observed.prod(axis=0), null.prod(axis=1)
     excess = evidence - drawn.mean(axis=0)
-    most, n = np.log(np.maximum(drawn.max(axis=1), _LEAST)), len(drawn)
+    most, n = drawn.max(axis=1), len(drawn)
     limit = most.mean() + float(stats.t.ppf(0.975, n - 1)) * float(most.std(ddof=1)) * np.sqrt(1 + 1 / n)
-    beyond = bool(excess.max() > 0 and np.log(max(float(evidence.max()), _LEAST)) > limit)
+    beyond = bool(excess.max() > 0 and evidence.max() > limit)
     at = int(np.flatnonzero(excess >= (1 - TOLERANCE) * excess.max())[-1]) if beyond else fallback
     return ClusterNumber(int(ks[at]), float(observed[0, at]), float(null[:, 0, at].mean()), beyond, ks, excess)
 
@@ -201,21 +205,21 @@ def _rotated(correlation: Matrix, nets: list[Labels], rotations: list[Matrix]) -
             turned = rotations[a].T @ block @ rotations[b] / np.outer(spread[a], spread[b])
             if a == b:
                 pairs = np.triu_indices(len(own), 1)
-                turned[pairs] = _dealt(block[pairs], turned[pairs])
+                turned[pairs] = _like(block[pairs], turned[pairs])
                 turned[pairs[::-1]] = turned[pairs]
                 np.fill_diagonal(turned, 1.0)
             else:
-                turned = _dealt(block.ravel(), turned.ravel()).reshape(block.shape)
+                turned = _like(block.ravel(), turned.ravel()).reshape(block.shape)
             out[np.ix_(own, nets[b])] = turned
             out[np.ix_(nets[b], own)] = turned.T
     return out
 
 
-def _dealt(values: Matrix, order: Matrix) -> Matrix:
-    """``values`` in the order of ``order``: the smallest where it is smallest, and so on."""
-    out = np.empty_like(values)
-    out[np.argsort(order, kind="stable")] = np.sort(values)
-    return out
+def _like(real: Matrix, rotated: Matrix) -> Matrix:
+    """A quadratic function of ``rotated`` with nearly the distribution of ``real``; both (n,)."""
+    powers = np.arange(3)
+    weights = np.linalg.lstsq(np.sort(rotated)[:, None] ** powers, np.sort(real), rcond=None)[0]
+    return np.clip(rotated[:, None] ** powers @ weights, -1.0, 1.0)
 
 
 def _pairs(labels: Labels) -> float:
