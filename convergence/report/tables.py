@@ -22,6 +22,14 @@ from convergence.results import (
 from convergence.similarity import MEASURES
 
 MISSING = "–"
+CAUSES_SHOWN = {
+    "matching": "matched r",
+    "semi_matching": "best r",
+    "linear_cka": "linear CKA",
+    "r_squared": "R² from all units",
+    "shared_dimensions": "shared dimensions",
+}
+"""Numbers that the table of causes shows, each with its words."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,11 @@ def causes_table(layer: ComparisonResults) -> Table:
     """Similarity of pairs of trained nets by what their trainings share; of no rows where all share the same."""
     rows = []
     for found in layer.causes:
-        if found.evaluation != ALL_IMAGES or found.measure not in MEASURES:
+        if found.evaluation != ALL_IMAGES or found.measure not in CAUSES_SHOWN:
             continue
         rows.append(
             (
-                MEASURES.load(found.measure).title,
+                CAUSES_SHOWN[found.measure],
                 found.network,
                 found.shared,
                 str(found.n_pairs),
