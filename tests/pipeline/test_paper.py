@@ -209,7 +209,8 @@ def test_a_wide_table_goes_on_below():
 def test_pair_is_trained_one_else_first_unless_it_is_named():
     none = dict.fromkeys(
         ("same_init", "same_order", "same_data", "same_partner", "same_partner_error", "same_absolute", "mutual_best",
-         "never_chosen", "significant_xy", "significant_yx", "same_halves", "distributions", "_source")
+         "never_chosen", "significant_xy", "significant_yx", "null_reason_xy", "null_reason_yx", "same_halves",
+         "mean_activations_p", "distributions", "_source")
     )  # fmt: skip
     mixed, untrained = PairResults("a", "b", "mixed", **none), PairResults("b", "c", "untrained", **none)
     nets = ("a", "b", "c")
