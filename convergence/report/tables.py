@@ -118,7 +118,8 @@ def causes_table(layer: ComparisonResults) -> Table:
     """Similarity of pairs of trained nets by what their trainings share; of no rows where all share the same."""
     rows = []
     for found in layer.causes:
-        if found.evaluation != ALL_IMAGES or found.measure not in CAUSES_SHOWN:
+        wanted = HELD_OUT if found.measure == "shared_dimensions" else ALL_IMAGES
+        if found.evaluation != wanted or found.measure not in CAUSES_SHOWN:
             continue
         rows.append(
             (
