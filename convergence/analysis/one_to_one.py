@@ -9,7 +9,7 @@ import numpy as np
 from convergence.alignment.matching import aligned_order, cycle_order, matching, overlap, semi_matching
 from convergence.alignment.soft_matching import SoftMatching, partial_soft_matching
 from convergence.analysis import cost
-from convergence.analysis.nulls import PairNull
+from convergence.analysis.nulls import SUMS, PairNull
 from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import (
     Float64,
@@ -75,7 +75,7 @@ class OneToOne:
         if step.name == "null":
             return {
                 direction: np.reshape(
-                    [null.draw(k).corr_xy.max(axis=1) for k in range(step.first, min(step.last, null.n_draws))],
+                    [_best(null.draw(k).corr_xy, null) for k in range(step.first, min(step.last, null.n_draws))],
                     (-1, len(self._pair.units_x if direction == "xy" else self._pair.units_y)),
                 )
                 for direction, null in self._nulls.items()
@@ -170,7 +170,7 @@ class OneToOne:
             "cycle_y": pair.units_y[partners["cycle_y"]],
         }
         for direction, null in self._nulls.items():
-            values = found.values[f"semi_{direction}"]
+            values = _best(self._r if direction == "xy" else self._r.T, null)
             drawn = [part[direction] for part in parts.of(self.name, "null")] or [np.zeros((0, len(values)))]
             tree |= _significance(direction, np.concatenate(drawn), values, null.reason)
         return tree
@@ -189,6 +189,11 @@ class OneToOne:
             semi_yx += held[semi_matching(r.T), np.arange(n_y)] / 2
             matched[one.rows] += held[one.rows, one.columns] / 2
         return semi_xy, semi_yx, matched
+
+
+def _best(r: Float64, null: PairNull) -> Float64:
+    """(n,) correlation of each row with its best partner; |r| for a net without activation function: no signs."""
+    return np.asarray((np.abs(r) if null.kind == SUMS else r).max(axis=1))
 
 
 def _significance(direction: str, null: Float64, values: Float64, reason: str) -> Tree:

@@ -104,9 +104,11 @@ PAIR_TABLES = (
                 correlation="correlation with the partner",
                 standard_error="standard error of the correlation over image groups",
                 held_out="correlation with the partner that the other half of the images gives, mean of both halves",
-                null="best correlation with a unit of y in another basis (xy), mean over draws; NaN without a null",
+                null="best correlation with a unit of y in another basis (xy), mean over draws; |r| for layers without "
+                "activation function; NaN without a null",
                 null_sd="its standard deviation over draws",
-                p="probability that units in another basis reach the correlation; see inference/chance.py",
+                p="probability that units in another basis reach the correlation (|r| without activation function); see "
+                "inference/chance.py",
                 q="p adjusted for false discoveries (Benjamini and Hochberg)",
             ),
             *ints(absolute_partner="best partner by |r|"),

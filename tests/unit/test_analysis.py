@@ -131,7 +131,9 @@ def test_units_without_variance_are_listed_and_excluded():
     def numbers(node):
         return [v for item in node.values() for v in numbers(item)] if isinstance(node, dict) else [node]
 
-    assert set(tree["unavailable"]) == {"image_cka", "within_class"}, "the maps have the unit that is not finite in them"
+    assert set(tree["unavailable"]) == {"image_cka", "within_class"}, (
+        "the maps have the unit that is not finite in them"
+    )
     for value in numbers({k: v for k, v in tree.items() if k != "unavailable"}):
         array = np.asarray(0.0 if isinstance(value, str) else value, dtype=float)
         assert np.isfinite(array).all() or np.isnan(array).all(), "NaN stands for a null that does not apply, only"

@@ -135,6 +135,14 @@ def test_shared_units_are_significant(f: Function | None) -> None:
     assert np.mean(p[cause[0] >= 10] <= 0.05) <= 0.3
 
 
+def test_shared_units_of_random_signs_are_significant_without_activation_function() -> None:
+    nets, cause = half_shared(np.random.default_rng(1), 2, signs=True)
+    sums = sums_of(nets)
+    found = analyze_pair(sums, active_units(sums), *sums.nets, CONFIG)["alignment"]
+    assert (found["semi_xy_p"][cause[0] < 10] < 0.01).all()
+    assert found["significant_xy"] == pytest.approx(0.5, abs=0.1)
+
+
 def test_draws_of_the_null_are_those_of_the_samples() -> None:
     nets, _ = half_shared(np.random.default_rng(1), 2, w=8, n=400)
     sums = sums_of(nets, ReLU)
