@@ -107,8 +107,7 @@ PAIR_TABLES = (
                 null="best correlation with a unit of y in another basis (xy), mean over draws; |r| for layers without "
                 "activation function; NaN without a null",
                 null_sd="its standard deviation over draws",
-                p="probability that units in another basis reach the correlation (|r| without activation function); see "
-                "inference/chance.py",
+                p="probability that units in another basis reach the correlation (|r| without activation function)",
                 q="p adjusted for false discoveries (Benjamini and Hochberg)",
             ),
             *ints(absolute_partner="best partner by |r|"),
