@@ -247,3 +247,13 @@ def test_only_damaged_blocks_are_packed_again(packs, root, tmp_path, monkeypatch
     assert main(arguments) == 0
     assert sorted(set(range(12)) & set(made[10 : 10 + 34])) == [4, 5, 6, 7, 8, 9, 10, 11]
     assert digest(tmp_path / "train.h5") == digest(packs / "train.h5")
+
+
+def test_packed_images_keep_their_families(root, tmp_path):
+    command = pack_command(config(tmp_path, root, "40", 30), tmp_path / "out")
+    assert main([*command, "--set", 'data.families="folder"']) == 0
+    folder = source("image_folder", root=str(root), resize=40, crop=30, families="folder").load()
+    pack = source("packed", root=str(tmp_path / "out"), crop=30).load()
+    for mine, theirs in zip(pack, folder, strict=True):
+        assert len(set(theirs.families.tolist())) > 1
+        np.testing.assert_array_equal(mine.families, theirs.families)

@@ -90,12 +90,17 @@ def test_sums_of_a_subset_are_those_of_its_members_and_groups(source, tmp_path, 
         np.testing.assert_array_equal(new["group_sums"][:], old["group_sums"][:][np.ix_(groups, units)])
         assert list(new.attrs["null_kind"]) == [""] * 3, "sums of pseudo-nets are of all groups together"
         assert set(new.attrs["null_reason"]) == {"pseudo-nets are summed over all image groups"}
+        np.testing.assert_array_equal(new["class_count"][:], old["class_count"][:][groups])
+        np.testing.assert_array_equal(new["class_sums"][:], old["class_sums"][:][np.ix_(groups, range(3), units)])
         np.testing.assert_array_equal(new["unit_net"][:], np.repeat([0, 1, 2], 8))
         kept = np.isin(f["images/group_of_image"][:], groups)
         assert g["images"].attrs["n_images"] == kept.sum() == 120
         np.testing.assert_array_equal(g["images/group_of_image"][:] >= 0, kept)
         assert set(g["images/group_of_image"][:]) == {-1, 0, 1, 2}
         of_subset = np.isin(f["images/subset_group"][:], groups)
+        stored = np.flatnonzero(of_subset)
+        gram = old["image_gram"][:][np.ix_([0, 2, 3], stored, stored)]
+        np.testing.assert_array_equal(new["image_gram"][:], gram)
         np.testing.assert_array_equal(new["subset_samples"][:], old["subset_samples"][:][of_subset][:, units])
         assert [dimension.label for dimension in new["group_products"].dims] == ["group", "unit", "unit"]
     monkeypatch.undo()

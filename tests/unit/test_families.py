@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from convergence.data.families import check_setting, families_of
+from convergence.data.image_folder import ImageFolder
+from convergence.data.manifest import KnownFiles, make_manifest
 from convergence.data.photos import Photos
 from convergence.errors import FileError
 
@@ -47,3 +49,22 @@ def test_families_by_rows_of_a_table(tmp_path):
 def test_patches_of_a_photograph_are_a_family():
     test = Photos(name="photos", n_train=64, n_test=64).load().test
     np.testing.assert_array_equal(test.families, test.labels)
+
+
+def test_families_of_an_image_folder_leave_the_identity_of_its_images(image_root):
+    """Training depends on images and labels; a file of families is recorded apart from them."""
+    plain = {"name": "image_folder", "root": str(image_root), "crop": 16, "resize": 20}
+    by_name = ImageFolder(**plain, families=r"(\d)\.JPEG").load().test
+    np.testing.assert_array_equal(by_name.families, [0, 1, 2, 3, 0, 1, 2, 3])
+    assert ImageFolder(**plain).load().test.families is None
+    (image_root / "of.csv").write_text(
+        "path,film\n" + "".join(f"{c}/{k}.JPEG,{k // 2}\n" for c in ("n01", "n02") for k in range(6))
+    )
+    by_table = ImageFolder(**plain, families="of.csv:film")
+    np.testing.assert_array_equal(by_table.load().test.families, [0, 0, 1, 1] * 2)
+    made = [make_manifest(source, source.list_parts(), KnownFiles()) for source in (ImageFolder(**plain), by_table)]
+    assert made[0].content == made[1].content
+    assert set(made[1].parts) == {"train", "test", "families"}
+    assert by_table.digest_values() == ImageFolder(**plain).digest_values()
+    by_table.read_from(made[1])
+    np.testing.assert_array_equal(by_table.load().test.families, [0, 0, 1, 1] * 2)
