@@ -19,7 +19,7 @@ from convergence.io import hdf5
 from convergence.io.names import check_label, check_name
 
 PARTIAL_SCHEMA = "convergence-analysis-part"
-PARTIAL_VERSION = 3
+PARTIAL_VERSION = 4
 Array = npt.NDArray[Any]
 Columns = dict[str, Array]
 """Columns of a table by name, all of one length; texts are numpy strings."""

@@ -142,8 +142,8 @@ def rotated_halves(
     """Draw nets without groups: rotate the standardised units of each net, the same in both halves, standardise again.
 
     Within each net and between each two nets a quadratic function is then applied to the correlations, the
-    least-squares fit of the sorted correlations of the real units to the sorted ones of the rotated units. The correlations of
-    rectified units are nearly such a function of those before rectification.
+    least-squares fit of the sorted correlations of the real units to the sorted ones of the rotated units. The
+    correlations of rectified units are nearly such a function of those before rectification.
 
     Parameters
     ----------
