@@ -74,7 +74,18 @@ def test_typed_results_equal_the_rows(analysis):
     assert len(information.without) == 3, "blocks of groups"
     clusters = pair.clusters
     assert clusters.sizes.sum() == (clusters.labels_x >= 0).sum() + (clusters.labels_y >= 0).sum()
+    assert np.isfinite([clusters.stability_halves, clusters.stability_null]).all()
+    assert not clusters.beyond_chance, "the config allows 5 clusters, and there are 8 pairs of units"
+    dimensions = pair.shared_dimensions
+    in_file = rows(analysis, "conv1", "shared_dimensions", x="net1", y="net2")
+    np.testing.assert_array_equal(dimensions.correlation, in_file["correlation"])
+    assert dimensions.shared == dimensions.beyond_chance == dimensions.n_dimensions == 8
+    assert found.pair("net1", "alone").shared_dimensions.shared == 0
+    summary = found.summary("shared_dimensions", "trained", "held_out")
+    assert summary.value == 8
+    assert summary.ceiling == 8
     consensus = found.consensus["trained"]
+    assert consensus.dimensions.shared == consensus.dimensions.n_dimensions == 8
     assert consensus.members.shape == consensus.strength.shape == (8, 3)
     assert set(consensus.shared) == {2, 3}
     assert found.map.distances.shape == (4, 4)
