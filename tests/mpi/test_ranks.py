@@ -213,9 +213,9 @@ def test_kills_at_any_instant_change_no_bit(command, run, expected, tmp_path, re
 
 
 def test_damaged_partial_results_are_computed_again(command, run, expected):
-    """Stop by signal after two partial results, then truncate one and flip a bit in the other."""
+    """Stop by signal after two partial results of groups, then truncate one and flip a bit in the other."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_for_partial_results(run, process, 2)
+    wait_for_partial_results(run, process, 4 + 2)  # four pilots, one for each net, come first
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
