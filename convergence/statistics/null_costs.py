@@ -11,6 +11,9 @@ from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
 from convergence.statistics.null_group_sums import BUFFER_BYTES, LEAST_SAMPLES, PRODUCT_BYTES
 from convergence.statistics.partial_results import MATRIX_BYTES
 
+PILOT = 6
+"""Matrices (units, units) in memory while the rotations of a layer are drawn."""
+
 
 class NullCost(NamedTuple):
     """Costs of the pseudo-nets of a comparison.
@@ -45,7 +48,11 @@ def null_cost(joined: JoinedUnits, config: StatisticsConfig) -> NullCost:
     squares = sum(
         width**2 for width, kind in zip(joined.widths, joined.null_kind, strict=True) if kind == "pre-activations"
     )
-    weights = 4 * draws * squares
+    weights = sum(
+        min(4 * draws * width**2, MATRIX_BYTES // 4)
+        for width, kind in zip(joined.widths, joined.null_kind, strict=True)
+        if kind == "pre-activations"
+    )
     per_sample = rows * n_units + draws * squares
     mapped = draws * sum(
         width**2 * (_size(shape) if joined.pooled else joined.n_null_sampled(config))
@@ -53,8 +60,8 @@ def null_cost(joined: JoinedUnits, config: StatisticsConfig) -> NullCost:
         if kind == "pre-activations"
     )
     return NullCost(
-        memory_bytes=gathered + matrices + min(PRODUCT_BYTES, 4 * rows * n_units) + weights,
-        scratch_bytes=config.groups * 4 * rows * (n_units + widest) + weights,
+        memory_bytes=max(gathered + matrices + min(PRODUCT_BYTES, 4 * rows * n_units) + weights, PILOT * 8 * widest**2),
+        scratch_bytes=config.groups * 4 * rows * (n_units + widest) + 4 * draws * squares,
         stored_bytes=2 * 4 * draws * n_units * (n_units + widest),
         products=per_sample * joined.n_null_sampled(config) + mapped,
         other_products=others,

@@ -127,7 +127,9 @@ def make_maps(mean: Float64, covariance: Float64, n_draws: int, seed: int, layer
     mixed = np.flatnonzero(varies)
     sd, known = np.where(varies, sd, 1.0), np.nan_to_num(mean, posinf=0.0, neginf=0.0)
     centre, scale = known.astype(np.float32), (1.0 / sd).astype(np.float32)
-    correlation = (covariance / sd[:, None] / sd)[np.ix_(mixed, mixed)]
+    correlation = covariance[np.ix_(mixed, mixed)]
+    correlation /= sd[mixed, None]
+    correlation /= sd[mixed]
     stable = int.from_bytes(hashlib.sha256(layer.encode()).digest()[:8], "little")
     weights = np.empty((n_draws, len(mixed), len(mixed)), np.float32)
     offset = np.empty((n_draws, len(mean)), np.float32)

@@ -32,6 +32,7 @@ groups = 2
 threads = 1
 loader_workers = 0
 mutual_information = { enabled = false }
+null = { draws = 0 }
 """
 LIMITED = """
 import resource, sys

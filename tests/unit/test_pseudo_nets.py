@@ -147,6 +147,19 @@ def test_order_of_the_groups_changes_no_bit(tmp_path):
     np.testing.assert_array_equal(first.sums, second.sums)
 
 
+def test_matrices_beyond_the_memory_are_accumulated_in_their_file(tmp_path, monkeypatch):
+    about = experiment(tmp_path, "relu", (4, 5))
+    usual = passes_of(ArraySource(about), about, tmp_path / "memory").assembly.sums("layer").null
+    for module in ("partial_results", "assembly"):
+        monkeypatch.setattr(f"convergence.statistics.{module}.MATRIX_BYTES", 100)
+    monkeypatch.setattr("convergence.statistics.null_group_sums.PRODUCT_BYTES", 500)
+    monkeypatch.setattr("convergence.statistics.null_group_sums.APPLY_ROWS", 10)
+    monkeypatch.setattr("convergence.statistics.null_group_sums.PRODUCT_SAMPLES", 20)
+    found = passes_of(ArraySource(about), about, tmp_path / "file").assembly.sums("layer").null
+    for key, values in whole(usual).items():
+        np.testing.assert_allclose(whole(found)[key], values, rtol=1e-5, atol=1e-4, err_msg=key)
+
+
 def test_pseudo_units_have_the_moments_of_real_units():
     z = pre_activations(6, 0).astype(np.float64).T
     z[2] = 3.0
