@@ -23,6 +23,7 @@ from convergence.statistics.pseudo_nets import make_maps, n_null_positions, null
 from convergence.statistics.torch_source import DeviceArrays
 
 N_IMAGES, DRAWS = 60, 3
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WIDTHS = {"a": 5, "b": 7}
 
 
@@ -63,8 +64,10 @@ nonlinearity = "{function}"
 def on_device(given: ArraySource, function: str) -> ArraySource:
     """The source with tensors instead of arrays."""
     maps, of = given.maps, {"relu": torch.relu, "gelu": torch.nn.functional.gelu}[function]
-    given.arrays = DeviceArrays(torch.device("cpu"))
-    given.maps = lambda *arguments: {key: torch.from_numpy(values) for key, values in maps(*arguments).items()}
+    given.arrays = DeviceArrays(DEVICE)
+    given.maps = lambda *arguments: {
+        key: torch.from_numpy(values).to(DEVICE) for key, values in maps(*arguments).items()
+    }
     given.check_pre_activations = lambda *arguments: None
     given.nonlinearities = dict.fromkeys(given.nonlinearities, of)
     return given
