@@ -109,9 +109,9 @@ def definition(given: ArraySource, passes: StatisticsPasses, sums: ComparisonSum
         for _, real, pre, n_images in given.null_samples(maps, indices, passes.config):
             parts = []
             for member, z in zip(passes.pseudo_units["layer"], pre, strict=True):
-                m = member.maps
-                standard = (z.astype(np.float64) - np.asarray(m.centre)[:, None]) * np.asarray(m.scale)[:, None]
-                values = np.stack([np.asarray(w) @ standard for w in m.weights]) + np.asarray(m.offset)[:, :, None]
+                m = {key: passes.source.arrays.to_host(array) for key, array in member.maps.arrays().items()}
+                standard = (z.astype(np.float64) - m["centre"][:, None]) * m["scale"][:, None]
+                values = np.stack([weights @ standard for weights in m["weights"]]) + m["offset"][:, :, None]
                 values = NONLINEARITIES[function](values)
                 pooled = passes.joined["layer"].pooled
                 parts.append(values.reshape(*values.shape[:2], n_images, -1).mean(axis=3) if pooled else values)
