@@ -141,6 +141,18 @@ def mixed_at_random(
     return Population(pre, nonlinearity)
 
 
+def half_and_mixed(rng: Generator, n_causes: int = 8, noise: float = NOISE) -> Population:
+    """Half of the units are shared one to one, the others mix a few other causes at random, anew in each net."""
+    half = share_of_units(rng, 12, width=12, noise=noise)
+    rest = mixed_at_random(rng, n_causes=n_causes, width=12, noise=noise)
+    pre, causes = {}, {}
+    for net in half.pre:
+        order = rng.permutation(24)
+        pre[net] = np.hstack([half.pre[net], rest.pre[net]])[:, order]
+        causes[net] = np.r_[half.causes[net], np.full(12, -1)][order]
+    return Population(pre, "relu", causes)
+
+
 CODE_SIZES = (1, 3, 20)
 
 

@@ -60,13 +60,13 @@ def _nothing_shared(population: Population, dimensions: int | None = None) -> It
         yield from readings.sentences(results, {UNITS: NOT_ABOVE_CHANCE})
 
 
-def _shared(population: Population, share: float) -> Iterator[Reading]:
+def _shared(population: Population, share: float, dimensions: int | None = None) -> Iterator[Reading]:
     """A share of the units is shared one to one."""
     with results_of({LAYER: population}) as results:
         comparison = results.comparison(LAYER)
         yield from readings.discoveries(comparison, population)
         yield from readings.in_all_nets(comparison, share)
-        yield from readings.dimensions(comparison, round(share * 24))
+        yield from readings.dimensions(comparison, round(share * 24) if dimensions is None else dimensions)
         yield from readings.sentences(results, {UNITS: ABOVE_CHANCE})
 
 
@@ -132,6 +132,11 @@ def _all_shared(rng: Generator) -> Iterator[Reading]:
 
 def _half(rng: Generator) -> Iterator[Reading]:
     yield from _shared(populations.share_of_units(rng, 12), 0.5)
+
+
+def _half_and_mixed(rng: Generator) -> Iterator[Reading]:
+    """What chance levels of a whole layer say of units that share a small subspace beside units that share a cause."""
+    yield from _shared(populations.half_and_mixed(rng), 0.5, 20)
 
 
 def _half_with_signs(rng: Generator) -> Iterator[Reading]:
@@ -202,6 +207,7 @@ SCENARIOS = (
     Scenario("all-shared", "every unit shared one to one, with noise", _all_shared, 0.25),
     Scenario("half-shared", "half of the units shared one to one", _half, 0.25),
     Scenario("half-with-signs", "half shared with random signs, linear layer", _half_with_signs, 0.25),
+    Scenario("mixed-rest", "half shared one to one, the rest 8 causes mixed at random", _half_and_mixed, 0.25),
     Scenario("rotated-linear", "one subspace in other bases, linear layer", _rotated("none"), 0.5),
     Scenario("rotated-relu", "one subspace in other bases, ReLU", _rotated("relu"), 0.5),
     Scenario("rotated-gelu", "one subspace in other bases, GELU", _rotated("gelu"), 0.5),
