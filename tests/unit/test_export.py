@@ -32,7 +32,7 @@ def test_exported_figures_have_the_given_width(tiny_run, tmp_path, capsys):
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     files = [line for line in capsys.readouterr().out.split("\n") if line]
     pdfs = sorted(tmp_path.glob("*.pdf"))
-    assert len(pdfs) == 11
+    assert len(pdfs) == 12
     assert len(files) == 22
     for pdf in pdfs:
         content = pdf.read_bytes()
