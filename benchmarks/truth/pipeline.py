@@ -40,7 +40,7 @@ MAP_MEASURE = "shape_distance"
 MEMORY = "/dev/shm"
 """A file system in memory, where there is one."""
 STATISTICS: dict[str, Any] = {
-    "groups": 16, "threads": 1, "top_images": 0, "subset": 0, "image_gram": False, "loader_workers": 0,
+    "groups": 8, "threads": 1, "top_images": 0, "subset": 0, "image_gram": False, "loader_workers": 0,
     "mutual_information": {"enabled": False},
 }  # fmt: skip
 MATRICES = (

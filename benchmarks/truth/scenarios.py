@@ -51,7 +51,7 @@ class Scenario:
 
 def _nothing_shared(population: Population, dimensions: int | None = None) -> Iterator[Reading]:
     """No unit is shared: false discoveries only."""
-    with results_of({LAYER: population}) as results:
+    with results_of({LAYER: population}, light=True) as results:
         comparison = results.comparison(LAYER)
         yield from readings.level(comparison)
         yield from readings.in_all_nets(comparison, 0.0)
@@ -62,7 +62,7 @@ def _nothing_shared(population: Population, dimensions: int | None = None) -> It
 
 def _shared(population: Population, share: float, dimensions: int | None = None) -> Iterator[Reading]:
     """A share of the units is shared one to one."""
-    with results_of({LAYER: population}) as results:
+    with results_of({LAYER: population}, light=True) as results:
         comparison = results.comparison(LAYER)
         yield from readings.discoveries(comparison, population)
         yield from readings.in_all_nets(comparison, share)
@@ -75,7 +75,7 @@ def _beside_untrained(claims: Mapping[str, str], n_nets: int = 4, **settings: An
 
     def read(rng: Generator) -> Iterator[Reading]:
         population = populations.share_of_units(rng, n_nets=n_nets, n_untrained=min(n_nets, 3), width=16, **settings)
-        with results_of({LAYER: population}, {"groups": 8}, light=True) as results:
+        with results_of({LAYER: population}, light=True) as results:
             yield from readings.sentences(results, claims)
 
     return read
@@ -98,7 +98,7 @@ def _nets(rng: Generator) -> Iterator[Reading]:
     population, loadings = nets.draw(rng, 4, 4)
     names, truth = list(population.pre), nets.truth()
     chosen = {4: slice(0, 4), 6: slice(0, 6), 8: slice(0, 8)}
-    with results_of({LAYER: population}, {"groups": 8}, {"rotations": 2}, light=True) as results:
+    with results_of({LAYER: population}, analysis={"rotations": 2}, light=True) as results:
         comparison = results.comparison(LAYER)
         for n, own in chosen.items():
             numbers = numbers_of(comparison, names[own])
@@ -145,7 +145,7 @@ def _half_with_signs(rng: Generator) -> Iterator[Reading]:
 
 def _dimensions(rng: Generator) -> Iterator[Reading]:
     """A subspace of 10 dimensions in nets of 24 linear units."""
-    with results_of({LAYER: populations.mixed_at_random(rng, "none")}, {"groups": 8}, light=True) as results:
+    with results_of({LAYER: populations.mixed_at_random(rng, "none")}, light=True) as results:
         yield from readings.dimensions(results.comparison(LAYER), 10)
 
 
@@ -176,7 +176,7 @@ def _constant_maps(rng: Generator) -> Iterator[Reading]:
 
 def _rare(rng: Generator) -> Iterator[Reading]:
     population = populations.rare_units(rng)
-    with results_of({LAYER: population}) as results:
+    with results_of({LAYER: population}, {"groups": 16}) as results:
         comparison = results.comparison(LAYER)
         yield from readings.rare(comparison, population)
         yield from readings.discoveries(comparison, population)
@@ -223,25 +223,25 @@ SCENARIOS = (
         "trained-more",
         "half shared by trained nets, nothing by untrained ones",
         _beside_untrained({LAYERS: MORE, UNITS: ABOVE_CHANCE}, n_shared=8),
-        0.25,
+        0.1,
     ),
     Scenario(
         "everyone",
         "half shared by trained and untrained nets",
         _beside_untrained({LAYERS: NOT_MORE, UNITS: ABOVE_CHANCE}, n_shared=8, everyone=True),
-        0.25,
+        0.1,
     ),
     Scenario(
         "nobody",
         "nothing shared by trained nor by untrained nets",
         _beside_untrained({LAYERS: NOT_MORE, UNITS: NOT_ABOVE_CHANCE}, n_shared=0),
-        0.25,
+        0.1,
     ),
     Scenario(
         "two-nets", "half shared, two nets a side", _beside_untrained({LAYERS: WITHHELD}, n_nets=2, n_shared=8), 0.05
     ),
     *(Scenario(f"clusters-{k}", f"{k} planted clusters", _clusters(k), 0.05) for k in (5, 15, 20, 21, 30, 64)),
-    Scenario("nets", "8 nets, each of its own noise and share of shared units", _nets, 1.5),
+    Scenario("nets", "8 nets, each of its own noise and share of shared units", _nets, 1.25),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 QUICK = ("private", "half-shared", "rotated-relu", "dimensions", "everyone", "clusters-21", "nets")
