@@ -8,7 +8,7 @@ import pytest
 from benchmarks.truth import populations
 from benchmarks.truth.bars import judged, table
 from benchmarks.truth.net_population import NetPopulation, rectified_correlation
-from benchmarks.truth.readings import Reading
+from benchmarks.truth.readings import EQUAL, Reading
 from benchmarks.truth.simulation import simulate
 
 
@@ -41,6 +41,34 @@ def test_half_of_the_units_shared_one_to_one_are_found():
     found = simulate(["half-shared"], 8)["half-shared"]
     assert mean(found, "share of units in all nets") == pytest.approx(0.5, abs=0.05)
     assert mean(found, "shared units discovered") > 0.95
+    assert mean(found, "private units among discoveries") < 0.15
+    assert mean(found, "dimensions beyond chance, all nets") == pytest.approx(12, abs=1)
+    assert {one.verdict for one in found if one.quantity.startswith("“Matched units")} == {"right"}
+
+
+def test_units_of_one_subspace_in_other_bases_are_not_discovered():
+    found = simulate(["rotated-relu"], 4)["rotated-relu"]
+    assert 0.01 < mean(found, "P(p ≤ .05)") < 0.11
+    assert mean(found, "any false discovery") < 0.25
+    assert mean(found, "share of units in all nets") < 0.1
+
+
+def test_planted_clusters_are_found():
+    found = simulate(["clusters-21"], 2)["clusters-21"]
+    assert mean(found, "ARI with the planted clusters") > 0.95
+
+
+def test_intervals_over_some_nets_are_those_of_their_pairs():
+    found = simulate(["nets"], 2)["nets"]
+    for n in (4, 6, 8):
+        for measure in ("matched r", "matched r, held out", "linear CKA", "R²"):
+            (first, second) = (one for one in found if one.quantity == f"{measure}, {n} nets")
+            assert first.over_nets is not None
+            assert first.over_images is not None
+            assert (first.value + second.value) / 2 == pytest.approx(first.truth, abs=0.12)
+    differences = [one for one in found if one.quantity == EQUAL]
+    assert len(differences) == 20  # five numbers of two draws, with untrained and with mixed pairs
+    assert np.mean([one.value for one in differences]) < 0.5
 
 
 def test_bars_judge_the_mean_of_all_draws():
