@@ -1,4 +1,4 @@
-"""All layers in one figure, beside untrained nets and rotated bases; two runs side by side."""
+"""All layers in one figure, beside untrained nets and nets in another basis; two runs side by side."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def overview(layers: Sequence[ComparisonResults]) -> Drawing:
     return Drawing(
         name="overview",
         title="Every layer at a glance",
-        caption=f"Mean over all pairs of nets. {intervals_caption(drawn)} Grey marks: the same measure after a random "
-        "rotation of one net's basis, which keeps the span of the layer and mixes its units. Untrained nets show the "
-        "similarity without learning.",
+        caption=f"Mean over all pairs of nets. {intervals_caption(drawn)} Grey marks: chance, the same measure for a "
+        "net in another basis: its pre-activations are rotated, and its units keep their means and variances. Untrained "
+        "nets show the similarity without learning.",
         alt="Similarity measures for each layer, by kind of pairs of nets, with error bars",
         figure=figure,
         columns=("measure", "layer", "kind", "n_pairs", *NUMBERS),

@@ -225,8 +225,8 @@ def consensus(layer: ComparisonResults) -> Gallery | None:
         "consensus",
         "Consensus units over all nets",
         "All trained nets aligned together, one unit of each net. Units present in most nets come first, then those "
-        "with the most similar members. A member counts as present if it correlates with the others more than in "
-        "rotated bases.",
+        "with the most similar members. A member counts as present if it correlates with the others more than 95 % "
+        "of the units of a net in another basis do.",
         (("", cards),),
     )
 

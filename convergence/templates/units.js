@@ -146,7 +146,7 @@
   function others(data, unit) {
     const names = Object.keys(data.others);
     const has = (column) => names.some((name) => data.others[name][column]);
-    const heads = ["net", "matched", "r", "held out", "best", "r", "rotated basis", "p"];
+    const heads = ["net", "matched", "r", "held out", "best", "r", "chance", "p"];
     if (has("informative")) heads.push("by information", "nats");
     const rows = names.map((name) => {
       const o = data.others[name];
@@ -164,8 +164,8 @@
     });
     const missing = Object.entries(data.no_results).map(([name, why]) => `${name}: ${why}`);
     return el("section", {}, el("h3", {}, "In the other nets"), table("Partners in the other nets", heads, rows),
-      el("p", { class: "note" }, "Matched: one to one. Best: the partner with the highest r, beside the best direction of a " +
-        "rotated basis and the chance to reach as much there (p). By information: one to one by mutual information."),
+      el("p", { class: "note" }, "Matched: one to one. Best: the partner with the highest r. Chance: the best unit of a net " +
+        "in another basis, and the probability that such a unit reaches r (p). By information: one to one by mutual information."),
       missing.length ? el("p", { class: "note" }, `No results with ${missing.join("; ")}.`) : null);
   }
 
