@@ -49,7 +49,8 @@ MATRICES = (
 )  # fmt: skip
 """Matrices of the sums that are read in blocks."""
 ANALYSIS: dict[str, Any] = {
-    "measures": ["matching", "linear_cka", "r_squared"], "sparse": {"enabled": False}, "clustering": {"enabled": False}
+    "measures": ["matching", "absolute_matching", "linear_cka", "r_squared"],
+    "sparse": {"enabled": False}, "clustering": {"enabled": False},
 }  # fmt: skip
 
 
