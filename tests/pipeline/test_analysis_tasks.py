@@ -22,6 +22,7 @@ from convergence.analysis.steps import PairShape, Step, levels, ranges
 from convergence.analysis.task_progress import TaskProgress
 from convergence.analysis.worker import Done, peak_memory
 from convergence.cli import main
+from convergence.clustering.number import n_rotations
 from convergence.config.stages import AnalysisConfig
 from convergence.errors import TaskLost, UserError
 from convergence.progress import readable_seconds
@@ -110,6 +111,7 @@ def test_steps_cover_everything_once_and_come_in_an_order(shape):
             continue
         wanted = {"numbers": shape.n_groups + 1, "partial": 10, "blocks": shape.n_y if "xy" in method else shape.n_x}
         wanted |= {"fit": wanted["blocks"], "held_out": wanted["blocks"]}
+        wanted["halves"] = n_rotations(shape.n_x + shape.n_y) + 1
         wanted["numbers"] -= method == "shared_dimensions"  # the spectrum of all groups is another step
         n = wanted.get(name, AnalysisConfig().rotations)
         assert [k for first, last in cut for k in range(first, last)] == list(range(n)), (method, name)
