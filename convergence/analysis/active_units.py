@@ -17,6 +17,7 @@ RELATIVE_VARIANCE = 1e-12
 """A variance below this share of the mean square is rounding: the unit is constant."""
 DIAGONAL_BLOCK = 256
 NOT_FINITE = "non-finite values"
+TOO_FEW_GROUPS = "varies in too few image groups"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class ActiveUnits:
     reason: tuple[str, ...]
     rare: npt.NDArray[np.bool_]
     floor: Float64
+
+    def without_rare(self) -> ActiveUnits:
+        """The units that vary in every subset of the image groups; maps that are fitted on a half can use no others."""
+        reasons = (TOO_FEW_GROUPS if rare else reason for rare, reason in zip(self.rare, self.reason, strict=True))
+        return ActiveUnits(self.alive & ~self.rare, tuple(reasons), np.zeros_like(self.rare), self.floor)
 
 
 def active_units(sums: ComparisonSums) -> ActiveUnits:

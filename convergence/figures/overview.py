@@ -64,8 +64,8 @@ def overview(layers: Sequence[ComparisonResults]) -> Drawing:
         name="overview",
         title="Every layer at a glance",
         caption=f"Mean over all pairs of nets. {intervals_caption(drawn)} Grey marks: chance, the same measure for a "
-        "net in another basis: its pre-activations are rotated, and its units keep their means and variances. Untrained "
-        "nets show the similarity without learning.",
+        "net in another basis: its pre-activations are rotated, and its units keep their means and variances. "
+        "Untrained nets show the similarity without learning.",
         alt="Similarity measures for each layer, by kind of pairs of nets, with error bars",
         figure=figure,
         columns=("measure", "layer", "kind", "n_pairs", *NUMBERS),

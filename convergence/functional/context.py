@@ -182,7 +182,7 @@ class ExperimentContext:
     def live(self, comparison: str) -> ActiveUnits:
         """The live units of a comparison, of all nets joined."""
         if comparison not in self._live:
-            self._live[comparison] = active_units(self.sums(comparison))
+            self._live[comparison] = active_units(self.sums(comparison)).without_rare()
         return self._live[comparison]
 
     def pair(self, comparison: str, x: str, y: str) -> PairSums:
