@@ -201,7 +201,8 @@ def test_plan_counts_unfinished_tasks(tiny_config, tiny_copy, tmp_path):
     folder = RunFolder(tiny_copy, read_config(tiny_config))
     (train,) = [p for p in estimate_stages(folder, unfinished(folder), read_profile(site)) if p.stage == "train"]
     assert train.measured_s == pytest.approx(json.loads((tiny_copy / "nets/net1/record.json").read_text())["seconds"])
-    size = float(re.search(r"([\d.]+) kB  statistics\.h5,", seen)[1])
+    number, prefix = re.search(r"([\d.]+) ([kM])B  statistics\.h5,", seen).groups()
+    size = float(number) * (1000 if prefix == "M" else 1)  # in kB
     with h5py.File(tiny_copy / "statistics.h5") as file:
         stored = [file[f"comparisons/{name}"] for name in ("conv1", "conv2", "fc1")]
         arrays = [item for place in stored for item in place.values() if isinstance(item, h5py.Dataset)]
