@@ -24,6 +24,8 @@ CODE_SHARES = frozenset({"code_local", "code_few", "code_distributed", "code_une
 """Shares of units by the size of their code. They depend on the number of images more than on the nets: of simulated
 layers of 24 units, .11, .26 and .34 have a local code with 400, 2,000 and all images. Intervals of them cover 0 to 38 %
 of samples, so they have none; their differences from a chance level of as many images do."""
+COUNTS = frozenset({"shared_dimensions", "dimensions_beyond_chance"})
+"""Counts. Where all nets of a kind have the same count, the spread over nets is unknown, and there is no interval."""
 SHARES = CODE_SHARES | {
     *("below_half", "same_partner_semi_matching", "same_partner_matching", "present", "cycle_consistency"),
     *("same_partner", "same_absolute", "same_halves", "significant"),

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.layout import ALL_IMAGES, CODE_SHARES, SHARES
-from convergence.inference import NetsNumber, PairUnits, image_bias, jackknife, nets_interval
+from convergence.analysis.layout import ALL_IMAGES, CODE_SHARES, COUNTS, SHARES
+from convergence.inference import NetsInterval, NetsNumber, PairUnits, image_bias, jackknife, nets_interval
+from convergence.inference.populations import Share
 
 Array = npt.NDArray[Any]
 Columns = dict[str, Array]
@@ -112,9 +113,8 @@ class PopulationNumbers:
         at, units = self._pairs_of(kind, group)
         if not np.isfinite(values.value[at]).any():
             return None
-        return units.mean(
-            values.value[at], values.without[at], values.smooth, share="itself" if key[0] in SHARES else "no"
-        )
+        share: Share = "itself" if key[0] in SHARES else "count" if key[0] in COUNTS else "no"
+        return units.mean(values.value[at], values.without[at], values.smooth, share=share)
 
     def excess(self, key: Key, kind: str, group: str = "") -> NetsNumber | None:
         """A number minus its chance level, pair by pair; None without a chance level.
@@ -272,6 +272,9 @@ def difference_rows(numbers: PopulationNumbers) -> Iterator[Row]:
                 continue
             number = first.minus(second)
             found = nets_interval(number)
+            lacking = [one.missing for one in map(nets_interval, (first, second)) if one.missing]
+            if key[0] in COUNTS and lacking and not found.missing:
+                found = NetsInterval(found.value, found.bias, NONE, NONE, NONE, NONE, NONE, lacking[0])
             yield {
                 "measure": key[0], "evaluation": key[1], "first": kinds[0], "second": kinds[1],
                 "difference": found.value, **_over_images(number, key[0]), "net_error": found.error, "df": found.df,

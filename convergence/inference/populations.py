@@ -58,10 +58,10 @@ from scipy import special, stats
 from convergence.inference.estimates import CONFIDENCE
 
 Float64 = npt.NDArray[np.float64]
-Share = Literal["no", "itself", "difference"]
+Share = Literal["no", "itself", "difference", "count"]
 LEAST_NETS = 3
 """Nets of a population below which there is no interval over nets."""
-NO_SPREAD = "the share is equal in all nets, and an interval over nets needs a spread"
+NO_SPREAD = "the value is equal in all nets, and an interval over nets needs a spread"
 ROUNDING = 1e-12
 NONE = float("nan")
 
@@ -78,7 +78,8 @@ class NetsNumber:
         or an initialisation), the value without all nets of the unit; NaN where nothing is left
     smooth : whether the bias for want of images is estimated
     monte_carlo : variance of a null in the number from its finite number of draws, and its degrees of freedom
-    share : whether the number is a share of units, or the difference of two
+    share : whether the number is a share of units, a count, or the difference of two of them: without a spread over
+        nets these have no interval
     """
 
     value: float
@@ -181,7 +182,7 @@ def nets_interval(number: NetsNumber) -> NetsInterval:
     df = 1.0 / share if share > 0 else df_nets
     error = float(np.sqrt(variance))
     at_end = number.share == "itself" and not ROUNDING < number.value < 1.0 - ROUNDING
-    if at_end or (number.share != "no" and error < ROUNDING):
+    if at_end or (number.share != "no" and over_nets < ROUNDING**2):
         return NetsInterval(number.value, bias, NONE, NONE, NONE, NONE, NONE, NO_SPREAD)
     if number.share == "itself":
         low, high = _share_interval(number.value, float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error)

@@ -161,6 +161,23 @@ def test_shares_have_no_interval_over_images():
     assert code["excess_low"] < code["excess"] < code["excess_high"]
 
 
+def test_counts_that_are_equal_in_all_nets_of_a_kind_have_no_interval():
+    rows, _ = planted(NETS, ("shared_dimensions",))
+    table = rows.table("measures")
+    untrained = np.char.startswith(table["x"].astype(str), "un") & np.char.startswith(table["y"].astype(str), "un")
+    table["value"][untrained] = 8.0
+    matrices = (rows.matrix(f"measures_{name}") for name in ("without", "draws"))
+    every = PopulationNumbers(rows.table("members"), rows.table("pairs"), table, *matrices)
+    found = by_key(summary_rows(every), "kind", "measure")
+    assert "equal in all nets" in found["untrained", "shared_dimensions"]["missing"]
+    assert found["trained", "shared_dimensions"]["missing"] == ""
+    difference = by_key(difference_rows(every), "measure", "first", "second")[
+        "shared_dimensions", "trained", "untrained"
+    ]
+    assert "equal in all nets" in difference["missing"]
+    assert np.isnan([difference["low"], difference["high"], difference["p"]]).all()
+
+
 def test_groups_of_pairs_are_layers_or_widths():
     members = [net(f"net{k}", n_units=8 * (1 + k // 4)) for k in range(8)]
     rows, _ = planted(members)
