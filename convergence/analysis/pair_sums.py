@@ -369,8 +369,10 @@ class PairSums:
 
     @cached_property
     def _group_pairs(self) -> dict[str, GroupPairs]:
+        count = self.count  # the functions must not hold the pair: it would outlive its last use, with its products
+
         def centred(products: Float64 | GroupBlocks, a: Float64, b: Float64) -> Callable[[int], Float64]:
-            return lambda g: products[g] - np.outer(a[g], b[g]) / max(self.count[g], 1)
+            return lambda g: products[g] - np.outer(a[g], b[g]) / max(count[g], 1)
 
         x, y = self.sums_x, self.sums_y
         parts = {"xx": (self.xx, x, x), "xy": (self.xy, x, y), "yy": (self.yy, y, y)}
@@ -385,7 +387,8 @@ class PairSums:
             "x": scale(total.sums_x, total.xx, self.floor_x),
             "y": scale(total.sums_y, total.yy, self.floor_y),
         }
-        return GroupHsic(lambda part: self._group_pairs[part].hsic(groups, scales[part[0]], scales[part[1]]))
+        pairs = self._group_pairs
+        return GroupHsic(lambda part: pairs[part].hsic(groups, scales[part[0]], scales[part[1]]))
 
 
 def _sum(array: Float64 | GroupBlocks, groups: Indices) -> Float64:

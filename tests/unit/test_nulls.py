@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -17,9 +19,9 @@ from convergence.analysis.measures import Measures, draws_for
 from convergence.analysis.nets import analyze_nets
 from convergence.analysis.nulls import NetNull, PairNull, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
-from convergence.analysis.pair import analyze_pair, shape_of
+from convergence.analysis.pair import PairAnalysis, analyze_pair, shape_of
 from convergence.analysis.pair_sums import PairSums
-from convergence.analysis.steps import Parts, Tree, levels
+from convergence.analysis.steps import Parts, Tree, computed, levels
 from convergence.config.stages import AnalysisConfig
 from convergence.inference import unit_p_values
 from convergence.linalg import random_rotation
@@ -360,3 +362,19 @@ def test_significance_takes_part_in_the_steps() -> None:
     none = replace(sums, null_kind=("", ""))
     names = {step.name for step in OneToOne.steps(shape_of(none, active_units(none), *none.nets, CONFIG), CONFIG)}
     assert "null" not in names
+
+
+def test_a_pair_is_freed_after_its_last_use() -> None:
+    """A reference cycle would keep the products of every pair until the next collection."""
+    rng = np.random.default_rng(0)
+    sums = sums_of({name: rng.standard_normal((6, 400)) for name in "ab"}, ReLU)
+    live = active_units(sums)
+    gc.disable()
+    try:
+        analysis = PairAnalysis(sums, live, "a", "b", CONFIG)
+        computed(analysis)
+        pair = weakref.ref(analysis._pair)
+        del analysis
+        assert pair() is None
+    finally:
+        gc.enable()
