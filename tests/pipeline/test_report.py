@@ -90,7 +90,7 @@ def test_findings_quote_the_table(tiny_run):
         quoted = f"{float(row['value']):.3f}"  # the run has too few nets for an interval over nets
         assert overview.count(quoted) >= 3, f"{layer}: sentence, table of the answer, table of measures"
         assert text_of(tiny_run / "report" / f"layer-{layer}.html").count(quoted) >= 2
-        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+        assert float(row["image_low"]) <= float(row["value"]) <= float(row["image_high"])
         assert float(row["null"]) > 0
 
 
