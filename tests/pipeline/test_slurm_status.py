@@ -213,9 +213,9 @@ def test_plan_counts_unfinished_tasks(tiny_config, tiny_copy, tmp_path):
             if isinstance(item, h5py.Dataset) and name not in pseudo_nets
         ]
         assert size == pytest.approx(sum(item.nbytes for item in arrays) / 1e3, rel=0.05)
-    assert [line.split()[0] for line in seen.splitlines()[-6:]] == [
+    assert [line.split()[0] for line in seen.splitlines()[-8:]] == [
         *("train",) * 2,
-        *("statistics",) * 2,
+        *("statistics",) * 4,
         "analyze",
         "pictures",
     ]
