@@ -33,7 +33,7 @@ def test_exported_figures_have_the_given_width(tiny_run, tmp_path, capsys):
     files = [line for line in capsys.readouterr().out.split("\n") if line]
     pdfs = sorted(tmp_path.glob("*.pdf"))
     assert len(pdfs) == 12
-    assert len(files) == 22
+    assert len(files) == 2 * len(pdfs)
     for pdf in pdfs:
         content = pdf.read_bytes()
         assert widths(content) == [pytest.approx(3.25)]
