@@ -8,8 +8,9 @@ import numpy as np
 
 from convergence.checks.context import N_IMAGES, CheckContext, user_code
 from convergence.checks.findings import Finding
+from convergence.config.functional import EXPERIMENT_NAMES
 from convergence.data.image_order import subset_size
-from convergence.data.images import ImageSet
+from convergence.data.images import AbsentImages, ImageSet
 from convergence.errors import ConfigError
 from convergence.statistics.array_source import ArraySource
 from convergence.statistics.sampling import ImageGroups
@@ -28,7 +29,7 @@ def check_images(context: CheckContext) -> Iterator[Finding]:
         context.folder.data.check()  # reads new files once; raises with all files that cannot be used
     with user_code(f"loading the data set {context.experiment.images.name}"):
         train, test = context.splits
-    found = list(_check_splits(train, test))
+    found = [*_check_splits(train, test), *_check_needs(context)]
     yield from found
     context.images_usable = all(finding.level != "fault" for finding in found)
     if context.images_usable:
@@ -47,7 +48,30 @@ def _check_splits(train: ImageSet, test: ImageSet) -> Iterator[Finding]:
             "out, or in another order", remedy="Give both splits the same folders of classes",
         )  # fmt: skip
     for what, images in (("training", train), ("held-out", test)):
-        yield from _check_split(what, images)
+        if not isinstance(images, AbsentImages):
+            yield from _check_split(what, images)
+
+
+def _check_needs(context: CheckContext) -> Iterator[Finding]:
+    """Findings about labels and training images that the run needs and the data do not have."""
+    experiment, train = context.experiment, context.splits.train
+    trained = any(net.trained and not getattr(net, "weights", None) for net in experiment.all_nets())
+    if isinstance(train, AbsentImages):
+        if trained or experiment.statistics.split == "train":
+            needed = "nets are trained" if trained else 'statistics.split = "train"'
+            yield Finding(NAME, "fault", f"there are no training images, and {needed}: {train.reason}")
+    elif trained and train.labels is None:
+        yield Finding(
+            NAME, "fault", "nets are trained, and the images have no labels", "a class for each image",
+            "Give labels (data.labels, folders of classes, targets of the data set), or compare nets with weights of "
+            "their own",
+        )  # fmt: skip
+    enabled = [name for name in EXPERIMENT_NAMES if context.folder.has_experiment(name)]
+    if enabled and context.images.labels is None:
+        yield Finding(
+            NAME, "fault", f"{', '.join(enabled)} measure accuracy, and the images have no labels",
+            "a class for each image", f"Give labels, or set functional.{enabled[0]}.enabled = false",
+        )  # fmt: skip
 
 
 def _check_split(what: str, images: ImageSet) -> Iterator[Finding]:
@@ -58,14 +82,15 @@ def _check_split(what: str, images: ImageSet) -> Iterator[Finding]:
             "Check the folder or the files of [data]",
         )  # fmt: skip
         return
-    labels = np.asarray(images.labels)
-    if labels.min() < 0 or labels.max() >= n_classes:
+    labels = images.labels
+    if labels is not None and (labels.min() < 0 or labels.max() >= n_classes):
         yield Finding(
             NAME, "fault", f"labels of {what} images are {labels.min()} to {labels.max()}, with {n_classes} classes",
             f"labels 0 to {n_classes - 1}", "Correct the labels or the names of the classes",
         )  # fmt: skip
         return
-    absent = np.flatnonzero(np.bincount(labels, minlength=n_classes) == 0)
+    counts = np.ones(0) if labels is None else np.bincount(labels, minlength=n_classes)
+    absent = np.flatnonzero(counts == 0)
     if len(absent):
         named = ", ".join(images.class_names[k] for k in absent[:5]) + (", …" if len(absent) > 5 else "")
         yield Finding(
@@ -75,10 +100,11 @@ def _check_split(what: str, images: ImageSet) -> Iterator[Finding]:
     with user_code(f"reading {what} images"):
         chosen = np.linspace(0, n - 1, N_READ).round().astype(np.int64)
         values = images.read(chosen, 0 if what == "training" else None)
-    if values.shape[1:] != tuple(images.image_shape):
+    if values.shape[1:] != tuple(images.image_shape) or values.dtype != images.dtype:
         yield Finding(
-            NAME, "fault", f"{what} images were read with the shape {values.shape[1:]}",
-            f"the image_shape of the data set, {tuple(images.image_shape)}", "Correct the data set",
+            NAME, "fault", f"{what} images were read with the shape {values.shape[1:]} and type "
+            f"{values.dtype}", f"those of the data set, {tuple(images.image_shape)} and {images.dtype}",
+            "Correct the data set",
         )  # fmt: skip
     elif not np.isfinite(values).all():
         yield Finding(
@@ -108,7 +134,7 @@ def _check_counts(context: CheckContext) -> Iterator[Finding]:
             yield Finding(NAME, "fault", str(error), remedy="Lower statistics.groups, or use images of more families")
     training = context.experiment.training
     n, size = subset_size(len(context.splits.train), training.data_share), training.batch_size
-    if any(net.trained for net in context.nets) and size > n:
+    if any(net.trained for net in context.nets) and size > n > 0:
         yield Finding(
             NAME, "warning", f"training.batch_size = {size} exceeds the {n} training images: an epoch is one step",
             remedy="Lower training.batch_size",

@@ -112,7 +112,7 @@ def map_bytes(config: StatisticsConfig, n_subset: int, joined: Iterable[JoinedUn
 
 
 def picture_sizes(
-    experiment: Experiment, image_shape: tuple[int, int, int], joined: Mapping[str, JoinedUnits]
+    experiment: Experiment, image_shape: tuple[int, ...], joined: Mapping[str, JoinedUnits]
 ) -> Iterator[FileSize]:
     """Upper bound for pictures of units: patches as large as the image or ``pictures.max_side``."""
     config = experiment.pictures

@@ -200,8 +200,8 @@ def _problem_of_output(output: Any, n: int, n_classes: int) -> tuple[str, str] |
             f"the net returns {described(output)} for {n} images; needed is {wanted}",
             "Wrap the net in a module that returns the logits alone",
         )
-    if output.shape == (n, n_classes) and output.is_floating_point():
-        return None
+    if output.is_floating_point() and (output.shape == (n, n_classes) or (not n_classes and len(output) == n)):
+        return None  # without labels the output has any shape
     remedy = f"Give the last layer {n_classes} outputs, one for each class; the factory is called with n_classes"
     if output.numel() == n:
         remedy += ". One logit for two classes is two outputs here"

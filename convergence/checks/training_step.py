@@ -140,7 +140,7 @@ def _step(
     rows = np.resize(np.arange(len(chosen)), size)
     device = trainer.device
     images = torch.from_numpy(train.read(chosen, 0)[rows]).to(device)
-    labels = torch.from_numpy(train.labels[chosen[rows]]).to(device)
+    labels = torch.from_numpy(train.known_labels()[chosen[rows]]).to(device)
     start = time.perf_counter()
     try:
         trainer.step(images, labels, learning_rate(config, 0.0))

@@ -85,6 +85,8 @@ def check_layers(experiment: Experiment) -> None:
 def check_images(experiment: Experiment) -> None:
     """Reject networks, groups and batches that do not fit the images, where the settings tell their shape or number."""
     data, config = experiment.images, experiment.statistics
+    if not reads_training_images(experiment):
+        data.without_train()
     shape, sizes = data.known_shape(), data.known_sizes()
     if shape is not None:
         for group in experiment.nets:
@@ -99,6 +101,14 @@ def check_images(experiment: Experiment) -> None:
             of = f" of a net (training.data_share = {share:g})" if share < 1 else ""
             raise ValueError(f"training.batch_size = {batch:,} is more than the {seen:,} training images{of}; lower it")
     _check_groups(experiment, available)
+
+
+def reads_training_images(experiment: Experiment) -> bool:
+    """Whether a run needs training images: to train a net here, for the statistics, or for an enabled experiment."""
+    trained = any(group.trained and not getattr(group, "weights", None) for group in experiment.nets)
+    functional = experiment.functional
+    fitted = functional.merge.enabled or functional.compress.enabled or functional.average.enabled
+    return trained or fitted or experiment.statistics.split == "train"
 
 
 def check_groups(experiment: Experiment) -> None:

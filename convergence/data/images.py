@@ -1,7 +1,8 @@
-"""Data sets: labelled images that are read by index, bit-identical for every reader.
+"""Data sets: images that are read by index, bit-identical for every reader.
 
 :class:`ImageSet` is one split; :class:`DataSource` is the config section that loads the splits. Batches depend on
-image indices only, so the number of loader threads and their order do not change the images.
+image indices only, so the number of loader threads and their order do not change the images. An "image" may as well be
+a vector, a series or a row of tokens, and labels are optional.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import PrivateAttr
 
 from convergence.data.manifest import FileData
-from convergence.errors import FileError
+from convergence.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
     import torch
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Batch = npt.NDArray[Any]
+"""Input of a network: float32, or int64 for tokens."""
 Submit = Callable[..., Callable[[], Any]]
 """Start a call; the returned function waits for its result."""
 KEPT_ARRAYS = 6
@@ -41,35 +46,62 @@ class ImageSet(ABC):
 
     Attributes
     ----------
-    labels : (n_images,) int64
-    class_names : tuple of str
-    image_shape : (channels, height, width)
+    labels : (n_images,) int64; None without labels, see :meth:`known_labels`
+    class_names : tuple of str; () without labels
+    image_shape : (channels, height, width), or any other shape of one input: (units,), (channels, length), (tokens,)
+    dtype : float32, or int64 for tokens, of which negative ones are padding
     families : (n_images,) int64; images of a family are not independent of each other (frames of a film, crops of a
         photograph) and stay in one image group. None: every image is a family
     """
 
     families: Indices | None = None
-    labels: Indices
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    labels: Indices | None = None
+    class_names: tuple[str, ...] = ()
+    image_shape: tuple[int, ...]
+    dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def __len__(self) -> int:
+        if self.labels is None:
+            raise TypeError(f"{type(self).__name__} has no labels, and has to define __len__")
         return len(self.labels)
 
     @property
     def n_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; 0 without labels."""
         return len(self.class_names)
 
+    def known_labels(self) -> Indices:
+        """The labels (n_images,), for whatever needs them.
+
+        Raises
+        ------
+        ConfigError
+            for images without labels.
+        """
+        if self.labels is None:
+            raise ConfigError(
+                "the images have no labels, and training, accuracy and functional experiments need a class for each "
+                "image. Give labels (data.labels, folders of classes, or targets of the data set), or run statistics, "
+                "analyze and report alone, on nets that need no training."
+            )
+        return self.labels
+
+    def position_mask(self, indices: Indices) -> Bools | None:
+        """Which positions of images are valid, (len(indices), positions): not padding; None where all are.
+
+        It applies to the layers that have one axis of positions of this length. No other position is part of any sum.
+        """
+        return None
+
     @abstractmethod
-    def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
-        """Read images as input of a network: (len(indices), channels, height, width) float32.
+    def read(self, indices: Indices, augment_seed: int | None = None) -> Batch:
+        """Read images as input of a network: (len(indices), *image_shape) of :attr:`dtype`.
 
         ``augment_seed`` turns on random augmentation if the data set has one. The augmentation of an image depends on
         the seed and the image index only.
         """
 
-    def read_into(self, out: Floats, indices: Indices, augment_seed: int | None = None) -> None:
+    def read_into(self, out: Batch, indices: Indices, augment_seed: int | None = None) -> None:
         """Read images into a given array; see :meth:`read`."""
         out[...] = self.read(indices, augment_seed)
 
@@ -99,11 +131,46 @@ class ImageSet(ABC):
         """Return a SHA-256 (hex) that identifies the images and labels, in order."""
 
 
+class AbsentImages(ImageSet):
+    """A split that a data set does not have: no images, of the shape and classes of another split.
+
+    Whatever reads it raises FileError with the reason.
+    """
+
+    def __init__(self, like: ImageSet, reason: str) -> None:
+        self.class_names, self.image_shape, self.dtype, self.reason = (
+            like.class_names,
+            like.image_shape,
+            like.dtype,
+            reason,
+        )
+
+    def __len__(self) -> int:
+        return 0
+
+    def known_labels(self) -> Indices:
+        raise FileError(self.reason)
+
+    def read(self, indices: Indices, augment_seed: int | None = None) -> Batch:
+        raise FileError(self.reason)
+
+    def manifest_hash(self) -> str:
+        return hashlib.sha256(b"absent").hexdigest()
+
+
 class Splits(NamedTuple):
-    """Training images and held-out images (``test``), on which accuracy and by default statistics are computed."""
+    """Training images and held-out images (``test``), on which accuracy and by default statistics are computed.
+
+    ``train`` is :class:`AbsentImages` where the data set has none.
+    """
 
     train: ImageSet
     test: ImageSet
+
+    @classmethod
+    def only_test(cls, test: ImageSet, reason: str) -> Splits:
+        """Held-out images alone; ``reason`` says why there are no training images, and how to give some."""
+        return cls(AbsentImages(test, reason), test)
 
 
 class DataSource(FileData):
@@ -114,9 +181,27 @@ class DataSource(FileData):
     """
 
     name: str
+    _reads_train: bool = PrivateAttr(True)
 
-    def known_shape(self) -> tuple[int, int, int] | None:
-        """Return the shape (channels, height, width) of an image; None where the settings do not tell it."""
+    @property
+    def reads_train(self) -> bool:
+        """Whether the config reads training images; their files may be missing otherwise, and are not read."""
+        return self._reads_train
+
+    def without_train(self) -> None:
+        """Read no training images from now on: nothing in the config needs any."""
+        self._reads_train = False
+
+    def code(self) -> str:
+        """Return ``module:attribute`` of the user's code that :meth:`load` runs; "" for data sets of the toolkit."""
+        return ""
+
+    def refusal(self) -> str:
+        """Say why :meth:`load` may not run that code; "" if it may."""
+        return ""
+
+    def known_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of an image, as (channels, height, width); None where the settings do not tell it."""
         return None
 
     def known_sizes(self) -> tuple[int, int] | None:
@@ -135,7 +220,7 @@ class DataSource(FileData):
 
 
 class ArrayImages(ImageSet):
-    """Images in memory: ``images`` (n, channels, height, width) float32, ``labels`` (n,).
+    """Images in memory: ``images`` (n, channels, height, width) float32, ``labels`` (n,) or None.
 
     ``pixel_range`` holds the values of black and white, as numbers or arrays (channels,). The default is the smallest
     and the largest value of the images.
@@ -144,15 +229,18 @@ class ArrayImages(ImageSet):
     def __init__(
         self,
         images: Floats,
-        labels: npt.ArrayLike,
-        class_names: Iterable[str],
+        labels: npt.ArrayLike | None,
+        class_names: Iterable[str] = (),
         pixel_range: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     ) -> None:
         self.images = np.ascontiguousarray(images, dtype=np.float32)
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
         self.image_shape = tuple(self.images.shape[1:])
         self._pixel_range = pixel_range
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def pixel_range(self) -> tuple[Floats, Floats]:
         black, white = self._pixel_range or (self.images.min(), self.images.max())
@@ -165,21 +253,21 @@ class ArrayImages(ImageSet):
     def manifest_hash(self) -> str:
         digest = hashlib.sha256(str(self.images.shape).encode())
         digest.update(self.images.tobytes())
-        digest.update(self.labels.tobytes())
+        digest.update(b"no labels" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
 
 
 def read_batches(
     images: ImageSet, batches: Iterable[Indices], workers: int = 0, augment_seed: int | None = None
-) -> Iterator[tuple[Indices, Floats]]:
+) -> Iterator[tuple[Indices, Batch]]:
     """Yield ``(indices, images)`` for each batch of indices, in order, prefetched by ``workers`` threads.
 
     Each batch is divided among the threads. The memory of a batch is reused when nothing refers to it.
     """
     memory = _Memory()
 
-    def read(batch: Indices, submit: Submit) -> Floats:
-        out = memory.take((len(batch), *images.image_shape))
+    def read(batch: Indices, submit: Submit) -> Batch:
+        out = memory.take((len(batch), *images.image_shape), images.dtype)
         pieces = _pieces(len(batch), workers)
         for done in [submit(images.read_into, out[piece], batch[piece], augment_seed) for piece in pieces]:
             done()
@@ -215,17 +303,17 @@ class _Memory:
     """
 
     def __init__(self) -> None:
-        self._kept: list[Floats] = []
+        self._kept: list[Batch] = []
         self._lock = threading.Lock()
 
-    def take(self, shape: tuple[int, ...]) -> Floats:
-        """Return an uninitialised array of a shape."""
+    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Batch:
+        """Return an uninitialised array of a shape; all arrays of a pool have one type."""
         with self._lock:
             for k in range(len(self._kept)):
                 if self._kept[k].shape == shape and sys.getrefcount(self._kept[k]) == ALONE:
                     return self._kept[k]
             self._kept = [array for array in self._kept if array.shape == shape][-KEPT_ARRAYS:]
-            self._kept.append(np.empty(shape, np.float32))
+            self._kept.append(np.empty(shape, dtype))
             return self._kept[-1]
 
 

@@ -329,7 +329,9 @@ def create(path: Path, images: FolderImages, plan: Layout) -> None:
     with atomic_write(path) as temporary, open_hdf5(temporary, "w") as file:
         file.attrs["schema"], file.attrs["schema_version"] = SCHEMA, VERSION
         file.attrs["digest"], file.attrs["source_manifest_sha256"] = plan.digest, plan.manifest
-        write_array(file, "labels", images.labels, ("image",), about="class of each image, an index into class_names")
+        write_array(
+            file, "labels", images.known_labels(), ("image",), about="class of each image, an index into class_names"
+        )
         write_array(file, "class_names", list(images.class_names), ("class",))
         if images.families is not None:
             about = "family of each image; images of a family are not independent"

@@ -24,7 +24,7 @@ from convergence.analysis.active_units import ActiveUnits, active_units
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.schema import Net
 from convergence.config.stages import Comparison
-from convergence.data.images import ImageSet, Splits, batches_on_device
+from convergence.data.images import AbsentImages, ImageSet, Splits, batches_on_device
 from convergence.errors import ConfigError, FileError, UserError, did_you_mean
 from convergence.functional.scores import Float64, Scores
 from convergence.networks import NetworkSpec
@@ -49,7 +49,6 @@ class ExperimentContext:
     out : folder for the nets that an experiment makes
     device : of the forward passes
     images : the evaluation images, those of the statistics
-    train : the training images
     groups : image groups of ``images``, as in the statistics
     ranks : the processes of this run
     """
@@ -62,8 +61,9 @@ class ExperimentContext:
         self.device = self.ranks.device(self.config.device)
         splits = self._splits()
         statistics = self.experiment.statistics
-        self.train = splits.train
+        self._train = splits.train
         self.images: ImageSet = splits.test if statistics.split == "test" else splits.train
+        self.images.known_labels()  # every experiment measures accuracy
         self.groups = ImageGroups.of(statistics, len(self.images), self.images.families)
         self._stack = ExitStack()
 
@@ -114,6 +114,13 @@ class ExperimentContext:
 
     # ---- images ----
 
+    @property
+    def train(self) -> ImageSet:
+        """The training images; FileError if there are none."""
+        if isinstance(self._train, AbsentImages):
+            raise FileError(self._train.reason)
+        return self._train
+
     def read(self, groups: Iterable[int] | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """Yield group, images and classes, on the device, of this process's share of some groups (None: all).
 
@@ -122,7 +129,7 @@ class ExperimentContext:
         for group in list(range(len(self.groups)) if groups is None else groups)[self.ranks.rank :: self.ranks.size]:
             batches = self.groups.batches(int(group), self.config.batch_size)
             for indices, images in batches_on_device(self.images, batches, self.device, self.config.loader_workers):
-                yield int(group), images, torch.from_numpy(self.images.labels[indices]).to(self.device)
+                yield int(group), images, torch.from_numpy(self.images.known_labels()[indices]).to(self.device)
 
     def add_up(self, *sums: Float64) -> None:
         """Add up sums by image group over all processes, in place, in one exchange."""

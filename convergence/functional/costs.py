@@ -26,7 +26,7 @@ class Costs(NamedTuple):
     multiply_adds: int
 
 
-def costs(module: nn.Module, image_shape: tuple[int, int, int], units: int) -> Costs:
+def costs(module: nn.Module, image_shape: tuple[int, ...], units: int) -> Costs:
     """The costs of a net with ``units`` units."""
     image = torch.zeros(1, *image_shape, device=next(module.parameters()).device)
     return Costs(units, sum(p.numel() for p in module.parameters()), multiply_adds(module, image))

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from convergence.errors import ConfigError
 from convergence.registry import Registry
 from convergence.settings import Settings
 
@@ -59,11 +60,21 @@ class NetworkSpec(Settings):
         """Return the names of all layers; None where only the built net knows them."""
         return None
 
-    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+    def check_images(self, image_shape: tuple[int, ...]) -> None:
         """Raise ConfigError if the net cannot read images of a shape; by default every shape is valid."""
 
-    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
-        """Build an untrained module in float32 on the CPU: (n, channels, height, width) -> (n, n_classes) logits.
+    def check_classes(self, n_classes: int) -> None:
+        """Raise ConfigError if a net that has an output for each class is to be built for images without labels."""
+        if not n_classes:
+            raise ConfigError(
+                f"the network {self.name} has an output for each class, and the images have no labels. Give labels, or "
+                "nets whose number of outputs is known without them."
+            )
+
+    def build(self, image_shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
+        """Build an untrained module in float32 on the CPU: (n, *image_shape) -> (n, n_classes) logits.
+
+        ``n_classes`` is 0 for images without labels.
 
         Initial weights are drawn from torch's global generator, which the caller seeds. Only this method imports torch.
         """

@@ -35,19 +35,20 @@ class AlexNet(NetworkSpec):
     def known_layers(self) -> Collection[str]:
         return LAYERS
 
-    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+    def check_images(self, image_shape: tuple[int, ...]) -> None:
         if tuple(image_shape) != (3, 227, 227):
             raise ConfigError(
                 f"the network alexnet needs images of 3 × 227 × 227, but the data set has {image_shape}: set "
                 'data.crop = 227, or use network = { name = "torchvision:alexnet" } or "small".'
             )
 
-    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
+    def build(self, image_shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
         from collections import OrderedDict
 
         from torch import nn
 
         self.check_images(image_shape)
+        self.check_classes(n_classes)
 
         def normalise() -> nn.Module:
             return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)

@@ -22,7 +22,7 @@ class TorchvisionNetwork(NetworkSpec):
     name: str = Field(pattern=r"^torchvision:[A-Za-z0-9_]+$", max_length=255)
     options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the model's builder.")
 
-    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
+    def build(self, image_shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
         from torchvision import models
 
         model = self.name.removeprefix("torchvision:")
@@ -30,7 +30,8 @@ class TorchvisionNetwork(NetworkSpec):
         if model not in known:
             raise ConfigError(f'torchvision has no classifier "{model}"; {did_you_mean(model, known)}')
         try:
-            module: torch.nn.Module = models.get_model(model, weights=None, num_classes=n_classes, **self.options)
+            classes = {"num_classes": n_classes} if n_classes else {}
+            module: torch.nn.Module = models.get_model(model, weights=None, **(classes | self.options))
         except Exception as error:
             raise ConfigError(f"{self.name} could not be built with options {shown(self.options)}: {error}") from error
         return module
@@ -39,7 +40,8 @@ class TorchvisionNetwork(NetworkSpec):
 class FactoryNetwork(NetworkSpec):
     """``package.module:factory``: a callable that returns a ``torch.nn.Module``.
 
-    It is called with ``image_shape`` and ``n_classes``, if it has such parameters, and with the options.
+    It is called with ``image_shape`` and ``n_classes``, if it has such parameters, and with the options; without
+    ``n_classes`` for images without labels.
     """
 
     name: str = Field(max_length=255)
@@ -68,11 +70,11 @@ class FactoryNetwork(NetworkSpec):
     def refusal(self) -> str:
         return refusal(self.name, self._folder)
 
-    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
+    def build(self, image_shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
         import torch
 
         factory = load_factory(self.name, self._folder)
-        offered = {"image_shape": image_shape, "n_classes": n_classes}
+        offered = {"image_shape": image_shape} | ({"n_classes": n_classes} if n_classes else {})
         taken = inspect.signature(factory).parameters
         anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
         arguments = {name: value for name, value in offered.items() if anything or name in taken} | self.options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from convergence.errors import ConfigError
 from convergence.networks import NetworkSpec
 
 if TYPE_CHECKING:
@@ -49,11 +50,20 @@ class Small(NetworkSpec):
             "classifier": None,
         }
 
-    def build(self, image_shape: tuple[int, int, int], n_classes: int) -> torch.nn.Module:
+    def check_images(self, image_shape: tuple[int, ...]) -> None:
+        if len(image_shape) != 3:
+            raise ConfigError(
+                "the network small needs images (channels, height, width), and an input of the data set has the shape "
+                f'{tuple(image_shape)}: name a factory of your own, network = {{ name = "mynets:make" }}.'
+            )
+
+    def build(self, image_shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
         from collections import OrderedDict
 
         from torch import nn
 
+        self.check_images(image_shape)
+        self.check_classes(n_classes)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width, height, side = image_shape
         for k, channels in enumerate(self.channels, start=1):

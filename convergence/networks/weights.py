@@ -16,7 +16,7 @@ from convergence.io.seal import check_regular
 from convergence.networks import NetworkSpec
 
 
-def initialise(network: NetworkSpec, seed: int, image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def initialise(network: NetworkSpec, seed: int, image_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """Build a net with the initial weights of a seed, in float32 on the CPU; the global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def load_arrays(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 def load_net(
     folder: Path,
     network: NetworkSpec,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     n_classes: int,
     epoch: int | None = None,
 ) -> nn.Module:

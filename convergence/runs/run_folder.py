@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ class RunFolder(TaskFolder):
         return {"families": [setting, self.data.families]} if setting else {}
 
     def held_out_accuracy(self, net: Net) -> float:
-        """Read the held-out accuracy of a net from its metrics.
+        """Read the held-out accuracy of a net from its metrics; NaN for an untrained net and images without labels.
 
         Raises
         ------
@@ -209,6 +210,8 @@ class RunFolder(TaskFolder):
             check_regular(path)
             with path.open(encoding="utf-8", newline="") as file:
                 *_, last = csv.DictReader(file)
+            if last["test_accuracy"] == "":
+                return math.nan
             accuracy = float(last["test_accuracy"])
             if not 0 <= accuracy <= 1:
                 raise ValueError(f"the accuracy {accuracy} is not between 0 and 1")

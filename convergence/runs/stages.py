@@ -248,7 +248,8 @@ def _train_group(folder: RunFolder, nets: list[Net], splits: Callable[[], Any], 
 
 
 def _log_accuracy(net: Net, result: dict[str, Any]) -> None:
-    logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
+    if result["test_accuracy"] != "":
+        logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 
 def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:

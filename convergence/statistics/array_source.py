@@ -106,8 +106,7 @@ class UnknownImages(ImageSet):
 
     def __init__(self, config: ActivationsConfig, n_images: int) -> None:
         self._config = config
-        self.labels = np.zeros(n_images, np.int64)
-        self.class_names = ()
+        self._n_images = n_images
         self.image_shape = (0, 0, 0)
         if config.labels is not None:
             classes, self.labels = np.unique(
@@ -117,6 +116,9 @@ class UnknownImages(ImageSet):
         if config.families is not None:
             given = read_column(config.root, config.families, n_images, "iuUS")
             self.families = np.unique(given, return_inverse=True)[1].astype(np.int64)
+
+    def __len__(self) -> int:
+        return self._n_images
 
     def read(self, indices: Indices, augment_seed: int | None = None) -> npt.NDArray[np.float32]:
         return np.empty((len(indices), *self.image_shape), np.float32)

@@ -196,7 +196,8 @@ class StatisticsPasses:
             for name, samples, n_images in source.samples(maps, indices, config.positions, config.seed):
                 images = indices[done[name] : done[name] + n_images]
                 done[name] += n_images
-                sums[name].update(samples, n_images, labels[images], next(later) if config.shifted_null else None)
+                classes = None if labels is None else labels[images]
+                sums[name].update(samples, n_images, classes, next(later) if config.shifted_null else None)
             for name, real, pre, n_images in source.null_samples(maps, indices, config):
                 null[name].update(real, pre, n_images)
             for layer, top in tops.items():

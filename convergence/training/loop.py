@@ -56,7 +56,7 @@ def make_net(
 
     Returns
     -------
-    The last row of metrics.
+    The last row of metrics; without loss and accuracy for an untrained net and images without labels.
     """
     if trained:
         candidate = Candidate(folder, network, seed, order_seed, subset_seed)
@@ -71,8 +71,10 @@ def make_net(
     device = choose_device(config.device)
     module = initialise(network, seed, splits.train.image_shape, splits.train.n_classes)
     save_weights(module, folder)
-    loss, accuracy = evaluate(module.to(device), splits.test, device, config.loader_workers)
-    row: Row = dict.fromkeys(COLUMNS, "") | {"epoch": 0, "test_loss": loss, "test_accuracy": accuracy}
+    row: Row = dict.fromkeys(COLUMNS, "") | {"epoch": 0}
+    if splits.test.labels is not None:
+        loss, accuracy = evaluate(module.to(device), splits.test, device, config.loader_workers)
+        row |= {"test_loss": loss, "test_accuracy": accuracy}
     write_metrics(folder, [row])
     return row
 
@@ -191,6 +193,7 @@ class _Group:
         batch, with weight 0.
         """
         images, config = self.splits.train, self.config
+        known = images.known_labels()
         whole = list(itertools.islice(self.order.batches(epoch, config.batch_size), first, None))
         parts = [own_part(batch, self.ranks) for batch in whole]
         batches = [part if len(part) else batch[:1] for part, batch in zip(parts, whole, strict=True)]
@@ -198,7 +201,7 @@ class _Group:
         for step, (indices, batch) in enumerate(
             batches_on_device(images, batches, self.device, config.loader_workers, augment_seed), start=first
         ):
-            yield step, batch, torch.from_numpy(images.labels[indices]).to(self.device), len(whole[step - first])
+            yield step, batch, torch.from_numpy(known[indices]).to(self.device), len(whole[step - first])
 
     def _between(self) -> None:
         """Save checkpoints when they are due; after a signal, save them and stop."""
@@ -238,10 +241,10 @@ def evaluate(
     """Mean cross-entropy and accuracy over a set of images, in evaluation mode; ``between`` is called after a batch."""
     module.eval()
     loss, correct = 0.0, 0
-    everyone = np.arange(len(images))
+    everyone, known = np.arange(len(images)), images.known_labels()
     batches = (everyone[k : k + EVALUATION_BATCH] for k in range(0, len(images), EVALUATION_BATCH))
     for indices, batch in batches_on_device(images, batches, device, workers):
-        labels = torch.from_numpy(images.labels[indices]).to(device)
+        labels = torch.from_numpy(known[indices]).to(device)
         logits = module(batch)
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())

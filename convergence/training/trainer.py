@@ -94,7 +94,7 @@ class Trainer:
         self._total_loss = self._seconds = 0.0
         self._since = time.monotonic()
         self._random: dict[str, torch.Tensor] = {}
-        self.order = net.order(splits.train.labels, config)
+        self.order = net.order(splits.train.known_labels(), config)
         self._n_images = len(self.order)
         self.checkpoints = Checkpoints(net.folder, _key(net, len(splits.train), config), self.ranks.rank == 0)
 

@@ -33,7 +33,7 @@ class PicturedLayer:
         for an unknown layer, or one whose output has no units.
     """
 
-    def __init__(self, module: nn.Module, name: str, image_shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(self, module: nn.Module, name: str, image_shape: tuple[int, ...], device: torch.device) -> None:
         reader = LayerReader(module.to(device), [name])
         self.name, self.device, self.module = name, device, reader.module
         node = reader.node(name)

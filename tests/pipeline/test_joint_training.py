@@ -26,7 +26,7 @@ from tests.pipeline.test_resume import NOISY, metrics, results
 CONFIG = TrainingConfig(epochs=3, batch_size=16, threads=1, loader_workers=2, learning_rate=0.01, keep_epochs=(0, 2))
 
 
-def exploding(image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def exploding(image_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """A net whose loss is infinite in the twelfth step."""
 
     class Exploding(nn.Module):

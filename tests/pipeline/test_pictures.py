@@ -52,7 +52,7 @@ loader_workers = 0
 """
 
 
-def detector(image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def detector(image_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """Unit 0 of layer "0" finds the pattern, unit 1 its negative, unit 2 is silent; "3" sees them through pooling."""
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten())
     net.add_module("last", nn.Linear(2 * 3 * 3, n_classes))

@@ -42,7 +42,7 @@ CONFIG = TrainingConfig(
 SLOW = 1e9
 
 
-def noisy(image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def noisy(image_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """A net that draws random numbers in each step, and keeps running statistics."""
     channels, height, width = image_shape
     return nn.Sequential(

@@ -24,7 +24,7 @@ CONFIG = TrainingConfig(epochs=3, batch_size=16, threads=1, loader_workers=0, de
 SEEN: list[torch.Tensor] = []
 
 
-def watched(image_shape: tuple[int, int, int], n_classes: int) -> nn.Module:
+def watched(image_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """A net that notes what its convolution is given and gives."""
     net = nn.Sequential(
         nn.Conv2d(image_shape[0], 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, n_classes)

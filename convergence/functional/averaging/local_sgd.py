@@ -109,7 +109,7 @@ class LocalSGD:
             if start.common is not None:
                 common = initialise(start.network, start.common, images.image_shape, images.n_classes)
                 self.own[k].module.load_state_dict(common.state_dict())
-        self.order = Candidate(place, start.network, 0, None, start.subset_seed).order(images.labels, config)
+        self.order = Candidate(place, start.network, 0, None, start.subset_seed).order(images.known_labels(), config)
         self.steps_per_epoch = math.ceil(len(self.order) / config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.done = 0
@@ -208,7 +208,7 @@ class LocalSGD:
             dealt: list[Part] = [len(part) for part in parts]
             if len(indices):
                 _, batch = next(read)
-                labels = torch.from_numpy(self.images.labels[indices]).to(self.device)
+                labels = torch.from_numpy(self.images.known_labels()[indices]).to(self.device)
                 at = 0
                 for k in self.own:
                     here = slice(at, at + len(parts[k]))

@@ -74,7 +74,7 @@ class PrunableNet:
         self,
         name: str,
         module: nn.Module,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         batches: Callable[[], Iterable[torch.Tensor]],
         terms: int,
         seed: int,

@@ -26,7 +26,7 @@ def save_smaller(
     module: nn.Module,
     folder: Path,
     network: NetworkSpec,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     n_classes: int,
     kept: Mapping[str, npt.ArrayLike],
     about: Mapping[str, Any],

@@ -205,7 +205,7 @@ class Merger:
         """Mean cross-entropy on the images of the fits, by which the best method is chosen."""
         total = n = 0.0
         for indices, batch in self._batches():
-            labels = torch.from_numpy(self.context.train.labels[indices]).to(batch.device)
+            labels = torch.from_numpy(self.context.train.known_labels()[indices]).to(batch.device)
             total += nn.functional.cross_entropy(net(batch).double(), labels, reduction="sum").item()
             n += len(indices)
         return total / n

@@ -82,7 +82,7 @@ class PermutationGroup:
         return tuple(axis for axis in self.axes if axis.role == role)
 
 
-def permutation_groups(module: nn.Module, image_shape: tuple[int, int, int]) -> list[PermutationGroup]:
+def permutation_groups(module: nn.Module, image_shape: tuple[int, ...]) -> list[PermutationGroup]:
     """All permutation groups of a net, in the order of computation; the logits are one of them, and fixed.
 
     Parts that evaluation mode does not run (auxiliary classifiers) belong to no group.

@@ -60,7 +60,7 @@ class UnitTracer(fx.Interpreter):
     names : qualified names of all nodes, in their order
     """
 
-    def __init__(self, module: nn.Module, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, module: nn.Module, image_shape: tuple[int, ...]) -> None:
         own = copy.deepcopy(module).eval()
         graph, self._names = trace(own)
         super().__init__(fx.GraphModule(own, graph))
@@ -115,7 +115,7 @@ class UnitTracer(fx.Interpreter):
     # ---- the graph ----
 
     @torch.no_grad()
-    def _run(self, image_shape: tuple[int, int, int]) -> None:
+    def _run(self, image_shape: tuple[int, ...]) -> None:
         try:
             self.run(self._like.new_zeros(2, *image_shape))
         except RuntimeError as error:
