@@ -43,7 +43,7 @@ BARS = (
 
 @dataclass(frozen=True)
 class Judged:
-    """A bar on one scenario: the mean, its Monte-Carlo error, and whether the bar is cleared."""
+    """A bar on one scenario: the mean, its Monte-Carlo error over draws, and whether the bar is cleared."""
 
     bar: Bar
     scenario: str
@@ -59,7 +59,7 @@ class Judged:
 def judged(found: Mapping[str, Sequence[Reading]], allowance: float = 0.0) -> list[Judged]:
     """Every bar on every scenario that has its quantity.
 
-    A mean may miss its bar by ``allowance`` Monte-Carlo errors, those of a proportion of .05 at least.
+    A mean may miss its bar by ``allowance`` Monte-Carlo errors, those of a proportion of .05 of the draws at least.
     """
     out = []
     for bar in BARS:
@@ -69,7 +69,8 @@ def judged(found: Mapping[str, Sequence[Reading]], allowance: float = 0.0) -> li
                 chosen = [replace(one, value=float(one.over_nets)) for one in chosen if one.over_nets is not None]
             if chosen and fnmatch.fnmatchcase(scenario, bar.scenarios):
                 mean, error = mean_of(chosen)
-                error = max(error if np.isfinite(error) else 0.0, float(np.sqrt(0.05 * 0.95 / len(chosen))))
+                n_draws = len({one.draw for one in chosen})
+                error = max(error if np.isfinite(error) else 0.0, float(np.sqrt(0.05 * 0.95 / n_draws)))
                 holds = bar.low - allowance * error <= mean <= bar.high + allowance * error
                 out.append(Judged(bar, scenario, mean, error, bool(holds)))
     return out
@@ -105,11 +106,16 @@ def table(
             lines.append("| " + " | ".join(cells) + " |")
             title = ""
         lines += [
-            f"| | all of {one.bar.quantity.lstrip('*, ')} | | | | {100 * one.mean:.1f} % | | {one} |"
+            f"| | all of {one.bar.quantity.lstrip('*, ')} | | | | {_percent(one)} | | {one} |"
             for one in results
             if one.bar.covers and one.scenario == scenario
         ]
     return "\n".join(lines)
+
+
+def _percent(one: Judged) -> str:
+    """The mean and its Monte-Carlo error."""
+    return f"{100 * one.mean:.1f} ± {100 * one.error:.1f} %"
 
 
 def _is_of(one: Judged, scenario: str, quantity: str) -> bool:

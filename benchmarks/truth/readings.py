@@ -32,6 +32,7 @@ class Reading:
     value, truth : what the results say, and what it is; NaN where a rate has no truth
     over_nets, over_images : whether the 95 % interval over nets, and over images, holds the truth; None without one
     verdict : of a sentence: right, withheld or wrong; "" for other quantities
+    draw : number of the draw of the population
     """
 
     quantity: str
@@ -40,6 +41,7 @@ class Reading:
     over_nets: bool | None = None
     over_images: bool | None = None
     verdict: Verdict = ""
+    draw: int = 0
 
 
 def within(low: float, high: float, truth: float) -> bool:
@@ -169,6 +171,12 @@ def clusters(pair: PairResults, population: Population) -> Iterator[Reading]:
 
 
 def mean_of(readings: Sequence[Reading]) -> tuple[float, float]:
-    """Mean of the values, and its Monte-Carlo error."""
-    values = np.array([reading.value for reading in readings])
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else NONE
+    """Mean of the values, and its Monte-Carlo error; NaN with one draw.
+
+    Readings of one draw are of the same nets and images, so that the error is that of a ratio of sums over draws.
+    """
+    _, place = np.unique([reading.draw for reading in readings], return_inverse=True)
+    counts, sums = np.bincount(place), np.bincount(place, [reading.value for reading in readings])
+    n, mean = len(counts), float(sums.sum() / counts.sum())
+    spread = ((sums - mean * counts) ** 2).sum() * n / max(n - 1, 1)
+    return mean, float(np.sqrt(spread) / counts.sum()) if n > 1 else NONE

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import TextIO
 
@@ -23,7 +24,8 @@ AT_ONCE = 4
 
 def draw(name: str, k: int) -> list[Reading]:
     """Readings of draw ``k`` of a scenario; draws do not depend on each other."""
-    return list(BY_NAME[name].read(np.random.default_rng([zlib.crc32(name.encode()), k])))
+    found = BY_NAME[name].read(np.random.default_rng([zlib.crc32(name.encode()), k]))
+    return [replace(reading, draw=k) for reading in found]
 
 
 def n_draws(name: str, draws: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from convergence.analysis.kinds import network_of
-from convergence.analysis.summaries import Columns, PopulationNumbers
+from convergence.analysis.summaries import Columns, PopulationNumbers, kind_of
 from convergence.inference.causes import CAUSES, SharedCauses, shared_causes
 from convergence.inference.populations import nets_interval
 
@@ -36,7 +36,8 @@ def cause_rows(numbers: PopulationNumbers, members: Columns) -> Iterator[Row]:
         units = [[numbers.unit(pairs[column][k]) for column in ("x", "y")] for k in at]
         for measure, evaluation in numbers.keys:
             values = numbers.values((measure, evaluation))
-            for found in shared_causes(values.value[at], values.without[at], shares, units, values.smooth):
+            kind = kind_of(measure)
+            for found in shared_causes(values.value[at], values.without[at], shares, units, values.smooth, kind):
                 keys = {"network": network if several else "", "measure": measure, "evaluation": evaluation}
                 yield keys | _row(found)
 

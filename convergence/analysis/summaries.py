@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from convergence.analysis.layout import ALL_IMAGES, CODE_SHARES, COUNTS, SHARES
 from convergence.inference import NetsInterval, NetsNumber, PairUnits, image_bias, jackknife, nets_interval
-from convergence.inference.populations import Share
+from convergence.inference.populations import NumberKind
+from convergence.similarity import MEASURES
 
 Array = npt.NDArray[Any]
 Columns = dict[str, Array]
@@ -113,8 +114,7 @@ class PopulationNumbers:
         at, units = self._pairs_of(kind, group)
         if not np.isfinite(values.value[at]).any():
             return None
-        share: Share = "itself" if key[0] in SHARES else "count" if key[0] in COUNTS else "no"
-        return units.mean(values.value[at], values.without[at], values.smooth, share=share)
+        return units.mean(values.value[at], values.without[at], values.smooth, kind=kind_of(key[0]))
 
     def excess(self, key: Key, kind: str, group: str = "") -> NetsNumber | None:
         """A number minus its chance level, pair by pair; None without a chance level.
@@ -129,7 +129,8 @@ class PopulationNumbers:
         _, spread, n_draws = self.null(key, kind, group)
         monte_carlo = (spread**2 / n_draws, n_draws - 1) if n_draws > 1 and np.isfinite(spread) else (0.0, 1)
         without = values.without[at] - values.null[at][:, None]
-        return units.mean(above, without, False, monte_carlo, "difference" if key[0] in SHARES else "no")
+        of_excess: NumberKind = "difference" if key[0] in SHARES else "similarity" if at_most_one(key[0]) else "plain"
+        return units.mean(above, without, False, monte_carlo, of_excess)
 
     def null(self, key: Key, kind: str, group: str = "") -> tuple[float, float, int]:
         """Mean of the chance level over pairs and draws, its standard deviation over draws, and the number of draws.
@@ -224,6 +225,18 @@ class PopulationNumbers:
         if self._epochs[x] != self._epochs[y]:
             return ""
         return " & ".join(sorted({self._labels[x], self._labels[y]}, key=[*self._labels.values()].index))
+
+
+def at_most_one(measure: str) -> bool:
+    """Whether a measure is 1 at most, on held-out images as well."""
+    return measure in MEASURES and MEASURES.load(measure).bounds[1] == 1.0
+
+
+def kind_of(measure: str) -> NumberKind:
+    """What the mean of a number over pairs is, for its interval."""
+    if measure in SHARES or measure in COUNTS:
+        return "share" if measure in SHARES else "count"
+    return "similarity" if at_most_one(measure) else "plain"
 
 
 def summary_rows(numbers: PopulationNumbers) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 estimates.py  estimates with error bars, by the jackknife over image groups
 populations.py  intervals over nets and images together, differences between populations of nets
+pair_units.py means over pairs of nets, with the replicates that delete a net
 chance.py     chance levels from random draws, p-values of units, false discovery rates
 """
 
@@ -14,11 +15,11 @@ from convergence.inference.chance import (
     unit_p_values,
 )
 from convergence.inference.estimates import Estimate, jackknife, jackknife_error, mean_estimate, reach
+from convergence.inference.pair_units import PairUnits
 from convergence.inference.populations import (
     LEAST_NETS,
     NetsInterval,
     NetsNumber,
-    PairUnits,
     image_bias,
     jackknife_variance,
     nets_interval,

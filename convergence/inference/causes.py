@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from convergence.inference.populations import NetsNumber, PairUnits
+from convergence.inference.pair_units import PairUnits
+from convergence.inference.populations import NetsNumber, NumberKind
 
 Float64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -60,6 +61,7 @@ def shared_causes(
     shares: Flags,
     units: Sequence[Sequence[tuple[str, str]]],
     smooth: bool = True,
+    kind: NumberKind = "plain",
 ) -> list[SharedCauses]:
     """Similarity by the causes that two nets share, fewest causes first; [] where all pairs share the same ones.
 
@@ -75,6 +77,8 @@ def shared_causes(
         The (population, unit) of both nets of each pair; a unit is an initialisation.
     smooth
         Whether the bias for want of images is estimated.
+    kind
+        What the mean over pairs is, for its interval.
     """
     known = np.flatnonzero(np.isfinite(values))
     rows: list[tuple[bool, ...]] = [tuple(row) for row in shares[known].tolist()]
@@ -85,7 +89,7 @@ def shared_causes(
     found: dict[tuple[bool, ...], tuple[npt.NDArray[np.int64], NetsNumber]] = {}
     for shared in sorted(set(rows), key=lambda row: (sum(row), row[::-1])):
         at = known[(shares[known] == shared).all(axis=1)]
-        mean = PairUnits.of([units[k] for k in at]).mean(values[at], without_groups[at], smooth)
+        mean = PairUnits.of([units[k] for k in at]).mean(values[at], without_groups[at], smooth, kind=kind)
         found[shared] = at, mean
     base = found[common][1] if common in found else None
     return [

@@ -157,4 +157,5 @@ def _over_nets(
     if not np.isfinite(values).any():
         nothing = float("nan")
         return NetsInterval(nothing, nothing, nothing, nothing, nothing, nothing, nothing, "no chance level")
-    return nets_interval(PairUnits.of(nets).mean(values, np.zeros((len(values), 0)), smooth=False))
+    number = PairUnits.of(nets).mean(values, np.zeros((len(values), 0)), smooth=False, kind="similarity")
+    return nets_interval(number)

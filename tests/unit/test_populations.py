@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy import stats
 
 from convergence.inference import NetsNumber, PairUnits, jackknife, nets_interval
-from convergence.inference.populations import plain_mean_without
+from convergence.inference.pair_units import plain_mean_without
 
 DRAWS, GROUPS = 400, 16
 
@@ -66,6 +67,75 @@ def test_equal_populations_rarely_differ_and_unequal_ones_do(sizes, first, secon
     found = nets_interval(apart["trained"].minus(apart["untrained"]))
     assert found.high < -2
     assert found.p < 1e-4
+
+
+def similarities(rng, n, logit, spread):
+    """Similarities of the pairs of n nets, a net adding its share to the logit of all pairs that it is in."""
+    a, b = np.array([*combinations(range(n), 2)]).T
+    of_nets = spread * rng.standard_normal(n)
+    return 1 / (1 + np.exp(-logit - of_nets[a] - of_nets[b]))
+
+
+def of_similarities(population, values, n):
+    units = PairUnits.of([*combinations(nets(population, n), 2)])
+    return units.mean(values, np.zeros((len(values), 0)), kind="similarity")
+
+
+@pytest.mark.parametrize("k", [4, 6, 8])
+@pytest.mark.parametrize(("logit", "spread"), [(-2.0, 0.5), (0.0, 0.5), (2.0, 0.7)])
+def test_intervals_of_skewed_similarities_cover_the_mean_of_the_population(k, logit, spread):
+    rng = np.random.default_rng(k)
+    pairs = logit + spread * np.sqrt(2) * rng.standard_normal(200_000)
+    truth, covered, of_student = np.mean(1 / (1 + np.exp(-pairs))), [], []
+    for _ in range(2 * DRAWS):
+        number = of_similarities("trained nets", similarities(rng, k, logit, spread), k)
+        found = nets_interval(number)
+        covered.append(found.low <= truth <= found.high)
+        plain = nets_interval(replace(number, kind="plain"))
+        of_student.append(plain.low <= truth <= plain.high)
+        assert found.low <= plain.low < plain.high <= found.high
+        assert (found.p, found.error, found.df) == (plain.p, plain.error, plain.df)
+    assert 0.925 <= np.mean(covered) <= 1.0, "93 to 99 %, and what 800 draws add"
+    assert logit == 0 or np.mean(of_student) < 0.93, "Student's t covers 88 to 92 %"
+
+
+@pytest.mark.parametrize(("logit", "spread"), [(-2.0, 0.5), (2.0, 0.7)])
+def test_equal_populations_of_skewed_similarities_rarely_differ_and_unequal_ones_do(logit, spread):
+    rng = np.random.default_rng(0)
+    sizes = {"trained nets": 8, "untrained nets": 3}
+    differ = []
+    for _ in range(DRAWS):
+        first, second = (of_similarities(one, similarities(rng, n, logit, spread), n) for one, n in sizes.items())
+        found = nets_interval(first.minus(second))
+        assert (found.p <= 0.05) == (not found.low <= 0 <= found.high)
+        assert found.low <= found.value <= found.high
+        differ.append(found.p <= 0.05)
+    assert np.mean(differ) <= 0.07
+    first = of_similarities("trained nets", similarities(rng, 6, 1.0, 0.1), 6)
+    second = of_similarities("untrained nets", similarities(rng, 6, -2.0, 0.1), 6)
+    found = nets_interval(first.minus(second))
+    truth = 1 / (1 + np.exp(-1)) - 1 / (1 + np.exp(2))
+    assert found.low <= truth <= found.high
+    assert found.low > 0.4
+    assert found.p < 1e-4
+
+
+@pytest.mark.parametrize("values", [[0.01, 0.02, -0.01, 0.03, -0.02, 0.01], [1.2, 0.9, 1.1, 1.0, 1.0, 0.9], [1.0] * 6])
+def test_similarity_beyond_the_range_of_logits_has_the_interval_of_student(values):
+    number = of_similarities("trained nets", np.array(values), 4)
+    assert nets_interval(number) == nets_interval(replace(number, kind="plain"))
+    nothing = nets_interval(number.minus(number))
+    assert (nothing.value, nothing.error, nothing.p) == (0, 0, 1)
+
+
+def test_both_readings_of_the_bias_are_on_the_scale_of_logits_as_well():
+    rng = np.random.default_rng(2)
+    values = similarities(rng, 6, 0.0, 0.1)
+    units = PairUnits.of([*combinations(nets("trained nets", 6), 2)])
+    without = values[:, None] + 0.01 + np.zeros(8)
+    found, plain = (nets_interval(units.mean(values, without, smooth, kind="similarity")) for smooth in (True, False))
+    assert found.bias == pytest.approx(0.07)
+    assert (found.high, found.low) == pytest.approx((plain.high, plain.low - 0.07), abs=5e-3)
 
 
 def test_common_deviation_of_images_cancels_in_differences():
@@ -159,7 +229,7 @@ def test_interval_of_a_share_is_inside_its_range_and_covers():
     covered = []
     for _ in range(DRAWS):
         p = 1 / (1 + np.exp(-logit - spread * rng.standard_normal(4)[place].sum(axis=1)))
-        found = nets_interval(units.mean(rng.binomial(32, p) / 32, np.zeros((6, 0)), share="itself"))
+        found = nets_interval(units.mean(rng.binomial(32, p) / 32, np.zeros((6, 0)), kind="share"))
         if not found.missing:
             assert 0 < found.low < found.value < found.high < 1
             covered.append(found.low <= truth <= found.high)
@@ -170,11 +240,11 @@ def test_interval_of_a_share_is_inside_its_range_and_covers():
 def test_share_that_is_equal_in_all_nets_has_no_interval():
     units = PairUnits.of([(a, b) for a, b in combinations(nets("trained nets", 4), 2)])
     for share in (0.0, 0.3, 1.0):
-        same = units.mean(np.full(6, share), np.full((6, 8), share), share="itself")
+        same = units.mean(np.full(6, share), np.full((6, 8), share), kind="share")
         for number in (same, same.minus(same)):
             found = nets_interval(number)
             assert "equal in all nets" in found.missing
             assert np.isnan([found.low, found.high, found.p]).all()
     images = np.zeros((6, 8))
     images[:, 3] = 0.1
-    assert "equal in all nets" in nets_interval(units.mean(np.zeros(6), images, share="itself")).missing
+    assert "equal in all nets" in nets_interval(units.mean(np.zeros(6), images, kind="share")).missing

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.truth import populations
 from benchmarks.truth.bars import judged, table
 from benchmarks.truth.net_population import NetPopulation, rectified_correlation
-from benchmarks.truth.readings import EQUAL, Reading
+from benchmarks.truth.readings import EQUAL, Reading, mean_of
 from benchmarks.truth.simulation import simulate
 
 
@@ -73,7 +73,7 @@ def test_intervals_over_some_nets_are_those_of_their_pairs():
 
 def test_bars_judge_the_mean_of_all_draws():
     def of(n_covered: int) -> dict[str, list[Reading]]:
-        return {"nets": [Reading("R², 4 nets", 0.3, 0.3, over_nets=k < n_covered) for k in range(64)]}
+        return {"nets": [Reading("R², 4 nets", 0.3, 0.3, over_nets=k < n_covered, draw=k) for k in range(64)]}
 
     (bar,) = judged(of(60))
     assert bar.bar.covers
@@ -83,3 +83,13 @@ def test_bars_judge_the_mean_of_all_draws():
     assert not bar.holds
     assert "**fails**" in table(of(50), {"nets": "nets"}, {"nets": 64}, [bar])
     assert judged(of(57), allowance=3.0)[0].holds
+
+
+def test_readings_of_one_draw_are_one_sample():
+    rng = np.random.default_rng(0)
+    values = rng.random(50)
+    alone = [Reading("r", value, draw=k) for k, value in enumerate(values)]
+    mean, error = mean_of(alone)
+    assert (mean, error) == pytest.approx((values.mean(), values.std(ddof=1) / np.sqrt(50)))
+    assert mean_of([one for one in alone for _ in range(4)]) == pytest.approx((mean, error))
+    assert np.isnan(mean_of([alone[0]] * 4)[1])
