@@ -17,6 +17,7 @@ from convergence.analysis.file import open_analysis
 from convergence.analysis.layout import MATRICES, TABLES
 from convergence.cli import main as convergence
 from convergence.cli.file_description import describe_file, file_text
+from convergence.data.given_arrays import open_array
 from convergence.errors import FileError
 from convergence.functional.file import read_results, write_results
 from convergence.functional.merging.results import MergingResults
@@ -25,7 +26,6 @@ from convergence.io.files import CHECKPOINTS
 from convergence.results.run import open as open_run
 from convergence.runs.tasks import read_record
 from convergence.statistics.file import open_statistics
-from convergence.statistics.given_arrays import open_array
 from convergence.statistics.subset import Selection, subset_statistics
 from convergence.visualization.file import DATASETS, create_layer, create_pictures, open_pictures
 

@@ -27,7 +27,7 @@ from convergence.config.stages import (
     check_names,
 )
 from convergence.data import DATA_SETS
-from convergence.data.files import Part, list_files
+from convergence.data.files import Part, file_and_array, list_files
 from convergence.data.images import DataSource
 from convergence.data.manifest import FileData
 from convergence.errors import ConfigError, did_you_mean, shown
@@ -159,7 +159,8 @@ class ActivationsConfig(FileData):
 
     root: PathSetting = Field(PathSetting("."), description="Folder of the files.", json_schema_extra=PLACE_ONLY)
     nets: dict[Name, dict[str, str]] = Field(
-        min_length=2, description='Net → layer → "file.npy", "file.npz:name" or "file.h5:name".'
+        min_length=2,
+        description='Net → layer → "file.npy", "file.npz:name", "file.safetensors:name" or "file.h5:name".',
     )
     untrained: tuple[str, ...] = Field((), description="Names of the untrained nets: the baseline.")
     labels: str | None = Field(
@@ -169,6 +170,11 @@ class ActivationsConfig(FileData):
         None,
         description='Families of the images, "file.npy" of n_images integers or texts: images of one film, document or '
         "photograph are not independent and stay in one image group. Default: every image is a family.",
+    )
+    mask: str | None = Field(
+        None,
+        description="Valid positions of the images, an array (n_images, positions) of booleans, False for padding. It "
+        "applies to layers with one axis of positions (n_images, tokens, units).",
     )
     pre: dict[Name, dict[str, str]] = Field(
         {},
@@ -210,20 +216,14 @@ class ActivationsConfig(FileData):
 
     def list_parts(self) -> dict[str, Part]:
         sources = [source for nets in (self.nets, self.pre) for layers in nets.values() for source in layers.values()]
-        sources += [source for source in (self.labels, self.families) if source is not None]
+        sources += [source for source in (self.labels, self.families, self.mask) if source is not None]
         names = dict.fromkeys(file_and_array(source)[0] for source in sources)
-        remedy = "Give arrays as file.npy, file.npz:name or file.h5:name, below activations.root."
+        remedy = (
+            "Give arrays as file.npy, file.npz:name, file.safetensors:name or file.h5:name, below activations.root."
+        )
         return {
             "files": list_files("the activations", ((name, self.root / expand_path(name)) for name in names), remedy)
         }
-
-
-def file_and_array(source: str) -> tuple[str, str]:
-    """Divide ``file.h5:path/in/file`` into the file and the array in it ("" for a file of one array)."""
-    if ":" not in source[2:]:  # C: is a drive letter
-        return source, ""
-    name, _, inside = source.rpartition(":")
-    return name, inside
 
 
 class Experiment(Settings):

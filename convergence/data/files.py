@@ -44,6 +44,14 @@ class SourceFile(NamedTuple):
     label: int = -1
 
 
+def file_and_array(source: str) -> tuple[str, str]:
+    """Divide ``file.h5:path/in/file`` into the file and the array in it ("" for a file of one array)."""
+    if ":" not in source[2:]:  # C: is a drive letter
+        return source, ""
+    name, _, inside = source.rpartition(":")
+    return name, inside
+
+
 class Problem(NamedTuple):
     """A file or folder that cannot be used: its name, the kind of problem, and details or ""."""
 

@@ -24,13 +24,16 @@ from convergence.errors import ConfigError
 from convergence.networks import PRE_ACTIVATIONS
 from convergence.statistics.bin_edges import encode
 from convergence.statistics.group_sums import GroupSums, HostGroupSums, NewMatrix
+from convergence.statistics.masks import PositionMasks, masked_units, read_masks
 from convergence.statistics.null_group_sums import NullAbout, NullGroupSums
 from convergence.statistics.pseudo_nets import PseudoMaps, PseudoUnits, n_null_positions, null_columns, read_maps
 from convergence.statistics.sampling import (
+    Bools,
     Float32,
     Indices,
     grid_positions,
     mean_over_positions,
+    mean_over_valid,
     sample_positions,
 )
 
@@ -57,6 +60,7 @@ class JoinedUnits:
     widths : units of each member
     map_shapes : for each member (height, width) of its maps; () for layers without positions
     pooled : whether a sample is an image, and values are means over positions
+    n_valid : positions that every image has at least, where images have masks; None if all positions are valid
     """
 
     name: str
@@ -72,6 +76,7 @@ class JoinedUnits:
     widths: tuple[int, ...]
     map_shapes: tuple[tuple[int, ...], ...]
     pooled: bool
+    n_valid: int | None = None
 
     @property
     def map_shape(self) -> tuple[int, ...]:
@@ -90,7 +95,8 @@ class JoinedUnits:
 
     def n_sampled(self, positions: int | str) -> int:
         """Positions per image that are samples, for a setting of ``"all"`` or a number."""
-        return self.n_positions if positions == "all" else min(int(positions), self.n_positions)
+        available = self.n_positions if self.n_valid is None else self.n_valid
+        return available if positions == "all" else min(int(positions), available)
 
     @property
     def n_pseudo(self) -> int:
@@ -116,12 +122,48 @@ class LayerShape(NamedTuple):
     null_reason: str = ""
 
 
+class NullSamples(NamedTuple):
+    """Samples of a comparison in a batch, where pseudo-nets are summed.
+
+    Attributes
+    ----------
+    comparison : its name
+    samples : (n_units, n_images · positions) of all members
+    pre : pre-activations (units, n_images · positions) of the members that have them, at the same positions, or at all
+        positions if pooled
+    n_images : images of the batch
+    weights : for each of ``pre`` (n_images, positions) of the means over positions; None for equal weights
+    """
+
+    comparison: str
+    samples: Any
+    pre: list[Any]
+    n_images: int
+    weights: list[Float32 | None]
+
+
 class HostArrays:
     """Operations on activations and samples that are numpy arrays; a subclass does the same on a device."""
 
     def mean_over_positions(self, maps: Any) -> Any:
         """Means (n_images, n_units, 1) of maps (n_images, n_units, n_positions)."""
         return mean_over_positions(maps)
+
+    def mean_over_valid(self, maps: Any, valid: Bools) -> Any:
+        """Means (n_images, n_units, 1) over the valid positions (n_images, n_positions) of maps."""
+        if isinstance(maps, np.ndarray):
+            return mean_over_valid(maps, valid)
+        count = valid.sum(axis=1)[:, None, None]
+        total = self.keep_valid(maps, valid, 0.0).double().sum(dim=2, keepdim=True)
+        return (total / total.new_tensor(count)).float()
+
+    def keep_valid(self, maps: Any, valid: Bools, fill: float) -> Any:
+        """Maps (n_images, n_units, n_positions) with ``fill`` at positions that are not valid."""
+        if isinstance(maps, np.ndarray):
+            return np.where(valid[:, None, :], maps, np.float32(fill))
+        import torch
+
+        return maps.masked_fill(torch.from_numpy(~valid[:, None, :]).to(maps.device), fill)
 
     def join(self, parts: Sequence[Any], positions: Sequence[Indices | None]) -> Any:
         """Samples (all units, n_images · n) of the members' activations (n_images, units, n_positions).
@@ -182,11 +224,13 @@ class ActivationSource(ABC):
     nonlinearities : by (weights, layer) the functions of single values that give activations from pre-activations; for
         layers whose pre-activations are read, under the key (weights, PRE_ACTIVATIONS + layer)
     arrays : where activations are and sums are computed: the host, or a device
+    masks : which positions of the images are valid, see :meth:`read_masks`; None where all are
     """
 
     images: ImageSet
     joined: dict[str, JoinedUnits]
     arrays = HostArrays()
+    masks: PositionMasks | None = None
 
     def __init__(self, experiment: Experiment) -> None:
         comparisons = experiment.statistics.comparisons
@@ -200,6 +244,28 @@ class ActivationSource(ABC):
     def members(self, name: str) -> Sequence[LayerRef]:
         """The members of a comparison, in order."""
         return self._members[name]
+
+    def read_masks(self, config: StatisticsConfig) -> None:
+        """Use valid positions of images only from now on, in all samples and means.
+
+        Raises
+        ------
+        ConfigError
+            for layers that a mask does not fit, and images with fewer valid positions than samples.
+        """
+        self.masks = read_masks(self.images, config)
+        self.joined = masked_units(self.joined, self.masks, config)
+
+    def valid(self, indices: Indices, n_positions: int) -> Bools | None:
+        """Which positions of a layer with ``n_positions`` of them are valid, (n_images, n_positions); None if all."""
+        if self.masks is None or n_positions != self.masks.length:
+            return None
+        return self.masks.of(indices)
+
+    def only_valid(self, maps: Any, indices: Indices, fill: float) -> Any:
+        """Maps (n_images, n_units, n_positions) of a layer with ``fill`` at positions that are not valid."""
+        valid = self.valid(indices, maps.shape[2])
+        return maps if valid is None else self.arrays.keep_valid(maps, valid, fill)
 
     def prepare(self, folder: Path) -> None:  # noqa: B027
         """Unpack compressed arrays to copies in ``folder``, or find the copies that another process made there."""
@@ -217,49 +283,57 @@ class ActivationSource(ABC):
         A large batch is yielded in chunks of whole images.
         """
         for name in self._members:
-            drawn = sample_positions(indices, self.joined[name].n_positions, positions, seed)
+            drawn = self._drawn(name, indices, positions, seed)
             for rows in self._chunks(name, len(indices), positions):
-                yield name, self._joined_samples(name, maps, rows, drawn), rows.stop - rows.start
+                yield name, self._joined_samples(name, maps, indices, rows, drawn), rows.stop - rows.start
 
     def later_samples(self, maps: Maps, before: Indices, positions: int | str, seed: int) -> Iterator[Any]:
         """Yield for each chunk of :meth:`samples` the same images at the positions drawn for the images ``before``.
 
-        Yield None where an image has the same positions as the image before it.
+        Yield None where an image has the same positions as the image before it. With masks, valid positions of one
+        image are not those of another: the chunks are None too, and the k-th sample of an image is paired with the k-th
+        sample of the image before.
         """
-        for name in self._members:
-            drawn = sample_positions(before, self.joined[name].n_positions, positions, seed)
+        for name, joined in self.joined.items():
+            masked = self.valid(before[:0], joined.n_positions) is not None and not joined.pooled
+            drawn = None if masked else self._drawn(name, before, positions, seed)
             for rows in self._chunks(name, len(before), positions):
-                yield None if drawn is None else self._joined_samples(name, maps, rows, drawn)
+                yield None if drawn is None else self._joined_samples(name, maps, before, rows, drawn)
+
+    def _drawn(self, name: str, indices: Indices, positions: int | str, seed: int) -> Indices | None:
+        """Positions (n_images, n) of the samples of a comparison; None for all."""
+        joined = self.joined[name]
+        valid = None if joined.pooled else self.valid(indices, joined.n_positions)
+        return sample_positions(indices, joined.n_positions, positions, seed, valid)
+
+    def _pooled(self, part: Any, indices: Indices) -> Any:
+        """Means over the valid positions of maps, (n_images, n_units, 1)."""
+        valid = self.valid(indices, part.shape[2])
+        return self.arrays.mean_over_positions(part) if valid is None else self.arrays.mean_over_valid(part, valid)
 
     def _chunks(self, name: str, n_images: int, positions: int | str) -> Iterator[slice]:
         step = max(1, CHUNK_SAMPLES // self.joined[name].n_sampled(positions))
         for start in range(0, n_images, step):
             yield slice(start, min(start + step, n_images))
 
-    def _joined_samples(self, name: str, maps: Maps, rows: slice, drawn: Indices | None) -> Any:
+    def _joined_samples(self, name: str, maps: Maps, indices: Indices, rows: slice, drawn: Indices | None) -> Any:
         joined = self.joined[name]
         parts = [maps[member.weights, member.layer][rows] for member in self._members[name]]
         if joined.pooled:
-            parts = [self.arrays.mean_over_positions(part) for part in parts]
+            parts = [self._pooled(part, indices[rows]) for part in parts]
         grids = [None if joined.pooled else grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
         chosen = [grid if drawn is None else drawn[rows] if grid is None else grid[drawn[rows]] for grid in grids]
         return self.arrays.join(parts, chosen)
 
-    def null_samples(
-        self, maps: Maps, indices: Indices, config: StatisticsConfig
-    ) -> Iterator[tuple[str, Any, list[Any], int]]:
-        """Yield ``(comparison, samples, pre-activations, n_images)`` of a batch, where pseudo-nets are summed.
-
-        Samples are those of :meth:`samples` at the positions of the null. Pre-activations (units, n_images · positions)
-        are of the members that have them, at the same positions, or at all positions if pooled.
-        """
+    def null_samples(self, maps: Maps, indices: Indices, config: StatisticsConfig) -> Iterator[NullSamples]:
+        """Yield the samples of a batch where pseudo-nets are summed: those of :meth:`samples` at fewer positions."""
         for name, members in self._members.items():
             joined = self.joined[name]
             having = [m for m, member in enumerate(members) if (member.weights, member.layer) in self.nonlinearities]
             if not having:
                 continue
             grids = [None if joined.pooled else grid_positions(shape, joined.map_shape) for shape in joined.map_shapes]
-            drawn = sample_positions(indices, joined.n_positions, config.positions, config.seed)
+            drawn = self._drawn(name, indices, config.positions, config.seed)
             n_used = joined.n_null_sampled(config)
             columns = null_columns(joined.n_sampled(config.positions), n_used, config.seed)
             most = max(int(np.prod(shape)) for shape in joined.map_shapes) if joined.pooled else n_used
@@ -268,8 +342,11 @@ class ActivationSource(ABC):
                 rows = slice(start, start + step)
                 parts = [maps[member.weights, member.layer][rows] for member in members]
                 before = [maps[members[m].weights, PRE_ACTIVATIONS + members[m].layer][rows] for m in having]
+                weights: list[Float32 | None] = [None] * len(having)
                 if joined.pooled:
-                    parts = [self.arrays.mean_over_positions(part) for part in parts]
+                    parts = [self._pooled(part, indices[rows]) for part in parts]
+                    weights = [self._weights(indices[rows], part.shape[2]) for part in before]
+                    before = [self.only_valid(part, indices[rows], 0.0) for part in before]
                 chosen = [
                     grid if drawn is None else drawn[rows] if grid is None else grid[drawn[rows]] for grid in grids
                 ]
@@ -279,12 +356,18 @@ class ActivationSource(ABC):
                     self.arrays.join([part], [None if joined.pooled else chosen[m]])
                     for m, part in zip(having, before, strict=True)
                 ]
-                yield name, self.arrays.join(parts, chosen), pre, min(step, len(indices) - start)
+                n_images = min(step, len(indices) - start)
+                yield NullSamples(name, self.arrays.join(parts, chosen), pre, n_images, weights)
 
-    def image_means(self, maps: Maps, rows: Indices) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """Yield ``(comparison, means)`` for images ``rows`` of a batch: means over positions, (len(rows), n_units)."""
+    def _weights(self, indices: Indices, n_positions: int) -> Float32 | None:
+        """Weights (n_images, n_positions) of positions in means over the valid ones; None if all are valid."""
+        valid = self.valid(indices, n_positions)
+        return None if valid is None else (valid / valid.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def image_means(self, maps: Maps, indices: Indices, rows: Indices) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Yield ``(comparison, means)`` for ``rows`` of a batch: means over positions, (len(rows), n_units)."""
         for name, members in self._members.items():
-            parts = [self.arrays.mean_over_positions(maps[member.weights, member.layer][rows]) for member in members]
+            parts = [self._pooled(maps[member.weights, member.layer][rows], indices[rows]) for member in members]
             yield name, self.arrays.to_host(self.arrays.join(parts, [None] * len(members)).T)
 
 

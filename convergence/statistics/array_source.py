@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.config.schema import ActivationsConfig, Experiment
+from convergence.data.given_arrays import open_array, open_mask, read_column
 from convergence.data.images import ImageSet
 from convergence.data.manifest import KnownFiles, make_manifest
 from convergence.errors import FileError
 from convergence.networks import PRE_ACTIVATIONS
 from convergence.statistics.activation_source import ActivationSource, LayerShape, Maps, joined_units
-from convergence.statistics.given_arrays import open_array, read_column
 from convergence.statistics.nonlinearities import NONLINEARITIES
-from convergence.statistics.sampling import Float32, Indices
+from convergence.statistics.sampling import Bools, Float32, Indices
 
 AGREEMENT = 1e-3
 """Largest difference of given activations from the nonlinearity of given pre-activations, relative to the largest."""
@@ -26,7 +26,7 @@ class ArraySource(ActivationSource):
     """Given activations: one array per net and layer, read batch by batch.
 
     Arrays are (n_images, units), (n_images, units, height, width) or (n_images, tokens, units), with the same images in
-    the same order. They may exceed the memory, see :mod:`convergence.statistics.given_arrays`.
+    the same order. They may exceed the memory, see :mod:`convergence.data.given_arrays`.
 
     Raises
     ------
@@ -102,7 +102,7 @@ class ArraySource(ActivationSource):
 
 
 class UnknownImages(ImageSet):
-    """The images of given activations: their number, and labels and families if these are given."""
+    """The images of given activations: their number, and labels, families and masks if these are given."""
 
     def __init__(self, config: ActivationsConfig, n_images: int) -> None:
         self._config = config
@@ -113,12 +113,16 @@ class UnknownImages(ImageSet):
                 read_column(config.root, config.labels, n_images, "iu"), return_inverse=True
             )
             self.class_names = tuple(map(str, classes))
+        self._mask = None if config.mask is None else open_mask(config.root, config.mask, n_images)
         if config.families is not None:
             given = read_column(config.root, config.families, n_images, "iuUS")
             self.families = np.unique(given, return_inverse=True)[1].astype(np.int64)
 
     def __len__(self) -> int:
         return self._n_images
+
+    def position_mask(self, indices: Indices) -> Bools | None:
+        return None if self._mask is None else self._mask[indices]
 
     def read(self, indices: Indices, augment_seed: int | None = None) -> npt.NDArray[np.float32]:
         return np.empty((len(indices), *self.image_shape), np.float32)

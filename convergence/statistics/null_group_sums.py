@@ -96,15 +96,19 @@ class NullGroupSums:
         self._shift = self._float32(about.pseudo.reshape(-1))[:, None]
         self._real, self._pseudo = self._empty((n_units, 0)), self._empty((rows, 0))
 
-    def update(self, real: Any, pre: Sequence[Any], n_images: int) -> None:
+    def update(
+        self, real: Any, pre: Sequence[Any], n_images: int, weights: Sequence[Float32 | None] | None = None
+    ) -> None:
         """Add samples of whole images.
 
         ``real`` (n_units, n_samples) are all units. ``pre`` are the pre-activations (units, n_images · positions) of
-        the members that have pseudo-units, at the positions of the samples, or at all positions if pooled.
+        the members that have pseudo-units, at the positions of the samples, or at all positions if pooled; then
+        ``weights`` has for each of them the weights (n_images, positions) of the mean, or None for equal ones.
         """
         per_image = real.shape[1] // n_images
         step = max(1, self._room // per_image)
         parts = [z.reshape(len(z), n_images, -1) for z in pre]
+        weights = weights or [None] * len(pre)
         shift = self._shift.reshape(self.n_draws, self.n_pseudo, 1)
         for start in range(0, n_images, step):
             images = slice(start, min(start + step, n_images))
@@ -120,7 +124,8 @@ class NullGroupSums:
             x, p = self._real[:, place], self._pseudo.reshape(self.n_draws, self.n_pseudo, -1)[:, :, place]
             x[:] = real[:, images.start * per_image : images.stop * per_image]
             x -= self._real_shift
-            compute_pseudo_units(self.members, [z[:, images] for z in parts], self.pooled, p, shift)
+            chosen = [None if w is None else w[images] for w in weights]
+            compute_pseudo_units(self.members, [z[:, images] for z in parts], self.pooled, p, shift, chosen)
             self._n_gathered += n
 
     def arrays(self) -> Iterator[tuple[str, Any]]:
@@ -188,14 +193,20 @@ class NullGroupSums:
 
 
 def compute_pseudo_units(
-    members: Sequence[PseudoUnits], pre: Sequence[Any], pooled: bool, out: Any, shift: Any
+    members: Sequence[PseudoUnits],
+    pre: Sequence[Any],
+    pooled: bool,
+    out: Any,
+    shift: Any,
+    weights: Sequence[Float32 | None] | None = None,
 ) -> None:
     """Write the pseudo-units of all draws, minus ``shift``, to ``out`` (n_draws, n_pseudo, n_samples).
 
     Pre-activations are (units, n_images, positions); a sample is an image if pooled, and a position otherwise.
-    ``shift`` is (n_draws, n_pseudo, 1).
+    ``shift`` is (n_draws, n_pseudo, 1). ``weights`` are those of :meth:`NullGroupSums.update`.
     """
-    for member, z in zip(members, pre, strict=True):
+    for member, z, w in zip(members, pre, weights or [None] * len(members), strict=True):
+        of_positions = w if w is None or isinstance(out, np.ndarray) else out.new_tensor(w)
         standard, per_sample = member.maps.standardise(z), z.shape[2] if pooled else 1
         n_draws = max(1, APPLY_ROWS // len(z))
         step = max(LEAST_APPLIED, APPLY_VALUES // (len(z) * min(n_draws, len(out))) // per_sample)
@@ -207,6 +218,7 @@ def compute_pseudo_units(
                 chunk = standard[:, samples.start * per_sample : samples.stop * per_sample]
                 values = member.nonlinearity(member.maps.apply(draws, weights, chunk))
                 if pooled:
-                    values = values.reshape(*values.shape[:2], -1, per_sample).mean(3)
+                    values = values.reshape(*values.shape[:2], -1, per_sample)
+                    values = values.mean(3) if of_positions is None else (values * of_positions[samples]).sum(3)
                 values -= shift[draws, member.place]
                 out[draws, member.place, samples] = values

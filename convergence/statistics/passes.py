@@ -38,6 +38,7 @@ from convergence.statistics.bin_edges import BinEdges
 from convergence.statistics.group_sums import NewMatrix, shift_of
 from convergence.statistics.information import leave_one_out
 from convergence.statistics.joint_counts import JointCounts
+from convergence.statistics.masks import some_of_valid
 from convergence.statistics.moments import Moments
 from convergence.statistics.null_group_sums import NullAbout, compute_pseudo_units
 from convergence.statistics.partial_results import Arrays, PartialResults
@@ -71,6 +72,7 @@ class StatisticsPasses:
 
     def __init__(self, source: ActivationSource, config: StatisticsConfig, partial: PartialResults) -> None:
         self.source, self.config = source, config
+        source.read_masks(config)
         self.assembly = Assembly(source, config, partial)
         self.groups, self.joined = self.assembly.groups, source.joined
 
@@ -121,6 +123,9 @@ class StatisticsPasses:
                 columns = null_columns(z.shape[2], n_used, seed)
                 samples = np.ascontiguousarray((z if columns is None else z[:, :, columns]).transpose(1, 0, 2))
                 samples = samples.reshape(len(samples), -1)
+                valid = source.valid(indices, z.shape[2])
+                if valid is not None:
+                    samples = z.transpose(1, 0, 2)[:, some_of_valid(valid, n_used, seed)]
                 if layer not in moments:
                     moments[layer] = Moments(shift_of(samples), "float64")
                 moments[layer].update(samples)
@@ -157,7 +162,7 @@ class StatisticsPasses:
         first = next(self.groups.batches(0, self.config.batch_size))
         maps = self.source.maps(self.source.images.read(first), first)
         found: dict[str, NullAbout] = {}
-        for name, real, pre, n_images in self.source.null_samples(maps, first, self.config):
+        for name, real, pre, n_images, weights in self.source.null_samples(maps, first, self.config):
             if name not in found:
                 per_image = real.shape[1] // n_images
                 some = min(n_images, max(1, ABOUT_SAMPLES // per_image))
@@ -165,7 +170,8 @@ class StatisticsPasses:
                 pseudo = arrays.zeros((self.config.null.draws, members[-1].place.stop, some * per_image))
                 parts = [z.reshape(len(z), n_images, -1)[:, :some] for z in pre]
                 no_shift = arrays.zeros((*pseudo.shape[:2], 1))
-                compute_pseudo_units(members, parts, self.joined[name].pooled, pseudo, no_shift)
+                chosen = [None if w is None else w[:some] for w in weights]
+                compute_pseudo_units(members, parts, self.joined[name].pooled, pseudo, no_shift, chosen)
                 real = arrays.to_host(real[:, : some * per_image])
                 found[name] = NullAbout.of(real, self.shift[name][: len(real)], arrays.to_host(pseudo), members)
         return found
@@ -198,17 +204,18 @@ class StatisticsPasses:
                 done[name] += n_images
                 classes = None if labels is None else labels[images]
                 sums[name].update(samples, n_images, classes, next(later) if config.shifted_null else None)
-            for name, real, pre, n_images in source.null_samples(maps, indices, config):
-                null[name].update(real, pre, n_images)
+            for name, real, pre, n_images, weights in source.null_samples(maps, indices, config):
+                null[name].update(real, pre, n_images, weights)
             for layer, top in tops.items():
-                top.update(maps[layer], indices)
+                top.update(source.only_valid(maps[layer], indices, np.nan), indices)
             rows = np.flatnonzero(np.isin(indices, self.assembly.subset))
             if len(rows):
-                for name, means in source.image_means(maps, rows):
+                for name, means in source.image_means(maps, indices, rows):
                     stored[name].append(means)
                 stored_images.append(indices[rows])
                 for k, layer in enumerate(self.assembly.grams()):
-                    flat = source.arrays.to_host(maps[layer][rows]).reshape(len(rows), -1)
+                    some_maps = source.only_valid(maps[layer][rows], indices[rows], 0.0)
+                    flat = source.arrays.to_host(some_maps).reshape(len(rows), -1)
                     yield f"maps/{k}/{n_batch:06d}", np.asarray(flat, np.float32)
         order = np.argsort(np.concatenate(stored_images), kind="stable")
         yield "stored", np.concatenate(stored_images)

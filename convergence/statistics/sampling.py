@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from convergence.config.stages import StatisticsConfig
 
 Indices = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 RING = 1
 """Added to the seeds of the order within groups, so that it is independent of the division into groups."""
@@ -206,18 +207,36 @@ def _separated(order: Indices, family: Indices, generator: np.random.Generator) 
     return True
 
 
-def sample_positions(images: Indices, n_positions: int, wanted: int | str, seed: int) -> Indices | None:
+def sample_positions(
+    images: Indices, n_positions: int, wanted: int | str, seed: int, valid: Bools | None = None
+) -> Indices | None:
     """Draw the map positions that are samples: (n_images, wanted) ascending indices, or None for all positions.
 
-    The positions of an image depend on the seed and the image's index alone, so every rank and both passes draw the
-    same ones, and those of the image before in a ring are known.
+    The positions of an image depend on the seed, the image's index and its valid positions alone, so every rank and
+    both passes draw the same ones, and those of the image before in a ring are known. ``valid`` (n_images, n_positions)
+    has the same number of valid positions for all images if all are wanted, and at least ``wanted`` ones otherwise
+    (:func:`convergence.statistics.masks.masked_units`). Where all positions are valid the draw is the same as without.
     """
+    if valid is not None:
+        return _sample_valid(images, wanted, seed, valid)
     if wanted == "all" or int(wanted) >= n_positions:
         return None
     drawn = np.empty((len(images), int(wanted)), dtype=np.int64)
     for row, image in enumerate(images):
         generator = np.random.default_rng([seed, int(image)])
         drawn[row] = np.sort(generator.choice(n_positions, size=int(wanted), replace=False))
+    return drawn
+
+
+def _sample_valid(images: Indices, wanted: int | str, seed: int, valid: Bools) -> Indices:
+    n = int(valid[:1].sum()) if wanted == "all" else int(wanted)
+    drawn = np.empty((len(images), n), dtype=np.int64)
+    for row, image in enumerate(images):
+        places = np.flatnonzero(valid[row])
+        if wanted != "all" and len(places) > n:
+            generator = np.random.default_rng([seed, int(image)])
+            places = places[np.sort(generator.choice(len(places), size=n, replace=False))]
+        drawn[row] = places
     return drawn
 
 
@@ -245,6 +264,34 @@ def mean_over_positions(maps: Float32) -> Float32:
 def mean_over_positions_plain(maps: Float32) -> Float32:
     """The definition of :func:`mean_over_positions`."""
     return maps.astype(np.float64).mean(axis=2, keepdims=True).astype(np.float32)
+
+
+def mean_over_valid(maps: Float32, valid: Bools) -> Float32:
+    """Means (n_images, n_units, 1) over the valid positions (n_images, n_positions) of maps.
+
+    They are those of :func:`mean_over_positions` for the valid positions alone; no other value is read.
+    """
+    out = np.empty((*maps.shape[:2], 1), np.float32)
+    _mean_valid(maps, valid, out)
+    return out
+
+
+def mean_over_valid_plain(maps: Float32, valid: Bools) -> Float32:
+    """The definition of :func:`mean_over_valid`."""
+    rows = zip(maps, valid, strict=True)
+    return np.stack([mean_over_positions_plain(image[None][:, :, chosen])[0] for image, chosen in rows])
+
+
+@njit(nogil=True)
+def _mean_valid(maps, valid, out):  # type: ignore[no-untyped-def]
+    for image in range(maps.shape[0]):
+        n = valid[image].sum()
+        for unit in range(maps.shape[1]):
+            total = 0.0
+            for position in range(maps.shape[2]):
+                if valid[image, position]:
+                    total += maps[image, unit, position]
+            out[image, unit, 0] = total / n
 
 
 @njit(nogil=True)

@@ -276,9 +276,11 @@ class DeviceNullGroupSums(NullGroupSums):
         self._device = device
         super().__init__(members, about, pooled, precision)
 
-    def update(self, real: Any, pre: Sequence[Any], n_images: int) -> None:
+    def update(
+        self, real: Any, pre: Sequence[Any], n_images: int, weights: Sequence[Float32 | None] | None = None
+    ) -> None:
         with torch.no_grad():
-            super().update(real, pre, n_images)
+            super().update(real, pre, n_images, weights)
 
     def _matrix(self, new_matrix: NewMatrix, name: str, shape: tuple[int, int]) -> Any:
         return self._zeros(shape)

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from convergence.data import given_arrays
+from convergence.data.given_arrays import chunk_blocks, open_array
 from convergence.errors import FileError
-from convergence.statistics import given_arrays
-from convergence.statistics.given_arrays import chunk_blocks, open_array
 
 VALUES = np.maximum(np.random.default_rng(0).standard_normal((60, 7)), 0).astype(np.float32)
 IMAGES = np.array([3, 4, 11, 59])

@@ -106,7 +106,7 @@ def definition(given: ArraySource, passes: StatisticsPasses, sums: ComparisonSum
     for group in range(len(passes.groups)):
         indices = passes.groups.images(group)
         maps = given.maps(given.images.read(indices), indices)
-        for _, real, pre, n_images in given.null_samples(maps, indices, passes.config):
+        for _, real, pre, n_images, _ in given.null_samples(maps, indices, passes.config):
             parts = []
             for member, z in zip(passes.pseudo_units["layer"], pre, strict=True):
                 m = {key: passes.source.arrays.to_host(array) for key, array in member.maps.arrays().items()}

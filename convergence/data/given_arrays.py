@@ -1,14 +1,16 @@
-"""Arrays of other programs: ``file.npy``, ``file.npz:name`` and ``file.h5:path/in/file``, read a few images at a time.
+"""Arrays of other programs, read a few images at a time.
 
-Plain arrays are mapped into memory where they are. Compressed and chunked ones are unpacked once, each chunk once, to a
-plain copy in a private folder; image groups take their images from everywhere, so reading the original would unpack
-every chunk again for each group. A copy has its SHA-256 in its name and is used again by a run that resumes.
+They are ``file.npy``, ``file.npz:name``, ``file.safetensors:name`` and ``file.h5:path/in/file``. Plain arrays are
+mapped into memory where they are. Compressed and chunked ones are unpacked once, each chunk once, to a plain copy in a
+private folder; image groups take their images from everywhere, so reading the original would unpack every chunk again
+for each group. A copy has its SHA-256 in its name and is used again by a run that resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import os
 import shutil
@@ -27,7 +29,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from convergence.config.schema import file_and_array
+from convergence.data.files import file_and_array
 from convergence.errors import FileError, UserError, did_you_mean
 from convergence.io.files import atomic_write, file_sha256, is_full, printable
 from convergence.io.plain_hdf5 import open_foreign
@@ -35,6 +37,14 @@ from convergence.io.seal import check_regular
 from convergence.settings import expand_path
 
 SHAPES = "(n_images, units), (n_images, units, height, width) or (n_images, tokens, units)"
+FORMS = "file.npy, file.npz:name, file.safetensors:name or file.h5:name"
+SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1", "U8": "<u1",
+    "BOOL": "?",
+}  # fmt: skip
+"""Types of safetensors that numpy has."""
+LONGEST_HEADER = 100_000_000
+"""Bytes of the header of a safetensors file; the same limit as that of the safetensors package."""
 RATIO = 200
 """Most bytes that a byte of a compressed file may unpack to."""
 BLOCK_BYTES = 1 << 26
@@ -62,7 +72,11 @@ class GivenArray:
     ) -> None:
         self._path, self._inside, self._plain, self._unpack = path, inside, plain, unpack
         self.shape, self.dtype, self.ndim = shape, dtype, len(shape)
-        self._check_type()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the array is read where it is, without unpacking."""
+        return self._plain is not None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -78,7 +92,8 @@ class GivenArray:
         if self._plain is None:
             self.unpack(None)
         values = np.asarray(self._plain[images])
-        check_range(values, self._named())
+        if values.dtype.kind in "fiu":
+            check_range(values, self.named())
         return values
 
     def unpack(self, folder: Path | None) -> None:
@@ -108,12 +123,12 @@ class GivenArray:
         n_bytes, free = math.prod(self.shape) * self.dtype.itemsize, shutil.disk_usage(folder).free
         if n_bytes > free:
             raise FileError(
-                f"{self._named()} unpacks to {n_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free. Make "
+                f"{self.named()} unpacks to {n_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free. Make "
                 "room, or write the array as .npy, which needs no copy."
             )
         target = folder / f"{self._key()}.npy"
         assert self._unpack is not None
-        with atomic_write(target) as temporary, _damage_named(self._named()):
+        with atomic_write(target) as temporary, _damage_named(self.named()):
             out = np.lib.format.open_memmap(temporary, "w+", self.dtype, self.shape)
             self._unpack(out)
             out.flush()
@@ -122,19 +137,31 @@ class GivenArray:
         os.replace(target, named)
         return named
 
-    def _named(self) -> str:
+    def named(self) -> str:
+        """The file, and the array in it."""
         return f"{self._path}:{self._inside}" if self._inside else str(self._path)
 
-    def _check_type(self) -> None:
-        if self.ndim not in (2, 3, 4) or self.dtype.kind not in "fiu" or not all(self.shape):
+    def check_type(self, axes: Sequence[int], kinds: str, needed: str) -> None:
+        """Raise FileError for an array without values, or of another type.
+
+        ``axes`` are the accepted numbers of axes, ``kinds`` the accepted kinds of numpy's types, and ``needed`` says
+        both in words.
+        """
+        if self.ndim not in axes or self.dtype.kind not in kinds or not all(self.shape):
             raise FileError(
-                f"{self._named()}: an array of shape {printable(str(self.shape))} and type "
-                f"{printable(str(self.dtype))}; needed are numbers {SHAPES}."
+                f"{self.named()}: an array of shape {printable(str(self.shape))} and type "
+                f"{printable(str(self.dtype))}; needed are {needed}."
             )
 
 
-def open_array(root: str | os.PathLike[str], source: str) -> GivenArray:
-    """Open ``file.npy``, ``file.npz:name`` or ``file.h5:path/in/file`` without reading its values.
+def open_array(
+    root: str | os.PathLike[str],
+    source: str,
+    axes: Sequence[int] = (2, 3, 4),
+    kinds: str = "fiu",
+    needed: str = f"numbers {SHAPES}",
+) -> GivenArray:
+    """Open an array without reading its values; ``axes``, ``kinds``, ``needed`` as :meth:`GivenArray.check_type`.
 
     Raises
     ------
@@ -148,34 +175,45 @@ def open_array(root: str | os.PathLike[str], source: str) -> GivenArray:
         if not os.path.isfile(path):
             if os.path.exists(path):
                 check_regular(path)
-            raise FileError(
-                f"{printable(str(path))}: there is no such file. Give arrays as file.npy, file.npz:name or "
-                "file.h5:name."
-            )
+            raise FileError(f"{printable(str(path))}: there is no such file. Give arrays as {FORMS}.")
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return GivenArray(path, "", array.shape, array.dtype, array, None)
-        return _open_npz(path, inside) if path.suffix == ".npz" else _open_hdf5(path, inside)
+            found = GivenArray(path, "", array.shape, array.dtype, array, None)
+        else:
+            opened = {".npz": _open_npz, ".safetensors": _open_safetensors}.get(path.suffix, _open_hdf5)
+            found = opened(path, inside)
+    found.check_type(axes, kinds, needed)
+    return found
 
 
 def read_column(root: str | os.PathLike[str], source: str, n_images: int, kinds: str) -> npt.NDArray[Any]:
-    """Read ``file.npy`` of one value an image; ``kinds`` are the accepted kinds of numpy's types.
+    """Read one value an image, from any file of :func:`open_array`; ``kinds`` are the accepted kinds of numpy's types.
 
     Raises
     ------
     FileError
         for a file that is missing or damaged, another shape, and values of another kind.
     """
-    path = expand_path(root) / expand_path(source)
-    wanted = "integers" if kinds == "iu" else "integers or texts"
-    with _damage_named(printable(str(path))):
-        values = np.load(path, allow_pickle=False)
-        if values.shape != (n_images,) or values.dtype.kind not in kinds:
-            raise FileError(
-                f"{printable(str(path))}: an array of shape {printable(str(values.shape))} and type "
-                f"{printable(str(values.dtype))}; needed are {n_images:,} {wanted}, one for each image."
-            )
-    return np.asarray(values)
+    wanted = f"{n_images:,} {'integers' if kinds == 'iu' else 'integers or texts'}, one for each image"
+    array = open_array(root, source, (1,), kinds, wanted)
+    if len(array) != n_images:
+        raise FileError(f"{array.named()}: an array of shape {array.shape}; needed are {wanted}.")
+    return np.asarray(array[:])
+
+
+def open_mask(root: str | os.PathLike[str], source: str, n_images: int) -> GivenArray:
+    """Open a mask (n_images, positions) of booleans.
+
+    Raises
+    ------
+    FileError
+        as :func:`open_array`, and for another number of images.
+    """
+    needed = f"{n_images:,} × positions booleans, True for valid positions"
+    mask = open_array(root, source, (2,), "b", needed)
+    if len(mask) != n_images:
+        raise FileError(f"{mask.named()}: an array of shape {mask.shape}; needed are {needed}.")
+    return mask
 
 
 def check_range(values: npt.NDArray[Any], where: str) -> None:
@@ -225,6 +263,33 @@ def _open_npz(path: Path, inside: str) -> GivenArray:
             out[...] = flat.reshape(shape[::-1]).T
 
     return GivenArray(path, inside, shape, dtype, None, unpack)
+
+
+def _open_safetensors(path: Path, inside: str) -> GivenArray:
+    """Map an array: 8 bytes with the length of a JSON header, the header, and the arrays as plain bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(size - 8, LONGEST_HEADER):
+            raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+        header = json.loads(file.read(length))
+    arrays = {name: about for name, about in header.items() if name != "__metadata__"}
+    if inside not in arrays:
+        raise FileError(_no_array(path, inside, arrays))
+    about = arrays[inside]
+    if about["dtype"] not in SAFETENSORS:
+        raise FileError(
+            f"{path}:{inside} has the type {printable(str(about['dtype']))}; valid are {', '.join(SAFETENSORS)}. Save "
+            "it as float32."
+        )
+    shape, dtype = tuple(int(n) for n in about["shape"]), np.dtype(SAFETENSORS[about["dtype"]])
+    start, stop = (int(n) for n in about["data_offsets"])
+    if min(shape, default=1) < 0 or stop - start != math.prod(shape) * dtype.itemsize or not 0 <= start <= stop:
+        raise ValueError(f"{stop - start:,} bytes for the shape {shape}")
+    if 8 + length + stop > size:
+        raise ValueError("the array ends early")
+    plain = np.memmap(path, dtype, "r", 8 + length + start, shape) if all(shape) else np.empty(shape, dtype)
+    return GivenArray(path, inside, shape, dtype, plain, None)
 
 
 def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
