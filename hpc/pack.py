@@ -21,6 +21,7 @@ import numpy as np
 
 from convergence.data import packed
 from convergence.data.image_folder import FolderImages, ImageFolder
+from convergence.data.images import AbsentImages
 from convergence.errors import ConfigError, FileError, SharedError, UserError
 from convergence.io.files import create_for_owner, flush_folder, put_in_place, remove_leftovers
 from convergence.io.hdf5 import seal_file
@@ -56,7 +57,11 @@ def pack(run: RunFolder, folder: Path, comm: Communicator) -> list[Path]:
         raise _shared(error) from error
     paths = []
     for images, name in zip(splits, (source.train_folder, source.test_folder), strict=True):
+        if isinstance(images, AbsentImages):
+            continue  # nothing in the config reads them
         assert isinstance(images, FolderImages)
+        if images.labels is None:
+            raise _shared(ConfigError(f"{source.root}: images without classes cannot be packed. Read the folder."))
         path = folder / f"{Path(name).name}.h5"
         _Packing(images, path, experiment.training.loader_workers, comm).run()
         paths.append(path)

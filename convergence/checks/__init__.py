@@ -10,6 +10,7 @@ images.py            counts, classes and shapes of the images
 nets.py              one net: its output, its weights, its seed; first_difference.py names the module at fault
 training_step.py     steps of training, with the first and the last batch size of an epoch
 layers.py            the layers that are compared and pictured; unit_axis.py follows their units
+positions.py         masks of positions against layers and settings
 experiments.py       the functional experiments: nets that can be split and permuted
 resources.py         disk, memory, time and cores against this machine; needs.py estimates them
 run.py               all checks of a run, and their kept outcome
@@ -24,6 +25,7 @@ CHECKS = Registry(
         "nets": "convergence.checks.nets:check_nets",
         "training": "convergence.checks.training_step:check_training",
         "layers": "convergence.checks.layers:check_layers",
+        "positions": "convergence.checks.positions:check_positions",
         "pictures": "convergence.checks.layers:check_pictured_layers",
         "stitch": "convergence.checks.experiments:check_stitching",
         "merge": "convergence.checks.experiments:check_merging",

@@ -22,7 +22,9 @@ N_READ = 4
 def check_images(context: CheckContext) -> Iterator[Finding]:
     """Yield findings about the images of a config; open given activations. Sets ``context.images_usable``."""
     if context.experiment.activations is not None:
-        context.joined = ArraySource(context.experiment).joined
+        source = ArraySource(context.experiment)
+        source.read_masks(context.experiment.statistics)
+        context.joined = source.joined
         context.images_usable = True
         return
     if not context.elsewhere:

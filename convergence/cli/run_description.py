@@ -201,6 +201,7 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
 
     config = experiment.statistics
     images, joiner = shapes(experiment)
+    joiner.read_masks(config)
     groups = ImageGroups.of(config, len(images), images.families)
     information, n_subset = config.mutual_information, len(groups.subset(config.subset))
     found = []

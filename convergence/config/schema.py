@@ -35,10 +35,12 @@ from convergence.networks import NETWORKS, NetworkSpec
 from convergence.settings import MAX_SEED, PLACE_ONLY, PathSetting, Settings, expand_path
 
 
-def _data_source(value: Any) -> Any:
-    if isinstance(value, Mapping) and "name" in value:
-        return DATA_SETS.load(str(value["name"])).model_validate(value)
-    return value
+def _data_source(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, Mapping) or "name" not in value:
+        return value
+    name = str(value["name"])
+    of_others = "torchvision" if name.startswith("torchvision:") else "factory"
+    return DATA_SETS.load(of_others if ":" in name else name).model_validate(value, context=info.context)
 
 
 def _network(value: Any, info: ValidationInfo) -> Any:

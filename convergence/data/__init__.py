@@ -1,11 +1,16 @@
 """Data sets by name. To add one, write a :class:`~convergence.data.images.DataSource` and register it below.
 
+Besides these names, ``torchvision:<data set>`` is a data set of torchvision, and ``package.module:factory`` a function
+of the user that returns a map-style data set.
+
 images.py        labelled images read by index, and batches with prefetching threads
 digits.py        the 8 × 8 digits of scikit-learn
 photos.py        patches of photographs of scikit-image and scikit-learn
 cifar10.py       CIFAR-10 from a local folder
 image_folder.py  images in class folders, as ImageNet
 packed.py        images packed in one HDF5 file per split
+arrays.py        images, vectors, series and tokens in arrays; given_arrays.py maps them into memory
+text.py          documents of text files, cut into pieces of tokens; tokenizers.py
 crops.py         square crops and normalisation of photographs
 tables.py        bytes to floats by a look-up table, compiled
 """
@@ -20,5 +25,7 @@ DATA_SETS = Registry(
         "cifar10": "convergence.data.cifar10:Cifar10",
         "image_folder": "convergence.data.image_folder:ImageFolder",
         "packed": "convergence.data.packed:Packed",
+        "arrays": "convergence.data.arrays:Arrays",
+        "text": "convergence.data.text:Text",
     },
 )

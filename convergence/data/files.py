@@ -134,6 +134,25 @@ def list_classes(folder: Path, endings: Collection[str]) -> Part:
     )
 
 
+def list_flat(folder: Path, endings: Collection[str]) -> Part:
+    """List the images directly in a folder, which have no classes; folders in it are ignored.
+
+    Raises
+    ------
+    FileError
+        if the folder cannot be read.
+    """
+    listing = _Listing(endings)
+    try:
+        for _ in listing.entries(os.fspath(folder), "", is_top=False):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise FileError(f"{folder}: the folder cannot be read ({reason}). Check its permissions.") from error
+    files = tuple(sorted(listing.files, key=lambda file: file.name))
+    return Part(folder.name, files, (), tuple(sorted(listing.problems)), listing.n_hidden)
+
+
 class _Listing:
     """What a walk through folders has found."""
 

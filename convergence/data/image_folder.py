@@ -1,5 +1,7 @@
 """Images in class folders, as ImageNet: ``root/train/<class>/*.JPEG`` and ``root/val/<class>/*.JPEG``.
 
+Images directly in ``root/val`` have no labels. Training images are not listed if no net is trained.
+
 Hidden files and folders are ignored, and links are followed. Files that cannot be used are all found before the first
 image is used (:mod:`convergence.data.files`).
 """
@@ -27,6 +29,7 @@ from convergence.data.files import (
     hash_image,
     list_classes,
     list_files,
+    list_flat,
     listed,
     name_text,
     unusable,
@@ -88,21 +91,24 @@ class ImageFolder(Crops):
         return self.unreadable == "skip"
 
     def list_parts(self) -> dict[str, Part]:
-        train, test = (self._list(self.root / name) for name in (self.train_folder, self.test_folder))
+        test = self._list(self.root / self.test_folder)
+        if not self.reads_train:
+            return {"test": self._with_classes(test, _used_classes(test))} | self._family_part()
+        train = self._list(self.root / self.train_folder)
         odd = sorted(set(train.class_names) ^ set(test.class_names))
         if odd:
             raise FileError(
                 f"{self.root}: {self.train_folder} and {self.test_folder} have different classes; only in one of "
                 f"them: {listed(odd)}. Each class needs a folder of the same name in both."
             )
-        used = [{train.class_names[file.label] for file in part.files} for part in (train, test)]
-        if self.skips_unreadable:  # a class without images in one split still is a class
-            names = [name for name in train.class_names if name in used[0] | used[1]]
-            return {"train": _of_classes(train, names), "test": _of_classes(test, names), **self._family_part()}
-        return {
-            key: replace(part, problems=(*part.problems, *_empty_classes(part, there)))
-            for key, part, there in zip(("train", "test"), (train, test), used, strict=True)
-        } | self._family_part()
+        used = _used_classes(train) | _used_classes(test)  # a class without images in one split still is a class
+        return {"train": self._with_classes(train, used), "test": self._with_classes(test, used)} | self._family_part()
+
+    def _with_classes(self, part: Part, used: set[str]) -> Part:
+        """The part with its problems of empty classes, or with the used classes only if files are left out."""
+        if self.skips_unreadable:
+            return _of_classes(part, [name for name in part.class_names if name in used])
+        return replace(part, problems=(*part.problems, *_empty_classes(part, _used_classes(part))))
 
     def _family_part(self) -> dict[str, Part]:
         name = family_file(self.families)
@@ -115,15 +121,18 @@ class ImageFolder(Crops):
         if not folder.is_dir():
             raise MissingDataError(
                 f"{folder}: there is no such folder. data.root must hold {self.train_folder}/<class>/ and "
-                f"{self.test_folder}/<class>/ with the images."
+                f"{self.test_folder}/<class>/ with the images. For nets that need no training, {self.test_folder}/ is "
+                "enough."
             )
         part = list_classes(folder, ENDINGS)
+        if not part.files and not part.problems:
+            part = list_flat(folder, ENDINGS)
         if not part.files:
             problems = describe_problems([(part.title, problem) for problem in part.problems])
             error = FileError if part.problems else MissingDataError
             raise error(
-                f"{folder}: no images were found in {len(part.class_names)} class folders. Images are files ending in "
-                f"{', '.join(sorted(ENDINGS))} in <class>/; names that begin with a dot are ignored."
+                f"{folder}: no images were found. Images are files ending in {', '.join(sorted(ENDINGS))} in <class>/, "
+                "or directly in the folder if they have no labels; names that begin with a dot are ignored."
                 + (f" What was found cannot be used: {problems}." if part.problems else "")
             )
         return part
@@ -134,17 +143,20 @@ class ImageFolder(Crops):
     def load(self) -> Splits:
         if self.manifest is not None:
             found = {key: [(file.name, file.label) for file in part.files] for key, part in self.manifest.parts.items()}
-            names = self.manifest.parts["train"].class_names
+            names = self.manifest.parts["test"].class_names
         else:
             parts = self.list_parts()
             problems = [(part.title, problem) for part in parts.values() for problem in part.problems]
             if problems and not self.skips_unreadable:
                 raise unusable(str(self.root), problems)
             found = {key: [(file.name, file.label) for file in part.files] for key, part in parts.items()}
-            names = parts["train"].class_names
-        return Splits(
-            FolderImages(self, "train", found["train"], names), FolderImages(self, "test", found["test"], names)
-        )
+            names = parts["test"].class_names
+        test = FolderImages(self, "test", found["test"], names)
+        if "train" not in found:
+            return Splits.only_test(
+                test, f"{self.root / self.train_folder} was not read, because no net of the config is trained."
+            )
+        return Splits(FolderImages(self, "train", found["train"], names), test)
 
 
 class FolderImages(PixelImages):
@@ -162,10 +174,14 @@ class FolderImages(PixelImages):
         folder = source.root / (source.train_folder if part == "train" else source.test_folder)
         self._names, self._split = [name for name, _ in files], folder.name
         self._files = [os.path.join(folder, name) for name in self._names]
-        self.labels = np.array([label for _, label in files], dtype=np.int64)
+        if class_names:
+            self.labels = np.array([label for _, label in files], dtype=np.int64)
         self.class_names = tuple(map(name_text, class_names))
         self.image_shape = (3, source.crop, source.crop)
         self._resize, self._centre = _transforms(source)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
     @cached_property
     def families(self) -> Indices | None:  # type: ignore[override]
@@ -209,12 +225,19 @@ class FolderImages(PixelImages):
             ) from error
 
 
+def _used_classes(part: Part) -> set[str]:
+    """Names of the classes that have images; none for images without classes."""
+    return {part.class_names[file.label] for file in part.files} if part.class_names else set()
+
+
 def _empty_classes(part: Part, used: Collection[str]) -> list[Problem]:
     return [Problem(name, "empty class") for name in part.class_names if name not in used]
 
 
 def _of_classes(part: Part, names: list[str]) -> Part:
     """The part with these of its classes only, all of which have images."""
+    if not part.class_names:
+        return part
     label_of = {name: label for label, name in enumerate(names)}
     files = tuple(file._replace(label=label_of[part.class_names[file.label]]) for file in part.files)
     return replace(part, files=files, class_names=tuple(names))

@@ -63,6 +63,7 @@ class Packed(Crops):
         return {
             key: list_files(str(file), [(key, self.root / file)], remedy)
             for key, file in (("train", self.train_file), ("test", self.test_file))
+            if key == "test" or self.reads_train
         }
 
     def hash_content(self, path: str) -> tuple[str, str, str]:
@@ -81,7 +82,12 @@ class Packed(Crops):
         return Crop((left, top, max(round(right), left + 1), max(round(bottom), top + 1)), mirrored)
 
     def load(self) -> Splits:
-        train, test = (PackedImages(self, self.root / file) for file in (self.train_file, self.test_file))
+        test = PackedImages(self, self.root / self.test_file)
+        if not self.reads_train:
+            return Splits.only_test(
+                test, f"{self.root / self.train_file} was not read, because no net of the config is trained."
+            )
+        train = PackedImages(self, self.root / self.train_file)
         if train.class_names != test.class_names:
             raise FileError(
                 f"{self.root}: {self.train_file} and {self.test_file} have different classes, or the same in another "

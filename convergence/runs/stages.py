@@ -345,7 +345,7 @@ STAGE_TABLE: dict[str, Stage] = {
         Stage(
             "statistics", _statistics, lambda folder: [folder.statistics_task()], RunFolder.train_tasks, ranks="mpi",
             reads_data=True,
-            checks=("images", "nets", "layers", "resources"),
+            checks=("images", "nets", "layers", "positions", "resources"),
         ),
         Stage(
             "analyze", _analyze, lambda folder: [folder.analyze_task()], lambda folder: [folder.statistics_task()]

@@ -311,7 +311,7 @@ def test_check_prints_findings_and_estimates(config, capsys):
     assert document["findings"][0]["remedy"]
     assert main(["check", *config(kind="UnusedLayer")]) == 0
     text = capsys.readouterr().out
-    assert "0 faults, 1 warning; checked: images, nets, training, layers, resources" in text
+    assert "0 faults, 1 warning; checked: images, nets, training, layers, positions, resources" in text
     assert "train       memory" in text
     assert "about" in text.split("on disk")[0]
 

@@ -176,8 +176,29 @@ def test_missing_images_are_explained(tmp_path, image_root):
         source("cifar10", root=str(tmp_path / "none")).load()
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)
-    with pytest.raises(FileError, match="no images were found in 1 class folders"):
+    with pytest.raises(FileError, match=r"no images were found\. Images are"):
         source("image_folder", root=str(tmp_path)).load()
+
+
+def test_images_without_class_folders_have_no_labels_and_need_no_training_images(tmp_path, image_root):
+    import shutil
+
+    (tmp_path / "val").mkdir()
+    for k, path in enumerate(sorted((image_root / "val").rglob("*.JPEG"))):
+        shutil.copy(path, tmp_path / "val" / f"{k}.jpg")
+    data = source("image_folder", root=str(tmp_path), resize=40, crop=32)
+    with pytest.raises(FileError, match=r"train: there is no such folder"):
+        data.load()
+    data.without_train()
+    splits = data.load()
+    assert (splits.test.labels, splits.test.n_classes, len(splits.test), len(splits.train)) == (None, 0, 8, 0)
+    labelled = source("image_folder", root=str(image_root), resize=40, crop=32).load().test
+    np.testing.assert_array_equal(splits.test.read(np.arange(8)), labelled.read(np.arange(8)))
+    with pytest.raises(ConfigError, match="the images have no labels"):
+        splits.test.known_labels()
+    with pytest.raises(FileError, match="was not read, because no net of the config is trained"):
+        splits.train.read(np.arange(1))
+    assert list(data.list_parts()) == ["test"]
 
 
 def test_a_damaged_image_is_named(tmp_path, image_root):
