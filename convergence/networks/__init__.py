@@ -7,6 +7,8 @@ alexnet.py       AlexNet of Li et al. 2016
 small.py         a small convolutional net
 external.py      torchvision classifiers and factories of modules
 weights.py       initialise, save and load weights
+checkpoints.py   read weights of other programs; weight_files.py lists their files
+state_keys.py    fit the keys of a checkpoint to a net
 layer_reader.py  read a layer of a net after its activation function
 pre_activations.py  the input of that function, and the function itself
 devices.py       choice of the device, reproducible arithmetic

@@ -72,8 +72,18 @@ def load_checked(path: Path) -> dict[str, torch.Tensor]:
 
 
 def state_arrays(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights and buffers of a net as contiguous arrays on the CPU, as weights files hold them."""
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    """Return the weights and buffers of a net as contiguous arrays on the CPU, as weights files hold them.
+
+    A tensor that several modules share (tied weights) is an array of its own for each of them, of equal values.
+    """
+    state: dict[str, torch.Tensor] = {}
+    memories: set[int] = set()
+    for name, value in module.state_dict().items():
+        array = value.detach().cpu().contiguous()
+        memory = array.untyped_storage().data_ptr()
+        state[name] = array.clone() if memory in memories else array
+        memories.add(memory)
+    return state
 
 
 def load_arrays(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
