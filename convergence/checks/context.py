@@ -90,9 +90,14 @@ class DistinctNet:
         return ", ".join(names) if len(names) < 4 else f"{', '.join(names[:2])} and {len(names) - 2} more"
 
     @property
-    def trained(self) -> list[Net]:
-        """Its nets that are trained."""
-        return [net for net in self.nets if net.trained]
+    def trained_here(self) -> list[Net]:
+        """Its nets that this run trains."""
+        return [net for net in self.nets if net.trained_here]
+
+    @property
+    def given(self) -> list[Net]:
+        """Its nets that have weights of their own."""
+        return [net for net in self.nets if net.weights is not None]
 
 
 class CheckContext:

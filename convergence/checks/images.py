@@ -136,7 +136,7 @@ def _check_counts(context: CheckContext) -> Iterator[Finding]:
             yield Finding(NAME, "fault", str(error), remedy="Lower statistics.groups, or use images of more families")
     training = context.experiment.training
     n, size = subset_size(len(context.splits.train), training.data_share), training.batch_size
-    if any(net.trained for net in context.nets) and size > n > 0:
+    if any(net.trained_here for net in context.nets) and size > n > 0:
         yield Finding(
             NAME, "warning", f"training.batch_size = {size} exceeds the {n} training images: an epoch is one step",
             remedy="Lower training.batch_size",

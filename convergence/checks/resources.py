@@ -55,7 +55,7 @@ def _training_need(context: CheckContext) -> Iterator[StageNeed]:
     memory = seconds = 0.0
     basis = ""
     for net in context.nets:
-        missing = [one for one in net.trained if folder.state(folder.train_task(one)) != "done"]
+        missing = [one for one in net.trained_here if folder.state(folder.train_task(one)) != "done"]
         if not missing or net.facts.training_s is None:
             continue
         jointly = config.train_jointly

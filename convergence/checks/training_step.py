@@ -52,7 +52,7 @@ def check_training(context: CheckContext) -> Iterator[Finding]:
         yield Finding(NAME, "note", f"steps were computed on the CPU, because training.{error}")
     reproducible_arithmetic(config.threads)
     for net in context.working_nets:
-        if any(_is_needed(context, context.folder.train_task(one)) for one in net.trained):
+        if any(_is_needed(context, context.folder.train_task(one)) for one in net.trained_here):
             try:
                 yield from _check_steps(context, net, config, device)
             except UserError as error:
@@ -79,7 +79,7 @@ def _check_schedule(config: TrainingConfig) -> Iterator[Finding]:
 def _check_steps(
     context: CheckContext, net: DistinctNet, config: TrainingConfig, device: torch.device
 ) -> Iterator[Finding]:
-    first = net.trained[0]
+    first = net.trained_here[0]
     candidate = Candidate(context.folder.net_folder(first), net.spec, first.seed)
     assert net.module is not None
     if not any(parameter.requires_grad for parameter in net.module.parameters()):

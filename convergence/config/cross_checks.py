@@ -38,7 +38,7 @@ def check_layer_names(where: str, names: Iterable[str]) -> None:
 
 def check_size(experiment: Experiment) -> None:
     """Reject numbers of nets and comparisons that no analysis can read."""
-    n_nets = sum(len(group.seeds) for group in experiment.nets)
+    n_nets = sum(group.n_nets for group in experiment.nets)
     if n_nets > MAX_NETS:
         raise ValueError(f"nets: {n_nets:,} nets; an experiment has at most {MAX_NETS:,}")
 
@@ -97,7 +97,7 @@ def check_images(experiment: Experiment) -> None:
         available = n_train if config.split == "train" else n_test
         batch, share = experiment.training.batch_size, experiment.training.data_share
         seen = subset_size(n_train, share)
-        if batch > seen and any(group.trained for group in experiment.nets):
+        if batch > seen and any(group.trained_here for group in experiment.nets):
             of = f" of a net (training.data_share = {share:g})" if share < 1 else ""
             raise ValueError(f"training.batch_size = {batch:,} is more than the {seen:,} training images{of}; lower it")
     _check_groups(experiment, available)
@@ -137,8 +137,8 @@ def check_functional_names(experiment: Experiment) -> None:
     }
     trained = {
         "functional.merge.nets": config.merge.nets,
-        "functional.average.net": [config.average.net] if config.average.net else [],
     }
+    trained_here = {"functional.average.net": [config.average.net] if config.average.net else []}
     comparisons = {
         "functional.stitch.comparisons": config.stitch.comparisons,
         "functional.ensemble.comparisons": config.ensemble.comparisons,
@@ -146,6 +146,9 @@ def check_functional_names(experiment: Experiment) -> None:
     }
     _check_known("net", nets, {net.name: None for net in experiment.all_nets()})
     _check_known("trained net", trained, {net.name: None for net in experiment.all_nets() if net.trained})
+    _check_known(
+        "net trained here", trained_here, {net.name: None for net in experiment.all_nets() if net.trained_here}
+    )
     _check_known("comparison", comparisons, {item.name: None for item in experiment.statistics.comparisons})
 
 

@@ -6,16 +6,15 @@ inputs, so a changed key re-runs exactly the stages that depend on it (:mod:`con
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from convergence.config import cross_checks
 from convergence.config.functional import FunctionalConfig
 from convergence.config.layer_refs import LayerRef, layer_refs_of_net
+from convergence.config.nets import Net, NetGroup
 from convergence.config.stages import (
     AnalysisConfig,
     Comparison,
@@ -31,8 +30,7 @@ from convergence.data.files import Part, file_and_array, list_files
 from convergence.data.images import DataSource
 from convergence.data.manifest import FileData
 from convergence.errors import ConfigError, did_you_mean, shown
-from convergence.networks import NETWORKS, NetworkSpec
-from convergence.settings import MAX_SEED, PLACE_ONLY, PathSetting, Settings, expand_path
+from convergence.settings import PLACE_ONLY, PathSetting, Settings, expand_path
 
 
 def _data_source(value: Any, info: ValidationInfo) -> Any:
@@ -41,113 +39,6 @@ def _data_source(value: Any, info: ValidationInfo) -> Any:
     name = str(value["name"])
     of_others = "torchvision" if name.startswith("torchvision:") else "factory"
     return DATA_SETS.load(of_others if ":" in name else name).model_validate(value, context=info.context)
-
-
-def _network(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, Mapping) or "name" not in value:
-        return value
-    name = str(value["name"])
-    if name.startswith("torchvision:"):
-        entry = "torchvision"
-    elif ":" in name:
-        entry = "factory"
-    else:
-        entry = name
-    return NETWORKS.load(entry).model_validate(value, context=info.context)
-
-
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-
-
-class NetGroup(Settings):
-    """Nets of one architecture that differ by a seed: of the initial weights, image order, or training subset."""
-
-    label: Name = Field("net", description="The nets of the group are named <label>1, <label>2, …")
-    network: SerializeAsAny[Annotated[NetworkSpec, BeforeValidator(_network)]] = Field(
-        description="Name and settings of the network."
-    )
-    seeds: tuple[Seed, ...] = Field(
-        min_length=1, description="Seeds of the initial weights and of dropout, one per net."
-    )
-    order_seeds: tuple[Seed, ...] | Seed | None = Field(
-        None,
-        description="Seeds of the image order and augmentation, one per net, or one for all; default: "
-        "training.data_seed.",
-    )
-    subset_seeds: tuple[Seed, ...] | Seed | None = Field(
-        None,
-        description="Seeds of the subset of training images, one per net, or one for all; needs "
-        "training.data_share < 1. Default: training.data_seed.",
-    )
-    trained: bool = Field(True, description="False keeps the initial weights: a baseline.")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> NetGroup:
-        for name in ("order_seeds", "subset_seeds"):
-            seeds = getattr(self, name)
-            if seeds is not None and not self.trained:
-                raise ValueError(f"{name} are given for untrained nets, which see no images; remove them")
-            if isinstance(seeds, tuple) and len(seeds) != len(self.seeds):
-                raise ValueError(
-                    f"{name} lists {len(seeds)} seeds for {len(self.seeds)} nets; give one per net of seeds, or one "
-                    "integer for all"
-                )
-        varied = [name for name in ("order_seeds", "subset_seeds") if isinstance(getattr(self, name), tuple)]
-        if len(set(self.net_seeds())) < len(self.seeds):
-            if not varied:
-                raise ValueError(
-                    f"seeds {shown(list(self.seeds))} list a seed twice; nets of a group need different seeds, or "
-                    "different order_seeds or subset_seeds"
-                )
-            first = next(seeds for k, seeds in enumerate(self.net_seeds()) if seeds in self.net_seeds()[:k])
-            named = [f"seed {first[0]}", *(f"{name[:-1]} {first[1 + (name[0] == 's')]}" for name in varied)]
-            raise ValueError(f"two nets have {' and '.join(named)}, and would be the same net; change a seed")
-        return self
-
-    def net_seeds(self) -> list[tuple[int, int | None, int | None]]:
-        """Seeds of each net: of its initial weights, its image order, and its training subset; None for no seed."""
-        n = len(self.seeds)
-        order, subset = (
-            seeds if isinstance(seeds, tuple) else (seeds,) * n for seeds in (self.order_seeds, self.subset_seeds)
-        )
-        return list(zip(self.seeds, order, subset, strict=True))
-
-
-class Net(NamedTuple):
-    """One net of the experiment, resolved from its group.
-
-    Attributes
-    ----------
-    name, label : of the net and of its group
-    network : None for given activations
-    seed : of the initial weights and of dropout; -1 for given activations
-    trained : False for a net with its initial weights
-    order_seed : of the image order and augmentation; None for a net that is not trained here
-    subset_seed : of the training subset; None for a net that is not trained here, or sees all training images
-    """
-
-    name: str
-    label: str
-    network: NetworkSpec | None
-    seed: int
-    trained: bool
-    order_seed: int | None = None
-    subset_seed: int | None = None
-
-    @property
-    def spec(self) -> NetworkSpec:
-        """The network; ConfigError if the config gives only activations of the net."""
-        if self.network is None:
-            raise ConfigError(f"{self.name}: the config gives activations only; add [data] and [[nets]] for a network.")
-        return self.network
-
-    @property
-    def initialisation(self) -> str:
-        """Text that is equal for nets of equal initial weights: the network and the seed; the name if unknown."""
-        if self.network is None:
-            return self.name
-        settings = json.dumps(self.network.digest_values(), sort_keys=True)
-        return f"{self.network.name} {hashlib.sha256(settings.encode()).hexdigest()[:12]}, seed {self.seed}"
 
 
 Nonlinearity = Literal[
@@ -303,16 +194,9 @@ class Experiment(Settings):
         if self.activations is not None:
             untrained = set(self.activations.untrained)
             return [Net(name, name, None, -1, name not in untrained) for name in self.activations.nets]
-        training, nets = self.training, []
-        for group in self.nets:
-            for k, (seed, order, subset) in enumerate(group.net_seeds(), start=1):
-                net = Net(f"{group.label}{k}", group.label, group.network, seed, group.trained)
-                if group.trained:
-                    net = net._replace(order_seed=training.data_seed if order is None else order)
-                    if training.data_share < 1:
-                        net = net._replace(subset_seed=training.data_seed if subset is None else subset)
-                nets.append(net)
-        return nets
+        training = self.training
+        default, share = training.data_seed, training.data_share
+        return [net for group in self.nets for net in group.resolved(default, share)]
 
     @property
     def images(self) -> DataSource:
@@ -333,7 +217,7 @@ class Experiment(Settings):
             for ref in layer_refs_of_net(
                 net.name,
                 comparison.layers_of(net.label),
-                comparison.epochs or () if net.trained else (),
+                comparison.epochs or () if net.trained_here else (),
                 self.training.epochs,
             )
         ]

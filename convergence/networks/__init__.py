@@ -1,11 +1,15 @@
 """Networks by name. To add one, write a :class:`NetworkSpec` in a new file and register it below.
 
-Besides these names, ``torchvision:<model>`` is any torchvision classifier and ``package.module:factory`` any callable
-that returns a ``torch.nn.Module``.
+Besides these names, ``torchvision:<model>`` is any torchvision classifier, ``timm:<model>`` a model of timm,
+``hf:<folder or name>`` a model of transformers, and ``package.module:factory`` any callable that returns a
+``torch.nn.Module``.
 
 alexnet.py       AlexNet of Li et al. 2016
 small.py         a small convolutional net
 external.py      torchvision classifiers and factories of modules
+zoo.py           what model zoos have in common; preprocessing.py: how they prepare images
+timm_models.py, transformers_models.py  models of timm and of transformers
+answers.py       nets that take tokens, or answer with tuples and dicts
 weights.py       initialise, save and load weights
 checkpoints.py   read weights of other programs; weight_files.py lists their files
 state_keys.py    fit the keys of a checkpoint to a net
@@ -28,15 +32,21 @@ if TYPE_CHECKING:
 
     import torch
 
+    from convergence.networks.preprocessing import Preprocessing
+
 NETWORKS = Registry(
     "network",
     {
         "small": "convergence.networks.small:Small",
         "alexnet": "convergence.networks.alexnet:AlexNet",
         "torchvision": "convergence.networks.external:TorchvisionNetwork",
+        "timm": "convergence.networks.timm_models:TimmNetwork",
+        "hf": "convergence.networks.transformers_models:TransformersNetwork",
         "factory": "convergence.networks.external:FactoryNetwork",
     },
 )
+ZOOS = ("torchvision", "timm", "hf")
+"""Networks that have models by name, as in ``torchvision:resnet18``."""
 PRE_ACTIVATIONS = "pre-activations of "
 """Key of the pre-activations of a layer among the values that are read: this, and the name of the layer."""
 
@@ -57,6 +67,36 @@ class NetworkSpec(Settings):
     def refusal(self) -> str:
         """Say why :meth:`build` may not run that code; "" if it may."""
         return ""
+
+    def names_weights(self, text: str) -> bool:
+        """Whether a text names weights of the network's model zoo; otherwise it is the path of a checkpoint."""
+        return False
+
+    def with_weights(self, name: str) -> NetworkSpec:
+        """The network as it is built for some named weights, or ("") for those of a file."""
+        return self
+
+    def find_weights(self, name: str, download: bool) -> tuple[Path, ...]:
+        """Files of named weights on this machine.
+
+        Raises
+        ------
+        MissingWeightsError
+            for weights that are not on this machine, unless ``download`` is set.
+        """
+        raise TypeError(f"{type(self).__name__} has no named weights")
+
+    def read_weights(self, name: str, files: tuple[Path, ...], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Read named weights from their files as the model zoo does, with the keys of the built module."""
+        raise TypeError(f"{type(self).__name__} has no named weights")
+
+    def ignored_keys(self) -> tuple[str, ...]:
+        """Return beginnings of the keys of checkpoints that the net does without."""
+        return ()
+
+    def preprocessing(self) -> Preprocessing | None:
+        """Return how images have to be prepared for the named weights; None where that is not known."""
+        return None
 
     def known_layers(self) -> Collection[str] | None:
         """Return the names of all layers; None where only the built net knows them."""

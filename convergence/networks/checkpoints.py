@@ -19,7 +19,7 @@ import torch
 
 from convergence.errors import FileError, did_you_mean, listed
 from convergence.io.files import printable
-from convergence.networks.weight_files import INDEX, read_index, weight_files
+from convergence.networks.weight_files import read_index, weight_files
 
 State = dict[str, torch.Tensor]
 OTHER_STATE = re.compile(r"(optim\w*|opt|\w*sched\w*|scaler|amp|loops|callbacks|rng\w*|\w*hyper_?param\w*|config)$")

@@ -64,7 +64,7 @@ def test_state_dict_is_found_in_usual_containers(tmp_path, content, inside):
 
 
 def test_lightning_checkpoint_leaves_losses_out_and_says_so(tmp_path):
-    content = {"pytorch-lightning_version": "2.0", "hyper_parameters": {"lr": 0.1}, "callbacks": {"x": {"best": torch.ones(1)}},
+    content = {"hyper_parameters": {"lr": 0.1}, "callbacks": {"x": {"best": torch.ones(1)}},
                "state_dict": prefixed("model.") | {"loss.weight": torch.ones(2)}}  # fmt: skip
     torch.save(content, tmp_path / "a.ckpt")
     state, notes = loaded(tmp_path / "a.ckpt")
@@ -75,16 +75,16 @@ def test_lightning_checkpoint_leaves_losses_out_and_says_so(tmp_path):
 
 def test_several_state_dicts_need_a_name(tmp_path):
     torch.save({"state_dict": net(2).state_dict(), "state_dict_ema": STATE}, tmp_path / "a.pt")
-    with pytest.raises(FileError, match='state_dict, state_dict_ema.*weights_key = "state_dict"'):
+    with pytest.raises(FileError, match=r'state_dict, state_dict_ema.*weights_key = "state_dict"'):
         loaded(tmp_path / "a.pt")
     assert same(loaded(tmp_path / "a.pt", inside="state_dict_ema").state)
-    with pytest.raises(FileError, match='no part "ema".*did you mean|Known'):
+    with pytest.raises(FileError, match=r'no part "ema".*did you mean|Known'):
         loaded(tmp_path / "a.pt", inside="ema")
 
 
 def test_student_and_teacher_in_one_state_dict_need_a_name(tmp_path):
     torch.save({"state_dict": prefixed("student.") | prefixed("teacher.", net(3).state_dict())}, tmp_path / "a.pt")
-    with pytest.raises(FileError, match='2 parts fit the net: student., teacher..*weights_key = "student"'):
+    with pytest.raises(FileError, match=r'2 parts fit the net: student., teacher..*weights_key = "student"'):
         loaded(tmp_path / "a.pt")
     for inside in ("student", "state_dict.student"):
         assert same(loaded(tmp_path / "a.pt", inside=inside).state)
@@ -107,7 +107,7 @@ def test_shards_are_joined_and_confined_to_their_folder(tmp_path, ending):
     with pytest.raises(FileError, match=r"\.\./secret.bin.*is no name of a file in the folder"):
         loaded(index)
     index.write_text(json.dumps({"weight_map": places | {"other": names[0]}}))
-    with pytest.raises(FileError, match="1 keys of the index are in none of its files: other"):
+    with pytest.raises(FileError, match=r"1 keys of the index are in none of its files: other"):
         loaded(index)
     (tmp_path / names[1]).unlink()
     with pytest.raises(MissingWeightsError, match=names[1]):
@@ -143,7 +143,7 @@ def test_other_kinds_of_files_are_refused_with_a_remedy(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-8])
     os.mkfifo(tmp_path / "pipe.pt")
     for name, words in {
-        "script.pt": "TorchScript archive.*torch.jit.load", "none.pt": "no state dict.*epoch", "list.pt": "no state dict",
+        "script.pt": "TorchScript archive.*torch.jit", "none.pt": "no state dict.*epoch", "list.pt": "no state dict",
         "cut.pt": "damaged", "lfs.pt": "git lfs pull", "page.pt": "a page", "keras.h5": "HDF5", "empty.pt": "empty",
         "cut.safetensors": "damaged", "pipe.pt": "a pipe", "missing.pt": "no such file",
     }.items():  # fmt: skip
@@ -164,7 +164,7 @@ def test_differences_are_named_with_the_nearest_keys(tmp_path):
     state["fc.weight"] = STATE["fc.weight"]
     save_file(state, tmp_path / "a.safetensors")
     assert same(loaded(tmp_path / "a.safetensors", key_map={"conv1.": "conv."}).state)
-    with pytest.raises(FileError, match='no key begins with "conv2."'):
+    with pytest.raises(FileError, match=r'no key begins with "conv2."'):
         loaded(tmp_path / "a.safetensors", key_map={"conv2.": "conv."})
 
 
@@ -172,7 +172,7 @@ def test_one_missing_key_behind_a_prefix_is_the_one_that_is_named(tmp_path):
     state = prefixed("module.")
     del state["module.fc.bias"]
     torch.save(state, tmp_path / "a.pt")
-    with pytest.raises(FileError, match="1 key is missing in the checkpoint: fc.bias"):
+    with pytest.raises(FileError, match=r"1 key is missing in the checkpoint: fc.bias"):
         loaded(tmp_path / "a.pt")
 
 
@@ -183,7 +183,7 @@ def test_half_precision_becomes_float32_with_a_note(tmp_path):
     assert notes == ("weights stored as float16 were converted to float32",)
     assert torch.equal(state["fc.weight"], STATE["fc.weight"].half().float())
     assert state["norm.num_batches_tracked"].dtype == torch.int64
-    with pytest.raises(FileError, match="fc.weight is stored as int8"):
+    with pytest.raises(FileError, match=r"fc.weight is stored as int8"):
         fit_state(STATE | {"fc.weight": STATE["fc.weight"].to(torch.int8)}, net(), "a.pt")
 
 
@@ -236,7 +236,7 @@ def test_tied_weights_may_be_written_once(left_out):
 
 
 def test_untied_values_of_tied_weights_are_refused():
-    with pytest.raises(FileError, match="first.weight and second.weight are one tensor"):
+    with pytest.raises(FileError, match=r"first.weight and second.weight are one tensor"):
         fit_state(Tied().state_dict() | {"second.weight": torch.zeros(3, 3)}, Tied(), "a.pt")
 
 

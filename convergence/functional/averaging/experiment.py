@@ -218,16 +218,17 @@ def _results(key: tuple[str, str, str, int], log: AveragingLog, steps: int, roun
 
 
 def _chosen(context: ExperimentContext) -> Net:
-    trained, wanted = context.trained, context.config.average.net
+    trained = [net for net in context.trained if net.trained_here]
+    wanted = context.config.average.net
     if not trained:
-        raise ConfigError("average needs a trained net, whose network the workers have. Add one in [[nets]].")
+        raise ConfigError("average needs a net that is trained here, whose network the workers have. Add one in [[nets]].")
     if not wanted:
         return trained[0]
     for net in trained:
         if net.name == wanted:
             return net
     known = [net.name for net in trained]
-    raise ConfigError(f'functional.average.net: there is no trained net "{wanted}"; {did_you_mean(wanted, known)}')
+    raise ConfigError(f'functional.average.net: there is no net trained here "{wanted}"; {did_you_mean(wanted, known)}')
 
 
 def _derived(*words: int) -> int:
