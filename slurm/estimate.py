@@ -109,6 +109,7 @@ def estimate_run(config: str, overrides: Sequence[str], runs: str, cluster: str)
     profile = read_profile(cluster)
     folder = RunFolder(Path(runs) / experiment.name, experiment)
     folder.data.doubt_changes()
+    folder.weights.doubt_changes()
     works = unfinished(folder)
     stages = estimate_stages(folder, works, profile)
     measured = [(item.stage, item.waves * item.measured_s) for item in stages if item.measured_s is not None]

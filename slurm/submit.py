@@ -252,6 +252,7 @@ def _open(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tup
     experiment = read_config(config, overrides)
     folder = RunFolder(Path(runs) / experiment.name, experiment)
     folder.data.doubt_changes()
+    folder.weights.doubt_changes()
     return folder, read_profile(cluster), Records(folder.path.resolve() / "jobs")
 
 

@@ -65,6 +65,7 @@ class DistinctNet:
     nets : nets of the config with this network
     module : the built net, in evaluation mode; None until the check of nets built it
     working : whether it could be run; the checks of its layers and of training need that
+    classifies : whether it has an output for each class
     fixed : whether it is a fixed function of each image; otherwise values are not compared
     logits : its output for two images
     outputs : shapes of what its modules returned for two images, by name
@@ -76,6 +77,7 @@ class DistinctNet:
     nets: tuple[Net, ...]
     module: nn.Module | None = None
     working: bool = False
+    classifies: bool = True
     fixed: bool = True
     logits: torch.Tensor | None = None
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)

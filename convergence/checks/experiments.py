@@ -134,6 +134,13 @@ def _checked(context: CheckContext, name: str, findings: Callable[[_Context], It
     """The distinct findings of an experiment, and the errors of its settings."""
     if len(context.working_nets) < len(context.nets):
         return  # nets that do not run are reported
+    others = [net.name for net in context.nets if not net.classifies]
+    if others:
+        yield Finding(
+            name, "warning", f"the experiment will fail for {', '.join(others)}, which have no output for each class",
+            remedy=f"Disable functional.{name}, or choose nets with an output for each class of the data",
+        )  # fmt: skip
+        return
     seen = set()
     try:
         for finding in findings(_Context(context, name)):

@@ -57,7 +57,7 @@ def _check_splits(train: ImageSet, test: ImageSet) -> Iterator[Finding]:
 def _check_needs(context: CheckContext) -> Iterator[Finding]:
     """Findings about labels and training images that the run needs and the data do not have."""
     experiment, train = context.experiment, context.splits.train
-    trained = any(net.trained and not getattr(net, "weights", None) for net in experiment.all_nets())
+    trained = any(net.trained_here for net in experiment.all_nets())
     if isinstance(train, AbsentImages):
         if trained or experiment.statistics.split == "train":
             needed = "nets are trained" if trained else 'statistics.split = "train"'

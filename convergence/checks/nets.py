@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from convergence.checks.context import CheckContext, DistinctNet, described, user_code
 from convergence.checks.findings import Finding, shortened
 from convergence.checks.first_difference import first_difference
+from convergence.checks.given_weights import check_given, check_given_files
 from convergence.errors import UserError
 from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.weights import load_arrays, state_arrays
@@ -29,6 +30,7 @@ RELATIVE_ERROR = 1e-4
 def check_nets(context: CheckContext) -> Iterator[Finding]:
     """Yield findings about every distinct net of a config; run it before the checks that use the nets."""
     reproducible_arithmetic(context.experiment.training.threads)
+    yield from check_given_files(context)
     for net in context.nets:
         try:
             yield from _check_net(context, net)
@@ -37,7 +39,7 @@ def check_nets(context: CheckContext) -> Iterator[Finding]:
 
 
 def _check_net(context: CheckContext, net: DistinctNet) -> Iterator[Finding]:
-    module = context.build(net.spec, net.nets[0].seed)
+    module = context.build(net.spec, max(net.nets[0].seed, 0))
     lazy = [name for name, value in [*module.named_parameters(), *module.named_buffers()] if is_lazy(value)]
     if lazy:
         yield _fault(
@@ -55,6 +57,12 @@ def _check_net(context: CheckContext, net: DistinctNet) -> Iterator[Finding]:
         return
     net.facts.parameters = sum(parameter.numel() for parameter in module.parameters())
     net.facts.state_bytes = sum(value.numel() * value.element_size() for value in module.state_dict().values())
+    fitting = True
+    for finding in check_given(context, net, module):
+        fitting = fitting and finding.level != "fault"
+        yield finding
+    if not fitting:
+        return
     yield from _check_output(context, net, module.eval())
     if net.working:
         net.module = module
@@ -68,16 +76,21 @@ def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) ->
     with user_code(f"{type(module).__name__} on images of shape {shape}"):
         output, net.facts.activation_bytes, net.outputs = _first_pass(module, images)
     problem = _problem_of_output(output, len(images), n_classes)
-    if problem:
+    if problem and (net.trained_here or not _is_answer(output, len(images))):
         yield _fault(net, *problem)
         return
+    if problem:
+        net.classifies = False
+        yield Finding(
+            NAME, "note", f"{net.name}: the net returns {described(output)} for {len(images)} images, and there "
+            f"are {n_classes} classes: no accuracy is computed, and functional experiments refuse the net"
+        )  # fmt: skip
     start, cpu = time.perf_counter(), time.process_time()
     again = _run(module, images)
     between, net.facts.evaluation_cpu_s = time.perf_counter(), (time.process_time() - cpu) / len(images)
     if not bool(torch.isfinite(output).all()):
         yield _fault(
-            net, "the untrained net returns values that are not finite", "Check its initial weights, and that images "
-            "are normalised"
+            net, "the net returns values that are not finite", "Check its weights, and that images are normalised"
         )  # fmt: skip
         return
     net.working, net.fixed, net.logits = True, False, output
@@ -106,8 +119,8 @@ def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) ->
 
 def _check_weights(context: CheckContext, net: DistinctNet, module: nn.Module) -> Iterator[Finding]:
     """Findings about seeds, saving and loading, and training mode, with a second net of another seed."""
-    seeds = [one.seed for one in net.nets]
-    another = next((seed for seed in [*seeds, 0, 1] if seed != seeds[0]), 1)
+    seeds = [one.seed for one in net.nets if one.weights is None]
+    another = next((seed for seed in [*seeds, 0, 1] if seed != max(net.nets[0].seed, 0)), 1)
     second = context.build(net.spec, another)
     drawn = [(x, y) for x, y in zip(module.parameters(), second.parameters(), strict=True) if x.numel()]
     if len(set(seeds)) > 1 and drawn and all(torch.equal(x, y) for x, y in drawn):
@@ -119,10 +132,7 @@ def _check_weights(context: CheckContext, net: DistinctNet, module: nn.Module) -
         with user_code("saving and loading the weights"):
             load_arrays(second, _saved_and_read(module))
     except UserError as error:
-        yield _fault(
-            net, shortened(error), "Weights must be tensors of their own: parameters that several modules share (tied "
-            "weights) cannot be saved",
-        )  # fmt: skip
+        yield _fault(net, shortened(error), "Keep weights in parameters and buffers that are plain tensors")
         return
     images = context.samples[:2]
     assert net.logits is not None
@@ -131,7 +141,7 @@ def _check_weights(context: CheckContext, net: DistinctNet, module: nn.Module) -
             net, "the net returns other values after its weights were saved and loaded",
             "Keep everything that the output depends on in parameters or buffers (register_buffer)",
         )  # fmt: skip
-    if net.trained:
+    if net.trained_here:
         yield from _check_training_mode(context, net, second)
 
 
@@ -206,6 +216,11 @@ def _problem_of_output(output: Any, n: int, n_classes: int) -> tuple[str, str] |
     if output.numel() == n:
         remedy += ". One logit for two classes is two outputs here"
     return f"the net returns {described(output)} for {n} images; needed is {wanted}", remedy
+
+
+def _is_answer(output: Any, n: int) -> bool:
+    """Whether an output is a tensor with a row for each image, which statistics need no more than."""
+    return isinstance(output, torch.Tensor) and output.is_floating_point() and output.ndim > 0 and len(output) == n
 
 
 def _saved_and_read(module: nn.Module) -> dict[str, torch.Tensor]:

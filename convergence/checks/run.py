@@ -178,7 +178,7 @@ def kept(folder: RunFolder, processes: int = 1) -> CheckedRun | None:
         if found["digest"] != _digest(folder, processes):
             return None
         contents = {found["content"], folder.data.content} - {UNCHECKED}  # not known before the first stage
-        if len(contents) > 1:
+        if len(contents) > 1 or found["weights"] != folder.weights.contents:
             return None
         run = found["run"]
         needs = Needs(
@@ -195,7 +195,8 @@ def _keep(folder: RunFolder, run: CheckedRun, processes: int) -> None:
     try:
         folder.create()
         with atomic_write(folder.path / FILE) as temporary:
-            record = {"digest": _digest(folder, processes), "content": folder.data.content, "run": asdict(run)}
+            digest, contents = _digest(folder, processes), (folder.data.content, folder.weights.contents)
+            record = {"digest": digest, "content": contents[0], "weights": contents[1], "run": asdict(run)}
             temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     except (FileError, OSError) as error:
         logger.debug("the outcome of the check is not kept: %s", error)

@@ -105,7 +105,7 @@ def check_images(experiment: Experiment) -> None:
 
 def reads_training_images(experiment: Experiment) -> bool:
     """Whether a run needs training images: to train a net here, for the statistics, or for an enabled experiment."""
-    trained = any(group.trained and not getattr(group, "weights", None) for group in experiment.nets)
+    trained = any(group.trained_here for group in experiment.nets)
     functional = experiment.functional
     fitted = functional.merge.enabled or functional.compress.enabled or functional.average.enabled
     return trained or fitted or experiment.statistics.split == "train"

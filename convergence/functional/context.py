@@ -153,6 +153,11 @@ class ExperimentContext:
         for group, images, labels in self.read(groups):
             for name, net in nets.items():
                 logits = net(images)
+                if logits.shape != (len(labels), self.images.n_classes):
+                    raise UserError(
+                        f"{name}: the net returns {tuple(logits.shape)} for {len(labels)} images; functional "
+                        f"experiments need an output for each of the {self.images.n_classes} classes of the data."
+                    )
                 loss = nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
                 if not np.isfinite(loss):
                     raise UserError(f"{name}: the loss on the images of group {group} is {loss}.")

@@ -1,12 +1,13 @@
 """One tensor in, one tensor out: nets that take tokens, or answer with tuples, dicts or several heads.
 
-The instance of a net gets a subclass of its own class whose ``forward`` picks the answer. So the modules of the net keep
-their paths, and its weights keep their keys.
+The instance of a net gets a subclass of its own class, whose ``forward`` picks the answer. So the modules of the net
+keep their paths, and its weights keep their keys.
 """
 
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,12 +60,13 @@ def picked(answer: Any, choice: int | str | None, name: str) -> Any:
     if choice is None and isinstance(answer, torch.Tensor | fx.Proxy):
         return answer
     if isinstance(answer, fx.Proxy):
-        return answer[choice]
+        return operator.getitem(answer, choice)
     found = _readings(answer)
     if choice is not None:
         if choice not in found:
             raise ConfigError(
-                f"{name}: network.answer = {choice!r}, and the net returns {_described(found) or type(answer).__name__}."
+                f"{name}: network.answer = {_toml(choice)}, and the net returns "
+                f"{_described(found) or type(answer).__name__}."
             )
         return found[choice]
     for preferred in PREFERRED:

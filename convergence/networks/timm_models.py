@@ -66,9 +66,9 @@ class TimmNetwork(ZooNetwork):
         model = self.name.removeprefix("timm:")
         return model if pretrained in ("", DEFAULT) else f"{model.partition('.')[0]}.{pretrained}"
 
-    def _create(self, pretrained: str, arguments: dict[str, Any], **more: Any) -> torch.nn.Module:
+    def _create(self, tag: str, arguments: dict[str, Any], **more: Any) -> torch.nn.Module:
         timm = _timm()
-        name = self._full_name(pretrained)
+        name = self._full_name(tag)
         self._check_name(name)
         try:
             module: torch.nn.Module = timm.create_model(name, **{"pretrained": False, **more}, **arguments)

@@ -260,7 +260,7 @@ class DataRecord:
 
 
 def check_data(folder: RunFolder, tasks_of: Callable[[RunFolder], list[StageTask]], comm: Any) -> None:
-    """Check the data of a stage on the first rank; the other ranks then read the recorded files.
+    """Check the data and the given weights of a stage on the first rank; the other ranks then read what it recorded.
 
     Data that are missing are an error only if one of the stage's tasks, which ``tasks_of`` lists, has to run.
     """
@@ -276,12 +276,17 @@ def check_data(folder: RunFolder, tasks_of: Callable[[RunFolder], list[StageTask
                 failed = error
         except (UserError, Stopped) as error:
             failed = error
+        try:
+            folder.weights.check(lambda net: folder.state(folder.train_task(net)) == "done")
+        except UserError as error:
+            failed = failed or error
     if comm.share(isinstance(failed, Stopped)):
         raise Stopped("stopped by a signal")
     if comm.share(failed is not None):
         raise failed if comm.size == 1 and failed is not None else SharedError(str(failed)) from failed
     if comm.rank > 0:
         folder.data.attach()
+        folder.weights.attach()
 
 
 def _raise_if_stopping() -> None:

@@ -20,6 +20,7 @@ from convergence.provenance import (
 )
 from convergence.runs.data_record import DataRecord
 from convergence.runs.tasks import StageTask, TaskFolder, file_size, read_record
+from convergence.runs.weights_record import WeightsRecord
 from convergence.settings import PathSetting
 
 
@@ -30,6 +31,7 @@ class RunFolder(TaskFolder):
         super().__init__(path)
         self.experiment = experiment
         self.data = DataRecord(self.path, experiment)
+        self.weights = WeightsRecord(self.path, experiment)
 
     def create(self) -> None:
         """Make the folder unless it exists.
@@ -76,7 +78,7 @@ class RunFolder(TaskFolder):
         return self.path / "report" / "index.html"
 
     def train_task(self, net: Net) -> StageTask:
-        """Task: train (or initialise) one net."""
+        """Task: train one net, initialise it, or import its weights."""
         folder = self.net_folder(net)
         values: dict[str, Any] = {
             "data": self._data_values(),
@@ -84,13 +86,15 @@ class RunFolder(TaskFolder):
             "seed": net.seed,
             "trained": net.trained,
         }
-        if net.trained:
+        explanations = self.data.changes
+        if net.weights is not None:
+            values["weights"] = net.weights.digest_values() | {"sha256": self.weights.content(net)}
+            explanations = explanations | self.weights.explanations(net)
+        if net.trained_here:
             values["training"] = self.experiment.training.values_of(net.order_seed, net.subset_seed)
         scratch = tuple(folder / name for name in CHECKPOINTS)
         record = folder / "record.json"
-        return StageTask(
-            f"train {net.name}", (folder,), record, values, scratch=scratch, explanations=self.data.changes
-        )
+        return StageTask(f"train {net.name}", (folder,), record, values, scratch=scratch, explanations=explanations)
 
     def train_tasks(self) -> list[StageTask]:
         """Tasks: train all nets; none if the config gives activations."""

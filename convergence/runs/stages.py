@@ -208,7 +208,7 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
     groups: dict[tuple[int | None, int | None], list[Net]] = {}
     for net in _chosen_nets(folder, options):
         task = folder.train_task(net)
-        if jointly is False or not net.trained:
+        if jointly is False or not net.trained_here:
             _run_task(folder, task, options, functools.partial(_train_one, folder, net, splits, comm), comm)
         elif _begin(folder, task, options, comm):
             seeds = net.order_seed, net.subset_seed  # nets share batches if these are equal
@@ -221,6 +221,11 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
 
 
 def _train_one(folder: RunFolder, net: Net, splits: Callable[[], Any], comm: Any) -> None:
+    if net.weights is not None:
+        if comm.rank == 0:
+            import_net = load_object("convergence.training.given_weights:import_net")
+            _log_accuracy(net, import_net(folder.net_folder(net), net, splits(), folder.experiment.training))
+        return
     make_net = load_object("convergence.training.loop:make_net")
     ranks = comm if comm.size > 1 else None
     result = make_net(

@@ -57,7 +57,8 @@ class StageTask:
     inputs : digests of the tasks whose output is read, by name
     scratch : files or folders of an unfinished task, removed when the task finishes
     shelf : name of the folder below ``superseded/``; derived from ``name`` if empty
-    explanations : what changed since an earlier content of the data, by that content
+    explanations : what changed since an earlier content of the data, by that content; what changed in other values,
+        by their path
     """
 
     name: str
@@ -285,7 +286,9 @@ def describe_changes(record: dict[str, Any], task: StageTask) -> str:
         return "made with other, unknown settings"
     old, new = dict(_flat(record["values"])), dict(_flat(task.values))
     changes = [
-        _data_change(old.get(key), task) if key == CONTENT else f"{key}: {_show(old.get(key))} → {_show(new.get(key))}"
+        _data_change(old.get(key), task)
+        if key == CONTENT
+        else task.explanations.get(key) or f"{key}: {_show(old.get(key))} → {_show(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]

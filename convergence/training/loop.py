@@ -71,12 +71,29 @@ def make_net(
     device = choose_device(config.device)
     module = initialise(network, seed, splits.train.image_shape, splits.train.n_classes)
     save_weights(module, folder)
-    row: Row = dict.fromkeys(COLUMNS, "") | {"epoch": 0}
-    if splits.test.labels is not None:
-        loss, accuracy = evaluate(module.to(device), splits.test, device, config.loader_workers)
-        row |= {"test_loss": loss, "test_accuracy": accuracy}
+    row = baseline_row(module, splits, device, config.loader_workers)
     write_metrics(folder, [row])
     return row
+
+
+def baseline_row(module: nn.Module, splits: Splits, device: torch.device, workers: int) -> Row:
+    """Metrics of a net that is not trained here, on the held-out images.
+
+    Loss and accuracy are empty for images without labels, and for a net without an output for each class.
+    """
+    row: Row = dict.fromkeys(COLUMNS, "") | {"epoch": 0}
+    module.to(device).eval()
+    if splits.test.labels is not None and _classifies(module, splits.test, device):
+        loss, accuracy = evaluate(module, splits.test, device, workers)
+        row |= {"test_loss": loss, "test_accuracy": accuracy}
+    return row
+
+
+@torch.no_grad()
+def _classifies(module: nn.Module, images: ImageSet, device: torch.device) -> bool:
+    """Whether a net has an output for each class."""
+    answer = module(torch.from_numpy(images.read(np.arange(1), None)).to(device))
+    return isinstance(answer, torch.Tensor) and answer.shape == (1, images.n_classes) and answer.is_floating_point()
 
 
 def train_jointly(

@@ -83,7 +83,6 @@ NET_FAULTS = {
     "WrongChannels": ("on images of shape (2, 6, 6) failed", "3 channels"),
     "Raises": ("KeyError", "a key that nobody has", "checked_nets.py, line"),
     "NotFinite": ("not finite",),
-    "Tied": ("saving and loading", "share memory", "tied weights"),
     "Lazy": ("fc.weight", "lazy modules"),
     "HiddenState": ("returns other values after its weights were saved and loaded", "register_buffer"),
     "OwnSeed": ("seeds 1 and 2 give the same initial weights",),
@@ -174,7 +173,7 @@ def test_constant_layer_and_layers_without_common_positions(tmp_path):
 
 
 def test_everything_is_reported_at_once(tmp_path):
-    more = '[[nets]]\nlabel = "other"\nseeds = [3]\nnetwork = { name = "planted", kind = "Tied" }\n'
+    more = '[[nets]]\nlabel = "other"\nseeds = [3]\nnetwork = { name = "planted", kind = "HiddenState" }\n'
     found = findings(
         tmp_path, "statistics.groups=13", "pictures.enabled=true", 'pictures.layers=["fcc"]',
         layers='["conv1", "conv2"]', more=more,
@@ -184,6 +183,10 @@ def test_everything_is_reported_at_once(tmp_path):
     text = " ".join(str(finding) for finding in found)
     for words in ("statistics.groups = 13", "other1: ", '"conv2"', '"fcc"', "pictures.layers"):
         assert words in text
+
+
+def test_tied_weights_are_no_fault(tmp_path):
+    assert [finding for finding in findings(tmp_path, kind="Tied") if finding.level == "fault"] == []
 
 
 def test_images_with_wrong_labels_or_values_are_refused(tmp_path):
@@ -304,7 +307,7 @@ def test_checked_training_ends_with_the_same_bits(config, tmp_path):
 
 
 def test_check_prints_findings_and_estimates(config, capsys):
-    assert main(["check", *config(kind="Tied"), "--json"]) == 2
+    assert main(["check", *config(kind="NotFinite"), "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert list(document) == ["kind", "experiment", "sound", "checks", "findings", "needs"]
     assert not document["sound"]
@@ -319,10 +322,10 @@ def test_check_prints_findings_and_estimates(config, capsys):
 def test_cluster_verbs_check_first(config, tmp_path, capsys, monkeypatch):
     site = tmp_path / "site.toml"
     site.write_text("[train]\nmemory_gb = 0.2\n", encoding="utf-8")
-    faulty, cluster = config(kind="Tied"), ["--cluster", str(site)]
+    faulty, cluster = config(kind="NotFinite"), ["--cluster", str(site)]
     for more in ([], ["--dry-run"]):
         assert main(["submit", *faulty, *cluster, *more]) == 2
-        assert "share memory" in capsys.readouterr().err
+        assert "not finite" in capsys.readouterr().err
     assert main(["submit", *faulty, *cluster, "--dry-run", "--no-check"]) == 0
     assert "#SBATCH" in capsys.readouterr().out
     from slurm import doctor

@@ -221,7 +221,9 @@ def _chosen(context: ExperimentContext) -> Net:
     trained = [net for net in context.trained if net.trained_here]
     wanted = context.config.average.net
     if not trained:
-        raise ConfigError("average needs a net that is trained here, whose network the workers have. Add one in [[nets]].")
+        raise ConfigError(
+            "average needs a net that is trained here, whose network the workers have. Add seeds in [[nets]]."
+        )
     if not wanted:
         return trained[0]
     for net in trained:

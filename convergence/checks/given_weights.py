@@ -1,0 +1,80 @@
+"""Nets that are trained already: their files are here, fit their networks key by key, and differ from each other.
+
+The images should be prepared as the weights of a model zoo ask for; another preparation is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from convergence.checks.context import CheckContext, DistinctNet
+from convergence.checks.findings import Finding
+from convergence.config.schema import Net
+from convergence.errors import FileError, UserError
+from convergence.networks.weight_files import MissingWeightsError
+from convergence.networks.weights import arrays_sha256, load_arrays
+from convergence.training.given_weights import fitted_weights
+
+NAME = "nets"
+
+
+def check_given_files(context: CheckContext) -> Iterator[Finding]:
+    """Find and record the files of all nets that have weights of their own."""
+    try:
+        context.folder.weights.check(lambda net: _is_imported(context, net))
+    except MissingWeightsError as error:
+        if not context.elsewhere:
+            raise
+        yield Finding(NAME, "note", f"weights were not checked, because they are not on this machine: {error}")
+
+
+def check_given(context: CheckContext, net: DistinctNet, module: nn.Module) -> Iterator[Finding]:
+    """Findings about the weights of a network's nets; the module gets the weights of the first of its nets."""
+    seen: dict[str, Net] = {}
+    for one in net.given:
+        try:
+            fitted = fitted_weights(one, module, context.images.n_classes)
+        except MissingWeightsError:
+            if context.elsewhere or _is_imported(context, one):
+                continue  # reported, or not needed any more
+            raise
+        except FileError as error:
+            yield Finding(NAME, "fault", str(error))
+            continue
+        except UserError as error:
+            yield Finding(NAME, "fault", f"{one.name}: {error}")
+            continue
+        for note in fitted.notes:
+            yield Finding(NAME, "note", f"{one.name}: {note}")
+        other = seen.setdefault(arrays_sha256(fitted.state), one)
+        if other is not one:
+            yield Finding(
+                NAME, "fault", f"{other.name} and {one.name} have equal weights, in different files", remedy="List "
+                "each net once",
+            )  # fmt: skip
+        if one is net.nets[0]:
+            load_arrays(module, fitted.state)
+        yield from _check_preprocessing(context, one)
+
+
+def _check_preprocessing(context: CheckContext, net: Net) -> Iterator[Finding]:
+    wanted = net.spec.preprocessing()
+    if wanted is None:
+        return
+    differing = wanted.differences(context.experiment.images.model_dump())
+    if differing:
+        lines = ", ".join(f"{name} = {_toml(value)}" for name, value in differing.items())
+        yield Finding(
+            NAME, "warning", f"{net.name}: its weights were trained on images that were prepared otherwise than [data] "
+            f"says", remedy=f"Set in [data]: {lines}; or keep your settings if that is on purpose",
+        )  # fmt: skip
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _is_imported(context: CheckContext, net: Net) -> bool:
+    return context.folder.state(context.folder.train_task(net)) == "done"
