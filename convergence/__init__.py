@@ -4,10 +4,14 @@ In a notebook::
 
     import convergence
 
+    results = convergence.compare({"a": net1, "b": net2}, data=loader, layers=["layer1", "layer2"])
+    results.report("report/")
+
     run = convergence.open("statistics.h5")  # or a run folder, or analysis.h5
     run["conv1"].matching("net1", "net2").figure()
 
-``convergence.open`` is :func:`convergence.results.run.open`; what it needs is imported when it is used.
+``compare`` is :func:`convergence.notebook.compare.compare` and ``open`` is :func:`convergence.results.run.open`; what
+they need is imported when it is used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,11 +20,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from convergence.errors import UserError
+    from convergence.notebook.compare import compare
     from convergence.results.run import Run
     from convergence.results.run import open as open
 
-__all__ = ["Run", "UserError", "__version__"]  # not open: `import *` would hide Python's own
+__all__ = ["Run", "UserError", "__version__", "compare"]  # not open: `import *` would hide Python's own
 _LAZY = {
+    "compare": "convergence.notebook.compare",
     "open": "convergence.results.run",
     "Run": "convergence.results.run",
     "UserError": "convergence.errors",

@@ -1,14 +1,47 @@
-"""Progress of long work: a bar on a terminal, a plain line every 15 seconds in a log."""
+"""Progress of long work: a bar on a terminal or in a notebook, a plain line every 15 seconds in a log."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
+from typing import Any
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 15.0
+_shown: ContextVar[bool | None] = ContextVar("bars", default=None)
+
+
+@contextmanager
+def bars(shown: bool) -> Iterator[None]:
+    """Show bars in the block, in a notebook as widgets, or show none; by default they are on terminals only."""
+    token = _shown.set(shown)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def new_bar(what: str, total: int, done: int) -> Any:
+    """A bar of tqdm, or None where none is shown."""
+    wanted = _shown.get()
+    if wanted is None:
+        if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+            return None
+        from tqdm import tqdm
+
+        return tqdm(total=total, initial=done, desc=f"  {what}", leave=False, file=sys.stderr)
+    if not wanted:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a notebook without widgets has plain bars
+        from tqdm.auto import tqdm as bar_of_notebook
+    return bar_of_notebook(total=total, initial=done, desc=what, leave=False)
 
 
 class Progress:
@@ -19,11 +52,7 @@ class Progress:
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         self.what, self.total, self.done = what, total, done
-        self._bar = None
-        if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, initial=done, desc=f"  {what}", leave=False, file=sys.stderr)
+        self._bar = new_bar(what, total, done)
         self._start = self._last = time.monotonic()
         self._first = done
 

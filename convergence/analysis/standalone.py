@@ -206,7 +206,7 @@ def analyze_file(
         )
 
     claim = Claim(target.parent, (work,), (_results(statistics),), wait, take_over, OUT)
-    _do(claim, _analysis_digest, overwrite, act)
+    run_task(claim, _analysis_digest, overwrite, act)
     return target
 
 
@@ -248,7 +248,7 @@ def report_file(
         load_object("convergence.report:report")(statistics, results, target, settings, pictures, functional=functional)
 
     claim = Claim(target.parent, (work,), (_results(statistics), _results(results)), wait, take_over, OUT)
-    _do(claim, _report_digest, overwrite, act)
+    run_task(claim, _report_digest, overwrite, act)
     return target / "index.html"
 
 
@@ -257,7 +257,7 @@ def _results(path: Path) -> StageTask:
     return StageTask(path.name, (path,), path.with_suffix(".json"), {})
 
 
-def _do(claim: Claim, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
+def run_task(claim: Claim, digest_of: Callable[[Path], str], overwrite: bool, act: Callable[[], None]) -> None:
     """Run a stage unless it is finished, and record it; adopt an existing output that has no record."""
     (work,) = claim.writes
     (target,) = work.outputs

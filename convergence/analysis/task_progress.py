@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 
 from convergence.analysis.plan import Task
 from convergence.analysis.worker import Done
-from convergence.progress import SECONDS_BETWEEN_LINES, readable_seconds
+from convergence.progress import SECONDS_BETWEEN_LINES, new_bar, readable_seconds
 
 logger = logging.getLogger(__name__)
 SLOWEST = 5
@@ -28,11 +27,7 @@ class TaskProgress:
         self._taken: dict[str, float] = {}
         self._times: list[tuple[float, int]] = []
         self.peak_bytes = 0.0
-        self._bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=len(tasks), initial=len(done), desc="  tasks", leave=False, file=sys.stderr)
+        self._bar = new_bar("tasks", len(tasks), len(done))
         self._start = self._last = time.monotonic()
 
     def finished(self, index: int, done: Done, slots: int) -> None:

@@ -17,6 +17,7 @@ import re
 import shutil
 import stat
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,6 +153,14 @@ def scratch_folder(fallback: Path | None = None) -> Iterator[Path]:
         prefix=SCRATCH, dir=scratch_place(fallback), ignore_cleanup_errors=True
     ) as name:  # fmt: skip
         yield private_folder(Path(name))
+
+
+class LastingScratch:
+    """A folder as of :func:`scratch_folder` that lasts as long as this object, or until the process ends."""
+
+    def __init__(self) -> None:
+        self.path = private_folder(Path(tempfile.mkdtemp(prefix=SCRATCH, dir=scratch_place())))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def scratch_place(fallback: Path | None = None) -> Path:

@@ -147,6 +147,12 @@ class ResultsTable:
         return _html(list(self.columns), rows, len(self) - len(rows))
 
 
+def to_dataset(variables: Mapping[str, Labelled]) -> Any:
+    """An xarray Dataset of arrays with the same axes; UserError without xarray."""
+    xarray = _optional("xarray")
+    return xarray.Dataset({name: array.to_xarray() for name, array in variables.items()})
+
+
 def _html(header: Sequence[str], rows: Sequence[Sequence[Any]], left: int) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -11,13 +11,16 @@ import numpy as np
 
 from convergence.analysis.file import open_analysis
 from convergence.analysis.layout import SCHEMA as ANALYSIS
-from convergence.analysis.standalone import STATISTICS, analysis_path, analyze_file, statistics_path
+from convergence.analysis.standalone import STATISTICS, analysis_path, analyze_file, report_file, statistics_path
 from convergence.config.load import read_config
 from convergence.errors import FileError, StaleOutputError, UserError, did_you_mean
 from convergence.io import hdf5
+from convergence.io.files import LastingScratch
 from convergence.registry import load_object
 from convergence.results.comparison import read_analysis
-from convergence.results.labelled import ResultsTable
+from convergence.results.findings import StudyFinding, findings
+from convergence.results.labelled import Labelled, ResultsTable, to_dataset
+from convergence.results.source import LEVELS
 from convergence.results.view import ComparisonView
 from convergence.runs.run_folder import RunFolder
 from convergence.statistics.file import open_statistics
@@ -87,10 +90,13 @@ class Run:
     nets : a row a net
     n_images, n_groups : evaluation images, and groups of them; 0 without statistics
     provenance : versions of what computed the statistics (or the analysis, where there are no others)
+    notes : what was chosen or left out when the results were made in this process
     """
 
     def __init__(self, statistics: Path | None, analysis: Path | None) -> None:
         self.statistics, self.analysis = statistics, analysis
+        self.notes: list[str] = []
+        self._folder: LastingScratch | None = None
         self._layers: dict[str, ComparisonView] = {}
         self._analysed: tuple[str, ...] = ()
         self.n_images = self.n_groups = 0
@@ -140,6 +146,65 @@ class Run:
             columns[key] = np.concatenate([table[key] for _, table in tables])
         return ResultsTable(columns)
 
+    def findings(self) -> list[StudyFinding]:
+        """The questions of the study, each with its answer in sentences and a table of its numbers."""
+        layers = [self[name].results for name in self._analysed]
+        return findings([layer for layer in layers if layer.whole and layer.pairs])
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame: a row a layer, pair of nets, measure and direction; UserError without pandas."""
+        return self.measures().to_dataframe()
+
+    def to_xarray(self) -> Any:
+        """An xarray Dataset over layer, measure, net x and net y; UserError without xarray.
+
+        Its variables are the columns of :meth:`measures`: ``value``, ``low``, ``high``, ``null``, … A measure without a
+        direction has the same numbers for (x, y) and (y, x). NaN where there is no number.
+        """
+        return to_dataset({level: self.labelled(level) for level in LEVELS})
+
+    def labelled(self, column: str = "value") -> Labelled:
+        """A column of :meth:`measures` as an array (layer, measure, x, y); NaN where there is no number."""
+        table = self.measures()
+        nets = list(dict.fromkeys([*table["x"].tolist(), *table["y"].tolist()]))
+        axes = {
+            "layer": list(dict.fromkeys(table["layer"].tolist())),
+            "measure": list(dict.fromkeys(table["measure"].tolist())),
+            "x": nets,
+            "y": nets,
+        }
+        directed = set(table["measure"][table["direction"] == "yx"].tolist())
+        values = np.full([len(labels) for labels in axes.values()], np.nan)
+        for row in ResultsTable({key: table[key] for key in (*axes, "direction", column)}):
+            layer, measure, x, y = (labels.index(row[axis]) for axis, labels in axes.items())
+            place = (x, y) if row["direction"] == "xy" else (y, x)
+            values[(layer, measure, *place)] = row[column]
+            if row["measure"] not in directed:
+                values[layer, measure, y, x] = row[column]
+        labels = {axis: np.array(names) for axis, names in axes.items()}
+        return Labelled(values, tuple(axes), labels, column)
+
+    def report(self, folder: str | Path | None = None, title: str | None = None) -> Path:
+        """Write the report as pages that open offline, and return the path of the first one.
+
+        Parameters
+        ----------
+        folder
+            Where the pages go; ``report`` beside the statistics if None.
+        title
+            Of the report; the name of the experiment if None.
+        """
+        if self.statistics is None:
+            raise UserError("a report is made of statistics and their analysis, and this run has only its analysis.")
+        if folder is None and self._folder is not None:
+            raise UserError("the results are in a temporary folder. Name a folder for the report: report('report').")
+        overrides = [] if title is None else [f"report.title={_toml(title)}"]
+        return report_file(self.statistics, overrides, self.analysis, folder)
+
+    def keep(self, folder: LastingScratch | None, notes: list[str]) -> None:
+        """Hold a temporary folder that is removed with the run, and notes on how the results were made."""
+        self._folder, self.notes = folder, notes
+
     def analyze(self, *comparisons: str, workers: int | None = 1, settings: dict[str, Any] | None = None) -> Run:
         """Analyse the statistics beside which the results go, as `convergence analyze` does; gives the run with them.
 
@@ -158,7 +223,9 @@ class Run:
         overrides = [f"analysis.{key}={_toml(value)}" for key, value in (settings or {}).items()]
         executors = load_object("hpc.dask_executor:executors")(load_object("hpc.dask_executor:Workers")(workers))
         analyze_file(self.statistics, overrides, comparisons, executors=executors)
-        return open(self.statistics)
+        again = open(self.statistics)
+        again.keep(self._folder, self.notes)
+        return again
 
     def verify(self) -> None:
         """Hold both files against their checksums; FileError for the first dataset that is damaged."""
@@ -168,7 +235,11 @@ class Run:
                     hdf5.verify(file.raw_file)
 
     def __repr__(self) -> str:
-        return f"<run {self._title()}>"
+        return "\n".join([f"<run {self._title()}>", *self._sentences()])
+
+    def _sentences(self) -> list[str]:
+        """Notes, and the answer to each question that the results answer."""
+        return self.notes + [finding.verdict for finding in self.findings()]
 
     def _title(self) -> str:
         files = " and ".join(path.name for path in (self.statistics, self.analysis) if path is not None)
@@ -176,7 +247,9 @@ class Run:
         return f"{files}: {len(self.nets)} nets{images}, layers {', '.join(self.comparisons)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self._title())}</p>{self.nets._repr_html_()}"
+        sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self._sentences())
+        listed = f"<ul>{sentences}</ul>" if sentences else ""
+        return f"<p>{html.escape(self._title())}</p>{listed}{self.nets._repr_html_()}"
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.comparisons)

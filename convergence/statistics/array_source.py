@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.config.schema import ActivationsConfig, Experiment
-from convergence.data.given_arrays import open_array, open_mask, read_column
+from convergence.data.given_arrays import GivenArray, open_array, open_mask, read_column
 from convergence.data.images import ImageSet
 from convergence.data.manifest import KnownFiles, make_manifest
 from convergence.errors import FileError
@@ -20,6 +22,27 @@ from convergence.statistics.sampling import Bools, Float32, Indices
 
 AGREEMENT = 1e-3
 """Largest difference of given activations from the nonlinearity of given pre-activations, relative to the largest."""
+
+
+@dataclass(frozen=True)
+class ArraysInMemory:
+    """Given activations of this process instead of files.
+
+    Attributes
+    ----------
+    nets, pre : activations and pre-activations by net and layer, of the shapes of :class:`ArraySource`
+    images : number, labels and families of the images
+    """
+
+    nets: Mapping[str, Mapping[str, npt.NDArray[Any]]]
+    pre: Mapping[str, Mapping[str, npt.NDArray[Any]]]
+    images: ImageSet
+
+    def array(self, net: str, layer: str, pre: bool = False) -> GivenArray:
+        """The activations or pre-activations of a layer."""
+        values = (self.pre if pre else self.nets)[net][layer]
+        name = Path(f"{'pre-activations of ' if pre else ''}{net}.{layer}")
+        return GivenArray(name, "", values.shape, values.dtype, values, None)
 
 
 class ArraySource(ActivationSource):
@@ -34,17 +57,22 @@ class ArraySource(ActivationSource):
         for an array that is missing, not numeric, of another shape, or of another number of images.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, memory: ArraysInMemory | None = None) -> None:
+        """Open the arrays of a config; ``memory`` has those whose names in the config are no files."""
         super().__init__(experiment)
         config = experiment.activations
         assert config is not None
         self._stored = {
-            (net, layer): open_array(config.root, config.nets[net][layer])
+            (net, layer): memory.array(net, layer)
+            if memory is not None
+            else open_array(config.root, config.nets[net][layer])
             for net, layers in self.layers.items()
             for layer in layers
         }
         self._given_pre = {
-            (net, layer): open_array(config.root, config.pre[net][layer])
+            (net, layer): memory.array(net, layer, pre=True)
+            if memory is not None
+            else open_array(config.root, config.pre[net][layer])
             for net, layer in (self._stored if experiment.statistics.null.draws else ())
             if layer in config.pre.get(net, {})
         }
@@ -61,7 +89,7 @@ class ArraySource(ActivationSource):
             raise FileError(
                 f"activations are not of the same images: {listed}. Image k has to be the same in all arrays."
             )
-        self.images = UnknownImages(config, next(iter(counts.values())))
+        self.images = memory.images if memory is not None else UnknownImages(config, next(iter(counts.values())))
         self.joined = joined_units(
             experiment,
             {

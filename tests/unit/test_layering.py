@@ -67,6 +67,7 @@ ROOMS = [
     "figures",
     "paper",
     "report",
+    "notebook",
     "transfer",
     "cli",
 ]
