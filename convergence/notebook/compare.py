@@ -41,6 +41,7 @@ def compare(
     untrained: Sequence[str] = (),
     labels: Any = None,
     families: Any = None,
+    mask: Any = None,
     pre: Mapping[str, Mapping[str, Any]] | None = None,
     nonlinearity: str | Mapping[str, str] | None = None,
     pool: bool = False,
@@ -76,6 +77,9 @@ def compare(
     labels, families
         (n_images,) class and family of each image. Images of a family (frames of a film, crops of a photograph) are
         not independent. Labels default to those of the loader.
+    mask
+        (n_images, positions) booleans, False for padding, for layers with one axis of positions (tokens). Default for
+        rows of integers: tokens that are not negative.
     pre, nonlinearity
         For arrays: pre-activations ``{net: {layer: array}}`` and the function that gives the activations, as in
         ``[activations]`` of a config. They give chance levels.
@@ -119,7 +123,7 @@ def compare(
     note(of_layers)
     with scratch_folder() as scratch, bars(progress):
         batch = settings.get("batch_size", StatisticsConfig.model_fields["batch_size"].default)
-        images = _images(given, data, labels, families, batch, scratch)
+        images = _images(given, data, labels, families, mask, batch, scratch)
         settings.setdefault("groups", groups or _groups(images, settings.get("max_images"), note))
         settings.setdefault("threads", _threads(given))
         settings.setdefault("loader_workers", 0)
@@ -147,12 +151,12 @@ def compare(
 
 
 def _images(
-    given: GivenNets, data: Any, labels: Any, families: Any, batch_size: int, scratch: Path
+    given: GivenNets, data: Any, labels: Any, families: Any, mask: Any, batch_size: int, scratch: Path
 ) -> GivenImages:  # fmt: skip
     if given.modules:
         if data is None:
             raise ConfigError("data is missing: modules need images; give an array, a tensor, a data set or a loader.")
-        return read_images(data, labels, families, batch_size, scratch)
+        return read_images(data, labels, families, mask, batch_size, scratch)
     if data is not None:
         raise ConfigError("data: activations are given, so no images are read; remove data.")
     counts = {f"{net}.{layer}": len(array) for net, own in given.arrays.items() for layer, array in own.items()}
@@ -162,7 +166,7 @@ def _images(
             + listed(f"{name}: {n:,}" for name, n in counts.items())
             + ". Image k has to be the same in all arrays."
         )
-    return GivenImages(next(iter(counts.values())), None, labels, families)
+    return GivenImages(next(iter(counts.values())), None, labels, families, mask)
 
 
 def _groups(images: GivenImages, most: int | None, note: Callable[[str], None]) -> int:

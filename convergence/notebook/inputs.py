@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convergence.data.images import Floats, ImageSet, Indices
+from convergence.data.images import Batch, Bools, ImageSet, Indices
 from convergence.errors import ConfigError
 
 IN_MEMORY = 1 << 30
@@ -27,30 +27,43 @@ Array = npt.NDArray[Any]
 class GivenImages(ImageSet):
     """Inputs (n_images, …) of live nets, or only the number of images whose activations are given.
 
+    Rows of integers are tokens, of which negative ones are padding; all other inputs are read as float32.
+
     Attributes
     ----------
     values : (n_images, …); None for given activations
     """
 
-    def __init__(self, n_images: int, values: Array | None, labels: Array | None, families: Array | None) -> None:
-        self.values = values
-        self.image_shape = tuple(values.shape[1:]) if values is not None else (0, 0, 0)
-        self.labels, self.class_names = np.zeros(n_images, np.int64), ()
+    def __init__(self, n_images: int, values: Array | None, labels: Any, families: Any, mask: Any) -> None:
+        self._n_images, self.values = n_images, values
+        self.image_shape = (0, 0, 0) if values is None else tuple(values.shape[1:])
+        if values is not None and values.ndim == 2 and values.dtype.kind in "iu":
+            self.dtype = np.dtype(np.int64)
         if labels is not None:
-            classes, numbers = np.unique(_column(labels, n_images, "labels"), return_inverse=True)
-            self.labels, self.class_names = numbers.astype(np.int64), tuple(map(str, classes))
+            classes, self.labels = np.unique(_column(labels, n_images, "labels"), return_inverse=True)
+            self.class_names = tuple(map(str, classes))
         if families is not None:
-            _, numbers = np.unique(_column(families, n_images, "families"), return_inverse=True)
-            self.families = numbers.astype(np.int64)
+            self.families = np.unique(_column(families, n_images, "families"), return_inverse=True)[1]
+        self._mask = None if mask is None else _mask(mask, n_images)
+        if self._mask is None and values is not None and self.dtype == np.int64 and (values < 0).any():
+            self._mask = values >= 0
 
-    def read(self, indices: Indices, augment_seed: int | None = None) -> Floats:
+    def __len__(self) -> int:
+        return self._n_images
+
+    def position_mask(self, indices: Indices) -> Bools | None:
+        return None if self._mask is None else self._mask[indices]
+
+    def read(self, indices: Indices, augment_seed: int | None = None) -> Batch:
         if self.values is None:
             return np.empty((len(indices), *self.image_shape), np.float32)
-        return np.asarray(self.values[indices], np.float32)
+        values = np.asarray(self.values[indices], self.dtype)
+        return np.maximum(values, 0) if self.dtype == np.int64 else values
 
     def manifest_hash(self) -> str:
         digest = hashlib.sha256()
-        for array in (self.values, self.labels, self.families):
+        for array in (self.values, self.labels, self.families, self._mask):
+            digest.update(b"none")
             if array is not None:
                 add_array(digest, array)
         return digest.hexdigest()
@@ -73,11 +86,11 @@ def as_array(values: Any) -> Array | None:
     return np.asarray((values.float() if values.dtype.is_floating_point else values).numpy())
 
 
-def read_images(data: Any, labels: Any, families: Any, batch_size: int, scratch: Path) -> GivenImages:
+def read_images(data: Any, labels: Any, families: Any, mask: Any, batch_size: int, scratch: Path) -> GivenImages:
     """The images in what a user calls data: an array, a tensor, a map-style data set, or a loader.
 
-    ``labels`` and ``families`` are (n_images,), in the order of the images. Without ``labels``, those of a loader are
-    used where its batches are pairs (images, labels). ``scratch`` is a folder for inputs that exceed the memory.
+    ``labels`` and ``families`` are (n_images,), ``mask`` is (n_images, positions), in the order of the images. Without
+    ``labels``, those of a loader are used where its batches are pairs (images, labels). ``scratch`` is a folder for inputs that exceed the memory.
 
     Raises
     ------
@@ -100,7 +113,7 @@ def read_images(data: Any, labels: Any, families: Any, batch_size: int, scratch:
         if not finite.all():
             image = start + int(np.argmin(finite))
             raise ConfigError(f"data: image {image} has values that are not finite (NaN or infinity); leave it out.")
-    return GivenImages(len(values), values, labels, families)
+    return GivenImages(len(values), values, labels, families, mask)
 
 
 def _column(values: Any, n_images: int, what: str) -> Array:
@@ -112,6 +125,14 @@ def _column(values: Any, n_images: int, what: str) -> Array:
             "texts, one for each image, in the order of the images."
         )
     return column
+
+
+def _mask(values: Any, n_images: int) -> Bools:
+    found = as_array(values)
+    if found is None or found.ndim != 2 or len(found) != n_images or found.dtype.kind not in "biu":
+        given = "no array" if found is None else f"an array of shape {found.shape} and type {found.dtype}"
+        raise ConfigError(f"mask: {given}; valid are booleans ({n_images:,} images, positions), False for padding.")
+    return found.astype(bool)
 
 
 def _loader(data: Any, batch_size: int) -> Any:
