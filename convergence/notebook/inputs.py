@@ -90,7 +90,8 @@ def read_images(data: Any, labels: Any, families: Any, mask: Any, batch_size: in
     """The images in what a user calls data: an array, a tensor, a map-style data set, or a loader.
 
     ``labels`` and ``families`` are (n_images,), ``mask`` is (n_images, positions), in the order of the images. Without
-    ``labels``, those of a loader are used where its batches are pairs (images, labels). ``scratch`` is a folder for inputs that exceed the memory.
+    ``labels``, those of a loader are used where its batches are pairs (images, labels). ``scratch`` is a folder for
+    inputs that exceed the memory.
 
     Raises
     ------
