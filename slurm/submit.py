@@ -259,6 +259,7 @@ def _open(config: str, overrides: Sequence[str], runs: str, cluster: str) -> tup
 def _code_folders(folder: RunFolder) -> list[str]:
     """Folders beside the config that hold code of its networks."""
     found = [net.network.code_folder() for net in folder.experiment.all_nets() if net.network is not None]
+    found += [folder.experiment.data.code_folder()] if folder.experiment.data is not None else []
     return [str(path) for path in dict.fromkeys(found) if path is not None]
 
 

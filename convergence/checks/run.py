@@ -205,6 +205,8 @@ def _keep(folder: RunFolder, run: CheckedRun, processes: int) -> None:
 def _digest(folder: RunFolder, processes: int) -> str:
     experiment = folder.experiment
     factories = {net.spec.name: _source(net.spec.name) for net in experiment.all_nets() if net.network is not None}
+    if experiment.data is not None:
+        factories[experiment.data.name] = _source(experiment.data.name)
     values = [FORMAT, experiment.model_dump_json(), provenance(), factories, processes]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -60,17 +60,19 @@ def check_code(experiment: Experiment) -> tuple[str, ...]:
     ConfigError
         for code that may not run.
     """
-    from convergence.networks.factories import ALLOWED
+    from convergence.data.user_code import ALLOWED
 
-    networks = {net.network.code(): net.network for net in experiment.all_nets() if net.network is not None}
-    for name, network in networks.items():
-        reason = network.refusal()
+    code: dict[str, Any] = {net.network.code(): net.network for net in experiment.all_nets() if net.network is not None}
+    if experiment.data is not None:
+        code[experiment.data.code()] = experiment.data
+    for name, source in code.items():
+        reason = source.refusal()
         if "--allow-code" in reason and sys.stdin.isatty() and sys.stderr.isatty():
             import click
 
             if click.confirm(f"{reason}\nRun it now?", err=True):
                 ALLOWED.append(name.partition(":")[0])
-                reason = network.refusal()
+                reason = source.refusal()
         if reason:
             raise ConfigError(reason)
     return tuple(ALLOWED)

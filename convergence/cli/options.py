@@ -75,8 +75,8 @@ runs_option = click.option(
 
 
 def _allow_code(ctx: click.Context, param: click.Parameter, modules: tuple[str, ...]) -> None:
-    if modules or "convergence.networks.factories" in sys.modules:
-        from convergence.networks.factories import ALLOWED
+    if modules or "convergence.data.user_code" in sys.modules:
+        from convergence.data.user_code import ALLOWED
 
         ALLOWED[:] = modules
 
@@ -87,7 +87,7 @@ code_option = click.option(
     metavar="MODULE",
     expose_value=False,
     callback=_allow_code,
-    help="Run the code of this module, which the config names as a network; repeatable.",
+    help="Run the code of this module, which the config names as a network or a data set; repeatable.",
 )
 config_options = together(config_argument, set_option, runs_option)
 overwrite_option = click.option(

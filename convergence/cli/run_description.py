@@ -9,8 +9,8 @@ from typing import Any
 from convergence.cli.output import columns
 from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet
+from convergence.data.user_code import is_allowed
 from convergence.errors import UserError
-from convergence.networks.factories import is_allowed
 from convergence.progress import readable_bytes, readable_seconds
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.tasks import describe_changes, read_record
@@ -143,6 +143,8 @@ def shapes(experiment: Experiment) -> tuple[ImageSet, Any]:
         arrays = ArraySource(experiment)
         return arrays.images, arrays
     code = {net.spec.code(): net.name for net in experiment.all_nets() if net.spec.code()}
+    if experiment.images.code():
+        code[experiment.images.code()] = "the data set"
     for name, net in code.items():
         module = name.partition(":")[0]
         if not is_allowed(module):

@@ -11,6 +11,8 @@ image_folder.py  images in class folders, as ImageNet
 packed.py        images packed in one HDF5 file per split
 arrays.py        images, vectors, series and tokens in arrays; given_arrays.py maps them into memory
 text.py          documents of text files, cut into pieces of tokens; tokenizers.py
+torchvision_sets.py  any classification data set of torchvision
+factory_sets.py  a data set that a function of the user returns; map_style.py reads both of these
 crops.py         square crops and normalisation of photographs
 tables.py        bytes to floats by a look-up table, compiled
 """
@@ -27,5 +29,7 @@ DATA_SETS = Registry(
         "packed": "convergence.data.packed:Packed",
         "arrays": "convergence.data.arrays:Arrays",
         "text": "convergence.data.text:Text",
+        "torchvision": "convergence.data.torchvision_sets:TorchvisionSet",
+        "factory": "convergence.data.factory_sets:FactorySet",
     },
 )

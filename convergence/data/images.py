@@ -25,6 +25,8 @@ from convergence.data.manifest import FileData
 from convergence.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 Floats = npt.NDArray[np.float32]
@@ -195,6 +197,10 @@ class DataSource(FileData):
     def code(self) -> str:
         """Return ``module:attribute`` of the user's code that :meth:`load` runs; "" for data sets of the toolkit."""
         return ""
+
+    def code_folder(self) -> Path | None:
+        """Return the folder beside the config from which that code is imported; None for other code."""
+        return None
 
     def refusal(self) -> str:
         """Say why :meth:`load` may not run that code; "" if it may."""

@@ -9,8 +9,8 @@ import pytest
 from convergence import registry
 from convergence.cli import main
 from convergence.config.load import read_config
+from convergence.data import user_code
 from convergence.errors import ConfigError
-from convergence.networks import factories
 from convergence.provenance import FETCH_RECORD
 
 torch = pytest.importorskip("torch")
@@ -46,7 +46,7 @@ class Perceptron(nn.Sequential):
 def folder(tmp_path, monkeypatch):
     """A folder with a config beside the module that it names, which no other folder of the import path has."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(factories, "ALLOWED", [])
+    monkeypatch.setattr(user_code, "ALLOWED", [])
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / "nets_of_ada.py").write_text(NETS, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
