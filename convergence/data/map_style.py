@@ -141,7 +141,7 @@ class MapImages(ImageSet):
         """Black and white of images of Pillow; the smallest and the largest value of some items for others."""
         ones = np.ones(self.image_shape[0], np.float32)
         if hasattr(self._item(0)[0], "mode"):
-            black, white = (self.source.normalised(np.float32([[[value]]]) * ones) for value in (0, 255))
+            black, white = (self.source.normalised(np.full((1, 1, 1), value, np.float32) * ones) for value in (0, 255))
             return black.ravel(), white.ravel()
         some = self.read(np.linspace(0, self._n - 1, min(self._n, 64)).round().astype(np.int64))
         return ones * some.min(), ones * some.max()
