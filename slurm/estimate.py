@@ -165,11 +165,8 @@ def measured_seconds(folder: RunFolder, stage: str) -> float | None:
 
     Untrained nets are not counted: making one takes no time.
     """
-    names = (
-        {f"train {net.name}" for net in folder.experiment.all_nets() if net.trained_here}
-        if stage == "train"
-        else {stage}
-    )
+    trained = {f"train {net.name}" for net in folder.experiment.all_nets() if net.trained_here}
+    names = trained if stage == "train" else {stage}
     patterns = (
         "nets/*/record.json",
         "*.json",

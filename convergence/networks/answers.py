@@ -61,7 +61,7 @@ def picked(answer: Any, choice: int | str | None, name: str) -> Any:
         return answer
     if isinstance(answer, fx.Proxy):
         return operator.getitem(answer, choice)
-    found = _readings(answer)
+    found = _readings(answer, by_index=isinstance(choice, int))
     if choice is not None:
         if choice not in found:
             raise ConfigError(
@@ -87,14 +87,13 @@ def picked(answer: Any, choice: int | str | None, name: str) -> Any:
     )
 
 
-def _readings(answer: Any) -> dict[int | str, Any]:
-    """The parts of a tuple by index, of a dict by key, and of a named tuple by both."""
+def _readings(answer: Any, by_index: bool = False) -> dict[int | str, Any]:
+    """The parts of a tuple by index, and of a dict or (unless ``by_index``) a named tuple by name."""
     if isinstance(answer, Mapping):
         return {str(key): value for key, value in answer.items()}
     if isinstance(answer, tuple | list):
-        names = getattr(answer, "_fields", ())
-        by_name = dict(zip(names, answer, strict=True)) if names else {}
-        return by_name if by_name else dict(enumerate(answer))
+        names = () if by_index else getattr(answer, "_fields", ())
+        return dict(zip(names, answer, strict=True)) if names else dict(enumerate(answer))
     return {}
 
 

@@ -42,7 +42,7 @@ class TorchvisionNetwork(ZooNetwork):
             raise ConfigError(f'torchvision has no classifier "{self._model}"; {did_you_mean(self._model, known)}')
         arguments: dict[str, Any] = {"num_classes": n_classes} if n_classes else {}
         if self._model in AUXILIARY:
-            arguments["aux_logits"] = False
+            arguments |= {"aux_logits": False, "init_weights": not self.pretrained}
         if self.pretrained:
             arguments |= self._of_weights(self._named(self.pretrained))
         try:

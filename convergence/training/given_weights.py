@@ -46,7 +46,7 @@ def fitted_weights(net: Net, module: nn.Module, n_classes: int = 0) -> FittedSta
         else:
             state = read_checkpoint(expand_path(given.source), given.key).state
     except FileError as error:
-        raise FileError(f"{net.name}: {error}") from error
+        raise type(error)(f"{net.name}: {error}") from error  # MissingWeightsError stays one
     return fit_state(state, module, where, dict(given.key_map), net.spec.ignored_keys(), _of_shapes(net, n_classes))
 
 
