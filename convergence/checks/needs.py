@@ -116,7 +116,7 @@ def picture_sizes(
 ) -> Iterator[FileSize]:
     """Upper bound for pictures of units: patches as large as the image or ``pictures.max_side``."""
     config = experiment.pictures
-    if not config.enabled or not experiment.pictured():
+    if not config.enabled or not experiment.pictured() or len(image_shape) != 3:
         return
     channels, *sides = image_shape
     picture = channels * math.prod(min(side, config.max_side) for side in sides)

@@ -151,8 +151,10 @@ class RunFolder(TaskFolder):
         )
 
     def has_pictures(self) -> bool:
-        """Whether the run includes pictures: enabled, with nets and layers to picture."""
-        return self.experiment.pictures.enabled and bool(self.experiment.pictured())
+        """Whether the run includes pictures: enabled, with nets and layers to picture, of images as far as is known."""
+        shape = self.experiment.data.known_shape() if self.experiment.data is not None else None
+        has_images = shape is None or len(shape) == 3
+        return self.experiment.pictures.enabled and has_images and bool(self.experiment.pictured())
 
     def functional_task(self, experiment: str) -> StageTask:
         """Task: a functional experiment; reads nets and statistics, or trains its own nets (``average``)."""

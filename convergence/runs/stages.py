@@ -299,6 +299,9 @@ def _pictures_skip_reason(folder: RunFolder) -> str:
         return "the config gives activations, and pictures need nets and images"
     if not experiment.pictures.enabled:
         return "pictures.enabled is false"
+    shape = experiment.images.known_shape()
+    if shape is not None and len(shape) != 3:
+        return "the data are no images"
     return "no trained net has a comparison with positions; see pictures.nets and pictures.layers"
 
 

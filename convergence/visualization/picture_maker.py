@@ -280,4 +280,10 @@ def images_at_hand(experiment: Experiment) -> ImageSet:
             f"pictures need the evaluation images, which were not found: {error} The report can be made without "
             "pictures."
         ) from error
-    return splits.test if experiment.statistics.split == "test" else splits.train
+    images = splits.test if experiment.statistics.split == "test" else splits.train
+    if len(images.image_shape) != 3:
+        raise FileError(
+            f"inputs of the data set have the shape {images.image_shape}; pictures need images (channels, height, "
+            "width). Set pictures.enabled = false."
+        )
+    return images

@@ -10,6 +10,7 @@ import pytest
 
 from convergence.analysis.layout import document_layout
 from convergence.cli import VERBS, main
+from convergence.config.load import parse_config
 from convergence.data import DATA_SETS
 from convergence.figures import FIGURES
 from convergence.networks import NETWORKS
@@ -62,6 +63,17 @@ def test_security_md_describes_every_verb():
     assert [row[0].strip("`") for row in rows] == list(VERBS)
     assert {len(row) for row in rows} == {5}
     assert all(row[1] for row in rows), "each verb reads something"
+
+
+def test_examples_of_data_md_are_valid_configs_and_name_every_source():
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    configs = [parse_config(example) for example in re.findall(r"```toml\n(.*?)```", text, re.S)]
+    named = {row.split("`")[1] for row in text.splitlines() if row.startswith("| `")}
+    named |= set(re.findall(r"`(digits|photos|cifar10)`", text))
+    others = {"torchvision": "torchvision:<data set>", "factory": "package.module:factory"}
+    assert {others.get(name, name) for name in DATA_SETS} <= named
+    names = [config.images.name for config in configs]
+    assert names == ["image_folder", "torchvision:FashionMNIST", "mydata:flowers", "arrays", "text"]
 
 
 def test_paths_and_links_in_documents_exist():
