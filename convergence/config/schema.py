@@ -15,6 +15,7 @@ from convergence.config import cross_checks
 from convergence.config.functional import FunctionalConfig
 from convergence.config.layer_refs import LayerRef, layer_refs_of_net
 from convergence.config.nets import Net, NetGroup
+from convergence.config.preparation import prepared_data
 from convergence.config.stages import (
     AnalysisConfig,
     Comparison,
@@ -144,6 +145,7 @@ class Experiment(Settings):
         labels = [group.label for group in self.nets] or list(self.activations.nets if self.activations else ())
         if len(set(labels)) < len(labels):
             raise ValueError(f"nets: labels {shown(labels)} list a label twice; give each group a different label")
+        self.__dict__["data"] = prepared_data(self.data, self.all_nets() if self.data is not None else ())
         cross_checks.check_size(self)
         cross_checks.check_subsets(self)
         names = [net.name for net in self.all_nets()]

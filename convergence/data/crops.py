@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from convergence.data.images import DataSource, Floats, ImageSet, Indices
+from convergence.settings import PLACE_ONLY
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,12 @@ class Crop(NamedTuple):
 class Crops(DataSource):
     """Base of the data sets of photographs. Evaluation: centre crop; training: random crop and flip."""
 
+    preparation: Literal["settings", "network"] = Field(
+        "settings",
+        description="'network' takes the settings of size, interpolation and normalisation that this section does not "
+        "give from the named weights of the nets (torchvision, timm, hf).",
+        json_schema_extra=PLACE_ONLY,
+    )
     crop: int = Field(224, ge=1, le=4096, description="Side of the square input of the net in pixels.")
     augmentation: Literal["resized_crop", "crop"] = Field(
         "resized_crop",

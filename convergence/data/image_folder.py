@@ -39,7 +39,8 @@ from convergence.data.manifest import FAMILIES, KnownFiles, make_manifest
 from convergence.errors import FileError
 from convergence.settings import PLACE_ONLY, PathSetting
 
-BILINEAR = 2  # Pillow's Resampling.BILINEAR; Pillow is imported when images are decoded
+RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+"""Pillow's Resampling by name; Pillow is imported when images are decoded."""
 Side = Annotated[int, Field(ge=1, le=16_384)]
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -64,6 +65,9 @@ class ImageFolder(Crops):
     )
     resize: Side | tuple[Side, Side] = Field(
         256, description="Size after the resize in pixels: the shorter side, or (height, width)."
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="Interpolation of the resize."
     )
 
     families: Annotated[str, AfterValidator(check_setting)] | None = Field(
@@ -200,7 +204,9 @@ class FolderImages(PixelImages):
             whole = self.source.augmentation == "resized_crop"
             image = self._decode(self._files[index]) if whole else self.resized(index)
             box, mirrored = self.source.draw(image.width, image.height, augment_seed, int(index))
-            part = image.resize((side, side), BILINEAR, box=box) if whole else image.crop(box)
+            part = (
+                image.resize((side, side), RESAMPLING[self.source.interpolation], box=box) if whole else image.crop(box)
+            )
             yield np.asarray(part)[:, ::-1] if mirrored else np.asarray(part)
 
     def resized(self, index: int) -> Any:
@@ -248,4 +254,5 @@ def _transforms(source: ImageFolder) -> tuple[Any, Any]:
     from torchvision import transforms
 
     size = list(source.resize) if isinstance(source.resize, tuple) else source.resize
-    return transforms.Resize(size), transforms.CenterCrop(source.crop)
+    mode = transforms.InterpolationMode(source.interpolation)
+    return transforms.Resize(size, mode), transforms.CenterCrop(source.crop)

@@ -312,6 +312,7 @@ def layout(images: FolderImages) -> Layout:
         )
     manifest = images.manifest_hash()
     text = f"{VERSION} {manifest} {source.resize} {source.crop}"
+    text += "" if source.interpolation == "bilinear" else f" {source.interpolation}"
     if images.families is not None:
         text += f" {hashlib.sha256(images.families.tobytes()).hexdigest()}"
     return Layout(len(images), height, width, manifest, hashlib.sha256(text.encode()).hexdigest())

@@ -11,13 +11,13 @@ class Preprocessing(NamedTuple):
 
     Attributes
     ----------
-    resize : size of the shorter side after the resize, in pixels
+    resize : size of the shorter side after the resize, or (height, width), in pixels
     crop : side of the centre crop, in pixels
     mean, deviation : of each channel
     interpolation : "bilinear", "bicubic", …
     """
 
-    resize: int
+    resize: int | tuple[int, int]
     crop: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -26,31 +26,27 @@ class Preprocessing(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """The settings of ``[data]`` that prepare images in this way."""
         return {
-            "resize": self.resize,
+            "resize": self.resize if isinstance(self.resize, int) else list(self.resize),
             "crop": self.crop,
+            "scale": round(1 / 255, 12),
             "mean": [round(value, 6) for value in self.mean],
             "deviation": [round(value, 6) for value in self.deviation],
+            "interpolation": self.interpolation,
         }
 
     def differences(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that differ from those of a data set; settings that it does not have are left out."""
-        differing = {}
-        for name, wanted in self.settings().items():
-            found = data.get(name)
-            if found is not None and not _alike(found, wanted):
-                differing[name] = wanted
-        scale = data.get("scale")
-        if scale is not None and not _alike(scale, 1 / 255):
-            differing["scale"] = round(1 / 255, 9)
-        found = data.get("interpolation")
-        if found is not None and found != self.interpolation:
-            differing["interpolation"] = self.interpolation
-        return differing
+        return {
+            name: wanted
+            for name, wanted in self.settings().items()
+            if data.get(name) is not None and not _alike(data[name], wanted)
+        }
 
 
 def _alike(found: Any, wanted: Any) -> bool:
-    if isinstance(found, list | tuple):
-        if not isinstance(wanted, list):
-            return all(_alike(one, wanted) for one in found)
-        return len(found) == len(wanted) and all(_alike(a, b) for a, b in zip(found, wanted, strict=True))
-    return abs(float(found) - float(wanted)) <= 1e-4 * max(abs(float(wanted)), 1e-9)
+    if isinstance(found, str) or isinstance(wanted, str):
+        return bool(found == wanted)
+    one, other = ([value] if isinstance(value, int | float) else list(value) for value in (found, wanted))
+    return len(one) == len(other) and all(
+        abs(float(a) - float(b)) <= 1e-4 * max(abs(float(b)), 1e-9) for a, b in zip(one, other, strict=True)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,8 @@ class TimmNetwork(ZooNetwork):
 
         asked = resolve_data_config(pretrained_cfg=self._config(self.pretrained).to_dict())
         side = int(asked["input_size"][-1])
-        resize = round(side / float(asked["crop_pct"]))
+        scaled = math.floor(side / float(asked["crop_pct"]))
+        resize = (scaled, scaled) if asked.get("crop_mode") == "squash" else scaled
         return Preprocessing(resize, side, tuple(asked["mean"]), tuple(asked["std"]), str(asked["interpolation"]))
 
     def _full_name(self, pretrained: str) -> str:

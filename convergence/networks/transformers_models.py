@@ -98,7 +98,10 @@ class TransformersNetwork(ZooNetwork):
         try:
             folder = _folder(self.name.removeprefix(PREFIX), download=False)
             asked = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-            size, crop = _side(asked["size"]), _side(asked.get("crop_size") or asked["size"])
+            size = asked["size"]
+            cropped = asked.get("crop_size") if asked.get("do_center_crop", "crop_size" in asked) else None
+            crop = _side(cropped or size)
+            size = (int(size["height"]), int(size["width"])) if "height" in size else _side(size)
             mean, deviation = tuple(asked["image_mean"]), tuple(asked["image_std"])
             return Preprocessing(size, crop, mean, deviation, RESAMPLING.get(asked.get("resample", 2), "bilinear"))
         except (OSError, ValueError, KeyError, TypeError, FileError):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
+from convergence.config.load import parse_config  # noqa: E402
 from convergence.config.nets import NetGroup  # noqa: E402
 from convergence.errors import ConfigError, FileError, UserError  # noqa: E402
 from convergence.io.files import file_sha256  # noqa: E402
@@ -81,8 +82,44 @@ def test_preparation_of_images_is_that_of_the_weights(name):
     asked = net.spec.preprocessing()
     assert asked.crop in (224, 299)
     assert not asked.differences(asked.settings())
-    data = {"crop": 32, "resize": 32, "mean": (0.5, 0.5, 0.5), "deviation": asked.deviation, "scale": 1 / 255}
+    data = {
+        "crop": 32,
+        "resize": 32,
+        "mean": (0.5, 0.5, 0.5),
+        "deviation": asked.deviation,
+        "scale": 1 / 255,
+        "interpolation": asked.interpolation,
+    }
     assert set(asked.differences(data)) == {"crop", "resize", "mean"}
+
+
+CONFIG = """
+name = "zoo"
+data = { name = "image_folder", root = "imgs", preparation = "network"%s }
+statistics = { comparisons = ["avgpool"] }
+[[nets]]
+label = "a"
+network = "torchvision:%s"
+weights = "DEFAULT"
+[[nets]]
+label = "b"
+network = "torchvision:resnet18"
+weights = "DEFAULT"
+"""
+
+
+def test_preparation_is_taken_from_the_weights_where_the_config_does_not_say():
+    data = parse_config(CONFIG % (", mean = [0.1, 0.2, 0.3]", "resnet34")).data
+    assert (data.resize, data.crop, data.mean) == (256, 224, (0.1, 0.2, 0.3))
+    assert data.preparation == "settings", "the resulting settings are stored"
+    with pytest.raises(ConfigError, match=r"a1 asks for resize = 342, and b1 for 256; set data.resize"):
+        parse_config(CONFIG % ("", "inception_v3"))
+    data = parse_config(
+        CONFIG % (", resize = 300, crop = 299, mean = [0, 0, 0], deviation = [1, 1, 1]", "inception_v3")
+    )
+    assert data.data.resize == 300
+    with pytest.raises(ConfigError, match="no net has named weights"):
+        parse_config((CONFIG % ("", "resnet34")).replace('weights = "DEFAULT"', "seeds = [1, 2]"))
 
 
 def test_nets_from_seeds_have_an_output_for_each_class():
@@ -186,7 +223,8 @@ def test_transformers_of_other_architectures_answer_with_one_tensor(models_of_tr
     assert module.lm_head.weight is module.transformer.wte.weight, "tied"
     (net,) = nets(f"hf:{place / 'vit'}", weights="DEFAULT")
     assert loaded(net, (3, 16, 16), 4)(torch.zeros(2, 3, 16, 16)).shape == (2, 5), "as many as the weights have"
-    assert (net.spec.preprocessing().crop, net.spec.preprocessing().interpolation) == (16, "bicubic")
+    asked = net.spec.preprocessing()
+    assert (asked.resize, asked.crop, asked.interpolation) == ((16, 16), 16, "bicubic")
     (net,) = nets(f"hf:{place / 'vit'}", seeds=[1])
     assert initialise(net.spec, 1, (3, 16, 16), 4)(torch.zeros(2, 3, 16, 16)).shape == (2, 4)
 
