@@ -65,6 +65,7 @@ class DistinctNet:
     nets : nets of the config with this network
     module : the built net, in evaluation mode; None until the check of nets built it
     working : whether it could be run; the checks of its layers and of training need that
+    n_outputs : the ``n_classes`` that the module was built with, if that is not the number of classes; else 0
     classifies : whether it has an output for each class
     fixed : whether it is a fixed function of each image; otherwise values are not compared
     logits : its output for two images
@@ -77,6 +78,7 @@ class DistinctNet:
     nets: tuple[Net, ...]
     module: nn.Module | None = None
     working: bool = False
+    n_outputs: int = 0
     classifies: bool = True
     fixed: bool = True
     logits: torch.Tensor | None = None
@@ -154,13 +156,13 @@ class CheckContext:
         chosen = np.linspace(0, len(images) - 1, n).round().astype(np.int64)
         return images.read(chosen, augment_seed)
 
-    def build(self, spec: NetworkSpec, seed: int) -> nn.Module:
-        """A net with the initial weights of a seed; UserError if its code fails."""
+    def build(self, spec: NetworkSpec, seed: int, n_outputs: int = 0) -> nn.Module:
+        """A net with the initial weights of a seed, by default for the classes; UserError if its code fails."""
         from convergence.networks.weights import initialise
 
         train = self.splits.train
         with user_code(f"building {spec.name} from seed {seed}"):
-            return initialise(spec, seed, train.image_shape, train.n_classes)
+            return initialise(spec, seed, train.image_shape, n_outputs or train.n_classes)
 
     @property
     def working_nets(self) -> list[DistinctNet]:

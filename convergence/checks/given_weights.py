@@ -14,8 +14,8 @@ from convergence.checks.findings import Finding
 from convergence.config.schema import Net
 from convergence.errors import FileError, UserError
 from convergence.networks.weight_files import MissingWeightsError
-from convergence.networks.weights import arrays_sha256, load_arrays
-from convergence.training.given_weights import fitted_weights
+from convergence.networks.weights import arrays_sha256
+from convergence.training.given_weights import read_given
 
 NAME = "nets"
 
@@ -31,11 +31,16 @@ def check_given_files(context: CheckContext) -> Iterator[Finding]:
 
 
 def check_given(context: CheckContext, net: DistinctNet, module: nn.Module) -> Iterator[Finding]:
-    """Findings about the weights of a network's nets; the module gets the weights of the first of its nets."""
+    """Findings about the weights of a network's nets; ``module`` is the network built for the classes of the data.
+
+    Sets ``net.module`` if the first of its nets has weights of its own: the net with these weights.
+    """
     seen: dict[str, Net] = {}
+    images = context.images
     for one in net.given:
         try:
-            fitted = fitted_weights(one, module, context.images.n_classes)
+            given = read_given(one, images.image_shape, images.n_classes, module)
+            fitted = given.fitted
         except MissingWeightsError:
             if context.elsewhere or _is_imported(context, one):
                 continue  # reported, or not needed any more
@@ -55,7 +60,7 @@ def check_given(context: CheckContext, net: DistinctNet, module: nn.Module) -> I
                 "each net once",
             )  # fmt: skip
         if one is net.nets[0]:
-            load_arrays(module, fitted.state)
+            net.module, net.n_outputs = given.load(), given.n_outputs
         yield from _check_preprocessing(context, one)
 
 

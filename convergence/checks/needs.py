@@ -65,8 +65,9 @@ def net_sizes(experiment: Experiment, state_bytes: int) -> Iterator[FileSize]:
     """Weights and checkpoints of nets with ``state_bytes`` of weights and buffers in all."""
     kept = 1 + len(experiment.training.keep_epochs)
     yield FileSize("train", "weights of the nets", kept * state_bytes)
-    states = 2 * training_states(experiment)
-    yield FileSize("train", "checkpoints, at most two for each net in training", states * state_bytes)
+    if any(group.trained_here for group in experiment.nets):
+        states = 2 * training_states(experiment)
+        yield FileSize("train", "checkpoints, at most two for each net in training", states * state_bytes)
 
 
 def training_states(experiment: Experiment) -> int:

@@ -63,6 +63,7 @@ def _check_net(context: CheckContext, net: DistinctNet) -> Iterator[Finding]:
         yield finding
     if not fitting:
         return
+    module, net.module = net.module or module, None
     yield from _check_output(context, net, module.eval())
     if net.working:
         net.module = module
@@ -121,7 +122,7 @@ def _check_weights(context: CheckContext, net: DistinctNet, module: nn.Module) -
     """Findings about seeds, saving and loading, and training mode, with a second net of another seed."""
     seeds = [one.seed for one in net.nets if one.weights is None]
     another = next((seed for seed in [*seeds, 0, 1] if seed != max(net.nets[0].seed, 0)), 1)
-    second = context.build(net.spec, another)
+    second = context.build(net.spec, another, net.n_outputs)
     drawn = [(x, y) for x, y in zip(module.parameters(), second.parameters(), strict=True) if x.numel()]
     if len(set(seeds)) > 1 and drawn and all(torch.equal(x, y) for x, y in drawn):
         yield _fault(

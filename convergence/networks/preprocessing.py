@@ -28,7 +28,7 @@ class Preprocessing(NamedTuple):
         return {
             "resize": self.resize if isinstance(self.resize, int) else list(self.resize),
             "crop": self.crop,
-            "scale": round(1 / 255, 12),
+            "scale": 1 / 255,
             "mean": [round(value, 6) for value in self.mean],
             "deviation": [round(value, 6) for value in self.deviation],
             "interpolation": self.interpolation,

@@ -26,6 +26,22 @@ WRITTEN_ONCE = ".num_batches_tracked"
 """End of the keys of counters that older versions of torch did not save, and evaluation does not use."""
 
 
+class OtherShapesError(FileError):
+    """Arrays of other shapes than those of the net, whose keys all fit; pairs of shapes in the file and in the net."""
+
+    def __init__(self, message: str, shapes: Sequence[tuple[torch.Size, torch.Size]]) -> None:
+        super().__init__(message)
+        self.shapes = tuple(shapes)
+
+    def outputs(self, n_classes: int) -> int | None:
+        """Number of outputs of the net in the file, if it differs from one of ``n_classes`` outputs in that alone."""
+        found = {
+            given[0] if len(given) and given[1:] == own[1:] and own[0] == n_classes else None
+            for given, own in self.shapes
+        }
+        return found.pop() if len(found) == 1 else None
+
+
 class FittedState(NamedTuple):
     """Arrays for ``load_arrays`` of a net, and what was done to the keys and values of the checkpoint."""
 
@@ -57,7 +73,8 @@ def fit_state(
     Raises
     ------
     FileError
-        naming the first missing and unexpected keys with the nearest names, and arrays of another shape or type.
+        naming the first missing and unexpected keys with the nearest names, and arrays of another shape or type;
+        OtherShapesError if there are only arrays of another shape.
     """
     notes: list[str] = []
     given = _mapped(state, key_map or {}, where)
@@ -74,13 +91,15 @@ def fit_state(
     _merge_tied(given, tied, where)
     missing = [name for name in names if name not in given and not name.endswith(WRITTEN_ONCE)]
     unexpected = [key for key in given if key not in names]
-    shapes = [
-        f"{name}: {tuple(given[name].shape)} in the checkpoint, {tuple(own[key].shape)} in the net"
-        for name, key in names.items()
-        if name in given and given[name].shape != own[key].shape
-    ]
-    if missing or unexpected or shapes:
-        raise FileError(_mismatch(where, missing, unexpected, shapes, names, remedy))
+    differing = [name for name, key in names.items() if name in given and given[name].shape != own[key].shape]
+    if missing or unexpected or differing:
+        pairs = [(given[name].shape, own[names[name]].shape) for name in differing]
+        shapes = [
+            f"{name}: {tuple(there)} in the checkpoint, {tuple(here)} in the net"
+            for name, (there, here) in zip(differing, pairs, strict=True)
+        ]
+        message = _mismatch(where, missing, unexpected, shapes, names, remedy)
+        raise FileError(message) if missing or unexpected else OtherShapesError(message, pairs)
     counters = [name for name in names if name not in given]
     if counters:
         notes.append(f"{len(counters)} counters of batch norms are not in the checkpoint; they start at 0")

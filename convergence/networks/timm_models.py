@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,7 @@ def _timm() -> Any:
         import timm
     except ImportError as error:
         raise ConfigError(f"{INSTALL}.") from error
+    logging.getLogger("timm").setLevel(logging.WARNING)  # it tells of every file that it loads
     return timm
 
 

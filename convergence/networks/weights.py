@@ -15,6 +15,9 @@ from convergence.io.files import atomic_write
 from convergence.io.seal import check_regular
 from convergence.networks import NetworkSpec
 
+OUTPUTS = "n_outputs"
+"""Key of the number of outputs among the metadata of a file of weights."""
+
 
 def initialise(network: NetworkSpec, seed: int, image_shape: tuple[int, ...], n_classes: int) -> nn.Module:
     """Build a net with the initial weights of a seed, in float32 on the CPU; the global random state is unchanged."""
@@ -28,14 +31,27 @@ def weights_path(folder: Path, epoch: int | None = None) -> Path:
     return folder / "weights.safetensors" if epoch is None else folder / "epochs" / f"{epoch:05d}.safetensors"
 
 
-def save_weights(module: nn.Module, folder: Path, epoch: int | None = None) -> None:
-    """Write the weights of a net to :func:`weights_path`, as plain arrays without code, with their checksum."""
+def save_weights(module: nn.Module, folder: Path, epoch: int | None = None, n_outputs: int = 0) -> None:
+    """Write the weights of a net to :func:`weights_path`, as plain arrays without code, with their checksum.
+
+    ``n_outputs`` is the ``n_classes`` that the net was built with, if it is not that of the data.
+    """
     from safetensors.torch import save
 
     state = state_arrays(module)
     with atomic_write(weights_path(folder, epoch)) as temporary:
-        content = save(state, {"sha256": arrays_sha256(state)})
+        about = {"sha256": arrays_sha256(state)} | ({OUTPUTS: str(n_outputs)} if n_outputs else {})
+        content = save(state, about)
         temporary.write_bytes(content)  # save_file makes its own temporary file, which a kill would leave
+
+
+def _outputs(path: Path) -> int:
+    """The number of outputs that :func:`save_weights` wrote; 0 if it is that of the data."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(OUTPUTS, "0")
+    return int(text) if text.isdecimal() and len(text) < 9 else 0
 
 
 def arrays_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -114,9 +130,9 @@ def load_net(
         what = "the net has no weights yet" if epoch is None else f"the weights of epoch {epoch} were not kept"
         remedy = "" if epoch is None else f" with {epoch} among training.keep_epochs"
         raise FileError(f"{path}: {what}. Run `convergence train`{remedy} first.")
-    module = initialise(network, 0, image_shape, n_classes)
     try:
         state = load_checked(path)
+        module = initialise(network, 0, image_shape, _outputs(path) or n_classes)
         coarse = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
         if coarse:
             raise FileError(

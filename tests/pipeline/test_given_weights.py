@@ -36,6 +36,8 @@ groups = 4
 threads = 1
 loader_workers = 0
 subset = 8
+mutual_information = { enabled = false }
+null = { draws = 0 }
 [training]
 threads = 1
 loader_workers = 0
@@ -45,13 +47,13 @@ rotations = 2
 enabled = false
 [functional]
 threads = 1
-merge = { enabled = true, fit_images = 40 }
+merge = { enabled = true, fit_images = 40, steps = 2 }
 """
 
 
-def state(seed: int) -> dict:
+def state(seed: int, n_outputs: int = 10) -> dict:
     spec = parse_config(CONFIG).nets[0].network
-    return initialise(spec, seed, (1, 8, 8), 10).state_dict()
+    return initialise(spec, seed, (1, 8, 8), n_outputs).state_dict()
 
 
 @pytest.fixture
@@ -134,6 +136,19 @@ def test_weights_that_cannot_be_used_are_refused_before_any_work(place, spoil, w
     assert main(["train", "c.toml"]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not list(Path("runs/given/nets").glob("*")) if Path("runs/given/nets").exists() else True
+
+
+def test_other_number_of_outputs_than_classes_leaves_accuracy_out(place, caplog):
+    for seed, name in ((1, "a.pt"), (2, "b.safetensors")):
+        save_file(state(seed, 13), name)
+    text = log_of(caplog, "train", "c.toml")
+    assert "mine1: the net has 13 outputs, as its weights, and the data have 10 classes" in text
+    assert main(["statistics", "c.toml"]) == 0
+    with h5py.File(folder().statistics_file) as file:
+        assert np.isnan(file["nets/held_out_accuracy"][:]).tolist() == [True, True, False]
+    assert main(["merge", "c.toml"]) == 2, "merging measures accuracy"
+    head = load_file("runs/given/nets/mine1/weights.safetensors")["classifier.weight"]
+    assert torch.equal(head, state(1, 13)["classifier.weight"])
 
 
 def text(old: str, new: str) -> None:

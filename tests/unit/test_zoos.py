@@ -11,9 +11,9 @@ from convergence.config.nets import NetGroup  # noqa: E402
 from convergence.errors import ConfigError, FileError, UserError  # noqa: E402
 from convergence.io.files import file_sha256  # noqa: E402
 from convergence.networks.weight_files import MissingWeightsError  # noqa: E402
-from convergence.networks.weights import initialise, load_arrays  # noqa: E402
+from convergence.networks.weights import initialise  # noqa: E402
 from convergence.networks.zoo import check_named_hash  # noqa: E402
-from convergence.training.given_weights import fitted_weights  # noqa: E402
+from convergence.training.given_weights import read_given  # noqa: E402
 
 IMAGE = (3, 64, 64)
 
@@ -25,9 +25,7 @@ def nets(network, **more):
 
 def loaded(net, image_shape=IMAGE, n_classes=4):
     """A net built for a data set of four classes, with its named weights."""
-    module = initialise(net.spec, 0, image_shape, n_classes)
-    load_arrays(module, fitted_weights(net, module, n_classes).state)
-    return module.eval()
+    return read_given(net, image_shape, n_classes).load().eval()
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def test_named_weights_of_torchvision_come_from_the_cache_or_not_at_all(hub):
     with pytest.raises(FileError, match="SHA-256 of the file begins with"):
         check_named_hash(hub / "squeezenet1_1-b8a52dc0.pth", file_sha256(hub / "squeezenet1_1-b8a52dc0.pth"))
     with pytest.raises(ConfigError, match='no weights "IMAGENET1K_V9"; did you mean "IMAGENET1K_V1"'):
-        fitted_weights(nets("torchvision:squeezenet1_1", weights="IMAGENET1K_V9")[0], module)
+        loaded(nets("torchvision:squeezenet1_1", weights="IMAGENET1K_V9")[0])
 
 
 def test_torchvision_files_with_old_keys_and_auxiliary_heads_fit(hub):
@@ -161,7 +159,7 @@ def test_timm_weights_come_from_the_cache_of_the_hub(hub, tmp_path, monkeypatch)
     asked = net.spec.preprocessing()
     assert (asked.crop, asked.mean) == (160, (0.5, 0.5, 0.5)) or asked.crop == 160
     with pytest.raises(ConfigError, match='timm:test_resnet has no weights "x"'):
-        fitted_weights(nets("timm:test_resnet", weights="x")[0], source)
+        loaded(nets("timm:test_resnet", weights="x")[0])
     with pytest.raises(ConfigError, match='timm has no model "test_resne"'):
         initialise(nets("timm:test_resne", seeds=[1])[0].spec, 0, IMAGE, 4)
 
