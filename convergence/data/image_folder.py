@@ -95,10 +95,10 @@ class ImageFolder(Crops):
         return self.unreadable == "skip"
 
     def list_parts(self) -> dict[str, Part]:
-        test = self._list(self.root / self.test_folder)
         if not self.reads_train:
+            test = self._list(self.root / self.test_folder)
             return {"test": self._with_classes(test, _used_classes(test))} | self._family_part()
-        train = self._list(self.root / self.train_folder)
+        train, test = (self._list(self.root / name) for name in (self.train_folder, self.test_folder))
         odd = sorted(set(train.class_names) ^ set(test.class_names))
         if odd:
             raise FileError(
