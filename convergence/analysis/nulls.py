@@ -72,7 +72,8 @@ class PseudoUnits:
     def live(self, draw: int) -> Indices:
         """Positions within the member of the pseudo-units that vary."""
         if draw not in self._live:
-            least = LEAST_VARIANCE * self._null.real_variance(None, self.span)[self._active]
+            variance = self._null.real_variance(None, self.span)[self._active]
+            least = LEAST_VARIANCE * np.maximum(variance, 0.0)  # rounding may leave less than 0 of a constant unit
             found = np.ones(len(self._active), dtype=bool)
             for half in (0, 1):
                 found &= np.diagonal(self._null.within(half, draw, self.span))[self._active] > least

@@ -27,6 +27,9 @@ from convergence.statistics.passes import StatisticsPasses
 from convergence.statistics.schema import UNKNOWN
 from convergence.statistics.writer import StatisticsWriter
 
+SECOND_PASS = "pass 2, bins"
+"""Title of the pass that reads the images of pass 1 again, see :mod:`convergence.notebook.remembering`."""
+
 
 def statistics_task(target: Path, experiment: Experiment, images_sha256: str) -> StageTask:
     """The sums as a stage with a record."""
@@ -57,6 +60,8 @@ def compute_statistics(
         partial.prepare()
         passes = StatisticsPasses(source, experiment.statistics, partial)
         for step in passes:
+            if hasattr(source, "second_pass"):
+                source.second_pass = step.what == SECOND_PASS
             missing = [item for item in step.items if not partial.is_done(step.name(item))]
             with Progress(step.what, len(step.items), len(step.items) - len(missing)) as progress:
                 for item in missing:

@@ -49,6 +49,8 @@ from convergence.statistics.top_images import TopImages
 Float64 = npt.NDArray[np.float64]
 CODES_SAMPLES = 65536
 """Samples of one array of bin numbers."""
+GRAM_BYTES = 1 << 29
+"""Bytes of stored maps in memory, for the Gram matrix of a layer."""
 ABOUT_SAMPLES = 1024
 """Samples that give the points about which pseudo-units are summed."""
 
@@ -232,13 +234,24 @@ class StatisticsPasses:
                     yield f"{name}/top/{key}", array
 
     def gram(self, layer: tuple[str, str], new_matrix: NewMatrix) -> Arrays:
-        """The Gram matrix (N, N) of the stored images' flattened maps, from two image groups at a time."""
+        """The Gram matrix (N, N) of the stored images' flattened maps, from two image groups at a time.
+
+        Maps of groups stay in memory up to ``GRAM_BYTES``; others are read again for each pair of groups.
+        """
         k, groups = self.assembly.grams().index(layer), self.assembly.subset_groups
+        kept: dict[int, tuple[Float64, Indices]] = {}
+
+        def stored(group: int) -> tuple[Float64, Indices]:
+            found = kept.get(group) or self.assembly.stored_maps(group, k)
+            if group in kept or sum(maps.nbytes for maps, _ in (*kept.values(), found)) <= GRAM_BYTES:
+                kept[group] = found
+            return found
+
         gram = np.zeros((len(self.assembly.subset),) * 2)
         for g in np.unique(groups):
-            x, of_x = self.assembly.stored_maps(int(g), k)
+            x, of_x = stored(int(g))
             for h in np.unique(groups[groups >= g]):
-                y, of_y = (x, of_x) if h == g else self.assembly.stored_maps(int(h), k)
+                y, of_y = (x, of_x) if h == g else stored(int(h))
                 product = x @ y.T
                 gram[np.ix_(of_x, of_y)] = product
                 gram[np.ix_(of_y, of_x)] = product.T

@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from convergence.analysis.active_units import active_units
 from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.measures import Measures, draws_for
 from convergence.analysis.nets import analyze_nets
-from convergence.analysis.nulls import NetNull, PairNull, pair_nulls
+from convergence.analysis.nulls import NetNull, PairNull, PseudoUnits, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair import PairAnalysis, analyze_pair, shape_of
 from convergence.analysis.pair_sums import PairSums
@@ -378,3 +379,16 @@ def test_a_pair_is_freed_after_its_last_use() -> None:
         assert pair() is None
     finally:
         gc.enable()
+
+
+def test_pseudo_units_in_the_place_of_constant_units_are_left_out_where_they_are_constant():
+    rng = np.random.default_rng(0)
+    real = np.stack([np.full(40, 0.1), rng.standard_normal(40)]).astype(np.float32)
+    pseudo = np.stack([np.full(40, 0.3), rng.standard_normal(40)]).astype(np.float32)[None]
+    shift = np.zeros(2)
+    null = null_sums_plain(real, pseudo, np.arange(40) % 2, np.zeros(2, np.int64), shift, shift[None])
+    null.real_squares[:, 0] -= 1e-15  # what rounding may do to a constant unit
+    sums = SimpleNamespace(null=null, units=lambda member: np.arange(2))
+    found = PseudoUnits(sums, SimpleNamespace(alive=np.ones(2, dtype=bool)), "net")
+    assert null.real_variance(None, slice(0, 2))[0] < 0
+    assert found.live(0).tolist() == [1]
