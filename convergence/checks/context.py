@@ -69,7 +69,6 @@ class DistinctNet:
     classifies : whether it has an output for each class
     fixed : whether it is a fixed function of each image; otherwise values are not compared
     logits : its output for two images
-    outputs : shapes of what its modules returned for two images, by name
     shapes : shapes of the layers that were read
     read : names of the layers that were read or refused
     """
@@ -82,7 +81,6 @@ class DistinctNet:
     classifies: bool = True
     fixed: bool = True
     logits: torch.Tensor | None = None
-    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     facts: NetFacts = field(default_factory=NetFacts)
     shapes: dict[str, LayerShape] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)

@@ -75,7 +75,7 @@ def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) ->
     images, n_classes = context.samples[:2], context.splits.train.n_classes
     shape = tuple(images.shape[1:])
     with user_code(f"{type(module).__name__} on images of shape {shape}"):
-        output, net.facts.activation_bytes, net.outputs = _first_pass(module, images)
+        output, net.facts.activation_bytes = _first_pass(module, images)
     problem = _problem_of_output(output, len(images), n_classes)
     if problem and (net.trained_here or not _is_answer(output, len(images))):
         yield _fault(net, *problem)
@@ -176,23 +176,19 @@ def _seeded(run: Callable[[], Any]) -> Callable[[], Any]:
     return again
 
 
-def _first_pass(module: nn.Module, images: torch.Tensor) -> tuple[Any, int, dict[str, tuple[int, ...]]]:
-    """The output, the bytes per image of the outputs of all modules without children, and shapes of all outputs.
+def _first_pass(module: nn.Module, images: torch.Tensor) -> tuple[Any, int]:
+    """The output, and the bytes per image of the outputs of all modules without children."""
+    numbers, handles = [], []
 
-    A module that is called several times has the shape of its last output.
-    """
-    numbers, shapes, handles = [], {}, []
-    for name, part in module.named_modules():
+    def note(part: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            numbers.append(output.numel() * output.element_size())
 
-        def note(part: nn.Module, args: Any, output: Any, name: str = name) -> None:
-            if isinstance(output, torch.Tensor):
-                shapes[name] = tuple(output.shape)
-                if next(part.children(), None) is None:
-                    numbers.append(output.numel() * output.element_size())
-
-        handles.append(part.register_forward_hook(note))
+    for part in module.modules():
+        if next(part.children(), None) is None:
+            handles.append(part.register_forward_hook(note))
     try:
-        return _run(module, images), sum(numbers) // len(images), shapes
+        return _run(module, images), sum(numbers) // len(images)
     finally:
         for handle in handles:
             handle.remove()

@@ -60,6 +60,20 @@ def check_members(experiment: Experiment) -> None:
         raise ValueError(f"statistics.comparisons join {n_members:,} layers of nets; at most {MAX_MEMBERS:,} are valid")
 
 
+def check_layer_configs(experiment: Experiment) -> None:
+    """Reject settings of layers that nothing reads."""
+    check_layer_names("layers", experiment.layers)
+    if experiment.layers and experiment.activations is not None:
+        raise ValueError("layers: given activations are read as they are; remove [layers]")
+    compared = [ref.layer for ref in experiment.all_layer_refs()]
+    read = dict.fromkeys([*compared, *(layer for _, layers in experiment.pictured() for layer in layers)])
+    for name in experiment.layers:
+        if name not in read:
+            raise ValueError(
+                f"layers: no comparison or picture has the layer {_quoted(name)}; {did_you_mean(name, read)}"
+            )
+
+
 def check_layers(experiment: Experiment) -> None:
     """Reject layers that a built-in network does not have."""
     for group in experiment.nets:
@@ -74,8 +88,9 @@ def check_layers(experiment: Experiment) -> None:
         pictured = {net.label for net, _ in experiment.pictured()}
         if group.label in pictured:
             wanted += [("pictures.layers", layer) for layer in experiment.pictures.layers]
-        for where, layer in wanted:
-            if layer not in known:
+        for where, name in wanted:
+            layer = experiment.layer_configs([name])[name].module or name
+            if layer.partition("#")[0] not in known:
                 raise ValueError(
                     f"{where}: the network {group.network.name} of {group.label} has no layer {_quoted(layer)}; "
                     f"{did_you_mean(layer, known)}"

@@ -6,7 +6,7 @@ inputs, so a changed key re-runs exactly the stages that depend on it (:mod:`con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
@@ -31,6 +31,7 @@ from convergence.data.files import Part, file_and_array, list_files
 from convergence.data.images import DataSource
 from convergence.data.manifest import FileData
 from convergence.errors import ConfigError, did_you_mean, shown
+from convergence.networks.layer_config import LayerConfig
 from convergence.settings import PLACE_ONLY, PathSetting, Settings, expand_path
 
 
@@ -128,6 +129,7 @@ class Experiment(Settings):
         None, description="The images."
     )
     nets: tuple[NetGroup, ...] = Field((), description="Groups of nets.")
+    layers: dict[str, LayerConfig] = Field({}, description="Layers that are read otherwise than by default, by name.")
     activations: ActivationsConfig | None = Field(None, description="Given activations, instead of images and nets.")
     training: TrainingConfig = TrainingConfig()
     statistics: StatisticsConfig
@@ -182,6 +184,7 @@ class Experiment(Settings):
                     f'statistics.comparisons: "{comparison.name}" joins fewer than two nets, layers or epochs; add one'
                 )
         cross_checks.check_members(self)
+        cross_checks.check_layer_configs(self)
         if self.report.pair is not None:
             for name in self.report.pair:
                 if name not in names:
@@ -223,6 +226,10 @@ class Experiment(Settings):
                 self.training.epochs,
             )
         ]
+
+    def layer_configs(self, layers: Iterable[str]) -> dict[str, LayerConfig]:
+        """How each layer is read."""
+        return {layer: self.layers.get(layer, LayerConfig()) for layer in layers}
 
     def all_layer_refs(self) -> list[LayerRef]:
         """List the layer references of all comparisons, one comparison after the other."""

@@ -27,6 +27,7 @@ from convergence.config.stages import Comparison
 from convergence.data.images import AbsentImages, ImageSet, Splits, batches_on_device
 from convergence.errors import ConfigError, FileError, UserError, did_you_mean
 from convergence.functional.scores import Float64, Scores
+from convergence.functional.surgery.splitting import SplitNetwork
 from convergence.networks import NetworkSpec
 from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.weights import load_net, save_weights
@@ -102,6 +103,15 @@ class ExperimentContext:
         """A fresh copy of a net with its final weights, in evaluation mode on :attr:`device`."""
         net = self.described(name)
         return self.load(self.folder.net_folder(net), net.spec)
+
+    @cached_property
+    def sample(self) -> torch.Tensor:
+        """A few evaluation images, on which layers are found."""
+        return torch.from_numpy(self.images.read(np.arange(min(2, len(self.images))))).to(self.device)
+
+    def split(self, name: str, layer: str) -> SplitNetwork:
+        """A net split at a layer, which is read as in the statistics."""
+        return SplitNetwork(self.net(name), layer, self.sample, self.experiment.layer_configs([layer])[layer])
 
     def load(self, folder: Path, network: NetworkSpec) -> nn.Module:
         """A net with the weights in a folder, in evaluation mode on :attr:`device`."""

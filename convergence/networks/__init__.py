@@ -13,8 +13,14 @@ answers.py       nets that take tokens, or answer with tuples and dicts
 weights.py       initialise, save and load weights
 checkpoints.py   read weights of other programs; weight_files.py lists their files
 state_keys.py    fit the keys of a checkpoint to a net
-layer_reader.py  read a layer of a net after its activation function
-pre_activations.py  the input of that function, and the function itself
+layer_reader.py  read layers of a net after their activation functions
+layer_config.py  settings of a layer: its module, the point where it is read, the axis of units
+layer_names.py  find a layer by its name
+layer_layouts.py  the axes of images, units and positions of a layer
+recording.py    what a net computes, by running it once
+unit_axes.py    the axis of units of everything that a net computes
+graphs.py       nets as graphs of torch.fx
+activation_functions.py  the function that a layer is read after, and its input
 devices.py       choice of the device, reproducible arithmetic
 """
 

@@ -1,94 +1,100 @@
-"""Read the units of a layer: any module or graph node of a net, after its activation function.
+"""Read the units of a layer: what any module or function of a net returns, after its activation function.
 
-The net is traced to a graph (torch.fx). From the node of the layer, the reader follows normalisation, dropout and
-residual addition to the activation function that is applied to it. So ``conv1`` of a plain net and ``layer1.0.conv2``
-of a residual net both mean the input of the next layers.
+The net is run once on a few inputs and recorded (:mod:`convergence.networks.recording`). That tells which call
+computes the layer, which axis runs over images and which over units. Later batches are read where the same call
+returns. A tensor that the net changes in place afterwards is copied.
 """
 
 from __future__ import annotations
 
-import copy
-import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.nn import functional
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from convergence.errors import ConfigError, did_you_mean
+from convergence.errors import ConfigError
 from convergence.networks import PRE_ACTIVATIONS
-from convergence.networks.pre_activations import Nonlinearity, nonlinearity, not_linear, pre_activation
+from convergence.networks.activation_functions import Nonlinearity, activation_after, activation_of, not_linear
+from convergence.networks.layer_config import LayerConfig
+from convergence.networks.layer_layouts import LayerLayout, find_layout
+from convergence.networks.layer_names import find_layer
+from convergence.networks.recording import Recording, Value, evaluation, function_name, tensors_in, tensors_in_places
+from convergence.networks.unit_axes import unit_axes
 
-RECTIFIERS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Hardswish, nn.Softplus, nn.Sigmoid, nn.Tanh,
-)  # fmt: skip
-RECTIFYING_FUNCTIONS: set[object] = {
-    torch.relu, functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.gelu,
-    functional.silu, functional.mish, functional.hardswish, functional.softplus, torch.sigmoid, torch.tanh,
-}  # fmt: skip
-RECTIFYING_METHODS = {"relu", "relu_", "sigmoid", "tanh"}
-PASSED_MODULES = (
-    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.Identity, nn.modules.dropout._DropoutNd,
-)  # fmt: skip
-PASSED_FUNCTIONS: set[object] = {operator.add, operator.iadd, torch.add, functional.dropout}
-UNIT_AXIS = {2: 1, 3: 2, 4: 1}
-"""The axis of units by the number of axes: vectors (n, C), tokens (n, T, C), maps (n, C, H, W)."""
+N_PROBES = 3
+"""Inputs that a net is run on to find its layers."""
+RELATIVE_ERROR = 1e-4
+"""Differences above this share of a layer's largest value are no rounding errors of float32."""
 
 
 class LayerReader:
-    """Reads layers of a net for batches of images.
+    """Reads layers of a net for batches of inputs; the net is not changed.
+
+    Parameters
+    ----------
+    module : the net
+    layers : names, or names with settings
+    inputs : a few inputs of the net (n, …); at most three are used
+    pre_activations : whether to read the inputs of the activation functions as well
 
     Attributes
     ----------
-    sources : qualified name of the graph node that is read for each layer
-    rectified : for each layer whether that node is an activation function
+    sources : name of the value that is read for each layer
+    names : all names of that value, and of pre-activations that are read
+    layouts : units and positions of each layer
+    rectified : for each layer whether it is read after an activation function
     nonlinear : for each layer without an activation function the operation that is not linear; "" for a linear layer
     nonlinearities : the activation function of each layer whose pre-activations are read
 
     Raises
     ------
     ConfigError
-        for an unknown layer (with the nearest names) or a net that cannot be traced.
+        for an unknown or ambiguous layer, a layer without one row for each image, and units along an unknown axis.
     """
 
-    def __init__(self, module: nn.Module, layers: Sequence[str], pre_activations: bool = False) -> None:
-        """Find the layers; with ``pre_activations`` also the inputs of their activation functions."""
-        graph, names = trace(module)
-        nodes = {name: node for node, name in names.items()}  # of equal names the last node: a module's output
-        modules = dict(module.named_modules())
-        wanted: dict[str, fx.Node] = {}
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: Sequence[str] | Mapping[str, LayerConfig],
+        inputs: torch.Tensor,
+        pre_activations: bool = False,
+    ) -> None:
+        self.module = module
         self.sources: dict[str, str] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
+        self.layouts: dict[str, LayerLayout] = {}
         self.rectified: dict[str, bool] = {}
         self.nonlinear: dict[str, str] = {}
         self.nonlinearities: dict[str, Nonlinearity] = {}
-        self._has_input: dict[str, bool] = {}
-        for layer in layers:
-            start = _find(layer, nodes)
-            node = _after_rectifier(start, modules)
-            self.rectified[layer] = node is not None
-            wanted[layer] = node if node is not None else start
-            self.sources[layer] = names[wanted[layer]]
-            if node is None:
-                self.nonlinear[layer] = not_linear(start, modules)
+        self._places: dict[str, _Place] = {}
+        self._elementwise: dict[str, bool] = {}
+        configs = layers if isinstance(layers, Mapping) else {layer: LayerConfig() for layer in layers}
+        two, three = inputs[[0, -1]], inputs[[0, -1, 0]]
+        recording = Recording(module, two)
+        axes = unit_axes(recording)
+        found = {layer: self._find(recording, layer, config) for layer, config in configs.items()}
+        for layer, value in found.items():
+            self._place(layer, value)
+        shapes = {layer: tuple(tensor.shape) for layer, tensor in self.tensors(three).items()}
+        for layer, config in configs.items():
+            value = found[layer]
+            self.layouts[layer] = find_layout(layer, value.shape, shapes[layer], axes.get(value), config, value)
+            applied = activation_of(recording, value)
+            self.rectified[layer] = applied is not None
+            if applied is None:
+                self.nonlinear[layer] = not_linear(value)
                 continue
-            before = pre_activation(node)
-            self._has_input[layer] = before is not None
-            if before is not None and pre_activations:
-                wanted[PRE_ACTIVATIONS + layer] = before
-                self.nonlinearities[layer] = nonlinearity(node, modules)
-        self._module = _cut(module, graph, wanted)
-
-    @property
-    def module(self) -> fx.GraphModule:
-        """The net up to the last layer that is read, without in-place operations: images to a dict of outputs."""
-        return self._module
-
-    def node(self, layer: str) -> fx.Node:
-        """Return the node of the graph of :attr:`module` that is read for a layer."""
-        (output,) = (node for node in self._module.graph.nodes if node.op == "output")
-        found: fx.Node = output.args[0][layer]
-        return found
+            self._elementwise[layer] = _is_read(applied.before) and applied.before.shape == value.shape
+            if pre_activations and self._elementwise[layer]:
+                self.nonlinearities[layer] = applied.function
+                self.layouts[PRE_ACTIVATIONS + layer] = self.layouts[layer]
+                self._place(PRE_ACTIVATIONS + layer, applied.before)
+        del recording, found, axes
+        if inputs.device.type != "meta":
+            self._check(two, three)
 
     def null_kind(self, layer: str, draws: int) -> tuple[str, str]:
         """The kind of chance level of a layer, and the reason if it has none.
@@ -101,165 +107,167 @@ class LayerReader:
             return ("", f"read after {found}, which is not linear") if found else ("sums", "")
         if not draws:
             return "", "statistics.null.draws = 0"
-        if not self._has_input[layer]:
+        if not self._elementwise[layer]:
             return "", "the activation function is not elementwise"
         return "pre-activations", ""
 
-    @torch.no_grad()
-    def drop_not_elementwise(self, images: torch.Tensor) -> None:
-        """Forget the pre-activations of layers whose activation function depends on more than single values."""
-        found = self(images)
-        for layer, function in list(self.nonlinearities.items()):
-            wanted, pre = as_maps(found[layer]), as_maps(found[PRE_ACTIVATIONS + layer])
-            try:
-                again = function(pre)
-            except (RuntimeError, ValueError, TypeError, IndexError):
-                again = None
-            if again is None or again.shape != wanted.shape or not torch.allclose(again, wanted, 1e-4, 1e-5):
-                del self.nonlinearities[layer]
-                self._has_input[layer] = False
-
-    @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute the output (n, units, …) of each layer for images (n, channels, height, width).
+    def __call__(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Read each layer for a batch of inputs: (n, n_units, n_positions).
 
         The pre-activations of a layer, where they are read, have the key ``PRE_ACTIVATIONS + layer``.
         """
-        outputs: dict[str, torch.Tensor] = self._module(images)
-        return outputs
+        read = self.tensors(inputs)
+        return {layer: self.layouts[layer].maps(tensor, inputs) for layer, tensor in read.items()}
+
+    def tensors(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the net computes for each layer, with its axes as they are.
+
+        Raises
+        ------
+        ConfigError
+            if the net computes other operations than for the first inputs.
+        """
+        reading = _Reading(self._places)
+        with evaluation(self.module), ExitStack() as hooks:
+            for path, wanted in reading.by_module.items():
+                part = self.module.get_submodule(path)
+                hooks.callback(part.register_forward_hook(reading.hook(wanted)).remove)
+            try:
+                with reading:
+                    self.module(inputs)
+            except _AllReadError:
+                pass
+        missing = [layer for layer in self._places if layer not in reading.found]
+        if missing:
+            raise ConfigError(
+                f"{type(self.module).__name__} does not compute {', '.join(missing)} for a batch of {len(inputs)} "
+                "inputs as it does for two: its operations depend on the batch. Read a layer that is computed always."
+            )
+        return {layer: reading.found[layer] for layer in self._places}
+
+    # ---- finding the layers ----
+
+    def _find(self, recording: Recording, layer: str, config: LayerConfig) -> Value:
+        value = find_layer(recording, self.module, layer, config)
+        if config.point in ("post", "pre"):
+            applied = activation_after(recording, value)
+            if applied is not None:
+                value = applied.after if config.point == "post" else applied.before
+        if not _is_read(value):
+            raise ConfigError(
+                f'"{layer}" of {type(self.module).__name__} is made outside the functions of torch and cannot be read. '
+                "Choose the module that computes it."
+            )
+        self.sources[layer] = value.names[0]
+        return value
+
+    def _place(self, key: str, value: Value) -> None:
+        self._places[key] = _Place(value)
+        self.names[key] = tuple(value.names)
+
+    @torch.no_grad()
+    def _check(self, two: torch.Tensor, three: torch.Tensor) -> None:
+        """Check that the values of an image do not depend on its batch, and that activation functions are functions."""
+        of_two, of_three = self(two), self(three)
+        for layer in self.sources:
+            maps, again = of_two[layer], of_three[layer]
+            if _close(maps, again[:2]) and _close(again[0], again[2]):
+                continue
+            if not _close(maps, self(two)[layer]):
+                raise ConfigError(
+                    f'"{layer}" of {type(self.module).__name__} has other values each time it is computed: an '
+                    "operation before it draws random numbers in evaluation mode. Use nn.Dropout, or pass "
+                    "training=self.training to functional.dropout."
+                )
+            raise ConfigError(
+                f'"{layer}" of {type(self.module).__name__} gives other values for an image when another image is '
+                "added to its batch: the layer mixes images. Choose a layer that keeps images apart."
+            )
+        for layer, function in list(self.nonlinearities.items()):
+            wanted, pre = of_two[layer], of_two[PRE_ACTIVATIONS + layer]
+            try:
+                found = function(pre)
+            except (RuntimeError, ValueError, TypeError, IndexError):
+                found = None
+            if found is None or found.shape != wanted.shape or not torch.allclose(found, wanted, 1e-4, 1e-5, True):
+                self._elementwise[layer] = False
+                del self.nonlinearities[layer], self._places[PRE_ACTIVATIONS + layer]
 
 
-def as_maps(output: torch.Tensor) -> torch.Tensor:
-    """Reshape the output of a layer to (n_images, n_units, n_positions).
-
-    Maps (n, C, H, W) become (n, C, H·W); vectors (n, C) have one position; each token of (n, T, C) is a position.
-
-    Raises
-    ------
-    ConfigError
-        for any other number of axes.
-    """
-    axis = UNIT_AXIS.get(output.ndim)
-    if axis is not None:
-        units_second = output.movedim(axis, 1)
-        return units_second.flatten(2) if output.ndim > 2 else units_second[:, :, None]
-    raise ConfigError(
-        f"the output of a layer has shape {tuple(output.shape)}; valid are maps (n, C, H, W), vectors (n, C) and "
-        "tokens (n, T, C). Choose another layer."
-    )
+def _is_read(value: Value) -> bool:
+    return bool(value.returned) or value.producer is not None
 
 
-def answer_node(module: nn.Module) -> str:
-    """Return the qualified name of the node that computes the output of a net.
-
-    Raises
-    ------
-    ConfigError
-        for a net that cannot be traced, or that returns anything but one tensor.
-    """
-    graph, names = trace(module)
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    answer = output.args[0]
-    if not isinstance(answer, fx.Node):
-        raise ConfigError(
-            f"{type(module).__name__} returns a {type(answer).__name__}; a classifier must return one tensor of "
-            "logits. Wrap it in a module that returns the logits alone."
-        )
-    return names[answer]
+def _close(x: torch.Tensor, y: torch.Tensor) -> bool:
+    scale = float(x.abs().nan_to_num(0, 0, 0).max()) if x.numel() else 0.0
+    return torch.allclose(x, y, rtol=RELATIVE_ERROR, atol=RELATIVE_ERROR * scale, equal_nan=True)
 
 
-def trace(module: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
-    """Trace a net in evaluation mode; return its graph and the qualified name of every node.
+class _Place:
+    """Where a value is read: at the return of a module, or of the k-th call of a torch function."""
 
-    Raises
-    ------
-    ConfigError
-        for a net that cannot be traced.
-    """
-    from torchvision.models.feature_extraction import NodePathTracer
-
-    was_training = module.training
-    tracer = NodePathTracer()
-    try:
-        graph = tracer.trace(module.eval())
-    except Exception as error:
-        raise ConfigError(
-            f"{type(module).__name__} cannot be traced to a graph ({error}), so its layers cannot be read by name. "
-            "The usual reason is Python control flow that depends on the images; wrap it with torch.fx.wrap."
-        ) from error
-    finally:
-        module.train(was_training)
-    names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
-    return graph, names
+    def __init__(self, value: Value) -> None:
+        self.copied = value.changed_later
+        self.path, self.number, self.output = "", 0, ""
+        self.call, self.function, self.index = -1, "", 0
+        module = next((found for found in value.returned if found[0].path), None)
+        if module is not None:
+            self.path, self.number, self.output = module[0].path, module[0].number, module[1]
+            return
+        call = value.producer
+        assert call is not None
+        self.call, self.function = call.place, call.name
+        self.index = [id(tensor) for tensor in tensors_in(call.result)].index(id(value.tensor))
 
 
-def _find(layer: str, nodes: dict[str, fx.Node]) -> fx.Node:
-    """Find the node of a layer: the node of that name, or the last node inside the module of that name."""
-    if layer in nodes:
-        return nodes[layer]
-    inside = [node for name, node in nodes.items() if name.startswith(f"{layer}.")]
-    if inside:
-        return inside[-1]
-    known = [name for name, node in nodes.items() if node.op not in ("placeholder", "output")]
-    raise ConfigError(f'the net has no layer "{layer}"; {did_you_mean(layer, known)}')
+class _AllReadError(BaseException):
+    """Ends the pass of a net after the last layer that is read; no code of the net handles it."""
 
 
-def _after_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
-    """Find the first activation function at or after a node, through norms, dropout and addition; None without one."""
-    while True:
-        if _is(node, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS):
-            return node
-        users = [user for user in node.users if user.op != "output"]
-        forward = [
-            user
-            for user in users
-            if _is(user, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS)
-            or _is(user, modules, PASSED_MODULES, PASSED_FUNCTIONS, {"add", "add_"})
-        ]
-        if len(forward) != 1 or len(users) != 1:
-            return None
-        node = forward[0]
+class _Reading(TorchFunctionMode):
+    """One pass: keeps the wanted values as they are returned."""
 
+    def __init__(self, places: Mapping[str, _Place]) -> None:
+        super().__init__()
+        self.found: dict[str, torch.Tensor] = {}
+        self.by_module: dict[str, dict[str, _Place]] = {}
+        self._by_call: dict[int, dict[str, _Place]] = {}
+        self._n_wanted, self._n_calls = len(places), 0
+        for layer, place in places.items():
+            if place.path:
+                self.by_module.setdefault(place.path, {})[layer] = place
+            else:
+                self._by_call.setdefault(place.call, {})[layer] = place
 
-def is_rectifier(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Check whether a node of a graph is an activation function."""
-    return _is(node, modules, RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS)
+    def hook(self, wanted: Mapping[str, _Place]) -> Any:
+        """A forward hook of a module."""
+        n_calls = 0
 
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal n_calls
+            n_calls += 1
+            tensors: dict[str, torch.Tensor] | None = None
+            for layer, place in wanted.items():
+                if place.number == n_calls:
+                    tensors = tensors or dict(tensors_in_places(output))
+                    self._keep(layer, place, tensors[place.output])
 
-def _is(
-    node: fx.Node, modules: dict[str, nn.Module], types: tuple[type, ...], functions: set[object], methods: set[str]
-) -> bool:
-    if node.op == "call_module":
-        return isinstance(modules.get(str(node.target)), types)
-    return (node.op == "call_function" and node.target in functions) or (
-        node.op == "call_method" and node.target in methods
-    )
+        return keep
 
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = list(tensors_in(out))
+        if tensors:
+            for layer, place in self._by_call.get(self._n_calls, {}).items():
+                if function_name(func) == place.function and place.index < len(tensors):
+                    self._keep(layer, place, tensors[place.index])
+            self._n_calls += 1
+        return out
 
-def _cut(module: nn.Module, graph: fx.Graph, wanted: dict[str, fx.Node]) -> fx.GraphModule:
-    """Make a module that computes the wanted nodes, without later nodes and without in-place operations.
-
-    An in-place operation would change the values that were read from the node before it. The given module is not
-    changed.
-    """
-    own = copy.deepcopy(module)
-    for part in own.modules():
-        if getattr(part, "inplace", False):
-            part.inplace = False  # type: ignore[assignment]
-    for node in list(graph.nodes):
-        if node.op == "output":
-            graph.erase_node(node)
-        elif node.op == "call_function":
-            if node.target is operator.iadd:
-                node.target = operator.add
-            if node.kwargs.get("inplace"):
-                node.kwargs = {**node.kwargs, "inplace": False}
-        elif node.op == "call_method" and node.target in ("relu_", "add_"):
-            node.target = str(node.target).rstrip("_")
-    graph.output(dict(wanted))
-    cut = fx.GraphModule(own, graph)
-    cut.graph.eliminate_dead_code()
-    cut.graph.lint()
-    cut.recompile()
-    cut.delete_all_unused_submodules()
-    return cut.eval()
+    def _keep(self, layer: str, place: _Place, tensor: torch.Tensor) -> None:
+        if place.copied:
+            with torch._C.DisableTorchFunction():  # a copy is no call of the net
+                tensor = tensor.clone()
+        self.found[layer] = tensor
+        if len(self.found) == self._n_wanted:
+            raise _AllReadError

@@ -18,9 +18,9 @@ import torch
 
 from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet
+from convergence.networks.activation_functions import Nonlinearity
 from convergence.networks.devices import choose_device, reproducible_arithmetic
-from convergence.networks.layer_reader import LayerReader, as_maps
-from convergence.networks.pre_activations import Nonlinearity
+from convergence.networks.layer_reader import N_PROBES, LayerReader
 from convergence.networks.weights import load_net
 from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps, joined_units
 from convergence.statistics.group_sums import FinishedSums, GroupSums, NewMatrix
@@ -50,25 +50,19 @@ class NetSource(ActivationSource):
         self.images = images
         self.device = choose_device(device) if device != "meta" else torch.device("meta")
         draws = experiment.statistics.null.draws
+        chosen = np.linspace(0, len(images) - 1, N_PROBES).round().astype(np.int64)
+        probes = torch.from_numpy(images.read(chosen)).to(self.device)
         self.readers = {
-            weights: LayerReader(modules[weights].to(self.device), layers, draws > 0)
+            weights: LayerReader(
+                modules[weights].to(self.device), experiment.layer_configs(layers), probes, pre_activations=draws > 0
+            )
             for weights, layers in self.layers.items()
         }
-        probe = torch.zeros((1, *images.image_shape), device=self.device)
-        shapes = {}
-        for weights, reader in self.readers.items():
-            if reader.nonlinearities and self.device.type != "meta":
-                seeded = torch.Generator().manual_seed(0)
-                reader.drop_not_elementwise(torch.rand((2, *images.image_shape), generator=seeded).to(self.device))
-            outputs = reader(probe)
-            for layer in self.layers[weights]:
-                out = outputs[layer]
-                map_shape = tuple(out.shape[2:]) if out.ndim == 4 else (out.shape[1],) if out.ndim == 3 else ()
-                width = as_maps(out).shape[1]
-                kind = reader.null_kind(layer, draws)
-                shapes[weights, layer] = LayerShape(
-                    width, map_shape, reader.sources[layer], reader.rectified[layer], *kind
-                )
+        shapes = {
+            (weights, layer): layer_shape(reader, layer, draws)
+            for weights, reader in self.readers.items()
+            for layer in self.layers[weights]
+        }
         self.joined = joined_units(experiment, shapes)
         sums = experiment.statistics.sums
         if sums == "device" or (sums == "auto" and self.device.type == "cuda"):
@@ -95,7 +89,7 @@ class NetSource(ActivationSource):
     def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
         batch = torch.from_numpy(images).to(self.device)
         found: Maps = {
-            (name, layer): as_maps(out)
+            (name, layer): out
             for name, reader in self.readers.items()
             if weights in (None, name)
             for layer, out in reader(batch).items()
@@ -103,6 +97,13 @@ class NetSource(ActivationSource):
         if isinstance(self.arrays, DeviceArrays):
             return found
         return {key: out.cpu().numpy() for key, out in found.items()}
+
+
+def layer_shape(reader: LayerReader, layer: str, draws: int) -> LayerShape:
+    """The shape of a layer, and its kind of chance level for ``statistics.null.draws``."""
+    layout = reader.layouts[layer]
+    kind = reader.null_kind(layer, draws)
+    return LayerShape(layout.n_units, layout.map_shape, reader.sources[layer], reader.rectified[layer], *kind)
 
 
 class DeviceArrays(HostArrays):

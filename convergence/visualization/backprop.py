@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from convergence.networks.layer_reader import is_rectifier
-from convergence.visualization.layer import PicturedLayer, as_image_maps
+from convergence.networks.graphs import is_rectifier
+from convergence.visualization.layer import PicturedLayer
 
 Method = Literal["deconvolution", "guided"]
 Floats = npt.NDArray[np.float32]
@@ -45,7 +45,7 @@ def backprop(
         cut = np.stack([images[r, :, y0:y1, x0:x1] for r, (y0, x0, y1, x1) in zip(rows, parts, strict=True)])
         x = torch.from_numpy(cut).to(layer.device).requires_grad_()
         with torch.enable_grad():
-            maps = as_image_maps(walker.run(x)["after"])
+            maps = layer.maps(walker.run(x)["after"])
             value = maps[torch.arange(len(rows)), units[rows], within[:, 0], within[:, 1]]
             start = value.detach() if method == "deconvolution" else torch.ones_like(value)
             (signal,) = torch.autograd.grad(value, x, start)

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from convergence.networks.layer_reader import LayerReader, is_rectifier
+from convergence.errors import ConfigError
+from convergence.networks.graphs import LayerGraph, is_rectifier
+from convergence.networks.layer_config import LayerConfig
 from convergence.visualization.patch_geometry import PatchGeometry
 from convergence.visualization.receptive import Pair, receptive_fields
 
@@ -33,11 +35,25 @@ class PicturedLayer:
         for an unknown layer, or one whose output has no units.
     """
 
-    def __init__(self, module: nn.Module, name: str, image_shape: tuple[int, ...], device: torch.device) -> None:
-        reader = LayerReader(module.to(device), [name])
-        self.name, self.device, self.module = name, device, reader.module
-        node = reader.node(name)
-        self.rectified = reader.rectified[name]
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        image_shape: tuple[int, ...],
+        device: torch.device,
+        config: LayerConfig | None = None,
+    ) -> None:
+        sample = torch.rand((2, *image_shape), generator=torch.Generator().manual_seed(0)).to(device)
+        traced = LayerGraph(module.to(device), {name: config or LayerConfig()}, sample)
+        self._layout = traced.reader.layouts[name]
+        if self._layout.image_axis or self._layout.per_image > 1 or self._layout.tokens != "all":
+            raise ConfigError(
+                f'"{name}" of {type(module).__name__} cannot be pictured: its first axis does not run over images '
+                "alone, or some of its positions are left out. Leave it out of pictures.layers."
+            )
+        self.name, self.device, self.module = name, device, traced.module
+        node = traced.node(name)
+        self.rectified = traced.reader.rectified[name]
         before = node.args[0] if self.rectified and is_rectifier(node, dict(self.module.named_modules())) else node
         (output,) = (n for n in self.module.graph.nodes if n.op == "output")
         output.args = ({"after": node, "before": before},)
@@ -45,7 +61,7 @@ class PicturedLayer:
         self.module.recompile()
         self.module.requires_grad_(False)
         with torch.no_grad():
-            out = as_image_maps(self.module(torch.zeros((1, *image_shape), device=device))["after"])
+            out = self.maps(self.module(torch.zeros((1, *image_shape), device=device))["after"])
             self.broken = ~torch.isfinite(out[0].flatten(1)).all(dim=1).cpu().numpy()
             if self.broken.any():
                 for weights in self.module.parameters():
@@ -62,7 +78,7 @@ class PicturedLayer:
     @torch.no_grad()
     def values(self, images: torch.Tensor) -> torch.Tensor:
         """The layer (n, n_units, height, width) for images or parts of images."""
-        return as_image_maps(self.module(images)["after"])
+        return self.maps(self.module(images)["after"])
 
     def first_filters(self) -> torch.Tensor | None:
         """(n_units, channels, height, width) weights of the layer, if it is a convolution of the images."""
@@ -77,9 +93,9 @@ class PicturedLayer:
                 return None
             node = node.args[0]
 
-
-def as_image_maps(output: torch.Tensor) -> torch.Tensor:
-    """A layer's output as (n, n_units, height, width): vectors have one position, tokens (n, T, units) a column."""
-    if output.ndim == 2:
-        return output[:, :, None, None]
-    return output.transpose(1, 2)[..., None] if output.ndim == 3 else output
+    def maps(self, output: torch.Tensor) -> torch.Tensor:
+        """An output of :attr:`module` as (n, n_units, height, width); vectors have one position, sequences a column."""
+        units_second = output.movedim(self._layout.unit_axis, 1)
+        if units_second.ndim == 4:
+            return units_second
+        return units_second.flatten(2)[..., None] if units_second.ndim > 2 else units_second[:, :, None, None]

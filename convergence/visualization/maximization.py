@@ -16,7 +16,7 @@ import torch
 
 from convergence.config.stages import MaximizationConfig
 from convergence.visualization.colours import Bytes, Colours
-from convergence.visualization.layer import PicturedLayer, as_image_maps
+from convergence.visualization.layer import PicturedLayer
 from convergence.visualization.parametrisation import Parametrisation
 from convergence.visualization.receptive import Pair
 
@@ -109,7 +109,7 @@ def _ascend(
             shift = np.random.default_rng([config.seed, 1, step]).integers(0, 2 * jitter + 1, 2)
         with torch.enable_grad():
             window = image.images()[:, :, shift[0] : shift[0] + frame.size[0], shift[1] : shift[1] + frame.size[1]]
-            maps = as_image_maps(layer.module(on_canvas(black + window * (white - black), frame))["before"])
+            maps = layer.maps(layer.module(on_canvas(black + window * (white - black), frame))["before"])
             chosen = maps[rows, units]
             objective = chosen.mean(dim=(1, 2)) if frame.position is None else chosen[:, *frame.position]
             optimiser.zero_grad()

@@ -205,7 +205,9 @@ class PictureMaker:
             self._net = (net.name, load_net(self.folder.net_folder(net), net.spec, shape, n_classes))
             self._layer = None
         if self._layer is None or self._layer.name != name:
-            self._layer = PicturedLayer(self._net[1], name, self.images.image_shape, self.device)
+            self._layer = PicturedLayer(
+                self._net[1], name, self.images.image_shape, self.device, self.experiment.layer_configs([name])[name]
+            )
         return self._layer
 
     def _top_images(self, net: Net, name: str) -> TopImages:

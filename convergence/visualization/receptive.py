@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from convergence.networks.layer_reader import RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS
+from convergence.networks.graphs import RECTIFIERS, RECTIFYING_FUNCTIONS, RECTIFYING_METHODS
 
 Pair = tuple[int, int]
 WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)

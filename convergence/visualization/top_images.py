@@ -11,7 +11,7 @@ from torch import nn
 
 from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet, read_batches
-from convergence.networks.layer_reader import LayerReader, as_maps
+from convergence.networks.layer_reader import LayerReader
 from convergence.runs.signals import check
 from convergence.statistics.file import StatisticsFile
 from convergence.statistics.sampling import ImageGroups, Indices
@@ -46,14 +46,15 @@ def find_top_images(
 ) -> dict[str, TopImages]:
     """Top images of some layers of a net, from a pass over the images of the statistics."""
     config = experiment.pictures
-    reader = LayerReader(module.to(device), layers)
+    reader: LayerReader | None = None
     found: dict[str, TopImages] = {}
     used = images_of(experiment, images)
     batches = [used[start : start + config.batch] for start in range(0, len(used), config.batch)]
     for indices, batch in read_batches(images, batches, config.loader_workers):
         check()
-        for layer, output in reader(torch.from_numpy(batch).to(device)).items():
-            maps = as_maps(output)
+        given = torch.from_numpy(batch).to(device)
+        reader = reader or LayerReader(module.to(device), experiment.layer_configs(layers), given)
+        for layer, maps in reader(given).items():
             if layer not in found:
                 found[layer] = TopImages.zeros(maps.shape[1], config.top)
             found[layer].update(maps.numpy() if device.type == "cpu" else maps, indices)

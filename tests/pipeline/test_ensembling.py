@@ -145,7 +145,7 @@ def test_calibration_error_of_planted_confidences():
 def test_multiply_adds_equal_those_by_hand():
     spec = NETWORKS.load("small").model_validate({"name": "small", "channels": [6], "hidden": [12]})
     net = initialise(spec, 0, (1, 8, 8), 10).eval()
-    split = SplitNetwork(net, "conv1")
+    split = SplitNetwork(net, "conv1", torch.rand(2, 1, 8, 8))
     images = torch.zeros(1, 1, 8, 8)
     assert multiply_adds(split.front, images) == 9 * 6 * 64
     assert multiply_adds(split.back, split.front(images)[0]) == 96 * 12 + 12 * 10

@@ -82,7 +82,7 @@ def test_residual_nets_of_unequal_width(image_root, tmp_path):
         block = file["comparisons/block"]
         assert list(block.attrs["nets"]) == ["narrow1", "narrow2", "wide1"]
         assert list(block.attrs["widths"]) == [128, 128, 512]
-        assert list(block.attrs["sources"]) == ["layer2.0.relu_1", "layer2.0.relu_1", "layer2.0.relu_2"]
+        assert list(block.attrs["sources"]) == ["layer2.0.relu#2", "layer2.0.relu#2", "layer2.0.relu#3"]
         assert list(file["comparisons/same"].attrs["nets"]) == ["narrow1", "narrow2"]
     analysis, names = tmp_path / "residual" / "analysis.h5", {"x": "narrow1", "y": "wide1"}
     pair, matching = row(analysis, "block", "pairs", **names), row(

@@ -268,7 +268,7 @@ def test_split_network_computes_the_net(network, layer, bypassed):
     net = initialise(spec, 0, (3, 32, 32), 5).eval()
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    split = SplitNetwork(net, layer)
+    split = SplitNetwork(net, layer, images)
     assert bool(split.bypassing) == bypassed
     value, *passing = split.front(images)
     with torch.no_grad():
@@ -307,7 +307,11 @@ def test_planted_rank_correlation_is_found():
 
 def test_unknown_names_are_refused(place):
     with pytest.raises(ConfigError, match='no layer "conv9"'):
-        SplitNetwork(initialise(NETWORKS.load("small").model_validate({"name": "small"}), 0, (1, 8, 8), 3), "conv9")
+        SplitNetwork(
+            initialise(NETWORKS.load("small").model_validate({"name": "small"}), 0, (1, 8, 8), 3),
+            "conv9",
+            torch.rand(2, 1, 8, 8),
+        )
     folder = RunFolder(place / "stitched", read_config(place / "c.toml"))
     with ExperimentContext(folder, place / "out") as context:
         for change, message in (

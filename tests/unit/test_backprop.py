@@ -156,7 +156,7 @@ def test_residual_net_with_shared_relu_is_supported():
     """Against the rule written out for this net: the signal parts where the branches meet, and adds up."""
     net = made(Residual, 1)
     nn.init.constant_(net.conv2.bias, 0.5)
-    layer = PicturedLayer(net, "conv2_1", (1, 9, 9), CPU)
+    layer = PicturedLayer(net, "conv2#2", (1, 9, 9), CPU)
     image = np.random.default_rng(0).standard_normal((1, 1, 9, 9)).astype(np.float32)
     for guided in (False, True):
         x = torch.from_numpy(image)

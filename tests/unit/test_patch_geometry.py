@@ -7,20 +7,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import fx
 
 from convergence.data.images import ArrayImages
 from convergence.errors import FileError
-from convergence.networks.layer_reader import LayerReader
+from convergence.networks.graphs import LayerGraph
 from convergence.visualization.colours import Colours, reduced, signal_to_bytes
 from convergence.visualization.patch_geometry import PatchGeometry
 from convergence.visualization.receptive import ReceptiveField, receptive_fields
 from tests.unit.test_receptive_fields import Residual, nets
 
 
-def view_of(module, layer: str, image: tuple[int, int]) -> tuple[LayerReader, PatchGeometry]:
-    reader = LayerReader(module, [layer])
-    shape = tuple(reader(torch.zeros(1, 1, *image, dtype=torch.float64))[layer].shape[2:])
-    return reader, PatchGeometry(receptive_fields(reader.module)[reader.node(layer)], shape, image)
+def view_of(module, layer: str, image: tuple[int, int]) -> tuple[fx.GraphModule, PatchGeometry]:
+    graph = LayerGraph(module, [layer], torch.rand(2, 1, *image, dtype=torch.float64))
+    shape = graph.reader.layouts[layer].map_shape
+    return graph.module, PatchGeometry(receptive_fields(graph.module)[graph.node(layer)], shape, image)
 
 
 @settings(max_examples=10, deadline=None)
@@ -28,14 +29,14 @@ def view_of(module, layer: str, image: tuple[int, int]) -> tuple[LayerReader, Pa
 def test_patch_determines_the_unit_value(net, side, seed):
     layer = "last" if isinstance(net, Residual) else str(len(net) - 1)
     image = (side, side + 5)
-    reader, view = view_of(net.double(), layer, image)
+    front, view = view_of(net.double(), layer, image)
     x = torch.randn((1, 1, *image), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    whole = reader(x)[layer][0]
+    whole = front(x)[layer][0]
     positions = np.argwhere(np.ones(view.map_shape))
     seen = []
     for rows, boxes, within in view.batches(positions, 50):
         parts = torch.cat([x[:, :, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes])
-        found = reader(parts)[layer]
+        found = front(parts)[layer]
         for k, row in enumerate(rows):
             y, z = positions[row]
             torch.testing.assert_close(found[k, :, within[k, 0], within[k, 1]], whole[:, y, z])

@@ -14,13 +14,14 @@ from torch import nn
 from torch.nn import functional
 
 from convergence.networks.alexnet import AlexNet
+from convergence.networks.graphs import LayerGraph
 from convergence.networks.layer_reader import LayerReader
 from convergence.visualization.receptive import ReceptiveField, receptive_fields
 
 
-def field_of(module: nn.Module, layer: str) -> ReceptiveField:
-    reader = LayerReader(module, [layer])
-    return receptive_fields(reader.module)[reader.node(layer)]
+def field_of(module: nn.Module, layer: str, image: tuple[int, ...] = (1, 64, 64)) -> ReceptiveField:
+    graph = LayerGraph(module, [layer], torch.rand(2, *image))
+    return receptive_fields(graph.module)[graph.node(layer)]
 
 
 def open_net(module: nn.Module) -> nn.Module:
@@ -41,11 +42,11 @@ def open_net(module: nn.Module) -> nn.Module:
 
 def reached(module: nn.Module, layer: str, position: tuple[int, int] | None, image: tuple[int, ...]):
     """First and last pixel + 1, (2, 2), that a position of a layer depends on, by its gradient; and the map's shape."""
-    reader = LayerReader(module, [layer])
+    graph = LayerGraph(module, [layer], torch.rand(2, *image, dtype=torch.float64))
     x = torch.rand((1, *image), generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
     x.requires_grad_()
     with torch.enable_grad():
-        out = reader.module(x)[layer]
+        out = graph.module(x)[layer]
         y, z = position or (out.shape[2] // 2, out.shape[3] // 2)
         (gradient,) = torch.autograd.grad(out[0, :, y, z].sum(), x)
     pixels = np.argwhere(gradient[0].abs().sum(dim=0).numpy() > 0)
@@ -75,9 +76,9 @@ def nets(draw) -> nn.Sequential:
 @given(net=nets(), where=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)))
 def test_fields_of_random_nets_equal_gradients(net, where):
     layer, image = str(len(net) - 1), (1, 48, 48)
-    shape = LayerReader(net, [layer])(torch.zeros(1, *image))[layer].shape[2:]
+    shape = LayerReader(net, [layer], torch.rand(2, *image)).layouts[layer].map_shape
     position = tuple(int(w * n) for w, n in zip(where, shape, strict=True))
-    field = field_of(net, layer)
+    field = field_of(net, layer, image)
     (first, last), _, _ = reached(open_net(net), layer, position, image)
     for axis in range(2):
         start = field.start(position)[axis]
@@ -132,7 +133,7 @@ def test_fields_of_known_nets_have_the_published_sizes(model, sizes, image):
         net = model()
     opened = open_net(net)
     for layer, size in sizes.items():
-        field = field_of(net, layer)
+        field = field_of(net, layer, (3, image, image))
         assert field.size == (size, size)
         (first, last), position, _ = reached(opened, layer, None, (3, image, image))
         assert tuple(first) == field.start(position)

@@ -31,7 +31,7 @@ from convergence.functional.ensembling.results import (
 from convergence.functional.prediction_metrics import PredictionMetrics, log_probabilities, mean_probability
 from convergence.functional.scores import estimates
 from convergence.functional.stitching.maps import NO_PARTNER, AffineMap, Float64, LayerFit
-from convergence.functional.surgery.splitting import SplitNetwork, apply_map, slices, units_second
+from convergence.functional.surgery.splitting import SplitNetwork, apply_map, slices
 from convergence.inference import generator_of
 
 
@@ -52,7 +52,7 @@ def shared_core(context: ExperimentContext, comparison: Comparison, trunk: str, 
     for name in names:
         layer = context.layer_of(comparison, name)
         assert layer is not None
-        splits.append(SplitNetwork(context.net(name), layer))
+        splits.append(context.split(name, layer))
     probe = torch.zeros((1, *context.images.image_shape), device=context.device)
     values = [split.front(probe)[0] for split in splits]
     at = names.index(trunk)
@@ -62,7 +62,7 @@ def shared_core(context: ExperimentContext, comparison: Comparison, trunk: str, 
         return EnsemblingResults(skipped=(SkippedCore(comparison.name, trunk, str(error)),))
     fronts = [multiply_adds(split.front, probe) for split in splits]
     tails = [multiply_adds(split.back, value) for split, value in zip(splits, values, strict=True)]
-    positions = int(np.prod(units_second(values[at]).shape[2:]))
+    positions = int(np.prod(values[at].shape[2:]))
     systems = [_systems(context, comparison, trunk, names, half) for half in (0, 1)]
     keys = [FULL, SINGLE, *systems[0]]
     metrics = PredictionMetrics(keys, len(context.groups), context.config.ensemble.bins)
@@ -93,7 +93,7 @@ def shared_core(context: ExperimentContext, comparison: Comparison, trunk: str, 
         trunk,
         order=[one.name for one in context.comparisons()].index(comparison.name),
         source=splits[at].source,
-        n_units=units_second(values[at]).shape[1],
+        n_units=values[at].shape[1],
         front_cost=fronts[at],
         tail_cost=tails[at],
     )
@@ -107,7 +107,7 @@ def _check(comparison: Comparison, names: list[str], splits: list[SplitNetwork],
                 f"{comparison.name}: values bypass the layer of {name} ({', '.join(split.bypassing[:3])}), so that no "
                 "core can be shared there. Choose the output of a block."
             )
-        if units_second(value).shape[2:] != units_second(values[0]).shape[2:]:
+        if value.shape[2:] != values[0].shape[2:]:
             raise ConfigError(
                 f"{comparison.name}: the layers of {names[0]} and {name} have different positions; a shared core needs "
                 "the same. Compare layers with maps of one size."
@@ -181,9 +181,8 @@ class _Tails:
         """Log-probabilities (m, n, n_classes) from the trunk's layer; ``own`` (n, n_classes) where there is no map."""
         found = []
         for some in slices(len(self._weights), layer.numel()):
-            value = units_second(apply_map(layer, torch.cat(self._weights[some]), torch.cat(self._biases[some])))
+            value = apply_map(layer, torch.cat(self._weights[some]), torch.cat(self._biases[some]))
             value = value.unflatten(1, (-1, len(self._biases[0]))).transpose(0, 1)
-            value = value.transpose(2, 3) if layer.ndim == 3 else value
             found += list(log_probabilities(self._split.back_of_many(value.contiguous())))
         through = iter(found)
         return torch.stack([next(through) if given else own for given in self._given])

@@ -14,7 +14,7 @@ from convergence.errors import ConfigError, UserError
 from convergence.functional.context import ExperimentContext, Forward
 from convergence.functional.scores import Scores
 from convergence.functional.stitching.maps import AffineMap
-from convergence.functional.surgery.splitting import SplitNetwork, apply_map, slices, units_second
+from convergence.functional.surgery.splitting import SplitNetwork, apply_map, slices
 
 Name = TypeVar("Name")
 Many = Callable[[torch.Tensor], torch.Tensor]
@@ -66,8 +66,8 @@ class StitchedNetwork:
         (own, *passing), given = self.fronts(images)
         value = apply_map(given, self._tensor(mapping.weights), self._tensor(mapping.bias))
         if replaced is not None:
-            mask = torch.from_numpy(replaced).to(own.device).view(-1, *[1] * (units_second(own).ndim - 2))
-            value = units_second(torch.where(mask, units_second(value), units_second(own)))
+            mask = torch.from_numpy(replaced).to(own.device).view(-1, *[1] * (own.ndim - 2))
+            value = torch.where(mask, value, own)
         return self.split_a.back(value, *passing)
 
     def through_many(self, mappings: Sequence[AffineMap], replaced: Sequence[np.ndarray | None] | None = None) -> Many:
@@ -85,11 +85,10 @@ class StitchedNetwork:
             logits = []
             for some in slices(len(weights), own.numel()):
                 value = apply_map(given, torch.cat(weights[some]), torch.cat(biases[some]))
-                value = units_second(value).unflatten(1, (-1, units_second(own).shape[1])).transpose(0, 1)
+                value = value.unflatten(1, (-1, own.shape[1])).transpose(0, 1)
                 if masks is not None:
                     mask = masks[some].view(len(value), 1, -1, *[1] * (value.ndim - 3))
-                    value = torch.where(mask, value, units_second(own))
-                value = value.transpose(2, 3) if own.ndim == 3 else value
+                    value = torch.where(mask, value, own)
                 logits.append(self.split_a.back_of_many(value.contiguous(), *passing))
             return torch.cat(logits)
 
@@ -140,11 +139,11 @@ def correct_and_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.nda
 
 
 def _positions(value: torch.Tensor) -> tuple[int, ...]:
-    return tuple(units_second(value).shape[2:])
+    return tuple(value.shape[2:])
 
 
 def _split(context: ExperimentContext, comparison: Comparison, net: str) -> SplitNetwork:
     layer = context.layer_of(comparison, net)
     if layer is None:
         raise ConfigError(f"the comparison {comparison.name} has no layer of {net}. Choose another net or comparison.")
-    return SplitNetwork(context.net(net), layer)
+    return context.split(net, layer)

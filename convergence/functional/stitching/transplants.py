@@ -29,7 +29,7 @@ from convergence.functional.stitching.maps import NO_PARTNER, LayerFit, Partners
 from convergence.functional.stitching.results import CumulativeStep, SkippedPair, StitchingResults, TransplantedLayer
 from convergence.functional.stitching.stitched_network import Many, StitchedNetwork, correct_and_loss, cross_fitted
 from convergence.functional.stitching.unit_effects import UnitEffects
-from convergence.functional.surgery.splitting import slices, units_second
+from convergence.functional.surgery.splitting import slices
 from convergence.inference import generator_of
 
 KINDS = ("transplanted", "random", "shuffled", "ablated")
@@ -122,8 +122,6 @@ class _Replacing:
     def __call__(self, kind: str, some: slice, value: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """(m, n, units, …) copies of the layer's output, each with one unit of the slice replaced."""
         units = self._units[some]
-        ndim = value.ndim
-        value, given = units_second(value), units_second(given)
         fit = self._fit
         places = fit.live_a[units]
         own = value[:, places].transpose(0, 1)
@@ -142,7 +140,7 @@ class _Replacing:
                 new = shared + (new - shared).roll(1, dims=1)
         copies = value.expand(len(units), *value.shape).clone()
         copies[torch.arange(len(units)), :, torch.from_numpy(places)] = new
-        return copies.transpose(2, 3) if ndim == 3 else copies
+        return copies
 
 
 def _along(numbers: np.ndarray, own: torch.Tensor) -> torch.Tensor:

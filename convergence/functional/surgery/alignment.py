@@ -23,7 +23,7 @@ from convergence.functional.surgery.permutations import (
     permuted_state,
 )
 from convergence.inference import generator_of
-from convergence.networks.layer_reader import LayerReader, as_maps
+from convergence.networks.layer_reader import LayerReader
 from convergence.statistics.moments import Moments
 
 Float64 = npt.NDArray[np.float64]
@@ -73,14 +73,15 @@ def joint_correlations(
     """
     read = {group.name: producers(group) for group in groups}
     layers = list(dict.fromkeys(layer for found in read.values() for layer, _ in found))
-    readers = [LayerReader(module, layers) for module in modules]
+    readers: list[LayerReader] = []
     sums = {
         (group.name, k): Moments(np.zeros(len(modules) * group.n_units))
         for group in groups
         for k in range(len(read[group.name]))
     }
     for batch in batches:
-        outputs = [{layer: as_maps(value) for layer, value in reader(batch).items()} for reader in readers]
+        readers = readers or [LayerReader(module, layers, batch) for module in modules]
+        outputs = [reader(batch) for reader in readers]
         for (name, k), moments in sums.items():
             layer, channels = read[name][k]
             joined = torch.cat([output[layer][:, torch.from_numpy(channels).to(batch.device)] for output in outputs], 1)
@@ -127,13 +128,12 @@ class ActivationMatcher:
     def activations(self, state: State) -> dict[str, torch.Tensor]:
         """By group: (n_images · n_positions, n_units) in float64 on the CPU."""
         self.module.load_state_dict(dict(state))
-        reader = LayerReader(self.module, list(dict.fromkeys(self.layers.values())))
+        reader = LayerReader(self.module, list(dict.fromkeys(self.layers.values())), self.batches[0])
         found: dict[str, list[torch.Tensor]] = {name: [] for name in self.layers}
         for batch in self.batches:
             outputs = reader(batch)
             for name, layer in self.layers.items():
-                maps = as_maps(outputs[layer])
-                found[name].append(maps.movedim(1, 2).flatten(0, 1).cpu())
+                found[name].append(outputs[layer].movedim(1, 2).flatten(0, 1).cpu())
         return {name: torch.cat(parts).double() for name, parts in found.items()}
 
     def match(self, onto: Mapping[str, torch.Tensor], moving: Mapping[str, torch.Tensor]) -> Orders:

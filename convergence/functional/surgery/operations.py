@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth, stochastic_depth
 
-from convergence.networks.layer_reader import RECTIFIERS, RECTIFYING_FUNCTIONS
+from convergence.networks.graphs import RECTIFIERS, RECTIFYING_FUNCTIONS
 
 UNIT_WISE_MODULES = (
     *(kind for kind in RECTIFIERS if kind is not nn.PReLU), nn.Identity, nn.modules.dropout._DropoutNd, nn.Hardsigmoid,

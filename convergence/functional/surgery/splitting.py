@@ -1,6 +1,6 @@
 """A net split at a layer into a front part, which computes the layer, and a back part, which reads it.
 
-The net is traced to a graph (:mod:`convergence.networks.layer_reader`). The front part is everything up to the node
+The net is traced to a graph (:mod:`convergence.networks.graphs`). The front part is everything up to the node
 that the statistics read. The back part is everything that depends on it. Values that bypass the node, as inside a
 residual block, are computed by the front part and passed to the back part unchanged.
 """
@@ -12,7 +12,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from convergence.errors import ConfigError
-from convergence.networks.layer_reader import LayerReader, answer_node
+from convergence.networks.graphs import ANSWER, LayerGraph
+from convergence.networks.layer_config import LayerConfig
 
 VALUES_AT_ONCE = 2**22
 """Numbers of a layer's output that are replaced in one pass of the back part; it changes bits."""
@@ -21,24 +22,38 @@ VALUES_AT_ONCE = 2**22
 class SplitNetwork:
     """The two parts of a net at one layer; the net itself is not changed.
 
+    Parameters
+    ----------
+    module : the net
+    layer : name of the layer
+    sample : a few inputs of the net
+    config : how the layer is read
+
     Attributes
     ----------
     layer : name of the layer
-    source : qualified name of the node that is replaced
+    source : name of the value that is replaced
+    unit_axis : axis of the units in the value; the parts have them along axis 1
     bypassing : names of the nodes whose values bypass the layer
 
     Raises
     ------
     ConfigError
-        for an unknown layer, a net that cannot be traced, and a layer that the logits do not depend on.
+        for an unknown layer, a net that cannot be traced, a layer that the logits do not depend on, and a layer whose
+        first axis is not that of images.
     """
 
-    def __init__(self, module: nn.Module, layer: str) -> None:
-        answer = answer_node(module)
-        reader = LayerReader(module, [layer, answer])
-        self.layer, self.source = layer, reader.sources[layer]
-        node, logits = reader.node(layer), reader.node(answer)
-        after = _after(reader.module.graph, node)
+    def __init__(self, module: nn.Module, layer: str, sample: torch.Tensor, config: LayerConfig | None = None) -> None:
+        traced = LayerGraph(module, {layer: config or LayerConfig()}, sample, with_answer=True)
+        layout = traced.reader.layouts[layer]
+        if layout.image_axis or layout.per_image > 1 or layout.unit_axis < 0 or layout.tokens != "all":
+            raise ConfigError(
+                f'"{layer}" of {type(module).__name__} cannot be replaced: its first axis does not run over images '
+                "alone, or some of its positions are left out. Choose another layer."
+            )
+        self.layer, self.source, self.unit_axis = layer, traced.reader.sources[layer], layout.unit_axis
+        node, logits = traced.node(layer), traced.node(ANSWER)
+        after = _after(traced.module.graph, node)
         if logits is not node and logits not in after:
             raise ConfigError(
                 f'the logits of {type(module).__name__} do not depend on the layer "{layer}", which cannot be '
@@ -46,19 +61,19 @@ class SplitNetwork:
             )
         passing = _passing(node, after)
         self.bypassing = tuple(passing_node.name for passing_node in passing)
-        self._front = _front(reader.module, [node, *passing])
-        self._back = _back(reader.module, node, passing, after, logits)
+        self._front = _front(traced.module, [node, *passing])
+        self._back = _back(traced.module, node, passing, after, logits)
 
     @torch.no_grad()
     def front(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The layer's output (n, units, …) and the bypassing values, from images (n, channels, height, width)."""
-        values: tuple[torch.Tensor, ...] = self._front(images)
-        return values
+        value, *passing = self._front(images)
+        return value.movedim(self.unit_axis, 1), *passing
 
     @torch.no_grad()
     def back(self, value: torch.Tensor, *passing: torch.Tensor) -> torch.Tensor:
         """Logits (n, n_classes) from the layer's output, or its replacement, and the bypassing values."""
-        logits: torch.Tensor = self._back(value, *passing)
+        logits: torch.Tensor = self._back(value.movedim(1, self.unit_axis), *passing)
         return logits
 
     def back_of_many(self, values: torch.Tensor, *passing: torch.Tensor) -> torch.Tensor:
@@ -77,15 +92,10 @@ def slices(n: int, numel: int) -> list[slice]:
 
 
 def apply_map(value: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Map a layer's output (n, units, …) or (n, tokens, units) by weights (n_a, n_b): a 1×1 convolution."""
+    """Map a layer's output (n, units, …) at each position by weights (n_a, n_b)."""
     if value.ndim == 4:
         return functional.conv2d(value, weights[:, :, None, None], bias)
-    return functional.linear(value, weights, bias)
-
-
-def units_second(value: torch.Tensor) -> torch.Tensor:
-    """Swap the axes of tokens (n, T, C); return vectors and maps unchanged."""
-    return value.transpose(1, 2) if value.ndim == 3 else value
+    return functional.linear(value.movedim(1, -1), weights, bias).movedim(-1, 1)
 
 
 def _after(graph: fx.Graph, node: fx.Node) -> dict[fx.Node, None]:

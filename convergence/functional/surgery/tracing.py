@@ -34,7 +34,7 @@ from convergence.functional.surgery.operations import (
     UNIT_WISE_METHODS,
     UNIT_WISE_MODULES,
 )
-from convergence.networks.layer_reader import trace
+from convergence.networks.graphs import trace
 
 Labels = npt.NDArray[np.int64]
 IMAGES, LOGITS = "its units are channels of the images", "its units are the logits"

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from convergence.networks import PRE_ACTIVATIONS
-from convergence.networks.layer_reader import RECTIFIERS, LayerReader, as_maps
+from convergence.networks.graphs import RECTIFIERS
+from convergence.networks.layer_reader import LayerReader
 
 
 class Net(nn.Module):
@@ -29,8 +30,8 @@ class Net(nn.Module):
 
 def read(module: nn.Module, layers: list[str]) -> tuple[LayerReader, dict[str, torch.Tensor]]:
     torch.manual_seed(1)
-    reader, images = LayerReader(module, layers, pre_activations=True), torch.randn(2, 3, 8, 8)
-    reader.drop_not_elementwise(images)
+    images = torch.randn(2, 3, 8, 8)
+    reader = LayerReader(module, layers, images, pre_activations=True)
     return reader, reader(images)
 
 
@@ -41,7 +42,7 @@ def test_functions_give_activations_from_pre_activations(rectifier):
     layers = ["conv1", "conv2", "conv3"]
     reader, found = read(Net(rectifier(*arguments)), layers)
     for layer in layers:
-        pre, wanted = as_maps(found[PRE_ACTIVATIONS + layer]), as_maps(found[layer])
+        pre, wanted = found[PRE_ACTIVATIONS + layer], found[layer]
         torch.testing.assert_close(reader.nonlinearities[layer](pre), wanted, rtol=1e-6, atol=1e-6)
         assert (pre < 0).any(), "in-place functions do not change what is read"
         assert reader.null_kind(layer, 8) == ("pre-activations", "")
