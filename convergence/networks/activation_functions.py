@@ -55,7 +55,7 @@ SCALING = {"mul", "div", "truediv"}
 """Operations that are linear if one operand is constant."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activation:
     """An activation function that a net applies.
 

@@ -26,7 +26,7 @@ REFLECTED = {"radd": "add", "rmul": "mul", "rsub": "sub", "rtruediv": "truediv",
 IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Value:
     """A tensor that the net computes.
 
@@ -62,7 +62,7 @@ class Value:
         return self.tensor._version != self.version
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Call:
     """A call of a torch function that returned tensors.
 
@@ -92,7 +92,7 @@ class Call:
         return list(dict.fromkeys(value for value in self.inputs if not value.constant))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ModuleCall:
     """A call of a module.
 
