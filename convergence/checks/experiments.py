@@ -114,7 +114,10 @@ def check_ensembling(context: CheckContext) -> Iterator[Finding]:
                 if layer is not None and net is not None and net.module is not None:
                     yield from _refusal(
                         "ensemble", f'"{comparison.name}" of {net.name}',
-                        functools.partial(SplitNetwork, net.module, layer),
+                        functools.partial(
+                            SplitNetwork, net.module, layer, context.samples,
+                            context.experiment.layer_configs([layer])[layer],
+                        ),
                     )  # fmt: skip
 
     yield from _checked(context, "ensemble", findings)

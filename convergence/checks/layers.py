@@ -10,6 +10,7 @@ from torch import nn
 from convergence.checks.context import CheckContext, DistinctNet, user_code
 from convergence.checks.findings import Finding, shortened
 from convergence.errors import UserError
+from convergence.networks.graphs import LayerGraph
 from convergence.networks.layer_reader import LayerReader
 from convergence.statistics.activation_source import joined_units
 from convergence.statistics.torch_source import layer_shape
@@ -43,16 +44,32 @@ def check_pictured_layers(context: CheckContext) -> Iterator[Finding]:
     """Yield findings about the layers of the pictures."""
     pictured = {net.name: layers for net, layers in context.experiment.pictured()}
     for net in context.working_nets:
-        wanted = [layer for one in net.nets for layer in pictured.get(one.name, ())]
+        wanted = dict.fromkeys(layer for one in net.nets for layer in pictured.get(one.name, ()))
         yield from _read(context, net, wanted, "pictures.layers")
+        for layer in wanted:
+            if layer in net.shapes:
+                yield from _traced(context, net, layer)
+
+
+def _traced(context: CheckContext, net: DistinctNet, layer: str) -> Iterator[Finding]:
+    """Pictures need the graph of a net, by which they go back from a unit to the image."""
+    assert net.module is not None
+    try:
+        with user_code(f"{net.name}: tracing {layer}"):
+            LayerGraph(net.module, context.experiment.layer_configs([layer]), context.samples)
+    except UserError as error:
+        yield Finding(
+            NAME, "fault", f"pictures.layers: {net.name}: {shortened(str(error))}",
+            remedy="Leave the layer out of pictures.layers, or set pictures.enabled = false",
+        )  # fmt: skip
 
 
 def _read(context: CheckContext, net: DistinctNet, wanted: Iterable[str], setting: str) -> Iterator[Finding]:
     """Read those layers of a net that were not read before."""
     layers = [layer for layer in dict.fromkeys(wanted) if layer not in net.read]
     net.read |= set(layers)
-    if not layers:
-        return
+    if not layers or not net.fixed:
+        return  # reported by the check of nets
     try:
         readers = [(_reader(context, net, layers), layers)]
     except UserError:

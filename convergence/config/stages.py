@@ -173,7 +173,9 @@ class Comparison(Settings):
 
 
 def _comparison(value: Any) -> Any:
-    return {"name": value, "layers": value} if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return {"name": re.sub(r"[#:/ ]+", "-", value), "layers": value}  # names of comparisons are names of files
 
 
 class MutualInformationConfig(Settings):

@@ -146,11 +146,8 @@ def test_warnings_of_training(tmp_path):
 
 LAYER_FAULTS = {
     ("Good", '["convv1"]'): ('no layer "convv1"', 'did you mean "conv1"'),
-    ("ChannelsLast", '["linear"]'): ("axis 1 is read as units", "the 5 along axis 3", "linear"),
-    ("OverSequence", '["sequence"]'): ("axis 2 is read as units", "the 7 along axis 1", "sequence"),
-    ("Recurrent", '["rnn"]'): ("gives a tuple of 2 values",),
-    ("Folded", '["inner"]'): ("(72, 4) for 2 images and (108, 4) for 3", "does not run over images"),
-    ("Untraceable", '["conv1"]'): ("cannot be traced",),
+    ("Good", '["conv1#2"]'): ("is called 1 times for an image", "no call 2"),
+    ("Summed", '["summed"]'): ("shape () for 2 images and () for 3", "no axis runs over the images"),
 }
 
 
@@ -161,9 +158,16 @@ def test_layers_that_cannot_be_read_are_refused_with_the_cause(kind, layers, tmp
         assert words in text
 
 
-def test_layers_with_units_on_the_axis_that_is_read_pass(tmp_path):
-    for kind in ("ChannelsLast", "OverSequence", "Recurrent", "Folded"):
-        assert findings(tmp_path, kind=kind) == ()
+def test_layers_of_any_axes_and_of_any_control_flow_pass(tmp_path):
+    kinds = {"ChannelsLast": "linear", "OverSequence": "sequence", "Recurrent": "rnn", "Folded": "inner"}
+    for kind, layer in [*kinds.items(), ("Untraceable", "conv1")]:
+        assert findings(tmp_path, kind=kind, layers=f'["{layer}"]') == ()
+
+
+def test_pictures_of_nets_without_a_graph_are_refused(tmp_path):
+    text = only(findings(tmp_path, "pictures.enabled=true", kind="Untraceable"), "fault", "layers")
+    assert "cannot be traced" in text
+    assert "pictures.enabled = false" in text
 
 
 def test_constant_layer_and_layers_without_common_positions(tmp_path):
@@ -213,7 +217,8 @@ def test_functional_experiments_are_refused_or_warned_of(tmp_path):
 def test_a_sound_net_is_built_and_run_a_fixed_number_of_times(tmp_path):
     checked_nets.Good.calls = 0
     assert findings(tmp_path, "statistics.comparisons=['conv1', 'norm', 'fc']") == ()
-    assert checked_nets.Good.calls <= 9, "2 passes, 1 image alone, 1 loaded, 2 in training mode, 2 steps, 1 traced"
+    passes = "2 passes, 1 image alone, 1 loaded, 2 in training mode, 2 steps, 1 recorded, 4 readings"
+    assert checked_nets.Good.calls <= 13, passes
 
 
 def test_random_states_and_threads_are_restored(tmp_path):
