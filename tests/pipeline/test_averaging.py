@@ -317,7 +317,7 @@ def test_finished_experiment_is_skipped(averaged, capsys, caplog):
     ("change", "message"),
     [
         ("functional.average.workers=101", "101 workers cannot share a batch of training.batch_size = 100 images"),
-        ('functional.average.net="net9"', 'there is no trained net "net9".*Known: net1, net2'),
+        ('functional.average.net="net9"', 'there is no net that is trained here "net9".*Known: net1, net2'),
         ("functional.average.local_steps=[8, 8]", "lists a value twice"),
         ("functional.average.local_steps=[0]", "greater than or equal to 1"),
         ('functional.average.inits=["other"]', "'same' or 'different'"),

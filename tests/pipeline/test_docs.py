@@ -76,6 +76,15 @@ def test_examples_of_data_md_are_valid_configs_and_name_every_source():
     assert names == ["image_folder", "torchvision:FashionMNIST", "mydata:flowers", "arrays", "text"]
 
 
+def test_examples_of_nets_md_are_valid_configs():
+    pytest.importorskip("torchvision")
+    text = (ROOT / "docs" / "nets.md").read_text(encoding="utf-8")
+    mine, zoo = (parse_config(example) for example in re.findall(r"```toml\n(.*?)```", text, re.S))
+    assert [net.trained for net in mine.all_nets()] == [True] * 3 + [False] * 3
+    assert [net.weights.named for net in zoo.all_nets()] == [True, True]
+    assert zoo.data.interpolation == "bilinear"
+
+
 def test_paths_and_links_in_documents_exist():
     for document in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]:
         name, text = document.relative_to(ROOT), document.read_text(encoding="utf-8")

@@ -47,7 +47,7 @@ rotations = 2
 enabled = false
 [functional]
 threads = 1
-merge = { enabled = true, fit_images = 40, steps = 2 }
+merge = { enabled = true, fit_images = 40, steps = 3 }
 """
 
 
