@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import h5py
+import numpy as np
 import pytest
 
 from convergence.cli import main
@@ -15,6 +16,18 @@ torch = pytest.importorskip("torch")
 NETS = """
 import torch
 from torch import nn
+
+class Words(nn.Module):
+    def __init__(self, width=6):
+        super().__init__()
+        self.embedding = nn.Embedding(257, width)
+        self.mixed = nn.Linear(width, 5)
+
+    def forward(self, tokens):
+        return self.mixed(self.embedding(tokens.clamp(min=-1) % 257))
+
+def words(width=6):
+    return Words(width)
 
 def pixels():
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -64,6 +77,7 @@ def unlabelled(folder, image_root):
     return 'name = "image_folder", root = "images", resize = 16, crop = 16'
 
 
+@pytest.mark.slow
 def test_images_without_labels_reach_the_report(folder, unlabelled):
     assert run(folder, data=unlabelled, net="pixels", comparisons='"1"') == 0
     with h5py.File(folder / "runs" / "any" / "statistics.h5") as file:
@@ -85,3 +99,16 @@ def test_functional_experiments_without_labels_are_refused_first(folder, unlabel
     data = unlabelled + " }\nfunctional.ensemble = { enabled = true"
     assert run(folder, data=data, net="pixels", comparisons='"1"') == 2
     assert "ensemble measure accuracy, and the images have no labels" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_texts_reach_the_report_and_padding_is_no_sample(folder, capsys):
+    rng = np.random.default_rng(0)
+    for k in range(12):
+        (folder / f"{k}.txt").write_bytes(rng.integers(97, 107, rng.integers(11, 40)).astype(np.uint8).tobytes())
+    data = 'name = "text", root = ".", length = 16, min_tokens = 3'
+    comparisons = '"mixed", { name = "pooled", layers = "embedding", pool = true }'
+    assert run(folder, data=data, net="words", comparisons=comparisons, positions='"all"') == 2
+    assert 'statistics.positions = "all": images have' in capsys.readouterr().err
+    assert run(folder, data=data, net="words", comparisons=comparisons, positions="3") == 0
+    assert (folder / "runs" / "any" / "report" / "index.html").exists()
