@@ -46,17 +46,18 @@ def check_pictured_layers(context: CheckContext) -> Iterator[Finding]:
     for net in context.working_nets:
         wanted = dict.fromkeys(layer for one in net.nets for layer in pictured.get(one.name, ()))
         yield from _read(context, net, wanted, "pictures.layers")
-        for layer in wanted:
-            if layer in net.shapes:
-                yield from _traced(context, net, layer)
+        read = [layer for layer in wanted if layer in net.shapes]
+        if read and next(_untraced(context, net, read), None) is not None:
+            for layer in read:  # one by one, to name every layer that cannot be pictured
+                yield from _untraced(context, net, [layer])
 
 
-def _traced(context: CheckContext, net: DistinctNet, layer: str) -> Iterator[Finding]:
+def _untraced(context: CheckContext, net: DistinctNet, layers: list[str]) -> Iterator[Finding]:
     """Pictures need the graph of a net, by which they go back from a unit to the image."""
     assert net.module is not None
     try:
-        with user_code(f"{net.name}: tracing {layer}"):
-            LayerGraph(net.module, context.experiment.layer_configs([layer]), context.samples)
+        with user_code(f"{net.name}: tracing {', '.join(layers)}"):
+            LayerGraph(net.module, context.experiment.layer_configs(layers), context.samples)
     except UserError as error:
         yield Finding(
             NAME, "fault", f"pictures.layers: {net.name}: {shortened(str(error))}",

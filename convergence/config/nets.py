@@ -40,7 +40,10 @@ Text = Annotated[str, Field(min_length=1, max_length=LONGEST_PATH)]
 class NetGroup(Settings):
     """Nets of one architecture: one for each seed, or one for each file of weights that are trained already."""
 
-    label: Name = Field("net", description="The nets of the group are named <label>1, <label>2, …")
+    label: Name = Field(
+        "net",
+        description="The nets of the group are named <label>1, <label>2, …; a single net with weights is named <label>.",
+    )
     network: SerializeAsAny[Annotated[NetworkSpec, BeforeValidator(_network)]] = Field(
         description="Name and settings of the network; a text is its name."
     )
@@ -166,7 +169,8 @@ class NetGroup(Settings):
         named = self.network.names_weights(source)
         network = self.network.with_weights(source if named else "")
         weights = NetWeights(source, named, self.weights_key, tuple(sorted(self.key_map.items())), self.download)
-        return Net(f"{self.label}{k}", self.label, network, UNKNOWN_SEED, True, weights=weights)
+        name = self.label if self.n_nets == 1 else f"{self.label}{k}"
+        return Net(name, self.label, network, UNKNOWN_SEED, True, weights=weights)
 
 
 class NetWeights(NamedTuple):

@@ -175,7 +175,8 @@ class Comparison(Settings):
 def _comparison(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return {"name": re.sub(r"[#:/ ]+", "-", value), "layers": value}  # names of comparisons are names of files
+    name = re.sub(r"[#: ]+", "-", value).lstrip("_")  # names of comparisons are parts of names of files
+    return {"name": name, "layers": value}
 
 
 class MutualInformationConfig(Settings):
