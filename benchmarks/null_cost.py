@@ -1,4 +1,4 @@
-"""Measure what the chance level of pseudo-nets costs in pass 1 of the statistics: seconds with it and without it.
+"""Measure what the chance level of pseudo-nets costs in pass 1 of the statistics: processor seconds of both.
 
 Nets are untrained and images are noise. Runs with and without it alternate, and the ratio of each pair of runs is
 printed, so that a machine whose speed changes does not change the result:
@@ -71,10 +71,10 @@ def seconds(draws: int, arguments: argparse.Namespace, folder: Path) -> tuple[fl
     partial.prepare()
     passes, found = StatisticsPasses(source, experiment.statistics, partial), {"pass 0, pilot": 0.0}
     for step in passes:
-        start = time.perf_counter()
+        start = time.process_time()
         for item in step.items:
             partial.write(step.name(item), functools.partial(step.compute, item))
-        found[step.what] = time.perf_counter() - start
+        found[step.what] = time.process_time() - start
     return found["pass 1, moments"], found["pass 0, pilot"]
 
 

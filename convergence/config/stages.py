@@ -203,7 +203,7 @@ class NullConfig(Settings):
     positions: Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         "auto",
         description="Sampled positions per image that the chance level uses, the same ones of every image, drawn by "
-        "seed: a number, all, or 'auto' for 1 / (2 · draws) of them but at least 32. Pooled comparisons use all.",
+        "seed: a number, all, or 'auto' for 1 / (2 · draws) of them but at least 16. Pooled comparisons use all.",
     )
     pilot: int = Field(
         512,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from convergence.io import hdf5
 from convergence.statistics.activation_source import JoinedUnits
+from convergence.statistics.null_group_sums import NullVectors
 from convergence.statistics.null_sums import NullSums
 from convergence.statistics.partial_results import PartialResults
 
@@ -34,24 +35,21 @@ class NullAssembly:
         """All sums: arrays in memory, and the two matrices as given."""
         n_units = self._joined.n_units
         count, totals = np.zeros(2, np.int64), {key: np.zeros((2, n_units)) for key in ("real_sums", "real_squares")}
-        sums, of_pseudo = np.zeros((2, self._n_draws, n_units)), {}
+        sums = np.zeros((2, self._n_draws, n_units))
         for group, name in enumerate(self._moments):
             with self._partial.open(name) as file:
-                place = file[self._joined.name]["null"]
-                count[group % 2] += int(hdf5.read_array(place, "count"))
-                for key, total in totals.items():
-                    total[group % 2] += hdf5.read_array(place, key)
-                sums[group % 2][:, self._units] += hdf5.read_array(place, "sums")
-                if group == 0:
-                    real_exponent = hdf5.read_array(place, "real_exponent")
-                    of_pseudo = {key: hdf5.read_array(place, key) for key in ("exponent", "shift")}
-        wide = {key: np.zeros((self._n_draws, n_units), array.dtype) for key, array in of_pseudo.items()}
-        for key, array in of_pseudo.items():
-            wide[key][:, self._units] = array
+                values = hdf5.read_array(file[self._joined.name]["null"], "vectors")
+            found = NullVectors.of(values, n_units, self._n_draws)
+            count[group % 2] += int(found.n_samples[0])
+            for key, total in totals.items():
+                total[group % 2] += getattr(found, key)
+            sums[group % 2][:, self._units] += found.sums
+        exponent, shift = np.zeros((self._n_draws, n_units), np.int64), np.zeros((self._n_draws, n_units))
+        exponent[:, self._units], shift[:, self._units] = found.exponent, found.shift  # the same for all groups
         unit_net = np.repeat(np.arange(len(self._joined.nets), dtype=np.int32), self._joined.widths)
         return NullSums(
-            unit_net=unit_net, count=count, sums=sums, real_exponent=real_exponent, products=products, own=own,
-            **totals, **wide,
+            unit_net=unit_net, count=count, sums=sums, real_exponent=found.real_exponent.astype(np.int64),
+            exponent=exponent, shift=shift, products=products, own=own, **totals,
         )  # fmt: skip
 
     def products(self, index: hdf5.Index) -> Float64:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,11 @@ APPLY_VALUES = 1 << 17
 """Pseudo-units computed at a time, of at most ``APPLY_ROWS`` rows and at least ``LEAST_APPLIED`` samples."""
 APPLY_ROWS = 4096
 LEAST_APPLIED = 64
+
+
+NARROW = 32
+"""Units of a layer up to which their products are made in two bands of rows: numpy leaves the product of a matrix with
+itself to BLAS's symmetric update, which takes twice as long for few rows."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,34 @@ class NullAbout:
             for found, place in ((squares[0], member.units), (squares[1].T, member.place)):
                 found[place] = np.where(found[place].T == 0, variance, found[place].T).T
         return cls(shift, exponents(squares[0]), mean, exponents(squares[1]))
+
+
+class NullVectors(NamedTuple):
+    """The sums of one group without its matrices: small arrays that are stored as one.
+
+    ``n_samples`` (1,); ``real_sums``, ``real_squares`` and ``real_exponent`` (n_units,); ``sums``, ``shift`` and
+    ``exponent`` (n_draws, n_pseudo), see :class:`convergence.statistics.null_sums.NullSums`.
+    """
+
+    n_samples: npt.NDArray[Any]
+    real_sums: npt.NDArray[Any]
+    real_squares: npt.NDArray[Any]
+    real_exponent: npt.NDArray[Any]
+    sums: npt.NDArray[Any]
+    shift: npt.NDArray[Any]
+    exponent: npt.NDArray[Any]
+
+    def joined(self) -> Float64:
+        """All values, in the order of the fields."""
+        return np.concatenate([np.ravel(field) for field in self]).astype(np.float64)
+
+    @classmethod
+    def of(cls, values: Float64, n_units: int, n_draws: int) -> NullVectors:
+        """The fields of :meth:`joined` values."""
+        of_draws = (len(values) - 1 - 3 * n_units) // 3
+        lengths = [1, *[n_units] * 3, *[of_draws] * 3]
+        parts = np.split(values, np.cumsum(lengths)[:-1])
+        return cls(*parts[:4], *(part.reshape(n_draws, -1) for part in parts[4:]))
 
 
 class NullGroupSums:
@@ -131,13 +164,18 @@ class NullGroupSums:
     def arrays(self) -> Iterator[tuple[str, Any]]:
         """Add gathered samples, and yield every sum with its name; no samples may be added afterwards."""
         self._add_gathered()
-        yield "count", np.asarray(self._count)
-        yield "real_sums", self._on_host(self._real_sums)
-        yield "real_squares", self._on_host(self._real_squares)
-        yield "sums", self._on_host(self._sums).reshape(self.about.pseudo.shape)
-        yield "shift", self.about.pseudo
-        yield "real_exponent", self.about.real_exponent
-        yield "exponent", self.about.exponent
+        yield (
+            "vectors",
+            NullVectors(
+                n_samples=np.array([self._count]),
+                real_sums=self._on_host(self._real_sums),
+                real_squares=self._on_host(self._real_squares),
+                real_exponent=self.about.real_exponent,
+                sums=self._on_host(self._sums),
+                shift=self.about.pseudo,
+                exponent=self.about.exponent,
+            ).joined(),
+        )
         for name, matrix in (("products", self._products), ("own", self._own)):
             yield name, self._on_host(matrix).astype(np.float32) if isinstance(matrix, type(self._sums)) else matrix
 
@@ -160,7 +198,10 @@ class NullGroupSums:
             for member in self.members:
                 first, width = draw * self.n_pseudo + member.place.start, member.place.stop - member.place.start
                 units = p[first : first + width]
-                self._add(self._own, (slice(first, first + width), slice(0, width)), units @ units.T)
+                band = (width + 1) // 2 if width <= NARROW else width
+                for row in range(0, width, band):
+                    rows = slice(first + row, first + min(row + band, width))
+                    self._add(self._own, (rows, slice(0, width)), p[rows] @ units.T)
         self._count += n
 
     def _add(self, total: Any, block: tuple[slice, slice], values: Any) -> None:
@@ -220,5 +261,8 @@ def compute_pseudo_units(
                 if pooled:
                     values = values.reshape(*values.shape[:2], -1, per_sample)
                     values = values.mean(3) if of_positions is None else (values * of_positions[samples]).sum(3)
-                values -= shift[draws, member.place]
-                out[draws, member.place, samples] = values
+                place = out[draws, member.place, samples]
+                if isinstance(out, np.ndarray):
+                    np.subtract(values, shift[draws, member.place], out=place)
+                else:
+                    place[:] = values - shift[draws, member.place]

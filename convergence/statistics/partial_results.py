@@ -17,7 +17,7 @@ from convergence.io.files import create_for_owner, remove_leftovers
 from convergence.statistics.group_sums import NewMatrix, in_memory
 
 SCHEMA = "convergence-partial"
-VERSION = 9
+VERSION = 10
 MADE_BY = "convergence statistics CONFIG"
 MATRIX_BYTES = 1 << 28
 """A larger matrix is accumulated in its file, with one band of rows in memory."""
