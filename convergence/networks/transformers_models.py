@@ -152,6 +152,8 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(f"{INSTALL}.") from error
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # missing keys are an error here
     return transformers
 
 

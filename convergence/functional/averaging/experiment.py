@@ -230,7 +230,9 @@ def _chosen(context: ExperimentContext) -> Net:
         if net.name == wanted:
             return net
     known = [net.name for net in trained]
-    raise ConfigError(f'functional.average.net: there is no net that is trained here "{wanted}"; {did_you_mean(wanted, known)}')
+    raise ConfigError(
+        f'functional.average.net: there is no net that is trained here "{wanted}"; {did_you_mean(wanted, known)}'
+    )
 
 
 def _derived(*words: int) -> int:
