@@ -162,7 +162,7 @@ def check_functional_names(experiment: Experiment) -> None:
     _check_known("net", nets, {net.name: None for net in experiment.all_nets()})
     _check_known("trained net", trained, {net.name: None for net in experiment.all_nets() if net.trained})
     _check_known(
-        "net trained here", trained_here, {net.name: None for net in experiment.all_nets() if net.trained_here}
+        "net that is trained here", trained_here, {net.name: None for net in experiment.all_nets() if net.trained_here}
     )
     _check_known("comparison", comparisons, {item.name: None for item in experiment.statistics.comparisons})
 
