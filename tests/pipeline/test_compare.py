@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -294,3 +297,25 @@ def test_unusable_nets_layers_and_data_are_refused_with_the_remedy(torch, two, i
         quick(two, images, labels=[1, 2])
     with pytest.raises(UserError, match="same images"):
         quick([{"fc": images[:, 0, 0]}, {"fc": images[1:, 0, 0]}], layers=["fc"])
+
+
+def test_the_documented_notebook_was_executed_and_its_calls_exist(tmp_path):
+    cells = json.loads((Path(__file__).parents[2] / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "executed once, from the top"
+    assert all(cell["outputs"] for cell in code)
+    assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
+    assert "Matched units of trained nets" in json.dumps(code[1]["outputs"])
+    named = re.findall(r"[(,]\s*(\w+)=(?!=)", "".join(code[1]["source"]))
+    assert {"layers", "labels", "untrained"} <= set(named) <= set(inspect.signature(convergence.compare).parameters)
+
+
+@pytest.mark.slow
+def test_the_documented_notebook_runs(torch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((Path(__file__).parents[2] / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "notebook.ipynb", "exec"), names)
+    assert (tmp_path / "report" / "index.html").exists()
