@@ -66,7 +66,7 @@ def seconds(draws: int, arguments: argparse.Namespace, folder: Path) -> tuple[fl
         modules[net.name] = net.spec.build(shape, 10)
     rng = np.random.default_rng(0)
     images = ArrayImages(rng.random((arguments.images, *shape), np.float32), np.zeros(arguments.images), "ab")
-    source = NetSource(experiment, modules, images, "cpu")
+    source = NetSource(experiment, modules, images, ["cpu"])
     partial = PartialResults(folder, f"{draws}")
     partial.prepare()
     passes, found = StatisticsPasses(source, experiment.statistics, partial), {"pass 0, pilot": 0.0}

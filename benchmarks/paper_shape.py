@@ -29,7 +29,7 @@ from PIL import Image
 
 from convergence.config.load import parse_config
 from convergence.data.images import read_batches
-from convergence.networks.devices import choose_device, reproducible_arithmetic
+from convergence.networks.devices import devices_of_process, reproducible_arithmetic
 from convergence.networks.weights import initialise
 from convergence.statistics.joint_counts import JointCounts
 from convergence.statistics.partial_results import PartialResults
@@ -121,7 +121,7 @@ def main() -> None:
         folder = Path(name)
         write_images(folder / "images", arguments.images)
         reproducible_arithmetic(arguments.threads)
-        device = choose_device("auto")
+        (device, *_) = devices_of_process("auto")
         products, counting, disk = product_rate(device), counting_rate(), disk_rate(folder)
         print(f"{describe_blas()}; torch {torch.__version__} on {device}; {arguments.threads} threads")
         rates = (
@@ -160,7 +160,7 @@ def measure(folder: Path, n_images: int, threads: int) -> dict[str, Step]:
     config = parse_config(text, [f"statistics.max_images={n_images}"])
     images = config.images.load().test
     modules = {net.name: initialise(net.spec, net.seed, images.image_shape, 2).eval() for net in config.all_nets()}
-    source = NetSource(config, modules, images, "auto")
+    source = NetSource(config, modules, images, devices_of_process("auto"))
     partial = PartialResults(folder / f"partial{n_images}", "benchmark")
     partial.prepare()
     passes = StatisticsPasses(source, config.statistics, partial)

@@ -60,6 +60,10 @@ class Communicator(Protocol):
         """Wait until every rank has called this method."""
         ...
 
+    def on_this_machine(self) -> tuple[int, int]:
+        """Number of this rank among those of its machine, and their number; every rank must call this method."""
+        ...
+
     def gather_errors(self, message: str | None) -> list[str]:
         """Error messages of all ranks that have one, in rank order; the same list on all ranks."""
         ...
@@ -107,6 +111,9 @@ class SerialCommunicator:
     def barrier(self) -> None:
         """Return at once."""
 
+    def on_this_machine(self) -> tuple[int, int]:
+        return 0, 1
+
     def gather_errors(self, message: str | None) -> list[str]:
         return [] if message is None else [message]
 
@@ -147,6 +154,15 @@ class MPICommunicator:
 
     def barrier(self) -> None:
         self._world.Barrier()
+
+    def on_this_machine(self) -> tuple[int, int]:
+        from mpi4py import MPI
+
+        machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)  # ranks that share memory
+        try:
+            return machine.Get_rank(), machine.Get_size()
+        finally:
+            machine.Free()
 
     def gather_errors(self, message: str | None) -> list[str]:
         gathered = self._world.allgather(message)

@@ -46,7 +46,8 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
     experiment, work = folder.experiment, folder.statistics_task()
     partial = PartialResults(work.scratch[0], work.digest)
     with threadpool_limits(experiment.statistics.threads):
-        source = open_source(experiment, {net.name: folder.net_folder(net) for net in experiment.all_nets()})
+        folders = {net.name: folder.net_folder(net) for net in experiment.all_nets()}
+        source = open_source(experiment, folders, *comm.on_this_machine())
         with errors_shared(comm):
             if comm.rank == 0:
                 partial.prepare()

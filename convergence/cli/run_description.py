@@ -163,7 +163,7 @@ def shapes(experiment: Experiment) -> tuple[ImageSet, Any]:
             weights: specs[net].build(images.image_shape, images.n_classes)
             for weights, net in dict.fromkeys((member.weights, member.net) for member in experiment.all_layer_refs())
         }
-    return images, NetSource(experiment, modules, images, "meta")
+    return images, NetSource(experiment, modules, images, ["meta"])
 
 
 def _settings(section: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

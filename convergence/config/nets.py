@@ -42,7 +42,7 @@ class NetGroup(Settings):
 
     label: Name = Field(
         "net",
-        description="The nets of the group are named <label>1, <label>2, …; a single net with weights is named <label>.",
+        description="The nets of the group are named <label>1, <label>2, …; a single net with weights: <label>.",
     )
     network: SerializeAsAny[Annotated[NetworkSpec, BeforeValidator(_network)]] = Field(
         description="Name and settings of the network; a text is its name."

@@ -231,6 +231,11 @@ class Experiment(Settings):
         """How each layer is read."""
         return {layer: self.layers.get(layer, LayerConfig()) for layer in layers}
 
+    def layer_values(self, layers: Iterable[str]) -> dict[str, Any]:
+        """Settings of layers on which results depend, for a digest; empty where all have the defaults."""
+        found = {layer: self.layers[layer].digest_values() for layer in sorted(set(layers)) if layer in self.layers}
+        return {"layers": found} if found else {}
+
     def all_layer_refs(self) -> list[LayerRef]:
         """List the layer references of all comparisons, one comparison after the other."""
         return [ref for comparison in self.statistics.comparisons for ref in self.layer_refs_of(comparison)]

@@ -229,7 +229,7 @@ def _of_module(module: nn.Module) -> Nonlinearity:
     own = copy.deepcopy(module).eval().requires_grad_(False)
 
     def apply(values: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = own(values.clone())
+        result: torch.Tensor = own.to(values.device)(values.clone())
         return result
 
     return apply

@@ -30,6 +30,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def devices_of_process(name: str, local_rank: int = 0, local_size: int = 1) -> list[torch.device]:
+    """Return the devices of one of the processes of a machine.
+
+    With ``auto`` and ``cuda`` the processes divide the visible GPUs among them; with fewer GPUs than processes, several
+    processes share one. Other names are the one device of that name.
+
+    Raises
+    ------
+    ConfigError
+        for an unknown or missing device.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name not in ("auto", "cuda") or not n_gpus:
+        return [choose_device(name)]
+    own = range(local_rank, n_gpus, local_size) if n_gpus >= local_size else [local_rank % n_gpus]
+    return [torch.device("cuda", index) for index in own]
+
+
 def reproducible_arithmetic(threads: int) -> None:
     """Set the number of CPU threads, deterministic kernels, and IEEE float32 (no TF32 in products or convolutions).
 

@@ -43,6 +43,7 @@ def statistics_task(target: Path, experiment: Experiment, images_sha256: str) ->
         "nets": nets,
         "statistics": experiment.statistics.digest_values(),
     }
+    values |= experiment.layer_values(ref.layer for ref in experiment.all_layer_refs())
     scratch = target.with_suffix(".partial")
     return StageTask("statistics", (target,), target.with_suffix(".json"), values, scratch=(scratch,))
 

@@ -113,6 +113,7 @@ class RunFolder(TaskFolder):
             "statistics": self.experiment.statistics.digest_values(),
         }
         values |= self._families_values()
+        values |= self.experiment.layer_values(ref.layer for ref in self.experiment.all_layer_refs())
         inputs = {}
         if self.experiment.activations is None:
             inputs = {name: self.train_task(net).digest for name, net in joined.items()}
@@ -139,6 +140,7 @@ class RunFolder(TaskFolder):
             "pictures": self.experiment.pictures.digest_values(),
             "pictures_schema": PICTURES_SCHEMA_VERSION,
         }
+        values |= self.experiment.layer_values(layer for _, layers in self.experiment.pictured() for layer in layers)
         inputs = {net.name: self.train_task(net).digest for net, _ in self.experiment.pictured()}
         inputs["statistics"] = self.statistics_task().digest
         return StageTask(

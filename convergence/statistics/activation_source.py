@@ -411,8 +411,12 @@ def joined_units(experiment: Experiment, shapes: Mapping[tuple[str, str], LayerS
     return described
 
 
-def open_source(experiment: Experiment, folders: Mapping[str, Path]) -> ActivationSource:
+def open_source(
+    experiment: Experiment, folders: Mapping[str, Path], local_rank: int = 0, local_size: int = 1
+) -> ActivationSource:
     """The source of an experiment: its arrays, or its nets with the weights in ``folders`` (by net).
+
+    ``local_rank`` is the number of this process among the ``local_size`` processes of its machine.
 
     Raises
     ------
@@ -425,4 +429,4 @@ def open_source(experiment: Experiment, folders: Mapping[str, Path]) -> Activati
         return ArraySource(experiment)
     from convergence.statistics.torch_source import NetSource
 
-    return NetSource.load(experiment, folders)
+    return NetSource.load(experiment, folders, local_rank, local_size)

@@ -8,6 +8,7 @@ everything else in float64, integer histograms. TF32 is off (:mod:`convergence.n
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet
 from convergence.networks.activation_functions import Nonlinearity
-from convergence.networks.devices import choose_device, reproducible_arithmetic
+from convergence.networks.devices import devices_of_process, reproducible_arithmetic
 from convergence.networks.layer_reader import N_PROBES, LayerReader
 from convergence.networks.weights import load_net
 from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps, joined_units
@@ -40,21 +41,30 @@ class NetSource(ActivationSource):
     ----------
     modules : the nets, by the name of their weights (:attr:`convergence.config.layer_refs.Member.weights`)
     images : the evaluation images
-    device : as in the config; "meta" to know shapes without computing
+    devices : the nets are divided among them; sums are on the first. "meta" to know shapes without computing
     """
 
     def __init__(
-        self, experiment: Experiment, modules: Mapping[str, torch.nn.Module], images: ImageSet, device: str
+        self,
+        experiment: Experiment,
+        modules: Mapping[str, torch.nn.Module],
+        images: ImageSet,
+        devices: Sequence[torch.device | str],
     ) -> None:
         super().__init__(experiment)
         self.images = images
-        self.device = choose_device(device) if device != "meta" else torch.device("meta")
+        self.devices = [torch.device(device) for device in devices]
+        self.device = self.devices[0]
         draws = experiment.statistics.null.draws
         chosen = np.linspace(0, len(images) - 1, N_PROBES).round().astype(np.int64)
-        probes = torch.from_numpy(images.read(chosen)).to(self.device)
+        probes = torch.from_numpy(images.read(chosen))
+        self._device_of = dict(zip(self.layers, itertools.cycle(self.devices)))
         self.readers = {
             weights: LayerReader(
-                modules[weights].to(self.device), experiment.layer_configs(layers), probes, pre_activations=draws > 0
+                modules[weights].to(self._device_of[weights]),
+                experiment.layer_configs(layers),
+                probes.to(self._device_of[weights]),
+                pre_activations=draws > 0,
             )
             for weights, layers in self.layers.items()
         }
@@ -73,8 +83,13 @@ class NetSource(ActivationSource):
                 self.nonlinearities[weights, layer] = of_arrays
 
     @classmethod
-    def load(cls, experiment: Experiment, folders: Mapping[str, Path]) -> NetSource:
-        """Load the evaluation images, and all weights that take part from the nets' folders."""
+    def load(
+        cls, experiment: Experiment, folders: Mapping[str, Path], local_rank: int = 0, local_size: int = 1
+    ) -> NetSource:
+        """Load the evaluation images, and all weights that take part from the nets' folders.
+
+        The processes of a machine, of which this is number ``local_rank``, divide its GPUs among them.
+        """
         config = experiment.statistics
         reproducible_arithmetic(config.threads)
         splits = experiment.images.load()
@@ -84,18 +99,19 @@ class NetSource(ActivationSource):
             weights: load_net(folders[net], specs[net], images.image_shape, images.n_classes, kept)
             for weights, net, kept in dict.fromkeys((m.weights, m.net, m.kept) for m in experiment.all_layer_refs())
         }
-        return cls(experiment, modules, images, config.device)
+        return cls(experiment, modules, images, devices_of_process(config.device, local_rank, local_size))
 
     def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
-        batch = torch.from_numpy(images).to(self.device)
+        batch = torch.from_numpy(images)
+        on = {device: batch.to(device) for device in self.devices}
         found: Maps = {
             (name, layer): out
             for name, reader in self.readers.items()
             if weights in (None, name)
-            for layer, out in reader(batch).items()
+            for layer, out in reader(on[self._device_of[name]]).items()
         }
         if isinstance(self.arrays, DeviceArrays):
-            return found
+            return {key: out.to(self.device) for key, out in found.items()}
         return {key: out.cpu().numpy() for key, out in found.items()}
 
 

@@ -34,7 +34,7 @@ def source(layer: str) -> NetSource:
     torch.manual_seed(0)
     modules = {net.name: net.network.build((1, 8, 8), 10) for net in experiment.all_nets()}
     images = ArrayImages(np.zeros((3, 1, 8, 8), np.float32), np.zeros(3), "ab")
-    return NetSource(experiment, modules, images, "cpu")
+    return NetSource(experiment, modules, images, ["cpu"])
 
 
 @pytest.mark.parametrize("positions", ["all", 5])
@@ -55,7 +55,7 @@ def test_the_coarsest_map_is_the_grid(positions):
     for image in range(3):
         for position in range(16) if drawn is None else drawn[image]:
             y, x = divmod(position, 4)  # point (y, x) of the grid has its centre in row 2 y + 1, column 2 x + 1
-            columns.append(np.concatenate([fine[image, :, 2 * y + 1, 2 * x + 1], coarse[image, :, y, x]]))
+            columns.append(np.concatenate([fine[image, :, 8 * (2 * y + 1) + 2 * x + 1], coarse[image, :, 4 * y + x]]))
     np.testing.assert_array_equal(samples, np.array(columns).T)
 
 

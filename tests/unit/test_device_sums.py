@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from convergence.cli import main
+from convergence.networks.devices import devices_of_process
 from convergence.statistics.bin_edges import encode, equal_mass_bins
 from convergence.statistics.group_sums import HostGroupSums, shift_of
 from convergence.statistics.histograms import UnitHistograms
@@ -87,3 +88,19 @@ def test_device_sums_do_not_depend_on_the_batch_size():
         finished = sums.finish()
         found.append((finished.sums.tobytes(), finished.products[:].tobytes()))
     assert found[0] == found[1]
+
+
+def test_gpus_of_a_machine_are_divided_among_its_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for n_gpus, size, wanted in (
+        (4, 1, [[0, 1, 2, 3]]),
+        (4, 2, [[0, 2], [1, 3]]),
+        (2, 3, [[0], [1], [0]]),
+        (1, 2, [[0], [0]]),
+    ):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n_gpus=n_gpus: n_gpus)
+        found = [[device.index for device in devices_of_process("auto", rank, size)] for rank in range(size)]
+        assert found == wanted
+        assert devices_of_process("cpu", 0, size) == [torch.device("cpu")]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices_of_process("auto", 1, 2) == [torch.device("cpu")]
