@@ -12,7 +12,7 @@ distributions.py    activation statistics
 pair.py             all of these for two nets
 joint.py, nets.py   all nets of a comparison together, and over epochs
 best_layers.py      the layer of another net that has a unit's best partner
-plan.py, worker.py, run.py, task_progress.py   the stage: tasks, resumable, on any executor
+plan.py, worker.py, part_files.py, run.py, task_progress.py   the stage: tasks, resumable, on any executor
 schema.py, layout.py, pair_tables.py   the declaration of the tables of ``analysis.h5``
 assembly.py, file.py   tables from results of tasks; writing and reading them
 """

@@ -1,4 +1,4 @@
-"""``analysis.h5`` as tables and matrices of :mod:`convergence.analysis.layout`; parts of tasks as nested groups."""
+"""``analysis.h5`` as tables and matrices of :mod:`convergence.analysis.layout`."""
 
 from __future__ import annotations
 
@@ -18,32 +18,9 @@ from convergence.errors import FileError, did_you_mean
 from convergence.io import hdf5
 from convergence.io.names import check_label, check_name
 
-PARTIAL_SCHEMA = "convergence-analysis-part"
-PARTIAL_VERSION = 4
 Array = npt.NDArray[Any]
 Columns = dict[str, Array]
 """Columns of a table by name, all of one length; texts are numpy strings."""
-
-
-def write_tree(place: h5py.Group, tree: Mapping[str, Any]) -> None:
-    """Write nested dicts as groups; arrays, numbers and strings as datasets with a checksum."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            write_tree(place.require_group(name), value)
-        else:
-            hdf5.write_array(place, name, np.asarray(value, dtype=object if isinstance(value, str) else None))
-
-
-def read_tree(place: h5py.Group) -> dict[str, Any]:
-    """Read what :func:`write_tree` wrote and verify checksums; scalars become Python numbers and strings."""
-    tree: dict[str, Any] = {}
-    for name, item in place.items():
-        if isinstance(item, h5py.Group):
-            tree[name] = read_tree(item)
-        else:
-            values = hdf5.read_dataset(item)
-            tree[name] = values.item() if values.ndim == 0 else values
-    return tree
 
 
 class TableRows:

@@ -19,10 +19,10 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from convergence.analysis.active_units import ActiveUnits, active_units
-from convergence.analysis.file import PARTIAL_SCHEMA, PARTIAL_VERSION, read_tree, write_tree
 from convergence.analysis.layout import MADE_BY
 from convergence.analysis.nets import NetsAnalysis
 from convergence.analysis.pair import PairAnalysis
+from convergence.analysis.part_files import PARTIAL_SCHEMA, PARTIAL_VERSION, read_leaf, read_tree, write_tree
 from convergence.analysis.plan import Subject, Task
 from convergence.analysis.steps import Computation, Parts, Step, Tree
 from convergence.config.stages import AnalysisConfig
@@ -118,8 +118,9 @@ def _distances(job: AnalysisJob, comparison: str, sums: ComparisonSums) -> dict[
         for y in sums.nets[a + 1 :]:
             path = part_path(job, Subject(comparison, x, y))
             with hdf5.open_checked(path, PARTIAL_SCHEMA, PARTIAL_VERSION, MADE_BY) as file:
-                if f"measures/{MAP_MEASURE}" in file:
-                    found[x, y] = float(hdf5.read_array(file[f"measures/{MAP_MEASURE}/xy"], "value"))
+                distance = read_leaf(file, "measures", MAP_MEASURE, "xy", "value")
+            if distance is not None:
+                found[x, y] = float(distance)
     return found
 
 

@@ -13,6 +13,7 @@ procrustes.py      Procrustes correlation and shape distance
 regression.py      explained variance of linear regression
 subspace_match.py  subspace maximum match
 images.py          measures over pairs of images
+image_ranks.py     ranks of pairs of images, also without some images
 """
 
 from convergence.registry import Registry

@@ -7,15 +7,19 @@ compare two images by the cosine of their centred patterns, which is invariant t
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from convergence.linalg import Matrix
+from convergence.similarity.image_ranks import RecentOrders, counted_pairs
 from convergence.similarity.measure import measure, one
 from convergence.similarity.pair import PairMoments
 
 NEIGHBOURS = 10
+_recent = RecentOrders()
 
 
 @measure(
@@ -34,9 +38,7 @@ def representational_similarity(pair: PairMoments) -> float:
 
     The dissimilarity of two images is 1 minus the Pearson correlation, over units, of their raw mean activations.
     """
-    assert pair.samples_x is not None
-    assert pair.samples_y is not None
-    return _rank_correlation(pair, *(1.0 - pattern_correlations(s) for s in (pair.samples_x, pair.samples_y)))
+    return _rank_correlation(pair, "patterns", lambda samples, _: 1.0 - pattern_correlations(samples))
 
 
 @measure(
@@ -50,7 +52,7 @@ def representational_similarity(pair: PairMoments) -> float:
 )
 def cosine_similarity(pair: PairMoments) -> float:
     """Spearman correlation of the similarities of all image pairs in x with those in y; 0 if all are equal."""
-    return _rank_correlation(pair, *(similarities(scores) for scores in _both(pair)))
+    return _rank_correlation(pair, f"scores {pair.standardised}", lambda _, k: similarities(_both(pair)[k]))
 
 
 @measure(
@@ -101,17 +103,16 @@ def _both(pair: PairMoments) -> tuple[Matrix, Matrix]:
     return x, y
 
 
-def _rank_correlation(pair: PairMoments, of_x: Matrix, of_y: Matrix) -> float:
-    """Spearman correlation over the pairs of counted images."""
-    x, y = (_upper(_counted(matrix, pair)) for matrix in (of_x, of_y))
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x.round(12), y.round(12))]
+def _rank_correlation(pair: PairMoments, kind: str, similarity: Callable[[Matrix, int], Matrix]) -> float:
+    """Spearman correlation over the pairs of counted images of the similarities in x and in y.
+
+    ``kind`` names the similarity, a function of the samples of a layer and of its number, 0 for x and 1 for y; it
+    depends on all stored images.
+    """
+    counted, ranks = counted_pairs(pair.kept), []
+    for k, samples in enumerate((pair.samples_x, pair.samples_y)):
+        assert samples is not None
+        found = _recent.of(samples, kind, functools.partial(similarity, samples, k)).ranks(counted)
+        ranks.append(found - (len(found) + 1) / 2)
     scale = np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1])
     return float(ranks[0] @ ranks[1] / scale) if scale > 0 else 0.0
-
-
-def _counted(matrix: Matrix, pair: PairMoments) -> Matrix:
-    return matrix if pair.kept is None else matrix[np.ix_(pair.kept, pair.kept)]
-
-
-def _upper(matrix: Matrix) -> Matrix:
-    return matrix[np.triu_indices(len(matrix), 1)]
