@@ -57,16 +57,17 @@ def _check_splits(train: ImageSet, test: ImageSet) -> Iterator[Finding]:
 def _check_needs(context: CheckContext) -> Iterator[Finding]:
     """Findings about labels and training images that the run needs and the data do not have."""
     experiment, train = context.experiment, context.splits.train
-    trained = any(net.trained_here for net in experiment.all_nets())
+    made_here = [net for net in experiment.all_nets() if net.trained_here]
+    trained = bool(made_here)
     if isinstance(train, AbsentImages):
         if trained or experiment.statistics.split == "train":
             needed = "nets are trained" if trained else 'statistics.split = "train"'
             yield Finding(NAME, "fault", f"there are no training images, and {needed}: {train.reason}")
-    elif trained and train.labels is None:
+    elif train.labels is None and any(net.spec.trained_for() == "classes" for net in made_here):
         yield Finding(
             NAME, "fault", "nets are trained, and the images have no labels", "a class for each image",
             "Give labels (data.labels, folders of classes, targets of the data set), or compare nets with weights of "
-            "their own",
+            'their own, or train nets for tokens on the next token: network.task = "next_token"',
         )  # fmt: skip
     enabled = [name for name in EXPERIMENT_NAMES if context.folder.has_experiment(name)]
     if enabled and context.images.labels is None:

@@ -19,6 +19,7 @@ from convergence.checks.findings import Finding, shortened
 from convergence.checks.first_difference import first_difference
 from convergence.checks.given_weights import check_given, check_given_files
 from convergence.errors import UserError
+from convergence.networks import Task
 from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.weights import load_arrays, state_arrays
 
@@ -72,11 +73,12 @@ def _check_net(context: CheckContext, net: DistinctNet) -> Iterator[Finding]:
 
 def _check_output(context: CheckContext, net: DistinctNet, module: nn.Module) -> Iterator[Finding]:
     """Findings about the output in evaluation mode; sets ``net.working``."""
-    images, n_classes = context.samples[:2], context.splits.train.n_classes
+    images, n_classes, task = context.samples[:2], context.splits.train.n_classes, net.spec.trained_for()
     shape = tuple(images.shape[1:])
+    net.spec.check_tokens(max(split.n_tokens() for split in context.splits))
     with user_code(f"{type(module).__name__} on images of shape {shape}"):
         output, net.facts.activation_bytes = _first_pass(module, images)
-    problem = _problem_of_output(output, len(images), n_classes)
+    problem = _problem_of_output(output, images, n_classes, task)
     if problem and (net.trained_here or not _is_answer(output, len(images))):
         yield _fault(net, *problem)
         return
@@ -154,7 +156,7 @@ def _check_training_mode(context: CheckContext, net: DistinctNet, module: nn.Mod
         for _ in range(2):
             torch.manual_seed(0)
             outputs.append(_run(module, images))
-    problem = _problem_of_output(outputs[0], len(images), context.splits.train.n_classes)
+    problem = _problem_of_output(outputs[0], images, context.splits.train.n_classes, net.spec.trained_for())
     if problem:
         net.working = False
         yield _fault(net, f"in training mode, {problem[0]}", problem[1])
@@ -199,8 +201,17 @@ def _run(module: nn.Module, images: torch.Tensor) -> Any:
     return module(images.clone())
 
 
-def _problem_of_output(output: Any, n: int, n_classes: int) -> tuple[str, str] | None:
-    """What is wrong with logits, and the remedy; None if they are as a classifier's."""
+def _problem_of_output(output: Any, images: torch.Tensor, n_classes: int, task: Task) -> tuple[str, str] | None:
+    """What is wrong with logits, and the remedy; None if they are those of the task."""
+    n = len(images)
+    if task == "next_token":
+        if isinstance(output, torch.Tensor) and output.ndim == 3 and output.shape[:2] == images.shape[:2]:
+            return None
+        return (
+            f'the net returns {described(output)} for inputs {tuple(images.shape)}; network.task = "next_token" '
+            "needs one tensor of logits (n, tokens, vocabulary)",
+            'Wrap the net in a module that returns the logits alone, or set task = "classes"',
+        )
     wanted = f"one tensor of logits (n_images, n_classes), here ({n}, {n_classes})"
     if not isinstance(output, torch.Tensor):
         return (

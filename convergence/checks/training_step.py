@@ -21,6 +21,7 @@ from convergence.errors import ConfigError, UserError
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.runs.tasks import StageTask
 from convergence.training.loop import learning_rate
+from convergence.training.objectives import known_labels
 from convergence.training.trainer import Candidate, Trainer
 
 NAME = "training"
@@ -140,7 +141,7 @@ def _step(
     rows = np.resize(np.arange(len(chosen)), size)
     device = trainer.device
     images = torch.from_numpy(train.read(chosen, 0)[rows]).to(device)
-    labels = torch.from_numpy(train.known_labels()[chosen[rows]]).to(device)
+    labels = torch.from_numpy(known_labels(train, trainer.task)[chosen[rows]]).to(device)
     start = time.perf_counter()
     try:
         trainer.step(images, labels, learning_rate(config, 0.0))

@@ -148,12 +148,17 @@ class ArrayInputs(ImageSet):
         return np.asarray(np.unique(given, return_inverse=True)[1], np.int64)
 
     @cached_property
-    def _has_padding(self) -> bool:
+    def _ids(self) -> tuple[int, int]:
+        """The smallest and the largest token id."""
         step = max(1, CHUNK_BYTES // (8 * self.image_shape[0]))
-        return any(bool((self._array[k : k + step] < 0).any()) for k in range(0, len(self), step))
+        found = [(part.min(), part.max()) for part in (self._array[k : k + step] for k in range(0, len(self), step))]
+        return int(min(low for low, _ in found)), int(max(high for _, high in found))
+
+    def n_tokens(self) -> int:
+        return 1 + self._ids[1] if self.dtype.kind == "i" else 0
 
     def position_mask(self, indices: Indices) -> Bools | None:
-        is_padded = self.dtype.kind == "i" and self._array.dtype.kind == "i" and self._has_padding
+        is_padded = self.dtype.kind == "i" and self._array.dtype.kind == "i" and self._ids[0] < 0
         if not is_padded:
             return None if self._mask is None else self._mask[indices]
         tokens: Bools = self._array[indices] >= 0

@@ -95,6 +95,10 @@ class ImageSet(ABC):
         """
         return None
 
+    def n_tokens(self) -> int:
+        """Return the largest token id of all inputs plus one; 0 for images, and where it is not known."""
+        return 0
+
     @abstractmethod
     def read(self, indices: Indices, augment_seed: int | None = None) -> Batch:
         """Read images as input of a network: (len(indices), *image_shape) of :attr:`dtype`.

@@ -170,6 +170,9 @@ class TokenPieces(ImageSet):
     def __len__(self) -> int:
         return len(self._pieces)
 
+    def n_tokens(self) -> int:
+        return 1 + max((int(tokens.max()) for tokens in self._documents if len(tokens)), default=-1)
+
     def position_mask(self, indices: Indices) -> Bools | None:
         if (self._sizes == self.image_shape[0]).all():
             return None

@@ -6,6 +6,7 @@ Besides these names, ``torchvision:<model>`` is any torchvision classifier, ``ti
 
 alexnet.py       AlexNet of Li et al. 2016
 small.py         a small convolutional net
+transformer.py   a small transformer for tokens or images; transformer_modules.py: its modules
 external.py      torchvision classifiers and factories of modules
 zoo.py           what model zoos have in common; preprocessing.py: how they prepare images
 timm_models.py, transformers_models.py  models of timm and of transformers
@@ -27,7 +28,7 @@ devices.py       choice of the device, reproducible arithmetic
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from convergence.errors import ConfigError
 from convergence.registry import Registry
@@ -45,6 +46,7 @@ NETWORKS = Registry(
     {
         "small": "convergence.networks.small:Small",
         "alexnet": "convergence.networks.alexnet:AlexNet",
+        "transformer": "convergence.networks.transformer:Transformer",
         "torchvision": "convergence.networks.external:TorchvisionNetwork",
         "timm": "convergence.networks.timm_models:TimmNetwork",
         "hf": "convergence.networks.transformers_models:TransformersNetwork",
@@ -53,6 +55,8 @@ NETWORKS = Registry(
 )
 ZOOS = ("torchvision", "timm", "hf")
 """Networks that have models by name, as in ``torchvision:resnet18``."""
+Task = Literal["classes", "next_token"]
+"""What a net answers: the class of an input, or at each of its tokens the next one."""
 PRE_ACTIVATIONS = "pre-activations of "
 """Key of the pre-activations of a layer among the values that are read: this, and the name of the layer."""
 
@@ -108,6 +112,13 @@ class NetworkSpec(Settings):
         """Return the names of all layers; None where only the built net knows them."""
         return None
 
+    def trained_for(self) -> Task:
+        """Return what the net answers and is trained for."""
+        return "classes"
+
+    def check_tokens(self, n_tokens: int) -> None:
+        """Raise ConfigError if the data have more tokens than the net; ``n_tokens`` is their largest id plus one."""
+
     def check_images(self, image_shape: tuple[int, ...]) -> None:
         """Raise ConfigError if the net cannot read images of a shape; by default every shape is valid."""
 
@@ -122,7 +133,7 @@ class NetworkSpec(Settings):
     def build(self, image_shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
         """Build an untrained module in float32 on the CPU: (n, *image_shape) -> (n, n_classes) logits.
 
-        ``n_classes`` is 0 for images without labels.
+        ``n_classes`` is 0 for images without labels. A net for next tokens gives logits (n, tokens, n_tokens).
 
         Initial weights are drawn from torch's global generator, which the caller seeds. Only this method imports torch.
         """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from convergence.errors import ConfigError, did_you_mean, shown
+from convergence.networks import Task
 from convergence.networks.factories import beside_config, call_factory, load_factory, refusal
 from convergence.networks.preprocessing import Preprocessing
 from convergence.networks.zoo import DEFAULT, AnsweringNetwork, ZooNetwork, hub_file
@@ -108,6 +109,11 @@ class FactoryNetwork(AnsweringNetwork):
     """
 
     name: str = Field(max_length=255)
+    task: Task = Field(
+        "classes",
+        description="What the net answers, and is trained for: a class of each input, or ('next_token') logits of the "
+        "next token at every token, (n, tokens, vocabulary).",
+    )
     _folder: Path | None = PrivateAttr(None)
 
     @field_validator("name")
@@ -122,6 +128,9 @@ class FactoryNetwork(AnsweringNetwork):
     def _remember_folder(self, info: ValidationInfo) -> FactoryNetwork:
         self._folder = (info.context or {}).get("folder")
         return self
+
+    def trained_for(self) -> Task:
+        return self.task
 
     def code(self) -> str:
         return self.name

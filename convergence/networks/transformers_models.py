@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from convergence.errors import ConfigError, FileError, did_you_mean, listed
-from convergence.networks import NetworkSpec
+from convergence.networks import NetworkSpec, Task
 from convergence.networks.preprocessing import Preprocessing
 from convergence.networks.weight_files import weight_files
 from convergence.networks.zoo import DEFAULT, ZooNetwork, not_cached
@@ -39,6 +39,14 @@ class TransformersNetwork(ZooNetwork):
         "", max_length=255, description="Class of transformers, for example 'AutoModel' or 'BertModel'. Default: the "
         "architecture in the config of the folder.",
     )  # fmt: skip
+    task: Task = Field(
+        "classes",
+        description="What the net answers, and is trained for: a class of each input, or ('next_token') logits of the "
+        "next token at every token, (n, tokens, vocabulary).",
+    )
+
+    def trained_for(self) -> Task:
+        return self.task
 
     def names_weights(self, text: str) -> bool:
         return text == DEFAULT or text.startswith(PREFIX)

@@ -109,7 +109,7 @@ def import_net(folder: Path, net: Net, splits: Splits, config: TrainingConfig) -
         logger.info("  %s: %s", net.name, note)
     module = given.load()
     save_weights(module, folder, n_outputs=given.n_outputs)
-    row = baseline_row(module, splits, choose_device(config.device), config.loader_workers)
+    row = baseline_row(module, splits, choose_device(config.device), config.loader_workers, net.spec.trained_for())
     write_metrics(folder, [row])
     return row
 

@@ -25,11 +25,12 @@ from convergence.config.stages import TrainingConfig
 from convergence.data.images import ImageSet, Splits, batches_on_device
 from convergence.errors import UserError
 from convergence.io.files import remove_leftovers
-from convergence.networks import NetworkSpec
+from convergence.networks import NetworkSpec, Task
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.weights import initialise, save_weights, weights_path
 from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.metrics import COLUMNS, Row, check_sinks, metric_sinks, write_metrics
+from convergence.training.objectives import known_labels, score, targets_of
 from convergence.training.process_group import ProcessGroup
 from convergence.training.trainer import Candidate, Trainer, own_part
 
@@ -71,20 +72,20 @@ def make_net(
     device = choose_device(config.device)
     module = initialise(network, seed, splits.train.image_shape, splits.train.n_classes)
     save_weights(module, folder)
-    row = baseline_row(module, splits, device, config.loader_workers)
+    row = baseline_row(module, splits, device, config.loader_workers, network.trained_for())
     write_metrics(folder, [row])
     return row
 
 
-def baseline_row(module: nn.Module, splits: Splits, device: torch.device, workers: int) -> Row:
+def baseline_row(module: nn.Module, splits: Splits, device: torch.device, workers: int, task: Task = "classes") -> Row:
     """Metrics of a net that is not trained here, on the held-out images.
 
-    Loss and accuracy are empty for images without labels, and for a net without an output for each class.
+    Loss and accuracy of classes are empty for images without labels, and for a net without an output for each class.
     """
     row: Row = dict.fromkeys(COLUMNS, "") | {"epoch": 0}
     module.to(device).eval()
-    if splits.test.labels is not None and _classifies(module, splits.test, device):
-        loss, accuracy = evaluate(module, splits.test, device, workers)
+    if task == "next_token" or (splits.test.labels is not None and _classifies(module, splits.test, device)):
+        loss, accuracy = evaluate(module, splits.test, device, workers, task=task)
         row |= {"test_loss": loss, "test_accuracy": accuracy}
     return row
 
@@ -197,7 +198,8 @@ class _Group:
         if self.ranks.rank > 0:
             return self.ranks.first([0.0, 0.0])
         between = self._between if self.ranks.size == 1 else None  # the other processes are not here to agree
-        result = evaluate(trainer.module, self.splits.test, self.device, self.config.loader_workers, between)
+        images, workers = self.splits.test, self.config.loader_workers
+        result = evaluate(trainer.module, images, self.device, workers, between, trainer.task)
         return self.ranks.first(result)
 
     def _active(self) -> list[tuple[int, Trainer]]:
@@ -210,7 +212,7 @@ class _Group:
         batch, with weight 0.
         """
         images, config = self.splits.train, self.config
-        known = images.known_labels()
+        known = known_labels(images, self.trainers[0].task)
         whole = list(itertools.islice(self.order.batches(epoch, config.batch_size), first, None))
         parts = [own_part(batch, self.ranks) for batch in whole]
         batches = [part if len(part) else batch[:1] for part, batch in zip(parts, whole, strict=True)]
@@ -254,17 +256,17 @@ def evaluate(
     device: torch.device,
     workers: int = 0,
     between: Callable[[], None] | None = None,
+    task: Task = "classes",
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over a set of images, in evaluation mode; ``between`` is called after a batch."""
     module.eval()
-    loss, correct = 0.0, 0
-    everyone, known = np.arange(len(images)), images.known_labels()
+    loss, correct, n_targets = 0.0, 0, 0
+    everyone, known = np.arange(len(images)), known_labels(images, task)
     batches = (everyone[k : k + EVALUATION_BATCH] for k in range(0, len(images), EVALUATION_BATCH))
     for indices, batch in batches_on_device(images, batches, device, workers):
         labels = torch.from_numpy(known[indices]).to(device)
-        logits = module(batch)
-        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == labels).sum())
+        found = score(module(batch), targets_of(task, batch, labels), reduction="sum")
+        loss, correct, n_targets = loss + found.loss.item(), correct + found.correct, n_targets + found.n
         if between is not None:
             between()
-    return loss / len(images), correct / len(images)
+    return loss / max(n_targets, 1), correct / max(n_targets, 1)

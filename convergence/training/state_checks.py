@@ -38,7 +38,7 @@ def check_state(
     shapes
         Of the optimiser's parameters, in its order.
     limits
-        Epochs of the training, steps of an epoch, images of an epoch.
+        Epochs of the training, steps of an epoch, targets of an epoch (:mod:`~convergence.training.objectives`).
     columns
         Names of the metrics of an epoch; empty where no metrics are kept.
 
@@ -47,14 +47,15 @@ def check_state(
     FileError
         naming the first part of another type, shape or range.
     """
-    epochs, steps, n_images = limits
+    epochs, steps, most_targets = limits
     need(isinstance(state, dict) and set(state) >= KEYS, "its parts")
     need(is_int(state["epoch"], 0, epochs), f"epoch, which is 0 to {epochs}")
     last = 0 if state["epoch"] == epochs else steps
     need(is_int(state["step"], 0, last), f"step, which is 0 to {last} in epoch {state['epoch']}")
     sums = state["sums"]
-    need(isinstance(sums, tuple | list) and len(sums) == 3, "sums")
-    need(is_number(sums[0]) and is_int(sums[1], 0, n_images) and is_number(sums[2], 0), "sums")
+    need(isinstance(sums, tuple | list) and len(sums) == 4, "sums")
+    need(is_number(sums[0]) and is_int(sums[2], 0, most_targets) and is_number(sums[3], 0), "sums")
+    need(is_int(sums[1], 0, sums[2]), "sums")
     _check_rows(state["rows"], state["epoch"] if columns else 0, columns)
     _check_arrays(state["module"], module, "module")
     _check_optimiser(state["optimiser"], optimiser, shapes, epochs * steps)

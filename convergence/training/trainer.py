@@ -26,6 +26,7 @@ from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise, load_arrays, save_weights
 from convergence.training.checkpoints import Checkpoints
 from convergence.training.metrics import COLUMNS, Row, Sink
+from convergence.training.objectives import known_labels, most_targets, score, targets_of
 from convergence.training.process_group import ProcessGroup
 from convergence.training.state_checks import check_random, check_state, need
 
@@ -90,12 +91,14 @@ class Trainer:
         self.optimiser = _optimiser(self.module, config)
         self.rows: list[Row] = []
         self.sinks: list[Sink] = []
-        self.epoch = self.next_step = self._correct = 0
+        self.epoch = self.next_step = self._correct = self._n_targets = 0
         self._total_loss = self._seconds = 0.0
         self._since = time.monotonic()
         self._random: dict[str, torch.Tensor] = {}
-        self.order = net.order(splits.train.known_labels(), config)
+        self.task = net.network.trained_for()
+        self.order = net.order(known_labels(splits.train, self.task), config)
         self._n_images = len(self.order)
+        self._most_targets = most_targets(splits.train, self._n_images, self.task)
         self.checkpoints = Checkpoints(net.folder, _key(net, len(splits.train), config), self.ranks.rank == 0)
 
     def restore(self) -> bool:
@@ -127,7 +130,7 @@ class Trainer:
     def check_state(self, state: Any, columns: tuple[str, ...] = COLUMNS) -> None:
         """Raise FileError for a :meth:`state` that does not fit the net, the optimiser and the settings."""
         steps = math.ceil(self._n_images / self.config.batch_size)
-        limits = (self.config.epochs, steps, self._n_images)
+        limits = (self.config.epochs, steps, self._most_targets)
         shapes = [parameter.shape for group in self.optimiser.param_groups for parameter in group["params"]]
         module, optimiser, scaler = (one.state_dict() for one in (self.module, self.optimiser, self._scaler))
         check_state(state, module, optimiser, scaler, shapes, limits, columns)
@@ -156,7 +159,7 @@ class Trainer:
             "random": self._random,
             "epoch": self.epoch,
             "step": self.next_step,
-            "sums": (self._total_loss, self._correct, self._seconds + time.monotonic() - self._since),
+            "sums": (self._total_loss, self._correct, self._n_targets, self._seconds + time.monotonic() - self._since),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -166,14 +169,14 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
         self.rows = list(state["rows"])
         self.epoch, self.next_step, self._random = state["epoch"], state["step"], state["random"]
-        self._total_loss, self._correct, self._seconds = state["sums"]
+        self._total_loss, self._correct, self._n_targets, self._seconds = state["sums"]
         self._since = time.monotonic()
 
     def start_epoch(self) -> None:
         """Begin an epoch, with a random state that depends on the seed and the epoch only, or resume within one."""
         self._since = time.monotonic()
         if self.next_step == 0:
-            self._total_loss, self._correct, self._seconds = 0.0, 0, 0.0
+            self._total_loss, self._correct, self._n_targets, self._seconds = 0.0, 0, 0, 0.0
             self._random = self._fresh_stream()
 
     def _fresh_stream(self, *more: int) -> dict[str, torch.Tensor]:
@@ -183,7 +186,7 @@ class Trainer:
         return _random_state(self.device)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor, rate: float, n: int | None = None) -> None:
-        """Take one optimiser step on the images of this process.
+        """Take one optimiser step on the images of this process; a net for next tokens needs no labels.
 
         ``n`` is the number of images in the step over all processes. A process without images passes one image, which
         has weight 0.
@@ -197,17 +200,20 @@ class Trainer:
             group["lr"] = rate
         self.module.train()
         _set_random_state(self._random, self.device)
+        targets = targets_of(self.task, images, labels)
         half = self.config.precision != "float32"
         with torch.autocast(self.device.type, getattr(torch, self.config.precision) if half else None, enabled=half):
             logits = self._forward(images.to(memory_format=self._layout))
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            loss, correct, n_targets = score(logits, targets, self.config.label_smoothing)
         self._random = _random_state(self.device)
-        value, correct, n = loss.item(), int((logits.argmax(1) == labels).sum()), n or len(labels)
+        value = loss.item()
         if self.ranks.size > 1:
-            mine = len(own_part(np.arange(n), self.ranks))
-            total, right = self.ranks.sum([value * mine if mine else 0.0, correct if mine else 0])
-            loss = loss * (mine * self.ranks.size / n)  # their gradients are averaged: the mean over all n images
-            value, correct = total / n, int(right)
+            mine = n_targets if len(own_part(np.arange(n or len(labels)), self.ranks)) else 0
+            total, right, everyones = self.ranks.sum([value * mine if mine else 0.0, correct if mine else 0, mine])
+            n_targets = int(everyones)
+            # their gradients are averaged: the mean over the targets of all processes
+            loss = loss * (mine * self.ranks.size / max(n_targets, 1))
+            value, correct = total / max(n_targets, 1), int(right)
         if not math.isfinite(value):
             raise SharedError(
                 f"{self.folder}: the loss became {value} in epoch {self.epoch + 1}, step {self.next_step + 1}. Lower "
@@ -217,14 +223,16 @@ class Trainer:
         self._scaler.scale(loss).backward()
         self._scaler.step(self.optimiser)
         self._scaler.update()
-        self._total_loss += value * n
+        self._total_loss += value * n_targets
         self._correct += correct
+        self._n_targets += n_targets
         self.next_step += 1
 
     def end_epoch(self, rate: float, test_loss: float, test_accuracy: float) -> None:
         """Record the metrics of an epoch, keep its weights if the config asks for them, and write a checkpoint."""
         self.epoch, self.next_step = self.epoch + 1, 0
-        loss, accuracy = self._total_loss / self._n_images, self._correct / self._n_images
+        n_targets = max(self._n_targets, 1)
+        loss, accuracy = self._total_loss / n_targets, self._correct / n_targets
         seconds = self._seconds + time.monotonic() - self._since
         values = (self.epoch, rate, loss, accuracy, test_loss, test_accuracy, seconds)
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))

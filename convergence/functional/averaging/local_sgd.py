@@ -30,6 +30,7 @@ from convergence.networks.weights import initialise
 from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.checkpoints import Checkpoints, to_host
 from convergence.training.loop import learning_rate
+from convergence.training.objectives import known_labels
 from convergence.training.process_group import ProcessGroup
 from convergence.training.state_checks import check_random, is_int, need
 from convergence.training.trainer import Candidate, Trainer, own_part
@@ -109,7 +110,8 @@ class LocalSGD:
             if start.common is not None:
                 common = initialise(start.network, start.common, images.image_shape, images.n_classes)
                 self.own[k].module.load_state_dict(common.state_dict())
-        self.order = Candidate(place, start.network, 0, None, start.subset_seed).order(images.known_labels(), config)
+        self._known = known_labels(images, start.network.trained_for())
+        self.order = Candidate(place, start.network, 0, None, start.subset_seed).order(self._known, config)
         self.steps_per_epoch = math.ceil(len(self.order) / config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.done = 0
@@ -208,7 +210,7 @@ class LocalSGD:
             dealt: list[Part] = [len(part) for part in parts]
             if len(indices):
                 _, batch = next(read)
-                labels = torch.from_numpy(self.images.known_labels()[indices]).to(self.device)
+                labels = torch.from_numpy(self._known[indices]).to(self.device)
                 at = 0
                 for k in self.own:
                     here = slice(at, at + len(parts[k]))
