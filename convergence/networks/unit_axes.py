@@ -18,7 +18,7 @@ from convergence.networks.recording import Call, Recording, Value, tensors_in
 
 SECOND = {
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "batch_norm",
-    "group_norm", "instance_norm", "local_response_norm",
+    "group_norm", "instance_norm", "local_response_norm", "fold",
 }  # fmt: skip
 """Functions whose result has units along axis 1."""
 LAST = {
@@ -31,7 +31,7 @@ MOVING = {
     "flatten", "unflatten", "squeeze", "unsqueeze", "getitem", "select", "narrow", "chunk", "split", "split_with_sizes",
     "tensor_split", "unbind", "cat", "concat", "concatenate", "stack", "roll", "flip", "expand", "expand_as", "repeat",
     "contiguous", "clone", "detach", "mean", "amax", "amin", "index_select", "channel_shuffle",
-    "native_channel_shuffle", "unsafe_chunk", "unsafe_split",
+    "native_channel_shuffle", "unsafe_chunk", "unsafe_split", "unfold",
 }  # fmt: skip
 """Functions that are applied to the markers as they are: they move entries, or join entries of one unit."""
 ATTENTION = {"scaled_dot_product_attention": 2, "matmul": 1, "bmm": 1, "baddbmm": 2}
@@ -73,7 +73,7 @@ def _follow(call: Call, axes: dict[Value, int], markers: dict[Value, torch.Tenso
     outputs = [value for value in call.outputs if value.tensor.is_floating_point() and value.tensor.ndim > 1]
     if not outputs or (call.name == "getitem" and not any(value in markers for value in call.inputs)):
         return
-    if call.name in SECOND:
+    if call.name in SECOND or _of_patches(call):
         _set(outputs[0], 1, axes, markers)
     elif call.name in LAST or (call.name == "layer_norm" and _one_axis(call)):
         for value in outputs:
@@ -85,6 +85,11 @@ def _follow(call: Call, axes: dict[Value, int], markers: dict[Value, torch.Tenso
     else:
         for value in outputs:
             _inherited(call, value, axes, markers)
+
+
+def _of_patches(call: Call) -> bool:
+    """Whether a call is functional.unfold, whose result is (n, channels · taps, patches), and not Tensor.unfold."""
+    return call.name == "unfold" and bool(call.inputs) and call.inputs[0].tensor.ndim > call.outputs[0].tensor.ndim
 
 
 def _one_axis(call: Call) -> bool:
@@ -127,12 +132,18 @@ def _moved(call: Call, axes: dict[Value, int], markers: dict[Value, torch.Tensor
     except Exception:
         return
     for value, marker in zip(call.outputs, tensors_in(out), strict=False):
-        if tuple(marker.shape) != value.shape:
+        if tuple(marker.shape) != value.shape or 0 in value.shape:
             return
-        markers[value] = marker
-        axis = axis_of(marker)
-        if axis is not None:
-            axes[value] = axis
+        _mark(value, marker, axes, markers)
+
+
+def _mark(value: Value, marker: torch.Tensor, axes: dict[Value, int], markers: dict[Value, torch.Tensor]) -> None:
+    """Give a value its markers, in little memory, and the axis along which they change."""
+    marker = _compact(marker)
+    axis, line = _line(marker)
+    markers[value] = line.expand(marker.shape)
+    if axis is not None:
+        axes[value] = axis
 
 
 def _with(given: Any, markers: Mapping[int, torch.Tensor]) -> Any:
@@ -161,27 +172,37 @@ def _mixed_rows(call: Call, value: Value, axes: dict[Value, int], markers: dict[
     row = marker[..., :1, :]
     if not torch.equal(row.expand_as(marker), marker) or row.shape[:-2] != value.shape[:-2]:
         return
-    markers[value] = row.expand(value.shape)
-    axis = axis_of(markers[value])
-    if axis is not None:
-        axes[value] = axis
+    _mark(value, row.expand(value.shape), axes, markers)
 
 
-def axis_of(marker: torch.Tensor) -> int | None:
-    """The one axis along which the markers change, by a different number at each place; None without such an axis.
+def _compact(marker: torch.Tensor) -> torch.Tensor:
+    """The same markers, in the memory of one entry along every axis along which they are all alike."""
+    shape = marker.shape
+    for axis, size in enumerate(shape):
+        if size > 1:
+            first = marker.narrow(axis, 0, 1)
+            alike = torch.equal(first, marker.narrow(axis, 1, 1))  # most markers that differ do so here
+            if alike and (marker.stride(axis) == 0 or torch.equal(first.expand_as(marker), marker)):
+                marker = first
+    return marker.expand(shape)
 
-    Zeros, which padding leaves, count as any number.
+
+def _line(marker: torch.Tensor) -> tuple[int | None, torch.Tensor]:
+    """The one axis along which compact markers change, by a different number at each place, and these numbers.
+
+    Zeros, which padding leaves, count as any number. Without such an axis: None, and the markers.
     """
-    for axis in range(1, marker.ndim):
-        others = [k for k in range(marker.ndim) if k != axis]
-        if not others or marker.shape[axis] == 1:
-            continue
-        line = marker.amax(dim=others, keepdim=True)
-        if bool(((marker == line) | (marker == 0)).all()):
-            numbers = line.flatten()
-            if len(torch.unique(numbers)) == len(numbers):
-                return axis
-    return None
+    changing = [k for k, size in enumerate(marker.shape) if size > 1 and marker.stride(k)]
+    values = marker[tuple(slice(None) if k in changing else slice(1) for k in range(marker.ndim))]
+    if len(changing) == 1 or not bool(values.all()):
+        for axis in changing:
+            others = [k for k in range(marker.ndim) if k != axis]
+            if axis == 0:
+                continue
+            line = values.amax(dim=others, keepdim=True)
+            if bool(((values == line) | (values == 0)).all()) and len(torch.unique(line)) == line.numel():
+                return axis, line
+    return None, marker
 
 
 def _read_axis(value: Value) -> int | None:
