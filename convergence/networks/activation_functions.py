@@ -36,6 +36,19 @@ PASSED = NORMS | {
     "feature_alpha_dropout", "contiguous", "clone", "float", "to", "type_as",
 }  # fmt: skip
 """Operations between a layer and its activation function."""
+MOVED = {
+    "flatten",
+    "unflatten",
+    "reshape",
+    "reshape_as",
+    "view",
+    "view_as",
+    "permute",
+    "transpose",
+    "movedim",
+    "swapaxes",
+}
+"""Operations that are passed as well if the activation function is applied to the shape of the layer."""
 NORM_MODULE = re.compile(r"(?<!Response)Norm", re.IGNORECASE)
 LINEAR = {
     "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
@@ -53,6 +66,8 @@ LINEAR_IF_INPUT_IS = PASSED | {
 
 SCALING = {"mul", "div", "truediv"}
 """Operations that are linear if one operand is constant."""
+AS_ANOTHER = {"reshape_as", "view_as", "expand_as", "type_as"}
+"""Operations that need no more than the shape or the type of their second operand."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,13 +86,17 @@ class Activation:
 
 
 def activation_after(recording: Recording, value: Value) -> Activation | None:
-    """The first activation function at or after a value, through norms, dropout and addition; None without one."""
+    """The first activation function at or after a value, through norms, dropout and addition; None without one.
+
+    A norm may work on another shape, such as a batch norm of tokens as rows.
+    """
     seen: set[Value] = set()
+    shape = value.shape
     while value not in seen:
         seen.add(value)
         found = activation_of(recording, value)
         if found is not None:
-            return found
+            return found if found.after.shape == shape else None
         following = _following(recording, value)
         if following is None:
             return None
@@ -135,7 +154,7 @@ def _following(recording: Recording, value: Value) -> Value | None:
     if not calls:
         return None
     first = calls[0]
-    if len(calls) == 1 and first.name in ACTIVATIONS | PASSED and first.outputs:
+    if len(calls) == 1 and first.name in ACTIVATIONS | PASSED | MOVED and first.outputs:
         return first.outputs[0]
     gate = next((call for call in calls if call.name in ACTIVATIONS), None)
     if gate is not None and len(calls) == 2:
@@ -152,9 +171,14 @@ def _following(recording: Recording, value: Value) -> Value | None:
 
 
 def _live(value: Value) -> list[Call]:
-    """The calls that use a value and whose results are used."""
+    """The calls that use the entries of a value and whose results are used."""
     calls = dict.fromkeys(value.consumers)
-    return [call for call in calls if any(out.consumers or out.is_answer or out.names for out in call.outputs)]
+    return [
+        call
+        for call in calls
+        if any(out.consumers or out.is_answer or out.names for out in call.outputs)
+        and not (call.name in AS_ANOTHER and call.args[0] is not value.tensor)
+    ]
 
 
 def _is_norm_module(part: ModuleCall) -> bool:

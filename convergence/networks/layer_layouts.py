@@ -9,7 +9,6 @@ import torch
 
 from convergence.errors import ConfigError
 from convergence.networks.layer_config import LayerConfig
-from convergence.networks.recording import Value
 
 Tokens = Literal["all", "first", "last"] | tuple[int, ...]
 
@@ -60,7 +59,7 @@ def _last_tokens(inputs: torch.Tensor, n_positions: int) -> torch.Tensor:
 
 
 def find_layout(
-    layer: str, two: tuple[int, ...], three: tuple[int, ...], axis: int | None, config: LayerConfig, value: Value
+    layer: str, two: tuple[int, ...], three: tuple[int, ...], axis: int | None, config: LayerConfig
 ) -> LayerLayout:
     """The layout of a layer from its shapes for two and for three images, and the axis of units that the net tells.
 

@@ -78,10 +78,11 @@ class LayerReader:
         found = {layer: self._find(recording, layer, config) for layer, config in configs.items()}
         for layer, value in found.items():
             self._place(layer, value)
-        shapes = {layer: tuple(tensor.shape) for layer, tensor in self.tensors(three).items()}
+        of_three = self.tensors(three)
         for layer, config in configs.items():
             value = found[layer]
-            self.layouts[layer] = find_layout(layer, value.shape, shapes[layer], axes.get(value), config, value)
+            shape = tuple(of_three[layer].shape)
+            self.layouts[layer] = find_layout(layer, value.shape, shape, axes.get(value), config)
             applied = activation_of(recording, value)
             self.rectified[layer] = applied is not None
             if applied is None:
@@ -94,7 +95,7 @@ class LayerReader:
                 self._place(PRE_ACTIVATIONS + layer, applied.before)
         del recording, found, axes
         if inputs.device.type != "meta":
-            self._check(two, three)
+            self._check(two, {layer: self.layouts[layer].maps(tensor, three) for layer, tensor in of_three.items()})
 
     def null_kind(self, layer: str, draws: int) -> tuple[str, str]:
         """The kind of chance level of a layer, and the reason if it has none.
@@ -166,9 +167,9 @@ class LayerReader:
         self.names[key] = tuple(value.names)
 
     @torch.no_grad()
-    def _check(self, two: torch.Tensor, three: torch.Tensor) -> None:
+    def _check(self, two: torch.Tensor, of_three: Mapping[str, torch.Tensor]) -> None:
         """Check that the values of an image do not depend on its batch, and that activation functions are functions."""
-        of_two, of_three = self(two), self(three)
+        of_two = self(two)
         for layer in self.sources:
             maps, again = of_two[layer], of_three[layer]
             if _close(maps, again[:2]) and _close(again[0], again[2]):

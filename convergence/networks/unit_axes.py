@@ -27,10 +27,10 @@ LAST = {
 }  # fmt: skip
 """Functions whose result has units along the last axis."""
 MOVING = {
-    "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "T", "mT", "t", "view", "reshape",
-    "flatten", "unflatten", "squeeze", "unsqueeze", "getitem", "select", "narrow", "chunk", "split", "split_with_sizes",
-    "tensor_split", "unbind", "cat", "concat", "concatenate", "stack", "roll", "flip", "expand", "expand_as", "repeat",
-    "contiguous", "clone", "detach", "mean", "amax", "amin", "index_select", "channel_shuffle",
+    "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "T", "mT", "t", "view", "view_as", "reshape",
+    "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "getitem", "select", "narrow", "chunk", "split",
+    "split_with_sizes", "tensor_split", "unbind", "cat", "concat", "concatenate", "stack", "roll", "flip", "expand",
+    "expand_as", "repeat", "contiguous", "clone", "detach", "mean", "amax", "amin", "index_select", "channel_shuffle",
     "native_channel_shuffle", "unsafe_chunk", "unsafe_split", "unfold",
 }  # fmt: skip
 """Functions that are applied to the markers as they are: they move entries, or join entries of one unit."""
