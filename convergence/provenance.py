@@ -10,8 +10,8 @@ from pathlib import Path
 
 from convergence import __version__
 
-STATISTICS_SCHEMA_VERSION = 7
-ANALYSIS_SCHEMA_VERSION = 5
+STATISTICS_SCHEMA_VERSION = 8
+ANALYSIS_SCHEMA_VERSION = 6
 PICTURES_SCHEMA_VERSION = 2
 FUNCTIONAL_SCHEMA_VERSION = 3
 """Versions of the layouts of results files: part of their digests, so that files of other versions are set aside."""

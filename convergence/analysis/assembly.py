@@ -59,7 +59,8 @@ class ComparisonRows(TableRows):
             "members", len(sums.nets), member=sums.nets, net=sums.of_net, layer=sums.layers, source=sums.sources,
             epoch=sums.epochs, trained=sums.trained, n_units=widths, initialisation=sums.initialisations,
             order_seed=sums.order_seeds, subset_seed=sums.subset_seeds,
-            rectified=sums.rectified or False, null_kind=sums.null_kind, null_reason=sums.null_reason,
+            rectified=sums.rectified or False, privileged=sums.privileged,
+            null_kind=sums.null_kind, null_reason=sums.null_reason,
         )  # fmt: skip
         self.add(
             "units",

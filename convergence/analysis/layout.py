@@ -51,7 +51,11 @@ TABLES = (
                 subset_seed="seed of the training images that the net saw; -2 for all, -1 if unknown",
             ),
             *ints(n_units="units of the layer, inactive units included"),
-            *flags(rectified="whether the node is an activation function"),
+            *flags(
+                rectified="whether the node is an activation function",
+                privileged="whether the basis of the units is privileged; not if linear maps write the layer, and only "
+                "linear maps and norms read it",
+            ),
             *text(
                 null_kind="how the layer gets another basis for chance levels: pre-activations (rotated before the "
                 "activation function), sums (a layer without one; rotated exactly), or empty",

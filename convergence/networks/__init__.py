@@ -22,6 +22,7 @@ recording.py    what a net computes, by running it once
 unit_axes.py    the axis of units of everything that a net computes
 graphs.py       nets as graphs of torch.fx
 activation_functions.py  the function that a layer is read after, and its input
+privileged_bases.py  whether the basis of a layer's units is privileged
 devices.py       choice of the device, reproducible arithmetic
 """
 

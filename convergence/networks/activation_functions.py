@@ -135,7 +135,7 @@ def not_linear(value: Value) -> str:
             continue
         seen.add(here)
         inside = next(
-            (part for part in call.within[::-1] if _is_norm_module(part) and here in part.values.values()), None
+            (part for part in call.within[::-1] if is_norm_module(part) and here in part.values.values()), None
         )
         if inside is not None:
             waiting += inside.inputs
@@ -165,7 +165,7 @@ def _following(recording: Recording, value: Value) -> Value | None:
         inside = part.path and part.inputs == [value] and all(part in call.within for call in calls)
         out = part.values.get("")
         is_step = inside and out is not None and out is not value and out.shape == value.shape
-        if is_step and (_is_norm_module(part) or _is_activation_module(part)):
+        if is_step and (is_norm_module(part) or _is_activation_module(part)):
             return out
     return None
 
@@ -181,7 +181,8 @@ def _live(value: Value) -> list[Call]:
     ]
 
 
-def _is_norm_module(part: ModuleCall) -> bool:
+def is_norm_module(part: ModuleCall) -> bool:
+    """Whether a module is a norm, by the name of its class."""
     return bool(NORM_MODULE.search(type(part.module).__name__))
 
 

@@ -21,6 +21,7 @@ from convergence.networks.activation_functions import Nonlinearity, activation_a
 from convergence.networks.layer_config import LayerConfig
 from convergence.networks.layer_layouts import LayerLayout, find_layout
 from convergence.networks.layer_names import find_layer
+from convergence.networks.privileged_bases import is_privileged
 from convergence.networks.recording import Recording, Value, evaluation, function_name, tensors_in, tensors_in_places
 from convergence.networks.unit_axes import unit_axes
 
@@ -46,6 +47,7 @@ class LayerReader:
     names : all names of that value, and of pre-activations that are read
     layouts : units and positions of each layer
     rectified : for each layer whether it is read after an activation function
+    privileged : for each layer whether the basis of its units is, see :mod:`~convergence.networks.privileged_bases`
     nonlinear : for each layer without an activation function the operation that is not linear; "" for a linear layer
     nonlinearities : the activation function of each layer whose pre-activations are read
 
@@ -67,6 +69,7 @@ class LayerReader:
         self.names: dict[str, tuple[str, ...]] = {}
         self.layouts: dict[str, LayerLayout] = {}
         self.rectified: dict[str, bool] = {}
+        self.privileged: dict[str, bool] = {}
         self.nonlinear: dict[str, str] = {}
         self.nonlinearities: dict[str, Nonlinearity] = {}
         self._places: dict[str, _Place] = {}
@@ -85,6 +88,7 @@ class LayerReader:
             self.layouts[layer] = find_layout(layer, value.shape, shape, axes.get(value), config)
             applied = activation_of(recording, value)
             self.rectified[layer] = applied is not None
+            self.privileged[layer] = applied is not None or is_privileged(value, axes)
             if applied is None:
                 self.nonlinear[layer] = not_linear(value)
                 continue

@@ -30,8 +30,8 @@ MOVING = {
     "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "T", "mT", "t", "view", "view_as", "reshape",
     "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "getitem", "select", "narrow", "chunk", "split",
     "split_with_sizes", "tensor_split", "unbind", "cat", "concat", "concatenate", "stack", "roll", "flip", "expand",
-    "expand_as", "repeat", "contiguous", "clone", "detach", "mean", "amax", "amin", "index_select", "channel_shuffle",
-    "native_channel_shuffle", "unsafe_chunk", "unsafe_split", "unfold",
+    "expand_as", "repeat", "contiguous", "clone", "detach", "mean", "sum", "amax", "amin", "index_select",
+    "channel_shuffle", "native_channel_shuffle", "unsafe_chunk", "unsafe_split", "unfold",
 }  # fmt: skip
 """Functions that are applied to the markers as they are: they move entries, or join entries of one unit."""
 ATTENTION = {"scaled_dot_product_attention": 2, "matmul": 1, "bmm": 1, "baddbmm": 2}

@@ -164,9 +164,14 @@ class ComparisonResults:
         return len(set(self.of_net)) == len(self.nets)
 
     @property
-    def unprivileged(self) -> bool:
-        """Whether no member has an activation function: signs and basis of its units are arbitrary."""
+    def signless(self) -> bool:
+        """Whether no member has an activation function: signs of its units are arbitrary."""
         return bool((self.source.table("members")["null_kind"] == "sums").all())
+
+    @property
+    def unprivileged(self) -> bool:
+        """Whether no member has a privileged basis: linear maps write it, and only linear maps and norms read it."""
+        return not self.source.table("members")["privileged"].any()
 
     @property
     def null_reason(self) -> str:

@@ -77,9 +77,13 @@ STATISTICS_UNTRAINED = _templates(
     "No difference between the distances of mean activations of trained and of untrained nets was found",
     "those of untrained nets",
 )  # fmt: skip
+SIGNLESS = (
+    "Signs of units are arbitrary in {cases}: the layer has no activation function, and units are matched by |r|."
+)
 UNPRIVILEGED = (
-    "The basis is not privileged in {cases}: the layer has no activation function, signs of its units are arbitrary, "
-    "and units are matched by |r|."
+    "The basis of the units is not privileged in {cases}: linear maps write the layer, and only linear maps and norms "
+    "read it. Numbers of single units depend on this arbitrary basis. Mean CCA and the CKA of raw units do not; linear "
+    "CKA and SVCCA depend on it through the variances of the units alone."
 )
 
 
@@ -209,11 +213,13 @@ def same_units(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """One-to-one matched correlation beside a net with rotated pre-activations, untrained and mixed pairs."""
     said, rows = Sentences(), []
     for layer in layers:
-        measure = "absolute_matching" if layer.unprivileged else "matching"
+        measure = "absolute_matching" if layer.signless else "matching"
         found = {kind: layer.summary(measure, kind) for kind in KINDS}
         trained, untrained = found["trained"], found[UNTRAINED]
         if trained is None:
             continue
+        if layer.signless:
+            said.add(SIGNLESS, layer.name)
         if layer.unprivileged:
             said.add(UNPRIVILEGED, layer.name)
         if not np.isfinite(trained.excess):

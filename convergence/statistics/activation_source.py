@@ -55,6 +55,7 @@ class JoinedUnits:
     trained : for each member whether its weights are trained
     layers, sources : for each member the layer asked for and the graph node that is read
     rectified : for each member whether that node is an activation function
+    privileged : for each member whether the basis of its units is privileged
     null_kind, null_reason : for each member its kind of chance level, and why it has none, see
         :class:`~convergence.statistics.file.ComparisonSums`
     widths : units of each member
@@ -71,6 +72,7 @@ class JoinedUnits:
     layers: tuple[str, ...]
     sources: tuple[str, ...]
     rectified: tuple[bool, ...]
+    privileged: tuple[bool, ...]
     null_kind: tuple[str, ...]
     null_reason: tuple[str, ...]
     widths: tuple[int, ...]
@@ -111,7 +113,7 @@ class JoinedUnits:
 class LayerShape(NamedTuple):
     """Units of a layer, (height, width) of its maps or (), the node read, whether that is an activation function.
 
-    Last, the kind of its chance level, and why it has none.
+    Then the kind of its chance level, why it has none, and whether the basis of the units is privileged.
     """
 
     width: int
@@ -120,6 +122,7 @@ class LayerShape(NamedTuple):
     rectified: bool
     null_kind: str = ""
     null_reason: str = ""
+    privileged: bool = True
 
 
 class NullSamples(NamedTuple):
@@ -402,6 +405,7 @@ def joined_units(experiment: Experiment, shapes: Mapping[tuple[str, str], LayerS
             layers=tuple(member.layer for member in members),
             sources=tuple(layer.source for layer in layers),
             rectified=tuple(layer.rectified for layer in layers),
+            privileged=tuple(layer.privileged for layer in layers),
             null_kind=tuple(layer.null_kind for layer in layers),
             null_reason=tuple(layer.null_reason for layer in layers),
             widths=tuple(layer.width for layer in layers),

@@ -99,6 +99,7 @@ class ArraySource(ActivationSource):
                     config.nets[net][layer],
                     config.nonlinearity_of(layer) not in ("", "none"),
                     *_null_kind(config, net, layer, experiment.statistics.null.draws),
+                    privileged=config.nonlinearity_of(layer) != "none",
                 )
                 for (net, layer), array in self._stored.items()
             },

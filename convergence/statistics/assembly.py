@@ -199,6 +199,7 @@ class Assembly:
             layers=joined.layers,
             sources=joined.sources,
             rectified=joined.rectified,
+            privileged=joined.privileged,
             map_shape=joined.map_shape,
             map_shapes=joined.map_shapes,
             pooled=joined.pooled,

@@ -57,7 +57,8 @@ class ComparisonSums:
     of_net, epochs : for each member its net, and the epoch of its weights (−1: the final weights)
     initialisations, order_seeds, subset_seeds : for each member the initial weights, image order and training subset
         of its net, see :data:`~.schema.NET_DATASETS`
-    trained, layers, sources, rectified : for each member, see :class:`~.activation_source.JoinedUnits`
+    trained, layers, sources, rectified, privileged : for each member, see
+        :class:`~.activation_source.JoinedUnits`
     map_shape, map_shapes : grid of the sampled positions; for each member the size of its maps
     pooled : whether a sample is the mean over the positions of an image
     positions, precision : sampled positions per image, "all" or a number; type of the products
@@ -100,6 +101,7 @@ class ComparisonSums:
     order_seeds: tuple[int, ...] = ()
     subset_seeds: tuple[int, ...] = ()
     rectified: tuple[bool, ...] = ()
+    privileged: tuple[bool, ...] = ()
     map_shapes: tuple[tuple[int, ...], ...] = ()
     pooled: bool = False
     positions: str = "all"
@@ -127,6 +129,8 @@ class ComparisonSums:
         for name in ("order_seeds", "subset_seeds"):
             if not getattr(self, name):
                 object.__setattr__(self, name, (UNKNOWN,) * len(self.nets))
+        if not self.privileged:
+            object.__setattr__(self, "privileged", (True,) * len(self.nets))
         if not self.null_kind:
             object.__setattr__(self, "null_kind", ("",) * len(self.nets))
         if not self.null_reason:
@@ -163,6 +167,7 @@ class ComparisonSums:
             layers=tuple(map(str, about["layers"])),
             sources=tuple(map(str, about["sources"])),
             rectified=tuple(map(bool, about["rectified"])),
+            privileged=tuple(map(bool, about["privileged"])),
             map_shape=tuple(map(int, about["map_shape"])),
             map_shapes=tuple(tuple(int(side) for side in shape if side) for shape in about["map_shapes"]),
             pooled=bool(about["pooled"]),
@@ -206,6 +211,7 @@ class ComparisonSums:
             "sources": list(self.sources),
             "pooled": self.pooled,
             "rectified": list(self.rectified),
+            "privileged": list(self.privileged),
             "null_kind": list(self.null_kind),
             "null_reason": list(self.null_reason),
             "widths": widths.tolist(),

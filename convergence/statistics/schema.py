@@ -138,6 +138,13 @@ MEMBERS = (
     Attribute("sources", ("net",), "text", "graph node, or array, that is read"),
     Attribute("rectified", ("net",), "bool", "whether that node is an activation function"),
     Attribute(
+        "privileged",
+        ("net",),
+        "bool",
+        "whether the basis of the units is privileged; not if linear maps write the layer, and only linear maps and "
+        "norms read it",
+    ),
+    Attribute(
         "null_kind",
         ("net",),
         "text",

@@ -118,8 +118,10 @@ class NetSource(ActivationSource):
 def layer_shape(reader: LayerReader, layer: str, draws: int) -> LayerShape:
     """The shape of a layer, and its kind of chance level for ``statistics.null.draws``."""
     layout = reader.layouts[layer]
-    kind = reader.null_kind(layer, draws)
-    return LayerShape(layout.n_units, layout.map_shape, reader.sources[layer], reader.rectified[layer], *kind)
+    return LayerShape(
+        layout.n_units, layout.map_shape, reader.sources[layer], reader.rectified[layer],
+        *reader.null_kind(layer, draws), reader.privileged[layer],
+    )  # fmt: skip
 
 
 class DeviceArrays(HostArrays):

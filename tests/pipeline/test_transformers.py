@@ -87,7 +87,7 @@ threads = 1
 mutual_information = {{ enabled = false }}
 null = {{ draws = 2 }}
 [analysis]
-measures = ["matching", "linear_cka"]
+measures = ["matching", "absolute_matching", "linear_cka"]
 rotations = 2
 sparse = {{ enabled = false }}
 clustering = {{ enabled = false }}
@@ -117,7 +117,7 @@ threads = 1
 mutual_information = { enabled = false }
 null = { draws = 2 }
 [analysis]
-measures = ["matching", "linear_cka"]
+measures = ["matching", "absolute_matching", "linear_cka"]
 rotations = 2
 sparse = { enabled = false }
 clustering = { enabled = false }
@@ -211,7 +211,11 @@ def test_results_and_report_have_all_layers(text_run):
     assert [view.name for view in run] == ["blocks.1.mlp.up", "blocks.1.attention.heads", "blocks.1", "blocks.1.last"]
     for view in run:
         assert 0 < view.summary("linear_cka").value <= 1
-    assert "blocks.1.attention.heads" in (text_run / "report" / "index.html").read_text("utf-8")
+    report = " ".join((text_run / "report" / "index.html").read_text("utf-8").split())
+    for layers in ("blocks.1.attention.heads, blocks.1 and blocks.1.last", "blocks.1.mlp.up"):
+        said = f"The basis of the units is not privileged in {layers}"
+        assert (said in report) == (layers != "blocks.1.mlp.up")
+    assert [view.results.unprivileged for view in run] == [False, True, True, True]
 
 
 @pytest.mark.slow

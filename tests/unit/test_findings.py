@@ -45,6 +45,7 @@ class Layer:
     summaries: dict[tuple[str, ...], Any] = field(default_factory=dict)
     differences: dict[str, Any] = field(default_factory=dict)
     consensus: dict[str, Any] = field(default_factory=dict)
+    signless: bool = False
     unprivileged: bool = False
     null_reason: str = ""
     pairs: tuple[Any, ...] = ()
@@ -86,14 +87,18 @@ def test_whole_layers_sentence_of_every_verdict(ends: Any, sentence: str) -> Non
     assert "nan" not in found.verdict
 
 
-def units(chance: tuple[float, float] | None, untrained: tuple[float, float] | None, signs: bool = False) -> Layer:
+def units(
+    chance: tuple[float, float] | None, untrained: tuple[float, float] | None, signs: bool = False, basis: bool = False
+) -> Layer:
     measure = "absolute_matching" if signs else "matching"
     found = {(measure, "trained", "all_images"): summary(0.6, (0.5, 0.7), chance)}
     differences = {}
     if untrained is not None:
         found[measure, "untrained", "all_images"] = summary(0.3, (0.2, 0.4))
         differences[measure] = difference(untrained)
-    return Layer(summaries=found, differences=differences, unprivileged=signs, null_reason="no pre-activations")
+    return Layer(
+        summaries=found, differences=differences, signless=signs, unprivileged=basis, null_reason="no pre-activations"
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,15 @@ def test_same_units_sentences_of_every_verdict(chance: Any, sentence: str, untra
 def test_same_units_of_a_layer_without_activation_function_are_matched_without_signs() -> None:
     found = questions.same_units([units(ABOVE, None, signs=True)])  # type: ignore[list-item]
     assert found is not None
-    assert found.verdict.startswith("The basis is not privileged in conv1: ")
+    assert found.verdict.startswith("Signs of units are arbitrary in conv1: ")
+    assert "basis" not in found.verdict
+
+
+def test_same_units_of_an_arbitrary_basis_say_so_and_name_other_measures() -> None:
+    found = questions.same_units([units(ABOVE, None, signs=True, basis=True)])  # type: ignore[list-item]
+    assert found is not None
+    assert "The basis of the units is not privileged in conv1: linear maps write the layer" in found.verdict
+    assert "Mean CCA and the CKA of raw units do not" in found.verdict
 
 
 def test_layers_of_one_verdict_share_a_sentence() -> None:
