@@ -1,6 +1,6 @@
 """``convergence.compare`` beside torch_cka: two torchvision nets, the same layers, images and batches, on one device.
 
-    python benchmarks/compare_peers.py [--images 256] [--batch 64] [--model resnet18] [--device cpu] [--positions 64]
+    python benchmarks/compare_peers.py [--images 256] [--batch 64] [--model resnet18] [--positions 64] [--only-cka]
 
 Both read the nets with the same number of threads, in turns, after a warm-up that compiles kernels. torch_cka gives the
 linear CKA of all pairs of layers with images as samples; ``compare`` gives all numbers of an analysis with their errors
@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("--positions", default="all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--only-cka", action="store_true", help="linear CKA with errors and chance levels, not all else"
+    )
     given = parser.parse_args()
     import torch
     from torch.utils.data import DataLoader, TensorDataset
@@ -49,12 +52,18 @@ def main() -> None:
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), given.batch)
     positions = given.positions if given.positions == "all" else int(given.positions)
 
+    settings: dict[str, Any] = {"threads": given.threads}
+    analysis: dict[str, Any] = {}
+    if given.only_cka:
+        settings |= {"mutual_information": {"enabled": False}, "top_images": 0, "image_gram": False}
+        analysis = {"measures": ["linear_cka"], "sparse": {"enabled": False}, "clustering": {"enabled": False}}
+
     def ours() -> Any:
         import convergence
 
         return convergence.compare(
             {"a": nets[0], "b": nets[1]}, images, given.layers, positions=positions, batch_size=given.batch,
-            device=given.device, statistics={"threads": given.threads}, workers=None, progress=False,
+            device=given.device, statistics=settings, analysis=analysis, workers=None, progress=False,
         )  # fmt: skip
 
     def theirs() -> Any:
