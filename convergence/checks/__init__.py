@@ -10,7 +10,8 @@ images.py            counts, classes and shapes of the images
 nets.py              one net: its output, its weights, its seed; first_difference.py names the module at fault
 given_weights.py     nets with weights of their own: their files, keys and preparation of images
 training_step.py     steps of training, with the first and the last batch size of an epoch
-layers.py            the layers that are compared and pictured; unit_axis.py follows their units
+layers.py            the layers that are compared and pictured
+layer_listing.py     all layers of a net, to choose from
 positions.py         masks of positions against layers and settings
 experiments.py       the functional experiments: nets that can be split and permuted
 resources.py         disk, memory, time and cores against this machine; needs.py estimates them

@@ -5,6 +5,7 @@ Exit codes: 0 success; 1 a defect of the toolkit, with its traceback; 2 an error
 reader of the output ended (``| head``).
 
 stages.py     ``run`` and the stages: train, statistics, analyze, …, report
+layers.py     ``layers``
 check.py      ``check``
 show.py       ``show``, with run_description.py and file_description.py
 publish.py    paper, figures, compare
@@ -38,7 +39,11 @@ from convergence.registry import load_object, put_toolkit_first
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 RESUME = "run the same command again to resume"
 SECTIONS: dict[str, dict[str, str]] = {
-    "Before a run": {"check": "convergence.cli.check", "pack": "convergence.cli.transfer"},
+    "Before a run": {
+        "layers": "convergence.cli.layers",
+        "check": "convergence.cli.check",
+        "pack": "convergence.cli.transfer",
+    },
     "Stages, in order": dict.fromkeys(
         (
             "run",
@@ -71,6 +76,7 @@ VERBS = {verb: f"{module}:{verb}" for section in SECTIONS.values() for verb, mod
 EXAMPLES = """\
 convergence run configs/digits.toml
 convergence run configs/digits.toml --set analysis.rotations=50
+convergence layers torchvision:resnet18
 convergence check configs/digits.toml
 convergence show configs/digits.toml
 convergence figures runs/digits --format pdf --width 3.25in

@@ -109,6 +109,10 @@ class NetworkSpec(Settings):
         """Return how images have to be prepared for the named weights; None where that is not known."""
         return None
 
+    def usual_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of the images that the model is made for, or (tokens,); None where that is not known."""
+        return None
+
     def known_layers(self) -> Collection[str] | None:
         """Return the names of all layers; None where only the built net knows them."""
         return None

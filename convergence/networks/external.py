@@ -72,6 +72,14 @@ class TorchvisionNetwork(ZooNetwork):
             asked.resize_size[0], asked.crop_size[0], tuple(asked.mean), tuple(asked.std), asked.interpolation.value
         )
 
+    def usual_shape(self) -> tuple[int, ...] | None:
+        from torchvision import models
+
+        if self._model not in models.list_models(module=models):
+            return None
+        side = int(models.get_model_weights(self._model)[self.pretrained or DEFAULT].transforms().crop_size[0])
+        return 3, side, side
+
     def _named(self, name: str) -> Any:
         """The weights of a name."""
         from torchvision import models

@@ -58,6 +58,12 @@ def _last_tokens(inputs: torch.Tensor, n_positions: int) -> torch.Tensor:
     return torch.full((len(inputs),), n_positions - 1, device=inputs.device)
 
 
+def find_image_axis(two: tuple[int, ...], three: tuple[int, ...]) -> int | None:
+    """The axis that runs over images, from the shapes for two and for three images; None without one."""
+    images = [k for k in range(len(two)) if len(two) == len(three) and two[k] != three[k]]
+    return images[0] if len(images) == 1 and two[images[0]] * 3 == three[images[0]] * 2 else None
+
+
 def find_layout(
     layer: str, two: tuple[int, ...], three: tuple[int, ...], axis: int | None, config: LayerConfig
 ) -> LayerLayout:
@@ -68,15 +74,14 @@ def find_layout(
     ConfigError
         for an output without an axis of images, and for units along an axis that is not known.
     """
-    images = [k for k in range(len(two)) if len(two) == len(three) and two[k] != three[k]]
-    if len(images) != 1 or two[images[0]] * 3 != three[images[0]] * 2:
+    image_axis, n_axes = find_image_axis(two, three), len(two)
+    if image_axis is None:
         raise ConfigError(
             f'"{layer}" has shape {two} for 2 images and {three} for 3: no axis runs over the images. Choose a layer '
             "with values for each image."
         )
     if 0 in two:
         raise ConfigError(f'"{layer}" has shape {two} for 2 images, which is empty. Choose another layer.')
-    image_axis, n_axes = images[0], len(two)
     per_image = two[image_axis] // 2
     if config.unit_axis is not None:
         axis = config.unit_axis + n_axes * (config.unit_axis < 0)
@@ -92,7 +97,7 @@ def find_layout(
     if axis is None or axis == image_axis:
         raise ConfigError(
             f'"{layer}" has shape {two} for 2 images, and the operations of the net do not tell which axis runs over '
-            f'units: {_readings(two, image_axis)}. Set it with [layers."{layer}"] unit_axis, or read another layer.'
+            f'units: {readings(two, image_axis)}. Set it with [layers."{layer}"] unit_axis, or read another layer.'
         )
     others = [size for k, size in enumerate(two) if k not in (axis, image_axis)]
     map_shape = (per_image, *others) if per_image > 1 else tuple(others)
@@ -117,7 +122,7 @@ def _selected(layer: str, tokens: Tokens, map_shape: tuple[int, ...], n_position
     return (len(tokens),)
 
 
-def _readings(shape: tuple[int, ...], image_axis: int) -> str:
+def readings(shape: tuple[int, ...], image_axis: int) -> str:
     """The possible readings of a shape, as text."""
     found = []
     for axis in range(len(shape)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from convergence.errors import ConfigError, did_you_mean
@@ -40,6 +41,11 @@ def find_layer(recording: Recording, net: nn.Module, layer: str, config: LayerCo
         if users and config.point != "input":
             return _chosen(kind, name, users, number)
         part = net.get_submodule(path)
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ConfigError(
+                f'"{name}" of {kind} is a module of TorchScript and cannot be read. Choose a module around it, or build '
+                "the net without torch.jit.script and torch.jit.trace."
+            )
         inside = [other for other in recording.modules if other.startswith(f"{path}.")]
         raise ConfigError(
             f'"{name}" of {kind} is a {type(part).__name__} that is not called for images, so it returns nothing. '

@@ -13,14 +13,17 @@ A name without ``#`` is unique to its module or function. Operations inside one 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from convergence.errors import ConfigError
 
 REFLECTED = {"radd": "add", "rmul": "mul", "rsub": "sub", "rtruediv": "truediv", "rmatmul": "matmul"}
 IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow")
@@ -121,6 +124,11 @@ class Recording:
     module : the net
     inputs : its argument
 
+    Raises
+    ------
+    ConfigError
+        for a net of TorchScript; parts of TorchScript are not recorded.
+
     Attributes
     ----------
     calls : of torch functions that return tensors, in order
@@ -139,8 +147,15 @@ class Recording:
         self._current: dict[int, Value] = {}
         self._weights = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
         self._new(inputs, None)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigError(
+                f"{type(module).__name__} is a net of TorchScript, whose operations Python does not see, so its layers "
+                "cannot be read. Build the net without torch.jit.script and torch.jit.trace."
+            )
         with evaluation(module), ExitStack() as hooks:
             for path, part in module.named_modules():
+                if isinstance(part, torch.jit.ScriptModule):
+                    continue
                 for handle in self._watch(path, part):
                     hooks.callback(handle.remove)
             with _Recorder(self):
@@ -269,11 +284,12 @@ def tensors_in_places(value: Any, place: str = "") -> Iterator[tuple[str, torch.
 
 @contextmanager
 def evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode of every part is restored."""
+    """Evaluation mode without gradients and without torch.compile; the mode of every part is restored."""
+    compiled = sys.modules.get("torch._dynamo") is not None  # otherwise nothing was compiled
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             yield
     finally:
         for part in training:

@@ -64,6 +64,9 @@ class TimmNetwork(ZooNetwork):
         resize = (scaled, scaled) if asked.get("crop_mode") == "squash" else scaled
         return Preprocessing(resize, side, tuple(asked["mean"]), tuple(asked["std"]), str(asked["interpolation"]))
 
+    def usual_shape(self) -> tuple[int, ...] | None:
+        return tuple(int(size) for size in self._config(self.pretrained).input_size)
+
     def _full_name(self, pretrained: str) -> str:
         """Name of the model with the tag of weights."""
         model = self.name.removeprefix("timm:")

@@ -115,6 +115,14 @@ class TransformersNetwork(ZooNetwork):
         except (OSError, ValueError, KeyError, TypeError, FileError):
             return None  # text, or not known
 
+    def usual_shape(self) -> tuple[int, ...] | None:
+        config = self._config(0)
+        if hasattr(config, "vocab_size") and not hasattr(config, "image_size"):
+            return (16,)
+        size = getattr(config, "image_size", None)
+        sides = (size, size) if isinstance(size, int) else tuple(size or ())
+        return (int(getattr(config, "num_channels", 3)), *sides) if len(sides) == 2 else None
+
     def _config(self, n_classes: int) -> Any:
         """The config of the folder, with the options; classifiers from seeds have an output for each class."""
         transformers = _transformers()

@@ -76,7 +76,7 @@ def _follow(call: Call, axes: dict[Value, int], markers: dict[Value, torch.Tenso
     if call.name in SECOND or _of_patches(call):
         _set(outputs[0], 1, axes, markers)
     elif call.name in LAST or (call.name == "layer_norm" and _one_axis(call)):
-        for value in outputs:
+        for value in outputs[:1] if call.name == "multi_head_attention_forward" else outputs:  # not its weights
             _set(value, value.tensor.ndim - 1, axes, markers)
     elif call.name in MOVING:
         _moved(call, axes, markers)

@@ -41,6 +41,8 @@ JOINING_METHODS = {"add", "add_", "sub", "mul", "mul_", "div"}
 POINTWISE_METHODS = RECTIFYING_METHODS | {"clamp", "contiguous", "clone", "detach", "float", "abs"}
 MIXING = (nn.Linear, nn.Flatten, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.GroupNorm, nn.LayerNorm)
 """Modules that mix all positions, or have no positions in their output."""
+UNKNOWN = "the operation "
+"""Beginning of the reason for operations whose field is not known."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,12 @@ def _field(node: fx.Node, modules: dict[str, nn.Module], inputs: list[ReceptiveF
             padding = _pair(_argument(node, 3, "padding", 0))
             dilation = _pair(_argument(node, 4, "dilation", 1) if pool == "max" else 1)
             return joined.window(kernel, kernel if step in (None, []) else _pair(step), padding, dilation)
-        return ReceptiveField(whole=f"the operation {getattr(target, '__name__', target)} ({node.name})")
+        return ReceptiveField(whole=f"{UNKNOWN}{getattr(target, '__name__', target)} ({node.name})")
     if target in POINTWISE_METHODS or target in JOINING_METHODS:
         return joined
     if target == "chunk" and _argument(node, 2, "dim", 0) == 1:
         return joined
-    return ReceptiveField(whole=f"the operation {target} ({node.name})")
+    return ReceptiveField(whole=f"{UNKNOWN}{target} ({node.name})")
 
 
 def _of_module(module: nn.Module, name: str, field: ReceptiveField) -> ReceptiveField:
@@ -167,7 +169,7 @@ def _of_module(module: nn.Module, name: str, field: ReceptiveField) -> Receptive
     elif isinstance(module, POINTWISE):
         return field
     what = type(module).__name__
-    return ReceptiveField(whole=f"{name} ({what})" if isinstance(module, MIXING) else f"the operation {what} ({name})")
+    return ReceptiveField(whole=f"{name} ({what})" if isinstance(module, MIXING) else f"{UNKNOWN}{what} ({name})")
 
 
 POOLING: dict[object, str] = {

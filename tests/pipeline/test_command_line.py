@@ -128,6 +128,7 @@ KEYS = {
     "comparison": "page a b same_images findings measures settings only_a only_b",
     "plan": "experiment missing done sbatch_jobs stages gpu_hours cpu_hours limit_s measured_s requeue_method "
     "max_requeues disk disk_unknown checked",
+    "layers": "networks",
     "check": "experiment sound checks findings needs",
     "status": "experiment folder submission submitted profile cancelled jobs report free_bytes",
     "doctor": "host sound findings",

@@ -14,6 +14,7 @@ from convergence.config.load import parse_config
 from convergence.data import DATA_SETS
 from convergence.figures import FIGURES
 from convergence.networks import NETWORKS
+from convergence.networks.layer_config import LayerConfig
 from convergence.similarity import MEASURES
 from tests.helpers.analysis_rows import row
 
@@ -74,6 +75,15 @@ def test_examples_of_data_md_are_valid_configs_and_name_every_source():
     assert {others.get(name, name) for name in DATA_SETS} <= named
     names = [config.images.name for config in configs]
     assert names == ["image_folder", "torchvision:FashionMNIST", "mydata:flowers", "arrays", "text"]
+
+
+def test_examples_of_layers_md_are_valid_settings_of_layers():
+    text = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
+    start = 'name = "x"\ndata = { name = "digits" }\n[[nets]]\nseeds = [1, 2]\nnetwork = "torchvision:resnet18"\n'
+    configs = [parse_config(start + example) for example in re.findall(r"```toml\n(.*?)```", text, re.S)]
+    assert [len(config.layers) for config in configs] == [0, 3]
+    described = re.findall(r"^\| `(\w+)` \|", text[text.index("| key of") : text.index("## The axis")], re.M)
+    assert described == list(LayerConfig.model_fields)
 
 
 def test_examples_of_nets_md_are_valid_configs():
