@@ -230,7 +230,8 @@ def nets_interval(number: NetsNumber) -> NetsInterval:
     """The 95 % interval of a number over nets and images, with its p-value against 0.
 
     A similarity has the hull of its interval and of that of its logit, a difference of similarities likewise; a share
-    has that of its logit. A share that is equal in all nets has none.
+    has that of its logit. A share that is equal in all nets has none. Intervals end at the bounds of the number: 1 for a
+    similarity, 0 for a count.
     """
     bias = image_bias(number)
     if number.missing:
@@ -240,6 +241,10 @@ def nets_interval(number: NetsNumber) -> NetsInterval:
     if at_end or (counted and _variance_over_nets(number.without_nets)[0] < ROUNDING**2):
         return NetsInterval(number.value, bias, NONE, NONE, NONE, NONE, NONE, NO_SPREAD)
     own, logits = _of_student(number, bias), number.logits
+    if number.kind == "count":
+        own = replace(own, low=max(own.low, 0.0))
+    if number.kind == "similarity":
+        own = replace(own, high=max(min(own.high, 1.0), own.value))
     if logits is None:
         return own
     if number.kind == "share":

@@ -93,7 +93,7 @@ def test_intervals_of_skewed_similarities_cover_the_mean_of_the_population(k, lo
         covered.append(found.low <= truth <= found.high)
         plain = nets_interval(replace(number, kind="plain"))
         of_student.append(plain.low <= truth <= plain.high)
-        assert found.low <= plain.low < plain.high <= found.high
+        assert found.low <= plain.low < min(plain.high, 1.0) <= found.high
         assert (found.p, found.error, found.df) == (plain.p, plain.error, plain.df)
     assert 0.925 <= np.mean(covered) <= 1.0, "93 to 99 %, and what 800 draws add"
     assert logit == 0 or np.mean(of_student) < 0.93, "Student's t covers 88 to 92 %"
@@ -123,7 +123,8 @@ def test_equal_populations_of_skewed_similarities_rarely_differ_and_unequal_ones
 @pytest.mark.parametrize("values", [[0.01, 0.02, -0.01, 0.03, -0.02, 0.01], [1.2, 0.9, 1.1, 1.0, 1.0, 0.9], [1.0] * 6])
 def test_similarity_beyond_the_range_of_logits_has_the_interval_of_student(values):
     number = of_similarities("trained nets", np.array(values), 4)
-    assert nets_interval(number) == nets_interval(replace(number, kind="plain"))
+    plain = nets_interval(replace(number, kind="plain"))
+    assert nets_interval(number) == replace(plain, high=max(min(plain.high, 1.0), plain.value))
     nothing = nets_interval(number.minus(number))
     assert (nothing.value, nothing.error, nothing.p) == (0, 0, 1)
 
@@ -248,3 +249,16 @@ def test_share_that_is_equal_in_all_nets_has_no_interval():
     images = np.zeros((6, 8))
     images[:, 3] = 0.1
     assert "equal in all nets" in nets_interval(units.mean(np.zeros(6), images, kind="share")).missing
+
+
+def test_intervals_end_at_the_bounds_of_the_number():
+    units = PairUnits.of([(("trained nets", a), ("trained nets", b)) for a, b in combinations("abc", 2)])
+    for kind, values in (("similarity", [0.99, 0.5, 0.98]), ("count", [0.0, 7.0, 1.0])):
+        values = np.array(values)
+        without = np.repeat(values[:, None], GROUPS, axis=1)
+        wide = nets_interval(units.mean(values, without, smooth=False))
+        found = nets_interval(units.mean(values, without, smooth=False, kind=kind))
+        assert wide.low < 0
+        assert wide.high > 1
+        assert (found.high if kind == "similarity" else found.low) == (1.0 if kind == "similarity" else 0.0)
+        assert found.low <= found.value <= found.high
