@@ -76,7 +76,7 @@ class PseudoMaps:
         else:
             found = self._like(n, z)
             found[:] = z / self.scale[:, None]
-            found[:, self.mixed] = (weights.reshape(n * k, k) @ z[self.mixed]).reshape(n, k, -1)
+            found[:, self.mixed] = (weights.reshape(n * k, k) @ z[self.mixed]).reshape(n, k, z.shape[-1])
         found += self.offset[draws, :, None]
         return found
 
