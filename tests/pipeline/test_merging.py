@@ -150,7 +150,7 @@ def test_residual_net_with_batch_norm_is_aligned_and_repaired():
     other = permuted(module, groups, planted)
     for orders in (
         weight_orders(module.state_dict(), other.state_dict(), groups, 3, 0),
-        activation_orders(joint_correlations([module, other], groups, [images]), 0, 1),
+        activation_orders(groups, joint_correlations([module, other], groups, [images]), 0, 1),
     ):
         for name, order in orders.items():
             assert np.array_equal(planted[name][order], np.arange(len(order))), name

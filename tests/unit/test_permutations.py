@@ -247,7 +247,7 @@ def test_shared_layers_and_split_halves_are_permuted():
     torch.manual_seed(0)
     module = randomised(Gated())
     groups = permutation_groups(module, (3, 9, 9))
-    assert "added to each other" in group_of(groups, "twice").fixed
+    assert "added to each other" in group_of(groups, "twice#1").fixed
     batch = images((3, 9, 9))
     assert torch.equal(module(batch), permuted(module, groups, random_orders(groups))(batch))
 

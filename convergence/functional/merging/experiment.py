@@ -168,7 +168,7 @@ class Merger:
     def orders(self, method: str, y: int) -> Orders:
         """The alignment of net ``y`` to the first; empty for none."""
         if method == "activation":
-            return activation_orders(self.correlations, 0, y, len(self.names))
+            return activation_orders(self.movable, self.correlations, 0, y)
         if method == "weights":
             states, seed = self.states, self.context.config.seed
             return weight_orders(states[0], states[y], self.movable, self.config.restarts, seed)

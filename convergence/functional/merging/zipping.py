@@ -49,6 +49,8 @@ def zippable(groups: Sequence[PermutationGroup]) -> list[PermutationGroup]:
     for group in found:
         if group.fixed:
             raise UserError(f"{group.name} cannot be zipped: {group.fixed}.")
+        if group.together:
+            raise UserError(f"{group.name} cannot be zipped: units of {group.together} stay in their heads.")
     return found
 
 

@@ -2,7 +2,8 @@
 
 By activations: in each group the one-to-one assignment of the largest correlations (Li et al. 2016; Ainsworth et al.
 2023, section 3.1). By weights: the permutations that maximise the overlap of the weights, one group after the other
-with the others fixed, until none improves (Ainsworth et al. 2023, algorithm 1); it needs no images.
+with the others fixed, until none improves (Ainsworth et al. 2023, algorithm 1); it needs no images. Attention heads
+stay whole (:mod:`.heads`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from convergence.alignment.matching import matching
+from convergence.functional.surgery.heads import Orders, best_order, bundles, random_order
 from convergence.functional.surgery.permutations import (
     Indices,
     ParameterAxis,
@@ -27,8 +28,6 @@ from convergence.networks.layer_reader import LayerReader
 from convergence.statistics.moments import Moments
 
 Float64 = npt.NDArray[np.float64]
-Orders = dict[str, Indices]
-"""By permutation group: new unit k is the old unit ``order[k]``."""
 SWEEPS = 100
 LEAST_GAIN = 1e-9
 """Smallest relative gain of overlap that counts; smaller ones are rounding."""
@@ -41,7 +40,10 @@ def movable(groups: Sequence[PermutationGroup]) -> list[PermutationGroup]:
 
 def random_orders(groups: Sequence[PermutationGroup], generator: np.random.Generator) -> Orders:
     """A random permutation of the units of each group: the null of an alignment."""
-    return {group.name: generator.permutation(group.n_units) for group in groups}
+    orders: Orders = {}
+    for bundle in bundles(groups):
+        orders |= random_order(bundle, generator)
+    return orders
 
 
 def moved(orders: Orders) -> float:
@@ -100,12 +102,23 @@ def _correlation(covariance: Float64) -> Float64:
     return np.asarray(covariance * scale[:, None] * scale)
 
 
-def activation_orders(correlations: Mapping[str, Float64], x: int, y: int, n_nets: int = 2) -> Orders:
-    """Orders of the units of net ``y`` that match net ``x``, from :func:`joint_correlations`."""
-    orders = {}
-    for name, joint in correlations.items():
-        n = len(joint) // n_nets
-        orders[name] = matching(joint[x * n : (x + 1) * n, y * n : (y + 1) * n]).columns
+def activation_orders(
+    groups: Sequence[PermutationGroup], correlations: Mapping[str, Float64], x: int, y: int
+) -> Orders:
+    """Orders of the units of net ``y`` that match net ``x``, from the :func:`joint_correlations` of the groups."""
+    between = {
+        group.name: correlations[group.name][
+            x * group.n_units : (x + 1) * group.n_units, y * group.n_units : (y + 1) * group.n_units
+        ]
+        for group in groups
+    }
+    return _best_orders(groups, between)
+
+
+def _best_orders(groups: Sequence[PermutationGroup], similarities: Mapping[str, Float64]) -> Orders:
+    orders: Orders = {}
+    for bundle in bundles(groups):
+        orders |= best_order(bundle, similarities)[0]
     return orders
 
 
@@ -123,7 +136,9 @@ class ActivationMatcher:
 
     def __init__(self, module: nn.Module, groups: Sequence[PermutationGroup], batches: Sequence[torch.Tensor]) -> None:
         self.module, self.batches = module, batches
-        self.layers = {group.name: group.layers[0] for group in groups if group.layers}
+        bundled = [bundle for bundle in bundles(groups) if all(group.layers for group in bundle)]
+        self.groups = [group for bundle in bundled for group in bundle]
+        self.layers = {group.name: group.layers[0] for group in self.groups}
 
     def activations(self, state: State) -> dict[str, torch.Tensor]:
         """By group: (n_images · n_positions, n_units) in float64 on the CPU."""
@@ -138,10 +153,8 @@ class ActivationMatcher:
 
     def match(self, onto: Mapping[str, torch.Tensor], moving: Mapping[str, torch.Tensor]) -> Orders:
         """Orders of the units of ``moving`` that match ``onto``; constant units have correlation 0."""
-        return {
-            name: matching((_standardised(x).T @ _standardised(moving[name])).numpy()).columns
-            for name, x in onto.items()
-        }
+        products = {name: (_standardised(x).T @ _standardised(moving[name])).numpy() for name, x in onto.items()}
+        return _best_orders(self.groups, products)
 
 
 def _standardised(values: torch.Tensor) -> torch.Tensor:
@@ -163,9 +176,7 @@ def weight_orders(fixed: State, moving: State, groups: Sequence[PermutationGroup
     most = -np.inf
     for k in range(restarts):
         rng = generator_of(seed, k)
-        orders: Orders = {
-            group.name: rng.permutation(group.n_units) if k else np.arange(group.n_units) for group in groups
-        }
+        orders = random_orders(groups, rng) if k else {group.name: np.arange(group.n_units) for group in groups}
         state = permuted_state(moving, groups, orders)
         overlap = _climb(fixed, state, groups, orders, rng)
         if not best or overlap > most + LEAST_GAIN * abs(most):
@@ -198,17 +209,18 @@ def _climb(
     fixed: State, state: State, groups: Sequence[PermutationGroup], orders: Orders, rng: np.random.Generator
 ) -> float:
     """Improve one group after the other until none changes, in place; returns the overlap of all weights."""
+    every = bundles(groups)
     for _ in range(SWEEPS):
         changed = False
-        for s in rng.permutation(len(groups)):
-            group = groups[s]
-            axes = (axis for axis in group.axes if _is_weight(axis.parameter))
-            overlaps = sum(_overlap(axis, group.n_units, fixed, state) for axis in axes)
-            found = matching(overlaps)
-            now = float(np.trace(overlaps))
-            if found.values.sum() > now + LEAST_GAIN * np.abs(overlaps).sum() / group.n_units:
-                state.update(permuted_state(state, groups, {group.name: found.columns}))
-                orders[group.name] = orders[group.name][found.columns]
+        for s in rng.permutation(len(every)):
+            overlaps = {group.name: _overlaps(group, fixed, state) for group in every[s]}
+            found, most = best_order(every[s], overlaps)
+            now = sum(float(np.trace(each)) for each in overlaps.values())
+            least = sum(float(np.abs(each).sum()) / len(each) for each in overlaps.values())
+            if most > now + LEAST_GAIN * least:
+                state.update(permuted_state(state, groups, found))
+                for name, order in found.items():
+                    orders[name] = orders[name][order]
                 changed = True
         if not changed:
             break
@@ -223,6 +235,15 @@ def _is_weight(name: str) -> bool:
 
 def _counts(name: str, value: torch.Tensor) -> bool:
     return value.is_floating_point() and _is_weight(name)
+
+
+def _overlaps(group: PermutationGroup, fixed: State, state: State) -> Float64:
+    """(n_units, n_units) inner products of all weights of each unit of both nets."""
+    total = np.zeros((group.n_units, group.n_units))
+    for axis in group.axes:
+        if _is_weight(axis.parameter):
+            total += _overlap(axis, group.n_units, fixed, state)
+    return total
 
 
 def _overlap(axis: ParameterAxis, n_units: int, fixed: State, state: State) -> Float64:

@@ -46,7 +46,7 @@ MOVING_FUNCTIONS: dict[object, bool] = {
 """Functions that move entries; False where the result depends on the number of units."""
 MOVING_METHODS = {
     "flatten": True, "squeeze": True, "unsqueeze": True, "permute": True, "transpose": True, "reshape": False,
-    "view": False, "chunk": False, "split": False,
+    "view": False, "unflatten": False, "chunk": False, "split": False,
 }  # fmt: skip
 MEANS: set[object] = {torch.mean, torch.sum, torch.amax, torch.amin}
 MEAN_METHODS = {"mean", "sum", "amax", "amin"}

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from convergence.errors import UserError, did_you_mean
+from convergence.functional.surgery.heads import Indices, check_heads
 from convergence.functional.surgery.tracing import UnitTracer
 
-Indices = npt.NDArray[np.intp]
 Role = Literal["out", "in", "norm"]
 State = dict[str, torch.Tensor]
 Key = tuple[str, int]
@@ -68,6 +68,9 @@ class PermutationGroup:
     axes : parameter axes that run over the units
     fixed : why the units cannot be permuted, or ""
     whole : why single units cannot be cut out, or ""
+    heads : number of attention heads, equal consecutive parts of the units that stay together
+        (:mod:`convergence.functional.surgery.heads`); 1 for other layers
+    together : name of the attention; "" for other layers
     """
 
     name: str
@@ -76,6 +79,8 @@ class PermutationGroup:
     axes: tuple[ParameterAxis, ...]
     fixed: str = ""
     whole: str = ""
+    heads: int = 1
+    together: str = ""
 
     def of_role(self, role: Role) -> tuple[ParameterAxis, ...]:
         """Axes of one role."""
@@ -101,13 +106,12 @@ def permutation_groups(module: nn.Module, image_shape: tuple[int, ...]) -> list[
     places, roles = _places(module, tracer)
     channels = {name: tracer.found(labels) for name, labels in tracer.channels.items()}
     fixed, whole = _reasons(tracer.fixed, tracer), _reasons(tracer.whole, tracer)
-    alike: dict[tuple[object, str, str], list[int]] = defaultdict(list)
     for unit in sorted(places):
         makers = [tracer.producer[member] for member in members[unit]]
         if len(set(makers)) < len(makers):
             fixed.setdefault(unit, "units of one layer are added to each other")
-        shape = tuple((key, tuple(np.diff(entries) == 1)) for key, entries in places[unit].items())
-        alike[shape, fixed.get(unit, ""), whole.get(unit, "")].append(unit)
+    heads = _heads(tracer, places, fixed, whole)
+    alike = _alike(places, fixed, whole)
     groups: list[PermutationGroup] = []
     taken: dict[str, int] = defaultdict(int)
     for (_, why_fixed, why_whole), units in alike.items():
@@ -120,8 +124,44 @@ def permutation_groups(module: nn.Module, image_shape: tuple[int, ...]) -> list[
             axis for key in places[units[0]] for axis in _axes(key, [places[u][key] for u in units], roles[key])
         )
         layers = _layers(channels, tracer.names, units)
-        groups.append(PermutationGroup(name, layers, len(units), axes, why_fixed, why_whole))
+        of_heads = heads.get(tuple(units), (1, ""))
+        groups.append(PermutationGroup(name, layers, len(units), axes, why_fixed, why_whole, *of_heads))
     return groups
+
+
+def _alike(
+    places: Mapping[int, Mapping[Key, list[int]]], fixed: Mapping[int, str], whole: Mapping[int, str]
+) -> dict[tuple[object, str, str], list[int]]:
+    """Units, ascending, with entries of the same kind on the same axes, and the same reasons."""
+    found: dict[tuple[object, str, str], list[int]] = defaultdict(list)
+    for unit in sorted(places):
+        shape = tuple((key, tuple(np.diff(entries) == 1)) for key, entries in places[unit].items())
+        found[shape, fixed.get(unit, ""), whole.get(unit, "")].append(unit)
+    return found
+
+
+def _heads(
+    tracer: UnitTracer, places: Mapping[int, Mapping[Key, list[int]]], fixed: dict[int, str], whole: dict[int, str]
+) -> dict[tuple[int, ...], tuple[int, str]]:
+    """The number of heads and the name of the attention, by the units of a group.
+
+    Units that an attention reads and that are no group of their own get a reason to be fixed.
+    """
+    found: dict[tuple[int, ...], tuple[int, str]] = {}
+    groups = set(map(tuple, _alike(places, fixed, whole).values()))
+    for attention in tracer.attentions:
+        parts = [tuple(tracer.found(units.ravel()).tolist()) for units in (attention.scores, attention.values)]
+        whose, units = {found.get(part) for part in parts}, [unit for part in parts for unit in part]
+        reason = next((fixed[unit] for unit in units if unit in fixed), "")
+        if not reason and whose == {None} and parts[0] != parts[1] and groups.issuperset(parts):
+            found |= dict.fromkeys(parts, (len(attention.scores), attention.name))
+        elif reason or len(whose) > 1 or None in whose:
+            for unit in units:
+                fixed.setdefault(unit, reason or f"{attention.name} reads some of them as units of its heads")
+    for part, (_, name) in found.items():
+        for unit in part:
+            whole[unit] = f"{name} has heads of equal width"
+    return found
 
 
 def permuted(module: nn.Module, groups: Sequence[PermutationGroup], orders: Mapping[str, npt.ArrayLike]) -> nn.Module:
@@ -165,6 +205,7 @@ def permuted_state(
             raise UserError(f"{name}: the order is no permutation of its {n} units.")
         if known[name].fixed and not np.array_equal(checked[name], np.arange(n)):
             raise UserError(f"{name}: its units cannot be permuted: {known[name].fixed}.")
+    check_heads(groups, checked)
     return _taken(state, [(known[name], order) for name, order in checked.items()])
 
 

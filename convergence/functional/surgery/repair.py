@@ -36,14 +36,14 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def repairable(groups: Sequence[PermutationGroup]) -> list[str]:
-    """Convolutions and linear layers but the last one, whose outputs are the logits."""
+    """Convolutions and linear layers but the last one, whose outputs are the logits; embeddings are not rescaled."""
     return list(
         dict.fromkeys(
             axis.parameter.removesuffix(".weight")
             for group in groups
             if group.fixed != LOGITS
             for axis in group.of_role("out")
-            if axis.parameter.endswith(".weight")
+            if axis.parameter.endswith(".weight") and axis.dim == 0
         )
     )
 

@@ -37,6 +37,7 @@ from convergence.functional.surgery.operations import (
 from convergence.networks.graphs import trace
 
 Labels = npt.NDArray[np.int64]
+ATTENTION = functional.scaled_dot_product_attention
 IMAGES, LOGITS = "its units are channels of the images", "its units are the logits"
 
 
@@ -48,14 +49,24 @@ class Use:
     role: Literal["out", "in", "norm"]
 
 
+@dataclass(frozen=True)
+class AttentionUnits:
+    """The units of the heads of an attention, (n_heads, units of a head): of queries with keys, and of values."""
+
+    name: str
+    scores: Labels
+    values: Labels
+
+
 class UnitTracer(fx.Interpreter):
-    """Runs a net on two blank images and its labels beside it.
+    """Runs a net on two blank images, or on two rows of the token 0 (nets with an embedding), and its labels beside it.
 
     Attributes
     ----------
     uses : by name of the parameter (as in the state) and axis
     producer : the module that computes each unit ("" for the channels of the images)
     fixed, whole : reasons why units cannot be permuted, or cut out, by unit
+    attentions : the units of the heads of each attention
     channels : units along the channel axis of each node, by its qualified name
     names : qualified names of all nodes, in their order
     """
@@ -71,6 +82,7 @@ class UnitTracer(fx.Interpreter):
         self.producer: list[str] = []
         self.fixed: dict[int, str] = {}
         self.whole: dict[int, str] = {}
+        self.attentions: list[AttentionUnits] = []
         self.channels: dict[str, Labels] = {}
         self._parent: list[int] = []
         self._labels: dict[fx.Node, Any] = {}
@@ -116,8 +128,9 @@ class UnitTracer(fx.Interpreter):
 
     @torch.no_grad()
     def _run(self, image_shape: tuple[int, ...]) -> None:
+        of_tokens = len(image_shape) == 1 and any(isinstance(part, nn.Embedding) for part in self.module.modules())
         try:
-            self.run(self._like.new_zeros(2, *image_shape))
+            self.run(self._like.new_zeros(2, *image_shape, dtype=torch.int64 if of_tokens else None))
         except RuntimeError as error:
             raise UserError(f"{self._net} cannot process images of shape {image_shape}: {error}") from error
 
@@ -134,6 +147,8 @@ class UnitTracer(fx.Interpreter):
 
     def _labels_of(self, n: fx.Node, value: Any) -> Any:
         if n.op == "placeholder":
+            if not value.is_floating_point():
+                return None  # tokens
             units = self._new(value.shape[1], "")
             self._mark(self.fixed, units, IMAGES)
             return _spread(units, value, 1)
@@ -144,6 +159,9 @@ class UnitTracer(fx.Interpreter):
                     if one is not None:
                         self._mark(self.fixed, one, LOGITS)
             return None
+        if n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), nn.Embedding):
+            units = self._new(value.shape[-1], str(n.target))
+            return _spread(self._use(f"{n.target}.weight", 1, units, "out"), value, value.ndim - 1)
         if not _tensors(value) or not any(self._labels.get(node) is not None for node in n.all_input_nodes):
             return None
         if n.op == "call_module":
@@ -165,6 +183,8 @@ class UnitTracer(fx.Interpreter):
             return self._mean
         if not method and n.target in POOLING_FUNCTIONS:
             return self._pooled
+        if n.target is ATTENTION:
+            return self._attention
         if n.target is functional.layer_norm:
             return self._layer_norm_function
         return None
@@ -177,8 +197,9 @@ class UnitTracer(fx.Interpreter):
         what = what if isinstance(what, str) else getattr(what, "__name__", str(what))
         return UserError(
             f"{self._net}: {name} ({what}) {why or 'is an operation whose units cannot be traced'}, so that its units "
-            "cannot be permuted. Valid are convolutions, linear layers, norms, activation functions, pooling, "
-            "addition, multiplication, concatenation and reshaping. Choose another net."
+            "cannot be permuted. Valid are convolutions, linear layers, embeddings, norms, activation functions, "
+            "scaled_dot_product_attention, pooling, addition, multiplication, concatenation and reshaping. Choose "
+            "another net."
         )
 
     def _input(self, n: fx.Node) -> torch.Tensor:
@@ -298,7 +319,7 @@ class UnitTracer(fx.Interpreter):
     def _paired(self, n: fx.Node, value: Any) -> torch.Tensor:
         """Entry-wise operations tie the units of both operands."""
         both: list[torch.Tensor] = []
-        parameters = []
+        parameters, computed = [], []
         for node in n.all_input_nodes:
             labels = self._labels.get(node)
             if isinstance(labels, torch.Tensor):
@@ -306,10 +327,15 @@ class UnitTracer(fx.Interpreter):
             elif node.op == "get_attr":
                 parameters.append(str(node.target))
             elif isinstance(self.env.get(node), torch.Tensor):
-                raise self._cannot(n, "has an operand that no layer computes")
+                computed.append(self.env[node])
         largest = max(both, key=lambda labels: (labels.shape == value.shape, labels.ndim))
         if largest.shape != value.shape:
             raise self._cannot(n, "broadcasts both operands")
+        for other in computed:  # a mask of positions is the same for all units
+            if any(
+                size > 1 and stride for size, stride in zip(other.shape[::-1], largest.stride()[::-1], strict=False)
+            ):
+                raise self._cannot(n, "has an operand that no layer computes")
         for name in parameters:
             self._parameter(n, name, self.fetch_attr(name), largest)
         for labels in both:
@@ -326,6 +352,20 @@ class UnitTracer(fx.Interpreter):
                 )
                 self._tie(x[thin].cpu().numpy(), y[thin].cpu().numpy())
         return largest
+
+    def _attention(self, n: fx.Node, value: torch.Tensor) -> torch.Tensor:
+        """Scores tie the units of queries and keys; weighted sums of values have their units."""
+        nodes = [*n.args, *(n.kwargs[key] for key in ("query", "key", "value") if key in n.kwargs)][:3]
+        of_heads = [_of_heads(self._labels.get(node)) if isinstance(node, fx.Node) else None for node in nodes]
+        query, key, values = of_heads
+        if query is None or key is None or values is None:
+            raise self._cannot(n, "mixes units with positions")
+        if query.shape != key.shape or len(query) != len(values):
+            raise self._cannot(n, f"has {len(query)} heads of queries and {len(values)} of keys and values")
+        self._tie(query, key)
+        self.attentions.append(AttentionUnits(self._names.get(n, n.name), query, values))
+        labels = torch.from_numpy(values)
+        return (labels if value.ndim == 3 else labels[:, None]).expand(value.shape)
 
     def _moved(self, n: fx.Node, value: Any) -> Any:
         method = n.op == "call_method"
@@ -375,6 +415,20 @@ class UnitTracer(fx.Interpreter):
         for axis in reversed(axes):
             labels = labels.narrow(axis, 0, 1) if keep else labels.select(axis, 0)
         return labels
+
+
+def _of_heads(labels: torch.Tensor | None) -> Labels | None:
+    """(n_heads, n_units) labels of (n, heads, tokens, units), or of one head (n, tokens, units).
+
+    None if they depend on other axes.
+    """
+    if labels is None or labels.ndim not in (3, 4):
+        return None
+    every = labels if labels.ndim == 4 else labels[:, None]
+    first = every[:1, :, :1]
+    if bool((every != first).any()):
+        return None
+    return np.asarray(first[0, :, 0].numpy())
 
 
 def _tensors(value: Any) -> bool:
