@@ -67,10 +67,14 @@ def list_layers(
 
     Parameters
     ----------
-    module : the net, which is not changed
-    inputs : at least two inputs (n, …)
-    configs : settings of layers; these are listed first
-    functions : whether to list results of functions that no module returns
+    module
+        The net, which is not changed.
+    inputs
+        At least two inputs (n, …).
+    configs
+        Settings of layers; these are listed first.
+    functions
+        Whether to list results of functions that no module returns.
     """
     two, three = inputs[[0, -1]], inputs[[0, -1, 0]]
     shapes = {_key(value): value.shape for value in Recording(module, three).values}

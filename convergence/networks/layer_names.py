@@ -43,8 +43,8 @@ def find_layer(recording: Recording, net: nn.Module, layer: str, config: LayerCo
         part = net.get_submodule(path)
         if isinstance(part, torch.jit.ScriptModule):
             raise ConfigError(
-                f'"{name}" of {kind} is a module of TorchScript and cannot be read. Choose a module around it, or build '
-                "the net without torch.jit.script and torch.jit.trace."
+                f'"{name}" of {kind} is a module of TorchScript and cannot be read. Choose a module around it, or '
+                "build the net without torch.jit.script and torch.jit.trace."
             )
         inside = [other for other in recording.modules if other.startswith(f"{path}.")]
         raise ConfigError(

@@ -20,7 +20,7 @@ import torch
 from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet
 from convergence.networks.activation_functions import Nonlinearity
-from convergence.networks.devices import devices_of_process, reproducible_arithmetic
+from convergence.networks.devices import devices_of_process, keep_freed_memory, reproducible_arithmetic
 from convergence.networks.layer_reader import N_PROBES, LayerReader
 from convergence.networks.weights import load_net
 from convergence.statistics.activation_source import ActivationSource, HostArrays, LayerShape, Maps, joined_units
@@ -92,6 +92,7 @@ class NetSource(ActivationSource):
         """
         config = experiment.statistics
         reproducible_arithmetic(config.threads)
+        keep_freed_memory()
         splits = experiment.images.load()
         images = splits.test if config.split == "test" else splits.train
         specs = {net.name: net.spec for net in experiment.all_nets()}

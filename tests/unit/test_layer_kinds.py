@@ -1,4 +1,4 @@
-"""Layers of every kind of module: convolutions of any dimension, recurrent nets, attention, wrapped and tied modules."""
+"""Layers of all kinds of modules: convolutions, recurrent nets, attention, wrapped modules and tied weights."""
 
 from __future__ import annotations
 
