@@ -230,8 +230,8 @@ def nets_interval(number: NetsNumber) -> NetsInterval:
     """The 95 % interval of a number over nets and images, with its p-value against 0.
 
     A similarity has the hull of its interval and of that of its logit, a difference of similarities likewise; a share
-    has that of its logit. A share that is equal in all nets has none. Intervals end at the bounds of the number: 1 for a
-    similarity, 0 for a count.
+    has that of its logit. A share that is equal in all nets has none. Intervals end at the bounds of the number: 1 for
+    a similarity, 0 for a count.
     """
     bias = image_bias(number)
     if number.missing:
