@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from convergence.errors import ConfigError
 from convergence.networks.layer_config import LayerConfig
 from convergence.networks.layer_reader import LayerReader
 
@@ -33,6 +34,10 @@ MAXVIT: dict[str, object] = {
     "input_size": (64, 64), "stem_channels": 16, "partition_size": 2, "block_channels": [16, 32],
     "block_layers": [1, 1], "head_dim": 8, "stochastic_depth_prob": 0.0,
 }  # fmt: skip
+MVIT: dict[str, object] = {
+    "spatial_size": (32, 32), "temporal_size": 4, "residual_pool": True, "residual_with_cls_embed": False,
+    "rel_pos_embed": True, "proj_after_attn": True,
+}  # fmt: skip
 TORCHVISION: dict[str, list[Net]] = {
     "plain": [
         ("alexnet", {}, SMALL, "features.0>features.1 features.10>features.11 classifier.1>classifier.2"),
@@ -46,10 +51,8 @@ TORCHVISION: dict[str, list[Net]] = {
         ("resnet18", {}, SMALL, RESIDUAL + " layer4.1@1 fc"),
         ("resnet50", {}, SMALL, BOTTLENECK + " avgpool@1"),
         ("resnext50_32x4d", {}, SMALL, BOTTLENECK),
-        ("wide_resnet50_2", {}, SQUARE, BOTTLENECK),
         ("regnet_x_400mf", {}, SMALL, REGNET),
         ("regnet_y_400mf", {}, SMALL, REGNET),
-        ("regnet_x_800mf", {}, SMALL, REGNET),
     ],
     "dense and branched": [
         ("densenet121", {}, SMALL, "features.conv0>features.relu0 "
@@ -97,9 +100,10 @@ TORCHVISION: dict[str, list[Net]] = {
         ("mc3_18", {}, (3, 4, 32, 48), VIDEO),
         ("r2plus1d_18", {}, (3, 4, 32, 48), "stem.0>stem.2 layer2.0.conv1.0.3>layer2.0.conv1 layer3.1@1"),
         ("swin3d_t", {}, (3, 4, 32, 64), "patch_embed.proj features.0.0.mlp.0>features.0.0.mlp.1 features.4.1@-1"),
+        ("MViT", MVIT, (3, 4, 32, 32), "conv_proj blocks.0.mlp.0>blocks.0.mlp.1 blocks.0.attn@-1 blocks.1@-1"),
     ],
     "segmentation": [
-        ("fcn_resnet50", {"weights_backbone": None}, SMALL, "backbone.conv1>backbone.relu backbone.layer2.0@1 "
+        ("fcn_resnet50", {"weights_backbone": None}, (3, 32, 48), "backbone.conv1>backbone.relu backbone.layer2.0@1 "
          "classifier.0>"
          "classifier.2"),
         ("deeplabv3_mobilenet_v3_large", {"weights_backbone": None}, SMALL, "backbone.4.block.0.0>backbone.4.block.0.2 "
@@ -109,13 +113,14 @@ TORCHVISION: dict[str, list[Net]] = {
     ],
 }  # fmt: skip
 SLOW: list[Net] = [
+    ("regnet_x_800mf", {}, SMALL, REGNET),
+    ("wide_resnet50_2", {}, SQUARE, BOTTLENECK),
     (
         "s3d",
         {},
         (3, 16, 224, 224),
         "features.0.0.0>features.0.0 features.5.branch1.0.0>features.5.branch1.0 features.9@1",
     ),
-    ("mvit_v2_s", {}, (3, 16, 224, 224), "conv_proj blocks.3.mlp.0>blocks.3.mlp.1 blocks.5.attn@-1"),
     ("maxvit_t", {}, (3, 224, 224), "stem.0.0>stem.0 blocks.1@1 blocks.3.layers.1@1"),
     ("resnet34", {}, SMALL, RESIDUAL),
     ("densenet169", {}, SMALL, "features.denseblock3@1 features.transition2.conv classifier"),
@@ -125,9 +130,13 @@ SLOW: list[Net] = [
     ("convnext_small", {}, SMALL, "features.3.0.block.3>features.3.0.block.4 features.5.20@1 features.7.2.block.5"),
     ("swin_s", {}, SMALL, SWIN),
     ("swin_v2_s", {}, SMALL, SWIN),
-    ("vit_b_32", {"image_size": 64}, SQUARE, "conv_proj encoder.layers.encoder_layer_7@-1 heads.head"),
+    (
+        "vit_b_32",
+        {"image_size": 64},
+        SQUARE,
+        "conv_proj encoder.layers.encoder_layer_7@-1 encoder.layers.encoder_layer_9.mlp.3",
+    ),
     ("vgg16", {}, SQUARE, "features.0>features.1 features.21>features.22 classifier.0>classifier.1"),
-    ("mvit_v1_b", {}, (3, 16, 224, 224), "conv_proj blocks.1.mlp.0>blocks.1.mlp.1 blocks.5.attn@-1"),
 ]
 VIT = "patch_embed.proj blocks.4.mlp.fc1>blocks.4.mlp.act blocks.5.attn@-1 blocks.8@-1 blocks.9.attn.qkv"
 TIMM: dict[str, list[Net]] = {
@@ -152,7 +161,8 @@ TIMM: dict[str, list[Net]] = {
          "stages.2.blocks.3@1"),
         ("edgenext_xx_small", {}, SMALL, "stem.0 stages.0.blocks.1.mlp.fc1>stages.0.blocks.1.mlp.act "
          "stages.2.blocks.5@1 stages.2.blocks.5.xca@-1"),
-        ("hiera_tiny_224", {}, (3, 224, 224), "patch_embed.proj blocks.1.mlp.fc1>blocks.1.mlp.act blocks.4.attn.qkv"),
+        ("hiera_tiny_224", {"stages": (1, 1, 2, 1)}, (3, 224, 224), "patch_embed.proj "
+         "blocks.1.mlp.fc1>blocks.1.mlp.act blocks.2.attn.qkv"),
     ],
     "tokens": [
         ("vit_tiny_patch16_224", {"img_size": 64}, SQUARE, VIT),
@@ -196,6 +206,11 @@ def torchvision_net(name: str, **arguments) -> nn.Module:
 
     if name == "MaxVit":  # maxvit_t takes images of 224 pixels only
         return models.MaxVit(**arguments)
+    if name == "MViT":  # mvit_v2_s takes 16 frames of 224 pixels only
+        block = models.video.mvit.MSBlockConfig
+        sizes = ([3, 3, 3], [3, 3, 3])
+        blocks = [block(1, 16, 32, *sizes, [1, 1, 1], [1, 2, 2]), block(2, 32, 32, *sizes, [1, 2, 2], [1, 1, 1])]
+        return models.video.MViT(block_setting=blocks, **arguments)
     return models.get_model(name, weights=None, **arguments)
 
 
@@ -214,6 +229,35 @@ def test_layers_of_torchvision(family):
 def test_layers_of_timm(family):
     pytest.importorskip("timm")
     check_all(timm_net, TIMM[family])
+
+
+REFUSED = [
+    ("swin_tiny_patch4_window7_224", {"img_size": 56}, 56, "layers.0.blocks.0.attn.softmax", "axis 1 for 3 units"),
+    ("vit_tiny_patch16_224", {"img_size": 32}, 32, "blocks.0.attn.q_norm", "axis 1 for 3 units .* axis 3 for 64 units"),
+    ("coat_lite_tiny", {"img_size": 64}, 64, "cpe1.proj", "is called 2 times for an image. Choose one of cpe1.proj#1"),
+    ("coat_lite_tiny", {"img_size": 64}, 64, "crpe1", "is called 2 times"),
+]
+"""Maps of attention; queries, whose units run along heads and dimensions; modules that several blocks share."""
+
+
+def test_layers_without_one_reading_are_refused():
+    pytest.importorskip("timm")
+    for name, arguments, side, layer, says in REFUSED:
+        with pytest.raises(ConfigError, match=says):
+            LayerReader(timm_net(name, **arguments).eval(), [layer], torch.randn((2, 3, side, side)))
+
+
+def test_backbone_of_a_detector_is_read_though_its_answer_is_no_tensor():
+    from torchvision.models import detection
+
+    net = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None).eval()
+    images = torch.rand((2, 3, 64, 64))
+    layers = ["backbone.body.0.0", "backbone.body.6", "backbone.fpn.layer_blocks.0.0"]
+    found = LayerReader(net, {layer: LayerConfig(point="output") for layer in layers}, images)(images)
+    with torch.no_grad():
+        hooked = outputs(net, images)
+    for layer in layers:
+        assert torch.equal(found[layer], hooked[layer][0].flatten(2))
 
 
 @pytest.mark.slow
