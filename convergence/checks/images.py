@@ -70,7 +70,8 @@ def _check_needs(context: CheckContext) -> Iterator[Finding]:
             'their own, or train nets for tokens on the next token: network.task = "next_token"',
         )  # fmt: skip
     enabled = [name for name in EXPERIMENT_NAMES if context.folder.has_experiment(name)]
-    if enabled and context.images.labels is None:
+    of_classes = any(net.spec.trained_for() == "classes" for net in experiment.all_nets() if net.network is not None)
+    if enabled and of_classes and context.images.labels is None:
         yield Finding(
             NAME, "fault", f"{', '.join(enabled)} measure accuracy, and the images have no labels",
             "a class for each image", f"Give labels, or set functional.{enabled[0]}.enabled = false",

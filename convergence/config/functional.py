@@ -22,6 +22,9 @@ class ExperimentSection(Settings):
     )
 
 
+Mapping = Literal["one_to_one", "soft", "sparse", "least_squares", "orthogonal", "mapping_layer", "penultimate"]
+
+
 class StitchConfig(ExperimentSection):
     """Stitching: layers of one net computed from another."""
 
@@ -31,10 +34,14 @@ class StitchConfig(ExperimentSection):
         "of different initial weights both ways, and the first one from an untrained net.",
     )
     comparisons: tuple[str, ...] = Field((), description="Names of comparisons. Default: all with one layer per net.")
-    mappings: tuple[Literal["one_to_one", "soft", "sparse", "least_squares", "mapping_layer"], ...] = Field(
-        ("one_to_one", "soft", "sparse", "least_squares", "mapping_layer"),
+    mappings: tuple[Mapping, ...] = Field(
+        ("one_to_one", "soft", "sparse", "least_squares", "orthogonal", "mapping_layer"),
         min_length=1,
-        description="Maps between layers; nulls are always included.",
+        description="Maps between layers; nulls are always included. 'penultimate': an affine and an orthogonal map "
+        "that are fitted to what the last layer of a is given.",
+    )
+    penultimate_steps: int = Field(
+        200, ge=1, le=1_000_000, description="Steps of the fits at the penultimate layer, a batch each."
     )
     units_per_target: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = Field(
         (1, 2, 4, 8, 16),

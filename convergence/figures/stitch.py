@@ -13,6 +13,9 @@ from convergence.functional.stitching.results import StitchedLayer
 WORDS = {
     "own": "own layer",
     "least_squares": "least squares",
+    "orthogonal": "orthogonal",
+    "affine_penultimate": "affine, fitted at the penultimate layer",
+    "orthogonal_penultimate": "orthogonal, fitted at the penultimate layer",
     "one_to_one": "one-to-one",
     "one_to_one_slope": "one-to-one, slope of least squares",
     "soft": "soft matching",

@@ -35,6 +35,7 @@ from convergence.runs.run_folder import RunFolder
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums, StatisticsFile, open_statistics
 from convergence.statistics.sampling import ImageGroups
+from convergence.training import objectives
 from convergence.training.process_group import ProcessGroup
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -52,6 +53,7 @@ class ExperimentContext:
     images : the evaluation images, those of the statistics
     groups : image groups of ``images``, as in the statistics
     ranks : the processes of this run
+    task : what all nets answer: classes, or next tokens
     """
 
     def __init__(self, folder: RunFolder, out: Path, ranks: ProcessGroup | None = None) -> None:
@@ -64,7 +66,14 @@ class ExperimentContext:
         statistics = self.experiment.statistics
         self._train = splits.train
         self.images: ImageSet = splits.test if statistics.split == "test" else splits.train
-        self.images.known_labels()  # every experiment measures accuracy
+        tasks = {net.spec.trained_for() for net in self.experiment.all_nets()}
+        if len(tasks) > 1:
+            raise ConfigError(
+                "functional experiments need nets of one task, and the config has nets for classes and for next tokens "
+                "(network.task). Compare them in configs of their own."
+            )
+        (self.task,) = tasks
+        self._known = objectives.known_labels(self.images, self.task)  # every experiment measures accuracy
         self.groups = ImageGroups.of(statistics, len(self.images), self.images.families)
         self._stack = ExitStack()
 
@@ -131,15 +140,23 @@ class ExperimentContext:
             raise FileError(self._train.reason)
         return self._train
 
-    def read(self, groups: Iterable[int] | None = None) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """Yield group, images and classes, on the device, of this process's share of some groups (None: all).
+    def read(
+        self, groups: Iterable[int] | None = None, all_processes: bool = False
+    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Yield group, images and targets, on the device, of this process's share of some groups (None: all).
+
+        With ``all_processes`` every process reads all of the groups.
+
+        Targets are classes (n,), or next tokens (n, tokens) (:mod:`convergence.training.objectives`).
 
         Batches do not depend on the number of processes. ComparisonSums over them need :meth:`add_up`.
         """
-        for group in list(range(len(self.groups)) if groups is None else groups)[self.ranks.rank :: self.ranks.size]:
+        mine = slice(None) if all_processes else slice(self.ranks.rank, None, self.ranks.size)
+        for group in list(range(len(self.groups)) if groups is None else groups)[mine]:
             batches = self.groups.batches(int(group), self.config.batch_size)
             for indices, images in batches_on_device(self.images, batches, self.device, self.config.loader_workers):
-                yield int(group), images, torch.from_numpy(self.images.known_labels()[indices]).to(self.device)
+                labels = torch.from_numpy(self._known[indices]).to(self.device)
+                yield int(group), images, objectives.targets_of(self.task, images, labels)
 
     def add_up(self, *sums: Float64) -> None:
         """Add up sums by image group over all processes, in place, in one exchange."""
@@ -163,16 +180,18 @@ class ExperimentContext:
         for group, images, labels in self.read(groups):
             for name, net in nets.items():
                 logits = net(images)
-                if logits.shape != (len(labels), self.images.n_classes):
+                n_classes = logits.shape[-1] if self.task == "next_token" else self.images.n_classes
+                if logits.shape != (*labels.shape, n_classes):
                     raise UserError(
                         f"{name}: the net returns {tuple(logits.shape)} for {len(labels)} images; functional "
                         f"experiments need an output for each of the {self.images.n_classes} classes of the data."
                     )
-                loss = nn.functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+                found = objectives.score(logits.double(), labels, reduction="sum")
+                loss = found.loss.item()
                 if not np.isfinite(loss):
                     raise UserError(f"{name}: the loss on the images of group {group} is {loss}.")
-                scores[name].count[group] += len(labels)
-                scores[name].correct[group] += int((logits.argmax(1) == labels).sum())
+                scores[name].count[group] += found.n
+                scores[name].correct[group] += found.correct
                 scores[name].loss[group] += loss
         self.add_up(*(sums for found in scores.values() for sums in found.sums))
         return scores

@@ -11,6 +11,7 @@ import torch
 from convergence.errors import UserError
 from convergence.functional.scores import Scores
 from convergence.inference import Estimate, jackknife
+from convergence.training.objectives import answered
 
 Float64 = npt.NDArray[np.float64]
 
@@ -38,13 +39,14 @@ class PredictionMetrics:
         return self.count, self.correct, self.loss, self.bins
 
     def add(self, group: int, log_p: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add log-probabilities (n_names, n, n_classes), float64, of images of a group.
+        """Add log-probabilities (n_names, n, n_classes), float64, of images of a group, or of next tokens.
 
         Raises
         ------
         UserError
             for a loss that is not finite.
         """
+        log_p, labels = answered(log_p, labels)
         confidence, answer = log_p.max(2)
         right = (answer == labels).double().cpu().numpy()
         loss = -log_p.gather(2, labels.expand(len(log_p), -1)[:, :, None])[:, :, 0].sum(1).cpu().numpy()

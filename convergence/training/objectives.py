@@ -54,13 +54,26 @@ def targets_of(task: Task, images: torch.Tensor, labels: torch.Tensor) -> torch.
     return torch.where((following < 0) | (images < 0), IGNORED, following)
 
 
+def answered(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (…, n, classes) and targets (n,) without tokens that have no target, of logits (…, n, tokens, classes)."""
+    if targets.ndim == 1:
+        return logits, targets
+    kept = targets != IGNORED
+    return logits[..., kept, :], targets[kept]
+
+
+def n_targets(targets: torch.Tensor) -> int:
+    """Number of targets."""
+    return int((targets != IGNORED).sum())
+
+
 def score(logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0, reduction: str = "mean") -> Score:
     """Cross-entropy of logits (…, classes) for targets (…), and the number of correct answers.
 
     The loss of a batch without targets is 0.
     """
     logits, targets = logits.flatten(0, -2), targets.flatten()
-    n = int((targets != IGNORED).sum())
+    n = n_targets(targets)
     if n == 0:
         return Score(0.0 * logits.sum(), 0, 0)
     loss = nn.functional.cross_entropy(

@@ -213,6 +213,12 @@ def test_maps_recover_planted_weights():
     rotated = fit_of(b, 3 + 2 * b @ rotation)
     assert rotated.explained(rotated.least_squares()) == pytest.approx(1)
     assert rotated.explained(rotated.one_to_one(rotated.matched())) < 0.6
+    assert rotated.explained(rotated.orthogonal()) == pytest.approx(1)
+    np.testing.assert_allclose(rotated.affine_map(rotated.orthogonal()).weights, 2 * rotation.T, atol=1e-12)
+    stretched = fit_of(b, b * np.linspace(1, 3, 8) @ rotation)
+    weights = stretched.affine_map(stretched.orthogonal()).weights
+    np.testing.assert_allclose(weights @ weights.T / np.trace(weights @ weights.T) * 8, np.eye(8), atol=1e-10)
+    assert stretched.explained(stretched.orthogonal()) < 0.95
     three = np.zeros((8, 5))
     for target in range(5):
         three[rng.permutation(8)[:3], target] = [1.0, -0.8, 0.6]

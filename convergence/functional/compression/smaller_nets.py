@@ -74,8 +74,8 @@ def load_smaller(folder: str | Path) -> nn.Module:
             )
         network = NetGroup.model_validate({"network": description["network"], "seeds": [0]}).network
         shape = tuple(int(side) for side in description["image_shape"])
-        whole = initialise(network, 0, (shape[0], shape[1], shape[2]), int(description["n_classes"]))
-        module = selected(whole, permutation_groups(whole, (shape[0], shape[1], shape[2])), description["kept"])
+        whole = initialise(network, 0, shape, int(description["n_classes"]))
+        module = selected(whole, permutation_groups(whole, shape), description["kept"])
         load_arrays(module, load_checked(weights))
     except FileError:
         raise

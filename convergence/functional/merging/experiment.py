@@ -67,6 +67,7 @@ from convergence.functional.surgery.repair import (
     unit_statistics,
 )
 from convergence.inference import generator_of
+from convergence.training.objectives import known_labels, score, targets_of
 
 METHODS = ("none", "activation", "weights")
 KINDS = ("plain", "repaired")
@@ -205,10 +206,11 @@ class Merger:
         """Mean cross-entropy on the images of the fits, by which the best method is chosen."""
         total = n = 0.0
         for indices, batch in self._batches():
-            labels = torch.from_numpy(self.context.train.known_labels()[indices]).to(batch.device)
-            total += nn.functional.cross_entropy(net(batch).double(), labels, reduction="sum").item()
-            n += len(indices)
-        return total / n
+            task = self.context.task
+            labels = torch.from_numpy(known_labels(self.context.train, task)[indices]).to(batch.device)
+            found = score(net(batch).double(), targets_of(task, batch, labels), reduction="sum")
+            total, n = total + found.loss.item(), n + found.n
+        return total / max(n, 1)
 
     def _batches(self) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor]]:
         size, context = self.context.config.batch_size, self.context

@@ -19,7 +19,8 @@ from convergence.errors import ConfigError
 from convergence.functional.context import ExperimentContext
 from convergence.functional.scores import Scores, mean_scores
 from convergence.functional.stage import Task
-from convergence.functional.stitching.maps import Float64, LayerFit
+from convergence.functional.stitching.maps import AffineMap, Float64, LayerFit
+from convergence.functional.stitching.penultimate import PenultimateFit
 from convergence.functional.stitching.results import (
     NullDraw,
     SkippedPair,
@@ -92,17 +93,18 @@ def stitched(context: ExperimentContext, comparison: Comparison, a: str, b: str)
         return StitchingResults(skipped=(SkippedPair(*key, "stitched", str(error)),))
     fits = [LayerFit.of(context, comparison.name, a, b, half) for half in (0, 1)]
     weights = [maps(fit, config, context.config.seed) for fit in fits]
-    names = list(weights[0])
+    late = [_penultimate(context, network, fit, half) for half, fit in enumerate(fits)]
+    affine = [
+        {name: fit.affine_map(w) for name, w in weights[half].items()} | late[half] for half, fit in enumerate(fits)
+    ]
+    names = list(affine[0])
     scores = cross_fitted(
-        context,
-        names,
-        lambda half: network.through_many([fits[half].affine_map(weights[half][name]) for name in names]),
-        network.own,
+        context, names, lambda half: network.through_many([affine[half][name] for name in names]), network.own
     )
     own = scores[None]
     explained = {
         name: (fits[1].explained(weights[0][name]) + fits[0].explained(weights[1][name])) / 2 for name in weights[0]
-    }
+    } | {name: (fits[1].explained_by(late[0][name]) + fits[0].explained_by(late[1][name])) / 2 for name in late[0]}
 
     def row(name: str, found: Scores, r_squared: float) -> StitchedMap:
         differences = found.accuracy_minus(own), found.loss_minus(own)
@@ -129,6 +131,16 @@ def stitched(context: ExperimentContext, comparison: Comparison, a: str, b: str)
     return StitchingResults(pairs=(pair,), maps=tuple(rows), draws=tuple(draws))
 
 
+def _penultimate(
+    context: ExperimentContext, network: StitchedNetwork, fit: LayerFit, half: int
+) -> dict[str, AffineMap]:
+    """Maps that are fitted at the penultimate layer; none unless asked for, and in nets without such a layer."""
+    config = context.config.stitch
+    if "penultimate" not in config.mappings or not network.split_a.has_penultimate:
+        return {}
+    return PenultimateFit(context, network, fit, half, config.penultimate_steps).maps()
+
+
 def maps(fit: LayerFit, config: StitchConfig, seed: int) -> dict[str, Float64]:
     """Standardised weights (n_live_a, n_live_b) by the name of the map; draws of chance levels as "name/draw"."""
     matched = fit.matched()
@@ -142,6 +154,8 @@ def maps(fit: LayerFit, config: StitchConfig, seed: int) -> dict[str, Float64]:
         found |= {f"sparse_{k}": w for k, w in fit.sparse(sorted(set(config.units_per_target))).items()}
     if "least_squares" in config.mappings:
         found["least_squares"] = fit.least_squares()
+    if "orthogonal" in config.mappings:
+        found["orthogonal"] = fit.orthogonal()
     if "mapping_layer" in config.mappings:
         found |= {f"lasso_{penalty:g}": w for penalty, w in fit.lasso(config.penalties).items()}
         for steps in config.sgd_steps:

@@ -10,6 +10,8 @@ soft           each unit of A from the units of B that the soft matching moves t
                A's mean and standard deviation (of equal widths the matching's).
 sparse k       least squares on at most k units of B, by forward selection.
 least_squares  least squares on all of B's units, rank-revealing.
+orthogonal     the rotation of B's units, as they are, that fits A's best (Schönemann 1966), with one factor for all
+               units that gives A's total variance: no unit is favoured, and no direction amplified.
 lasso λ, sgd λ the paper's mapping layers: at their optimum, and as SGD leaves them (:mod:`convergence.paper`).
 mean           A's means: no information from B.
 permuted, permuted_slope   one_to_one and one_to_one_slope with random partners.
@@ -174,6 +176,19 @@ class LayerFit:
         """Least squares on all units, of minimum norm where they are linearly dependent."""
         return dense_fit(self.moments.corr_xx, self.moments.corr_xy)[0]
 
+    def orthogonal(self) -> Float64:
+        """The rotation that maximises the covariance with A's units, scaled to their total variance.
+
+        Of unequal widths, B's units are rotated into A's (n_a > n_b) or onto them.
+        """
+        m = self.moments
+        left, _, right = np.linalg.svd(m.cov_xy.T, full_matrices=False)
+        rotation = left @ right
+        total = float(np.sum((rotation @ m.cov_xx) * rotation))
+        scale = np.sqrt(np.trace(m.cov_yy) / total) if total > 0 else 0.0
+        deviation_b, deviation_a = (np.sqrt(np.diagonal(c)) for c in (m.cov_xx, m.cov_yy))
+        return np.asarray(scale * rotation * deviation_b / deviation_a[:, None])
+
     def lasso(self, penalties: Sequence[float]) -> dict[float, Float64]:
         """The optimum of the paper's mapping layer by penalty λ; α is λ times the number of live units of A."""
         alphas = np.array(penalties) * len(self.live_a)
@@ -187,8 +202,14 @@ class LayerFit:
         return dict(zip(penalties, found.weights, strict=True))
 
     def explained(self, standard: Float64) -> float:
-        """Mean R² of A's units by a map on the images of this fit."""
+        """Mean R² of A's units by the weights of a map, for standardised units, on the images of this fit."""
         return float(1.0 - 2.0 * prediction_loss(self.moments.corr_xx, self.moments.corr_xy, standard).mean())
+
+    def explained_by(self, mapping: AffineMap) -> float:
+        """:meth:`explained` of a map that may be of other images: A's means are taken as known."""
+        deviation_b, deviation_a = (np.sqrt(np.diagonal(c)) for c in (self.moments.cov_xx, self.moments.cov_yy))
+        live = mapping.weights[np.ix_(self.live_a, self.live_b)]
+        return self.explained(live * deviation_b / deviation_a[:, None])
 
 
 def _unit_variance(standard: Float64, r_bb: Float64) -> Float64:

@@ -15,6 +15,7 @@ from convergence.functional.context import ExperimentContext, Forward
 from convergence.functional.scores import Scores
 from convergence.functional.stitching.maps import AffineMap
 from convergence.functional.surgery.splitting import SplitNetwork, apply_map, slices
+from convergence.training.objectives import answered, n_targets
 
 Name = TypeVar("Name")
 Many = Callable[[torch.Tensor], torch.Tensor]
@@ -41,8 +42,7 @@ class StitchedNetwork:
         self._device = context.device
         self._images: torch.Tensor | None = None
         self._values: tuple[tuple[torch.Tensor, ...], torch.Tensor]
-        probe = torch.zeros((2, *context.images.image_shape), device=context.device)
-        (own, *_), given = self.fronts(probe)
+        (own, *_), given = self.fronts(context.sample)
         if _positions(own) != _positions(given):
             raise ConfigError(
                 f"{comparison.name}: the layer of {a} has positions {_positions(own)} and that of {b} "
@@ -121,7 +121,7 @@ def cross_fitted(
             for at, name in enumerate((*names, None) if own is not None else names):
                 if not np.isfinite(losses[at]):
                     raise UserError(f"{name}: the loss on the images of group {group} is {losses[at]}.")
-                found[name].count[group] += len(labels)
+                found[name].count[group] += n_targets(labels)
                 found[name].correct[group] += right[at]
                 found[name].loss[group] += losses[at]
     context.add_up(*(sums for scores in found.values() for sums in scores.sums))
@@ -131,7 +131,8 @@ def cross_fitted(
 
 
 def correct_and_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Correct answers (m,) and summed cross-entropy in nats (m,) of logits (m, n, n_classes)."""
+    """Correct answers (m,) and summed cross-entropy in nats (m,) of logits (m, n, n_classes), or of next tokens."""
+    logits, labels = answered(logits, labels)
     right = (logits.argmax(2) == labels).sum(1)
     flat, repeated = logits.double().flatten(0, 1), labels.repeat(len(logits))
     losses = cross_entropy(flat, repeated, reduction="none").unflatten(0, logits.shape[:2]).sum(1)

@@ -31,6 +31,7 @@ from convergence.functional.stitching.stitched_network import Many, StitchedNetw
 from convergence.functional.stitching.unit_effects import UnitEffects
 from convergence.functional.surgery.splitting import slices
 from convergence.inference import generator_of
+from convergence.training.objectives import n_targets
 
 KINDS = ("transplanted", "random", "shuffled", "ablated")
 
@@ -58,7 +59,7 @@ def transplants(context: ExperimentContext, comparison: Comparison, a: str, b: s
         for group, images, labels in context.read(context.half(1 - half)):
             (value, *passing), given = network.fronts(images)
             right, losses = correct_and_loss(network.split_a.back(value, *passing)[None], labels)
-            for sums, number in zip(own.sums, (len(labels), float(right[0]), float(losses[0])), strict=True):
+            for sums, number in zip(own.sums, (n_targets(labels), float(right[0]), float(losses[0])), strict=True):
                 sums[group] += number
             for kind in KINDS:
                 for some in slices(len(units), value.numel()):

@@ -63,6 +63,10 @@ class SplitNetwork:
         self.bypassing = tuple(passing_node.name for passing_node in passing)
         self._front = _front(traced.module, [node, *passing])
         self._back = _back(traced.module, node, passing, after, logits)
+        self._penultimate: fx.GraphModule | None = None
+        last = _input_of_last_layer(traced.module, logits)
+        if last is node or last in after:
+            self._penultimate = _back(traced.module, node, passing, after, last).requires_grad_(False)
 
     @torch.no_grad()
     def front(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -75,6 +79,17 @@ class SplitNetwork:
         """Logits (n, n_classes) from the layer's output, or its replacement, and the bypassing values."""
         logits: torch.Tensor = self._back(value.movedim(1, self.unit_axis), *passing)
         return logits
+
+    @property
+    def has_penultimate(self) -> bool:
+        """Whether a linear layer computes the logits, and its input depends on the layer."""
+        return self._penultimate is not None
+
+    def penultimate(self, value: torch.Tensor, *passing: torch.Tensor) -> torch.Tensor:
+        """The input of the last layer, with gradients, from the layer's output and the bypassing values."""
+        assert self._penultimate is not None
+        found: torch.Tensor = self._penultimate(value.movedim(1, self.unit_axis), *passing)
+        return found
 
     def back_of_many(self, values: torch.Tensor, *passing: torch.Tensor) -> torch.Tensor:
         """Logits (m, n, n_classes) from m replacements (m, n, units, …) for the same n images, in one pass."""
@@ -111,6 +126,13 @@ def _passing(node: fx.Node, after: dict[fx.Node, None]) -> list[fx.Node]:
     """Nodes that do not depend on the layer and are used by nodes that do, weights excluded."""
     used = dict.fromkeys(given for other in after for given in other.all_input_nodes)
     return [given for given in used if given is not node and given not in after and given.op != "get_attr"]
+
+
+def _input_of_last_layer(module: fx.GraphModule, logits: fx.Node) -> fx.Node | None:
+    """What the layer that computes the logits is given; None if it is not linear."""
+    if logits.op == "call_module" and isinstance(module.get_submodule(str(logits.target)), nn.Linear):
+        return logits.all_input_nodes[0]
+    return None
 
 
 def _front(module: fx.GraphModule, wanted: list[fx.Node]) -> fx.GraphModule:
