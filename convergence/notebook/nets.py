@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from convergence.config.schema import Experiment, Net
 from convergence.data.images import DataSource
@@ -30,8 +32,8 @@ class LiveNet(NetworkSpec):
 class GivenData(DataSource):
     """Inputs of this process, by their SHA-256."""
 
-    n_images: int
-    image_shape: tuple[int, ...]
+    n_images: int = Field(ge=0, le=2**62)
+    image_shape: tuple[Annotated[int, Field(ge=0, le=2**62)], ...]
     sha256: str
 
 

@@ -110,7 +110,7 @@ def test_preparation_is_taken_from_the_weights_where_the_config_does_not_say():
     data = parse_config(CONFIG % (", mean = [0.1, 0.2, 0.3]", "resnet34")).data
     assert (data.resize, data.crop, data.mean) == (256, 224, (0.1, 0.2, 0.3))
     assert data.preparation == "settings", "the resulting settings are stored"
-    with pytest.raises(ConfigError, match=r"a1 asks for resize = 342, and b1 for 256; set data.resize"):
+    with pytest.raises(ConfigError, match=r"a asks for resize = 342, and b for 256; set data.resize"):
         parse_config(CONFIG % ("", "inception_v3"))
     data = parse_config(
         CONFIG % (", resize = 300, crop = 299, mean = [0, 0, 0], deviation = [1, 1, 1]", "inception_v3")
