@@ -254,7 +254,8 @@ def test_two_processes_weigh_every_token_alike(sources, tmp_path):
     np.testing.assert_allclose(curve(two), curve(one), rtol=1e-4)
     first, second = (load_file(folder / "weights.safetensors") for folder in (one, two))
     for name, values in first.items():
-        np.testing.assert_allclose(second[name], values, atol=2e-4)
+        if not name.endswith("key.bias"):  # changes no attention: its gradient is rounding, which AdamW scales up
+            np.testing.assert_allclose(second[name], values, atol=2e-4, err_msg=name)
 
 
 def test_tokens_beyond_the_vocabulary_are_found_before_the_run(sources, tmp_path, capsys):
