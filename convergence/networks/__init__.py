@@ -19,6 +19,7 @@ layer_config.py  settings of a layer: its module, the point where it is read, th
 layer_names.py  find a layer by its name
 layer_layouts.py  the axes of images, units and positions of a layer
 recording.py    what a net computes, by running it once
+attention_heads.py  the heads of nn.MultiheadAttention
 unit_axes.py    the axis of units of everything that a net computes
 graphs.py       nets as graphs of torch.fx
 activation_functions.py  the function that a layer is read after, and its input

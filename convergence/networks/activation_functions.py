@@ -53,7 +53,7 @@ NORM_MODULE = re.compile(r"(?<!Response)Norm", re.IGNORECASE)
 LINEAR = {
     "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     "matmul", "bmm", "baddbmm", "addmm", "einsum", "embedding", "scaled_dot_product_attention",
-    "multi_head_attention_forward",
+    "multi_head_attention_forward", "heads",
 }  # fmt: skip
 """Functions whose results are sums of products."""
 LINEAR_IF_INPUT_IS = PASSED | {

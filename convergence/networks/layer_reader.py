@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from convergence.errors import ConfigError
 from convergence.networks import PRE_ACTIVATIONS
 from convergence.networks.activation_functions import Nonlinearity, activation_after, activation_of, not_linear
+from convergence.networks.attention_heads import ATTENTION, HEADS, heads
 from convergence.networks.layer_config import LayerConfig
 from convergence.networks.layer_layouts import LayerLayout, find_layout
 from convergence.networks.layer_names import find_layer
@@ -264,7 +265,9 @@ class _Reading(TorchFunctionMode):
         tensors = list(tensors_in(out))
         if tensors:
             for layer, place in self._by_call.get(self._n_calls, {}).items():
-                if function_name(func) == place.function and place.index < len(tensors):
+                if place.function == HEADS and function_name(func) == ATTENTION:
+                    self._keep(layer, place, heads(func, args, kwargs or {}))
+                elif function_name(func) == place.function and place.index < len(tensors):
                     self._keep(layer, place, tensors[place.index])
             self._n_calls += 1
         return out

@@ -26,7 +26,7 @@ from convergence.networks.recording import Call, Value
 
 READING = {
     "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "addmm", "lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward",
+    "addmm", "lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward", "heads",
 }  # fmt: skip
 """Functions that read a layer through a matrix of weights, which can undo a rotation of its units."""
 PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}

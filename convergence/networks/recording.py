@@ -7,8 +7,8 @@ that torch.fx cannot trace, in-place operations and modules of any library are a
 * ``layer1.0.relu#2``: what it returns when it is called for the second time;
 * ``layer1.0.add``: what a function returns that the module ``layer1.0`` calls itself.
 
-A name without ``#`` is unique to its module or function. Operations inside one call of a torch function, such as
-``nn.functional.multi_head_attention_forward``, are not seen.
+A name without ``#`` is unique to its module or function. Operations inside one call of a torch function are not seen;
+the heads of ``nn.MultiheadAttention`` are added as a call ``heads`` (:mod:`convergence.networks.attention_heads`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from convergence.errors import ConfigError
+from convergence.networks.attention_heads import ATTENTION, heads
 
 REFLECTED = {"radd": "add", "rmul": "mul", "rsub": "sub", "rtruediv": "truediv", "rmatmul": "matmul"}
 IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow")
@@ -172,14 +173,15 @@ class Recording:
 
     def add(
         self, place: int, function: Callable[..., Any], args: Any, kwargs: Any, inputs: list[Value], out: Any
-    ) -> None:
-        """Add a call of a torch function."""
+    ) -> list[Value]:
+        """Add a call of a torch function; returns what it returned."""
         found = list(tensors_in(out))
         call = Call(place, function, function_name(function), args, kwargs, inputs, out, [], tuple(self._stack))
         for value in dict.fromkeys(inputs):
             value.consumers.append(call)
         call.outputs += [self._new(tensor, call) for tensor in found if id(tensor) not in self._weights]
         self.calls.append(call)
+        return call.outputs
 
     def known(self, *given: Any) -> list[Value]:
         """The values among some arguments; tensors that are no weights and of unknown origin become values."""
@@ -245,6 +247,9 @@ class _Recorder(TorchFunctionMode):
         inputs = self._recording.known(args, kwargs)  # before the call, which may change operands in place
         out = func(*args, **kwargs)
         if next(tensors_in(out), None) is not None:
+            if function_name(func) == ATTENTION:
+                made = heads(func, args, kwargs)
+                inputs = [*inputs, *self._recording.add(self._n_calls, heads, args, kwargs, inputs, made)]
             self._recording.add(self._n_calls, func, args, kwargs, inputs, out)
             self._n_calls += 1
         return out

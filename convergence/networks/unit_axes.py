@@ -22,8 +22,8 @@ SECOND = {
 }  # fmt: skip
 """Functions whose result has units along axis 1."""
 LAST = {
-    "linear", "bilinear", "embedding", "embedding_bag", "multi_head_attention_forward", "lstm", "gru", "rnn_tanh",
-    "rnn_relu", "rms_norm",
+    "linear", "bilinear", "embedding", "embedding_bag", "multi_head_attention_forward", "heads", "lstm", "gru",
+    "rnn_tanh", "rnn_relu", "rms_norm",
 }  # fmt: skip
 """Functions whose result has units along the last axis."""
 MOVING = {

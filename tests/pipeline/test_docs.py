@@ -95,6 +95,24 @@ def test_examples_of_nets_md_are_valid_configs():
     assert zoo.data.interpolation == "bilinear"
 
 
+def test_transformers_md_has_a_valid_config_all_settings_and_true_layers():
+    text = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    network = parse_config(example).nets[0].network
+    settings, layers = (part.split("\n\n")[0] for part in text.split("|---|---")[1:3])
+    named = [
+        name
+        for row in settings.splitlines()
+        for name in re.findall(r"`(\w+)`", row.split("|")[1] if row[:2] == "| " else "")
+    ]
+    assert named == [name for name in type(network).model_fields if name != "name"]
+    rows = [re.findall(r"`([\w.]+)`", row.split("|")[1]) for row in layers.splitlines() if row.startswith("| `")]
+    first = [row[0].rpartition(".")[0] for row in rows]
+    paths = [stem + name if name[0] == "." else name for stem, row in zip(first, rows, strict=True) for name in row]
+    assert len(paths) > 8
+    assert set(paths) <= set(network.known_layers())
+
+
 def test_paths_and_links_in_documents_exist():
     for document in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]:
         name, text = document.relative_to(ROOT), document.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Permutation groups of transformers: heads as a whole, units within heads, MLP units, the residual stream."""
+"""Attention heads: read from torch's attention; permuted as a whole, with units within them and the residual stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from convergence.errors import UserError
+from convergence.errors import ConfigError, UserError
 from convergence.functional.merging.zipping import zippable
 from convergence.functional.surgery.alignment import (
     ActivationMatcher,
@@ -20,6 +20,7 @@ from convergence.functional.surgery.alignment import (
     weight_orders,
 )
 from convergence.functional.surgery.permutations import permutation_groups, permuted, selected
+from convergence.networks.layer_reader import LayerReader
 from convergence.networks.transformer import Transformer
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -148,3 +149,52 @@ def test_units_of_heads_with_other_uses_are_fixed():
     assert any("as units of its heads" in group.fixed for group in groups)
     with pytest.raises(UserError, match="scaled_dot_product_attention"):
         permutation_groups(Attention("grouped").eval(), (4, 5))
+
+
+class Encoder(nn.Module):
+    """A layer of torch's transformers for rows of token ids with padding; tokens along the first axis or not."""
+
+    def __init__(self, batch_first: bool):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 12)
+        self.layer = nn.TransformerEncoderLayer(12, 3, 16, batch_first=batch_first, norm_first=True)
+        self.batch_first = batch_first
+
+    def forward(self, ids):
+        x = self.embedding(ids.clamp(min=0))
+        x = self.layer(x if self.batch_first else x.transpose(0, 1), src_key_padding_mask=ids < 0)
+        return (x if self.batch_first else x.transpose(0, 1)).mean(1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@torch.no_grad()
+def test_heads_of_torchs_attention_are_read_before_the_output_projection(batch_first):
+    net, ids = Encoder(batch_first).eval(), torch.randint(0, 11, (6, 7), generator=GENERATOR)
+    ids[::2, 5:] = -1
+    layers = ["layer.self_attn.heads", "layer.self_attn"]
+    reader = LayerReader(net, layers, ids)
+    z, out = (values.transpose(1, 2) for values in reader(ids).values())
+    attention = net.layer.self_attn
+    torch.testing.assert_close(attention.out_proj(z), out, rtol=0, atol=1e-6)
+    x = net.layer.norm1(net.embedding(ids.clamp(min=0)))
+    q, k, v = functional.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, 2)
+    for head in range(3):
+        units = slice(4 * head, 4 * head + 4)
+        scores = q[..., units] @ k[..., units].transpose(1, 2) / 2
+        weights = scores.masked_fill((ids < 0)[:, None, :], -torch.inf).softmax(-1)
+        torch.testing.assert_close(z[..., units], weights @ v[..., units])
+    assert reader.privileged["layer.self_attn.heads"] is False
+    assert reader.null_kind("layer.self_attn.heads", 8) == ("sums", "")
+
+
+def test_heads_of_torchs_attention_cannot_be_replaced():
+    from torchvision.models import VisionTransformer
+
+    from convergence.networks.graphs import LayerGraph
+
+    net = VisionTransformer(32, 16, 1, 2, 8, 8, num_classes=3).eval()
+    images = torch.randn((3, 3, 32, 32), generator=GENERATOR)
+    heads = "encoder.layers.encoder_layer_0.self_attention.heads"
+    assert LayerReader(net, [heads], images)(images)[heads].shape == (3, 8, 5)
+    with pytest.raises(ConfigError, match=r"computed inside a module that torch\.fx does not"):
+        LayerGraph(net, [heads], images)
