@@ -13,6 +13,7 @@ arrays.py        images, vectors, series and tokens in arrays; given_arrays.py m
 text.py          documents of text files, cut into pieces of tokens; tokenizers.py
 torchvision_sets.py  any classification data set of torchvision
 factory_sets.py  a data set that a function of the user returns; map_style.py reads both of these
+user_code.py     which functions of the user may run; named_function.py names one in a config
 crops.py         square crops and normalisation of photographs
 tables.py        bytes to floats by a look-up table, compiled
 """

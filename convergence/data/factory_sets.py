@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr
 
 from convergence.data.images import Splits
 from convergence.data.map_style import MapImages, MapStyle, class_names_of
-from convergence.data.user_code import DATA_SET, beside_config, call_factory, load_data_factory, refusal
-from convergence.errors import FileError, shown
+from convergence.data.named_function import NamedFunction
+from convergence.data.user_code import DATA_SET, call_factory, load_data_factory, refusal
+from convergence.errors import FileError
 
 
-class FactorySet(MapStyle):
+class FactorySet(NamedFunction, MapStyle):
     """A function that returns a map-style data set, or a pair (train, test).
 
     Without ``version``, all items are read once before the first stage, and their hash identifies the data.
     """
 
-    name: str = Field(max_length=255)
     options: dict[str, Any] = Field(default_factory=dict, description="Arguments of the function.")
     version: str | None = Field(
         None,
@@ -27,27 +26,7 @@ class FactorySet(MapStyle):
         max_length=255,
         description="Identifies the items in place of a hash of all of them: change it whenever they change.",
     )
-    _folder: Path | None = PrivateAttr(None)
     _splits: Splits | None = PrivateAttr(None)
-
-    @field_validator("name")
-    @classmethod
-    def _import_path(cls, name: str) -> str:
-        module, _, attribute = name.partition(":")
-        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-            raise ValueError(f"{shown(name)} is not an import path; write it as package.module:attribute")
-        return name
-
-    @model_validator(mode="after")
-    def _remember_folder(self, info: ValidationInfo) -> FactorySet:
-        self._folder = (info.context or {}).get("folder")
-        return self
-
-    def code(self) -> str:
-        return self.name
-
-    def code_folder(self) -> Path | None:
-        return beside_config(self.name, self._folder)
 
     def refusal(self) -> str:
         return refusal(self.name, self._folder, DATA_SET)

@@ -7,11 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field
 
-from convergence.errors import ConfigError, did_you_mean, shown
+from convergence.data.named_function import NamedFunction
+from convergence.errors import ConfigError, did_you_mean
 from convergence.networks import Task
-from convergence.networks.factories import beside_config, call_factory, load_factory, refusal
+from convergence.networks.factories import call_factory, load_factory, refusal
 from convergence.networks.preprocessing import Preprocessing
 from convergence.networks.zoo import DEFAULT, AnsweringNetwork, ZooNetwork, hub_file
 
@@ -109,42 +110,21 @@ class TorchvisionNetwork(ZooNetwork):
         return arguments
 
 
-class FactoryNetwork(AnsweringNetwork):
+class FactoryNetwork(NamedFunction, AnsweringNetwork):
     """``package.module:factory``: a callable that returns a ``torch.nn.Module``.
 
     It is called with the options, and with ``image_shape`` and ``n_classes`` if it names such parameters; without
     ``n_classes`` for images without labels.
     """
 
-    name: str = Field(max_length=255)
     task: Task = Field(
         "classes",
         description="What the net answers, and is trained for: a class of each input, or ('next_token') logits of the "
         "next token at every token, (n, tokens, vocabulary).",
     )
-    _folder: Path | None = PrivateAttr(None)
-
-    @field_validator("name")
-    @classmethod
-    def _import_path(cls, name: str) -> str:
-        module, _, attribute = name.partition(":")
-        if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-            raise ValueError(f"{shown(name)} is not an import path; write it as package.module:attribute")
-        return name
-
-    @model_validator(mode="after")
-    def _remember_folder(self, info: ValidationInfo) -> FactoryNetwork:
-        self._folder = (info.context or {}).get("folder")
-        return self
 
     def trained_for(self) -> Task:
         return self.task
-
-    def code(self) -> str:
-        return self.name
-
-    def code_folder(self) -> Path | None:
-        return beside_config(self.name, self._folder)
 
     def refusal(self) -> str:
         return refusal(self.name, self._folder)
