@@ -1,5 +1,5 @@
 # make run    everything from images to the report, in an environment of its own
-# make check  tests that need no Slurm, MPI or browser, and no package that pip does not install; under 3 minutes
+# make check  tests that need no Slurm, MPI or browser, and no package that pip does not install; about 5 minutes
 # make test   all tests; first installs what they need (Debian packages as root) and says what it found
 # make lint   style, format and types
 PYTHON ?= python3
