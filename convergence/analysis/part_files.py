@@ -21,7 +21,7 @@ from convergence.io import hdf5
 PARTIAL_SCHEMA = "convergence-analysis-part"
 PARTIAL_VERSION = 5
 LARGE_BYTES = 1 << 18
-"""An array above this size is a dataset of its own."""
+"""Bytes above which an array is stored as a separate dataset."""
 GROUP, TEXT, LARGE = "group", "text", "large"
 """Kinds of entries of the index that are no types of packed arrays: an empty group, texts, and a large array."""
 

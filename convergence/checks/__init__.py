@@ -8,7 +8,7 @@ findings.py          a finding: what was found, and the remedy
 context.py           what the checks of a run share: images, distinct nets, facts about them
 images.py            counts, classes and shapes of the images
 nets.py              one net: its output, its weights, its seed; first_difference.py names the module at fault
-given_weights.py     nets with weights of their own: their files, keys and preparation of images
+given_weights.py     nets with given weights: their files, keys and preparation of images
 training_step.py     steps of training, with the first and the last batch size of an epoch
 layers.py            the layers that are compared and pictured
 layer_listing.py     all layers of a net, to choose from

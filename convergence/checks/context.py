@@ -98,7 +98,7 @@ class DistinctNet:
 
     @property
     def given(self) -> list[Net]:
-        """Its nets that have weights of their own."""
+        """Its nets with given weights."""
         return [net for net in self.nets if net.weights is not None]
 
 

@@ -21,7 +21,7 @@ NAME = "nets"
 
 
 def check_given_files(context: CheckContext) -> Iterator[Finding]:
-    """Find and record the files of all nets that have weights of their own."""
+    """Find and record the files of all nets with given weights."""
     try:
         context.folder.weights.check(lambda net: _is_imported(context, net))
     except MissingWeightsError as error:
@@ -33,7 +33,7 @@ def check_given_files(context: CheckContext) -> Iterator[Finding]:
 def check_given(context: CheckContext, net: DistinctNet, module: nn.Module) -> Iterator[Finding]:
     """Findings about the weights of a network's nets; ``module`` is the network built for the classes of the data.
 
-    Sets ``net.module`` if the first of its nets has weights of its own: the net with these weights.
+    If the first of its nets has given weights, ``net.module`` is set to the net with these weights.
     """
     seen: dict[str, Net] = {}
     images = context.images

@@ -95,7 +95,7 @@ class _Listing:
         self._fields = _fields(module) if inputs.ndim == 4 else {}
 
     def configured(self, layer: str, config: LayerConfig) -> ListedLayer:
-        """A layer with settings of its own."""
+        """A layer that has settings in the config."""
         try:
             value = find_layer(self.recording, self.module, layer, config)
         except ConfigError as error:

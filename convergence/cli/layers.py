@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convergence.checks.layer_listing import ListedLayer
 
 N_CLASSES = 10
-"""Classes of networks that are built for a number of classes, where no data set tells it."""
+"""Number of classes of networks that need one, without a data set."""
 USUAL = (3, 224, 224)
 HEADER = ("layer", "kind", "output for one image", "unit axis", "units", "positions", "receptive field", "read after")
 

@@ -64,7 +64,7 @@ def check_layer_configs(experiment: Experiment) -> None:
     """Reject settings of layers that nothing reads."""
     check_layer_names("layers", experiment.layers)
     if experiment.layers and experiment.activations is not None:
-        raise ValueError("layers: given activations are read as they are; remove [layers]")
+        raise ValueError("layers: [layers] applies to nets, and the config gives activations; remove [layers]")
     compared = [ref.layer for ref in experiment.all_layer_refs()]
     read = dict.fromkeys([*compared, *(layer for _, layers in experiment.pictured() for layer in layers)])
     for name in experiment.layers:

@@ -1,4 +1,4 @@
-"""Groups of nets: trained here from seeds, untrained, or trained already with weights of their own."""
+"""Groups of nets: trained here from seeds, untrained, or trained already with given weights."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class Net(NamedTuple):
     ----------
     name, label : of the net and of its group
     network : None for given activations
-    seed : of the initial weights and of dropout; -1 for given activations and for nets with weights of their own
+    seed : of the initial weights and of dropout; -1 for given activations and for nets with given weights
     trained : False for a net with its initial weights
     order_seed : of the image order and augmentation; None for a net that is not trained here
     subset_seed : of the training subset; None for a net that is not trained here, or sees all training images

@@ -14,7 +14,7 @@ Source = TypeVar("Source")
 def prepared_data(data: Source, nets: Iterable[Net]) -> Source:
     """The data set with the settings that the named weights of the nets ask for, as if the config gave them.
 
-    Settings of the config stay as they are. Digests and stored configs hold the resulting settings.
+    Settings that the config gives are not changed. Digests and stored configs hold the resulting settings.
 
     Raises
     ------

@@ -11,6 +11,7 @@ import io
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,12 +116,9 @@ def list_classes(folder: Path, endings: Collection[str]) -> Part:
         if the folder cannot be read.
     """
     listing = _Listing(endings)
-    try:
+    with _readable(folder):
         above = frozenset({_identity(os.fspath(folder))})
         classes = list(listing.entries(os.fspath(folder), "", is_top=True))
-    except OSError as error:
-        reason = error.strerror or error
-        raise FileError(f"{folder}: the folder cannot be read ({reason}). Check its permissions.") from error
     names = sorted(name for name, _ in classes)
     label_of = {name: label for label, name in enumerate(names)}
     for name, path in classes:
@@ -143,14 +141,21 @@ def list_flat(folder: Path, endings: Collection[str]) -> Part:
         if the folder cannot be read.
     """
     listing = _Listing(endings)
-    try:
+    with _readable(folder):
         for _ in listing.entries(os.fspath(folder), "", is_top=False):
             pass
+    files = tuple(sorted(listing.files, key=lambda file: file.name))
+    return Part(folder.name, files, (), tuple(sorted(listing.problems)), listing.n_hidden)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Raise FileError for a folder that cannot be read."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise FileError(f"{folder}: the folder cannot be read ({reason}). Check its permissions.") from error
-    files = tuple(sorted(listing.files, key=lambda file: file.name))
-    return Part(folder.name, files, (), tuple(sorted(listing.problems)), listing.n_hidden)
 
 
 class _Listing:

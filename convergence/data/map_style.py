@@ -1,7 +1,7 @@
 """Map-style data sets of other libraries (``__len__`` and ``__getitem__``) as image sets.
 
 An item is an image, or a pair of an image and a class. Pillow's images are resized, cropped and normalised by settings;
-arrays and tensors are the input of the nets as they are.
+arrays and tensors are passed to the nets unchanged.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class ExperimentContext:
         if len(tasks) > 1:
             raise ConfigError(
                 "functional experiments need nets of one task, and the config has nets for classes and for next tokens "
-                "(network.task). Compare them in configs of their own."
+                "(network.task). Compare them in separate configs."
             )
         (self.task,) = tasks
         self._known = objectives.known_labels(self.images, self.task)  # every experiment measures accuracy

@@ -1,7 +1,7 @@
 """One tensor in, one tensor out: nets that take tokens, or answer with tuples, dicts or several heads.
 
-The instance of a net gets a subclass of its own class, whose ``forward`` picks the answer. So the modules of the net
-keep their paths, and its weights keep their keys.
+The class of an instance is replaced by a subclass, whose ``forward`` picks the answer. A wrapping module would change
+the paths of modules and the keys of weights.
 """
 
 from __future__ import annotations

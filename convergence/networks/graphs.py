@@ -47,7 +47,7 @@ class LayerGraph:
     Attributes
     ----------
     reader : reads the same layers without a graph
-    module : inputs to a dict of outputs, with their axes as they are; nothing in it is in place
+    module : inputs to a dict of outputs, with the axes of the net; nothing in it is in place
 
     Raises
     ------

@@ -126,7 +126,7 @@ class LayerReader:
         return {layer: self.layouts[layer].maps(tensor, inputs) for layer, tensor in read.items()}
 
     def tensors(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the net computes for each layer, with its axes as they are.
+        """Read each layer with the axes that the net gives it.
 
         Raises
         ------
@@ -231,7 +231,7 @@ class _AllReadError(BaseException):
 
 
 class _Reading(TorchFunctionMode):
-    """One pass: keeps the wanted values as they are returned."""
+    """One pass: keeps the wanted values when they are returned."""
 
     def __init__(self, places: Mapping[str, _Place]) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ MOVING = {
     "expand_as", "repeat", "contiguous", "clone", "detach", "mean", "sum", "amax", "amin", "index_select",
     "channel_shuffle", "native_channel_shuffle", "unsafe_chunk", "unsafe_split", "unfold",
 }  # fmt: skip
-"""Functions that are applied to the markers as they are: they move entries, or join entries of one unit."""
+"""Functions that are applied to the markers unchanged: they move entries, or join entries of one unit."""
 ATTENTION = {"scaled_dot_product_attention": 2, "matmul": 1, "bmm": 1, "baddbmm": 2}
 """Functions that mix the rows of an operand, whose units along the last axis stay: the operand's place."""
 READ_SECOND = SECOND - {"local_response_norm"}

@@ -10,8 +10,8 @@ soft           each unit of A from the units of B that the soft matching moves t
                A's mean and standard deviation (of equal widths the matching's).
 sparse k       least squares on at most k units of B, by forward selection.
 least_squares  least squares on all of B's units, rank-revealing.
-orthogonal     the rotation of B's units, as they are, that fits A's best (Schönemann 1966), with one factor for all
-               units that gives A's total variance: no unit is favoured, and no direction amplified.
+orthogonal     the rotation of B's units, not standardised, that fits A's best (Schönemann 1966), with one factor for
+               all units that gives A's total variance: no unit is favoured, and no direction amplified.
 lasso λ, sgd λ the paper's mapping layers: at their optimum, and as SGD leaves them (:mod:`convergence.paper`).
 mean           A's means: no information from B.
 permuted, permuted_slope   one_to_one and one_to_one_slope with random partners.

@@ -60,7 +60,7 @@ class PenultimateFit:
 
     def _fitted(self, standard: np.ndarray, orthogonal: bool) -> AffineMap:
         start = self.fit.affine_map(standard)
-        if orthogonal:  # of the units as they are
+        if orthogonal:  # the units are not standardised: a rotation keeps their scale
             scale = self._deviation_b.new_tensor(np.linalg.norm(start.weights, 2))
             shape = (self._tensor(start.weights)[np.ix_(self.fit.live_a, self.fit.live_b)] / scale).requires_grad_()
             variables = [shape, scale.requires_grad_()]

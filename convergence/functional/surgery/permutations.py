@@ -145,7 +145,7 @@ def _heads(
 ) -> dict[tuple[int, ...], tuple[int, str]]:
     """The number of heads and the name of the attention, by the units of a group.
 
-    Units that an attention reads and that are no group of their own get a reason to be fixed.
+    Units that an attention reads and that do not form a group are fixed, with a reason.
     """
     found: dict[tuple[int, ...], tuple[int, str]] = {}
     groups = set(map(tuple, _alike(places, fixed, whole).values()))
