@@ -104,9 +104,8 @@ def _chosen(kind: str, name: str, calls: list[T], number: int) -> T:
         numbered = _listed([f"{name}#{k}" for k in range(1, len(calls) + 1)])
         raise ConfigError(f'"{name}" of {kind} is called {len(calls)} times for an image. Choose one of {numbered}.')
     if number > len(calls):
-        raise ConfigError(
-            f'"{name}" of {kind} is called {len(calls)} times for an image, so there is no call {number}.'
-        )
+        times = "once" if len(calls) == 1 else f"{len(calls)} times"
+        raise ConfigError(f'"{name}" of {kind}: there is no call {number}; the net calls it {times} for an image.')
     return calls[max(number, 1) - 1]
 
 

@@ -146,7 +146,7 @@ def test_warnings_of_training(tmp_path):
 
 LAYER_FAULTS = {
     ("Good", '["convv1"]'): ('no layer "convv1"', 'did you mean "conv1"'),
-    ("Good", '["conv1#2"]'): ("is called 1 times for an image", "no call 2"),
+    ("Good", '["conv1#2"]'): ("there is no call 2", "calls it once for an image"),
     ("Summed", '["summed"]'): ("shape () for 2 images and () for 3", "no axis runs over the images"),
 }
 
