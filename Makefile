@@ -1,4 +1,5 @@
 # make run    everything from images to the report, in an environment of its own
+# make study NAME=ani   a study of studies/ (ani, digits12, chars, efficientnet), from pip install to the report
 # make check  tests that need no Slurm, MPI or browser, and no package that pip does not install; about 5 minutes
 # make test   all tests; first installs what they need (Debian packages as root) and says what it found
 # make lint   style, format and types
@@ -9,10 +10,21 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: run check test lint format clean
+.PHONY: run study check test lint format clean
 
 run: $(VENV)/.train
 	$(BIN)/convergence run configs/digits.toml
+
+# Packages of the study, its files, and the run; the last line is the path of the report.
+STUDIES := $(sort $(patsubst studies/%/study.toml,%,$(wildcard studies/*/study.toml)))
+study: $(VENV)/.train
+	@case " $(STUDIES) " in *" $(NAME) "*) ;; *) \
+	  echo "NAME is \"$(NAME)\"; valid are $(STUDIES): make study NAME=$(firstword $(STUDIES))"; exit 2;; esac
+	@$(BIN)/python -m pip install --quiet --requirement studies/$(NAME)/requirements.txt >studies/$(NAME)/pip.log 2>&1 || { \
+	  echo "The packages in studies/$(NAME)/requirements.txt cannot be installed, so $(NAME) does not run here;" \
+	    "pip's reasons are in studies/$(NAME)/pip.log."; exit 1; }
+	@$(BIN)/python studies/$(NAME)/prepare.py
+	@$(BIN)/convergence run studies/$(NAME)/study.toml
 
 check: $(VENV)/.dev
 	$(PYTEST) -m "not (mpi or cluster or browser or slow)" $(PYTEST_ARGS)

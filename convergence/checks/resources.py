@@ -82,7 +82,8 @@ def _statistics_need(context: CheckContext, n_available: int) -> StageNeed:
     n_images = ImageGroups.of(config, n_available, None).n_images
     passes = 2 if config.mutual_information.enabled else 1
     seconds = passes * n_images * sum(value or 0.0 for value in times)
-    basis = f"{passes} passes of all nets over {n_images:,} images on this machine's CPU, sums excluded"
+    counted = "1 pass" if passes == 1 else f"{passes} passes"
+    basis = f"{counted} of all nets over {n_images:,} images on this machine's CPU, sums excluded"
     return StageNeed("statistics", memory, seconds, basis)
 
 

