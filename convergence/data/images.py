@@ -54,10 +54,12 @@ class ImageSet(ABC):
     dtype : float32, or int64 for tokens, of which negative ones are padding
     families : (n_images,) int64; images of a family are not independent of each other (frames of a film, crops of a
         photograph) and stay in one image group. None: every image is a family
+    in_memory : whether reading is a copy of memory, which threads that read ahead would only delay
     """
 
     families: Indices | None = None
     labels: Indices | None = None
+    in_memory: bool = False
     class_names: tuple[str, ...] = ()
     image_shape: tuple[int, ...]
     dtype: np.dtype[Any] = np.dtype(np.float32)
@@ -236,6 +238,8 @@ class ArrayImages(ImageSet):
     and the largest value of the images.
     """
 
+    in_memory = True
+
     def __init__(
         self,
         images: Floats,
@@ -274,7 +278,7 @@ def read_batches(
 
     Each batch is divided among the threads. The memory of a batch is reused when nothing refers to it.
     """
-    memory = _Memory()
+    memory, workers = _Memory(), 0 if images.in_memory else workers
 
     def read(batch: Indices, submit: Submit) -> Batch:
         out = memory.take((len(batch), *images.image_shape), images.dtype)
@@ -296,6 +300,8 @@ def batches_on_device(
         for indices, batch in read_batches(images, batches, workers, augment_seed):
             yield indices, torch.from_numpy(batch)
         return
+
+    workers = 0 if images.in_memory else workers
 
     def fetch(batch: Indices, submit: Submit) -> npt.NDArray[Any]:
         pieces = _pieces(len(batch), workers)

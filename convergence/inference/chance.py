@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 Float64 = npt.NDArray[np.float64]
 LEAST_DRAWS = 3
@@ -89,4 +88,9 @@ def _scores(values: Float64, mean: Float64, variance: Float64, pooled: float, n_
 
 def false_discovery_rates(p_values: Float64) -> Float64:
     """Adjusted p-values (n,) of Benjamini and Hochberg (1995), which control the false discovery rate."""
-    return np.asarray(stats.false_discovery_control(p_values, method="bh"))
+    n = len(p_values)
+    order = np.argsort(p_values)
+    least_above = np.minimum.accumulate((p_values[order] * (n / np.arange(1, n + 1)))[::-1])[::-1]
+    found = np.empty(n)
+    found[order] = np.clip(least_above, 0.0, 1.0)
+    return found

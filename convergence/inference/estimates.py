@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 Float64 = npt.NDArray[np.float64]
@@ -140,7 +140,7 @@ def jackknife(value: float, without: npt.ArrayLike, smooth: bool = True) -> Esti
 
 def reach(n_groups: int) -> float:
     """Half-width of a 95 % interval in standard errors, by Student's t with (n_groups − 1) degrees of freedom."""
-    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, max(n_groups - 1, 1)))
+    return float(special.stdtrit(max(n_groups - 1, 1), 0.5 + CONFIDENCE / 2))
 
 
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:

@@ -82,7 +82,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from convergence.inference.estimates import CONFIDENCE
 
@@ -268,9 +268,9 @@ def _of_student(number: NetsNumber, bias: float) -> NetsInterval:
     variance, df = _variance(number)
     error = float(np.sqrt(variance))
     lower, upper = number.value - max(bias, 0.0), number.value - min(bias, 0.0)
-    far = float(stats.t.ppf(0.5 + CONFIDENCE / 2, df)) * error
+    far = float(special.stdtrit(df, 0.5 + CONFIDENCE / 2)) * error
     distance = max(lower, -upper, 0.0)  # of 0 from the nearer reading of the bias; 0 between both
-    p = 1.0 if distance == 0.0 else 0.0 if error == 0.0 else float(2.0 * stats.t.sf(distance / error, df))
+    p = 1.0 if distance == 0.0 else 0.0 if error == 0.0 else float(2.0 * special.stdtr(df, -distance / error))
     return NetsInterval(number.value, bias, error, float(df), lower - far, upper + far, p, "")
 
 

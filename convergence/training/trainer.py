@@ -27,6 +27,7 @@ from convergence.networks.weights import initialise, load_arrays, save_weights
 from convergence.training.checkpoints import Checkpoints
 from convergence.training.metrics import COLUMNS, Row, Sink
 from convergence.training.objectives import known_labels, most_targets, score, targets_of
+from convergence.training.optimisers import SGD, AdamW
 from convergence.training.process_group import ProcessGroup
 from convergence.training.state_checks import check_random, check_state, need
 
@@ -86,6 +87,7 @@ class Trainer:
         self.module.to(memory_format=self._layout)
         self._forward = self.ranks.wrap(self.module)
         if config.compile:
+            torch.use_deterministic_algorithms(True, warn_only=True)  # for the compiler, too
             self._forward = torch.compile(self._forward)  # type: ignore[assignment]
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.optimiser = _optimiser(self.module, config)
@@ -260,10 +262,8 @@ def _key(net: Candidate, n_images: int, config: TrainingConfig) -> str:
 def _optimiser(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(module.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        module.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+        return AdamW(module.parameters(), config.learning_rate, betas, weight_decay=config.weight_decay)
+    return SGD(module.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from convergence.config.stages import MaximizationConfig
+from convergence.training.optimisers import AdamW
 from convergence.visualization.colours import Bytes, Colours
 from convergence.visualization.layer import PicturedLayer
 from convergence.visualization.parametrisation import Parametrisation
@@ -98,7 +99,7 @@ def _ascend(
     black, white = (torch.from_numpy(end).to(layer.device)[:, None, None] for end in (colours.black, colours.white))
     mean = np.clip(-colours.black / (colours.white - colours.black), 0, 1)
     image = Parametrisation(config.parametrisation, noise, mean, colours.root, layer.device)
-    optimiser = torch.optim.Adam([image.parameters], lr=config.learning_rate)
+    optimiser = AdamW([image.parameters], lr=config.learning_rate, weight_decay=0.0)  # Adam
     units = torch.tensor([unit for unit, _ in jobs], device=layer.device)
     rows = torch.arange(len(jobs), device=layer.device)
     free = round(config.steps * (1 - FREE_SHARE))

@@ -23,6 +23,7 @@ from convergence.functional.stitching.maps import AffineMap, LayerFit
 from convergence.functional.stitching.stitched_network import StitchedNetwork
 from convergence.functional.surgery.splitting import apply_map
 from convergence.training.objectives import answered
+from convergence.training.optimisers import AdamW
 
 LEARNING_RATE = 0.003
 """Of Adam, at the first step, for standardised units; it ends at 0 as a cosine."""
@@ -67,7 +68,7 @@ class PenultimateFit:
         else:
             variables = [self._tensor(standard).requires_grad_()]
         offset = torch.zeros(len(self.fit.live_a), device=self.context.device, requires_grad=True)
-        optimiser = torch.optim.Adam([*variables, offset], LEARNING_RATE)
+        optimiser = AdamW([*variables, offset], LEARNING_RATE, weight_decay=0.0)  # Adam
         for step, batch in zip(range(self.steps), self._batches(), strict=False):
             weights, bias = self._whole(variables, offset, start)
             optimiser.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / self.steps))

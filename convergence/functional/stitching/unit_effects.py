@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from convergence.functional.scores import Scores
 from convergence.functional.stitching.results import RankCorrelation, ReplacementEffect, UnitReplacement
@@ -112,5 +111,6 @@ def spearman(x: Float64, y: Float64) -> float:
 
 
 def _centred_ranks(values: Float64) -> Float64:
-    ranks = rankdata(values)
+    _, tie, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[tie]
     return np.asarray(ranks - ranks.mean())

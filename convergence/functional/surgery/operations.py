@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.ops import StochasticDepth, stochastic_depth
 
 from convergence.networks.graphs import RECTIFIERS, RECTIFYING_FUNCTIONS
 
 UNIT_WISE_MODULES = (
     *(kind for kind in RECTIFIERS if kind is not nn.PReLU), nn.Identity, nn.modules.dropout._DropoutNd, nn.Hardsigmoid,
-    nn.Hardtanh, nn.Softsign, nn.LogSigmoid, StochasticDepth,
+    nn.Hardtanh, nn.Softsign, nn.LogSigmoid,
 )  # fmt: skip
 UNIT_WISE_FUNCTIONS: set[object] = RECTIFYING_FUNCTIONS | {
     functional.dropout, functional.dropout2d, functional.hardsigmoid, functional.hardtanh, functional.sigmoid,
     functional.tanh, functional.selu, functional.softplus, torch.relu_, torch.exp, torch.abs, torch.sqrt, torch.clamp,
-    operator.neg, stochastic_depth,
+    operator.neg,
 }  # fmt: skip
 UNIT_WISE_METHODS = {
     "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "contiguous", "clone", "detach", "abs", "sqrt", "exp", "clamp",
@@ -50,3 +50,13 @@ MOVING_METHODS = {
 }  # fmt: skip
 MEANS: set[object] = {torch.mean, torch.sum, torch.amax, torch.amin}
 MEAN_METHODS = {"mean", "sum", "amax", "amin"}
+
+
+def is_unit_wise_module(module: nn.Module) -> bool:
+    """Whether a module acts on each entry alone, and in the same way on every unit."""
+    return isinstance(module, UNIT_WISE_MODULES) or type(module).__name__ == "StochasticDepth"  # of torchvision
+
+
+def is_unit_wise_function(target: Any) -> bool:
+    """Whether a function acts on each entry alone, and in the same way on every unit."""
+    return target in UNIT_WISE_FUNCTIONS or getattr(target, "__name__", "") == "stochastic_depth"  # of torchvision

@@ -30,9 +30,9 @@ from convergence.functional.surgery.operations import (
     PAIRED_METHODS,
     POOLING_FUNCTIONS,
     POOLING_MODULES,
-    UNIT_WISE_FUNCTIONS,
     UNIT_WISE_METHODS,
-    UNIT_WISE_MODULES,
+    is_unit_wise_function,
+    is_unit_wise_module,
 )
 from convergence.networks.graphs import trace
 
@@ -173,7 +173,7 @@ class UnitTracer(fx.Interpreter):
 
     def _rule(self, n: fx.Node) -> Callable[[fx.Node, Any], Any] | None:
         method = n.op == "call_method"
-        if n.target in (UNIT_WISE_METHODS if method else UNIT_WISE_FUNCTIONS):
+        if n.target in UNIT_WISE_METHODS if method else is_unit_wise_function(n.target):
             return self._same
         if n.target in (PAIRED_METHODS if method else PAIRED):
             return self._paired
@@ -241,7 +241,7 @@ class UnitTracer(fx.Interpreter):
             return self._input(n)
         if isinstance(module, nn.PReLU):
             return self._input(n) if module.num_parameters == 1 else self._per_unit(n, name, module, ("weight",))
-        if isinstance(module, UNIT_WISE_MODULES):
+        if is_unit_wise_module(module):
             return self._same(n, value)
         if isinstance(module, POOLING_MODULES):
             return self._pooled(n, value)
