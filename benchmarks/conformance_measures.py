@@ -15,8 +15,8 @@ from benchmarks.conformance_layers import LAYERS, N_GROUPS, Float64, Layers, pai
 from benchmarks.conformance_table import DEFINITION, Cases, row
 from convergence.similarity import MEASURES
 from convergence.similarity.cca import KEPT_VARIANCE, canonical_correlations, canonical_directions
-from convergence.similarity.images import NEIGHBOURS
 from convergence.similarity.regression import RIDGE
+from convergence.similarity.stored_images import NEIGHBOURS
 from convergence.similarity.subspace_match import EPSILON, maximum_match
 
 ALL = "the layers, both ways"

@@ -22,7 +22,7 @@ from convergence.analysis.group_pairs import hsic_plain
 from convergence.inference import Estimate, jackknife, null_level
 from convergence.linalg import random_rotation
 from convergence.similarity import MEASURES
-from convergence.similarity.pair import GroupHsic, PairMoments
+from convergence.similarity.pair import PairMoments
 
 N_X, N_Y, CAUSES, POSITIONS, DEPENDENCE, GROUPS, KEPT, MANY = 24, 20, 8, 4, 0.6, 16, 256, 3000
 ROTATIONS = 20
@@ -62,9 +62,9 @@ class Nets:
         """Of all images; without bias, the HSIC is that of the covariances."""
         c = self.covariance
         parts = (c[:N_X, :N_X], c[:N_X, N_X:], c[N_X:, N_X:])
-        pair = PairMoments(np.inf, *parts)
+        pair = PairMoments.of(np.inf, *parts)
         squares = {"xx": pair.corr_xx, "xy": pair.corr_xy, "yy": pair.corr_yy}
-        return replace(pair, hsic=GroupHsic(lambda part: float(np.sum(squares[part] ** 2))))
+        return PairMoments.of(np.inf, *parts, hsic=lambda part: float(np.sum(squares[part] ** 2)))
 
 
 def rectified_covariance(r: np.ndarray) -> np.ndarray:
@@ -84,9 +84,9 @@ def moments(samples: np.ndarray, stored: np.ndarray, group: np.ndarray, kept: np
     scaled = samples / centred.std(axis=0)
     by_group = [scaled[group == g].reshape(-1, samples.shape[-1]).T for g in np.unique(group)]
     layers = {"x": [part[:N_X] for part in by_group], "y": [part[N_X:] for part in by_group]}
-    return PairMoments(
+    return PairMoments.of(
         float(n), cov[:N_X, :N_X], cov[:N_X, N_X:], cov[N_X:, N_X:], False,
-        GroupHsic(lambda part: hsic_plain(layers[part[0]], layers[part[1]])), pooled[:, :N_X], pooled[:, N_X:], kept,
+        lambda part: hsic_plain(layers[part[0]], layers[part[1]]), (pooled[:, :N_X], pooled[:, N_X:]), kept=kept,
     )  # fmt: skip
 
 

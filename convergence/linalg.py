@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
@@ -17,7 +16,7 @@ def principal_directions(covariance: Matrix, tolerance: float = RANK_TOLERANCE) 
     Eigenvalues below ``tolerance`` times the largest count as zero and are left out. They occur with duplicated units
     and with more units than samples.
     """
-    values, vectors = scipy.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(covariance)
     kept = values > tolerance * values[-1]
     return values[kept][::-1], vectors[:, kept][:, ::-1]
 

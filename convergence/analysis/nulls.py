@@ -20,6 +20,7 @@ from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
 from convergence.linalg import random_rotation
+from convergence.similarity.layer import LayerMoments
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums
 
@@ -147,7 +148,8 @@ class PairNull:
             return self.rotated(real, k)
         between, variance = self._pseudo.cross(half, k, self._span, self._units)
         deviation = np.sqrt(np.where(variance > 0, variance, np.diagonal(real.cov_xx)))
-        return PairMoments(real.n, real.corr_xx * np.outer(deviation, deviation), between, self._pseudo.within(half, k))
+        x = LayerMoments(real.corr_xx * np.outer(deviation, deviation))
+        return PairMoments(real.n, x, between, LayerMoments(self._pseudo.within(half, k)))
 
     def rotated(self, moments: PairMoments, k: int) -> PairMoments:
         """Moments of the same units with the second member in the basis of draw ``k``; of the kind "sums" alone."""

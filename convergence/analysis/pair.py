@@ -6,6 +6,8 @@ of x among those of y, or predicts every unit of y from those of x; ``yx`` is th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from convergence.alignment.matching import matching
 from convergence.analysis import cost
 from convergence.analysis.active_units import ActiveUnits
@@ -15,6 +17,7 @@ from convergence.analysis.layout import DIRECTIONS
 from convergence.analysis.many_to_many import ManyToMany
 from convergence.analysis.measures import Measures
 from convergence.analysis.mutual_information import information
+from convergence.analysis.net_sums import NetSums
 from convergence.analysis.nulls import SUMS, n_draws, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair_sums import PairSums
@@ -67,9 +70,17 @@ def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
 class PairAnalysis:
     """Two nets of a comparison: computes steps and combines their parts."""
 
-    def __init__(self, sums: ComparisonSums, live: ActiveUnits, x: str, y: str, config: AnalysisConfig) -> None:
+    def __init__(
+        self,
+        sums: ComparisonSums,
+        live: ActiveUnits,
+        x: str,
+        y: str,
+        config: AnalysisConfig,
+        net: Callable[[str], NetSums] | None = None,
+    ) -> None:
         self._sums, self._live, self._x, self._y = sums, live, x, y
-        self._pair, self._seed = PairSums.of(sums, live, x, y), config.seed
+        self._pair, self._seed = PairSums.of(sums, live, x, y, net), config.seed
         self.steps = pair_steps(shape_of(sums, live, x, y, config), config)
         nulls = pair_nulls(sums, live, self._pair, x, y, config)
         sparse = [FewToOne(self._pair, config, direction, nulls) for direction in DIRECTIONS]

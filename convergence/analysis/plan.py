@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from convergence.analysis import cost
 from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.few_to_one import WEIGHTS_BYTES
+from convergence.analysis.net_sums import KEPT_BYTES
 from convergence.analysis.nets import nets_steps
 from convergence.analysis.pair import pair_steps, shape_of
-from convergence.analysis.pair_sums import KEPT_BYTES
 from convergence.analysis.steps import PairShape, Step, levels
 from convergence.config.stages import AnalysisConfig
 from convergence.statistics.file import ComparisonSums

@@ -220,11 +220,10 @@ class _PairHalves:
 
     def of_groups(self, k: int) -> Iterator[Float64]:
         pair = self._pair
-        sums, products = (pair.sums_x, pair.xx) if k == 0 else (pair.sums_y, pair.yy)
-        covariances = pair.pooled.cov_xx if k == 0 else pair.pooled.cov_yy
-        mean, scale = sums.sum(axis=0) / pair.count.sum(), np.sqrt(np.diagonal(covariances))
+        net, moments = (pair.x, pair.pooled.x) if k == 0 else (pair.y, pair.pooled.y)
+        mean = net.sums.sum(axis=0) / pair.count.sum()
         for g in range(pair.n_groups):
-            yield about(products[g], sums[g], float(pair.count[g]), mean, scale)
+            yield about(net.products[g], net.sums[g], float(pair.count[g]), mean, moments.deviation)
 
     def next_image(self) -> tuple[Float64, Float64] | None:
         """Correlations between x and y of the next image in both halves; None if these were not summed."""
@@ -234,7 +233,7 @@ class _PairHalves:
         for h, products in enumerate(pair.shifted_halves):
             groups, moments = pair.half(h), pair.halves[h]
             n = float(pair.count[groups].sum())
-            means = [sums[groups].sum(axis=0) / n for sums in (pair.sums_x, pair.sums_y)]
-            scale = [np.sqrt(np.diagonal(covariances)) for covariances in (moments.cov_xx, moments.cov_yy)]
-            found.append(np.clip((products / n - np.outer(*means)) / np.outer(*scale), -1.0, 1.0))
+            means = [net.sums[groups].sum(axis=0) / n for net in (pair.x, pair.y)]
+            scale = np.outer(moments.x.deviation, moments.y.deviation)
+            found.append(np.clip((products / n - np.outer(*means)) / scale, -1.0, 1.0))
         return found[0], found[1]

@@ -1,7 +1,7 @@
 """Execution of a task in a worker: open its subject, compute its steps, and write a part file for each.
 
-A subject stays open between tasks, so that consecutive tasks and threads of a worker share its matrices. Workers
-receive names and return seconds.
+A subject and its comparison stay open between tasks, so that consecutive tasks and threads of a worker share matrices,
+and consecutive pairs what depends on one net alone. Workers receive names and return seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections import OrderedDict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from convergence.analysis.active_units import ActiveUnits, active_units
+from convergence.analysis.active_units import active_units
 from convergence.analysis.layout import MADE_BY
+from convergence.analysis.net_sums import NetSums
 from convergence.analysis.nets import NetsAnalysis
 from convergence.analysis.pair import PairAnalysis
 from convergence.analysis.part_files import PARTIAL_SCHEMA, PARTIAL_VERSION, read_leaf, read_tree, write_tree
@@ -31,6 +33,8 @@ from convergence.statistics import partial_results
 from convergence.statistics.file import ComparisonSums, open_statistics
 
 MAP_MEASURE = "shape_distance"
+NETS_BYTES = 256e6
+"""Memory of the sums and moments of nets that are kept for further pairs."""
 
 
 @dataclass(frozen=True)
@@ -124,41 +128,61 @@ def _distances(job: AnalysisJob, comparison: str, sums: ComparisonSums) -> dict[
     return found
 
 
-class _Open:
-    """A subject whose file is open."""
+class _OpenComparison:
+    """A comparison whose file is open, with the sums of its nets, which pairs share."""
 
-    def __init__(self, job: AnalysisJob, subject: Subject) -> None:
+    def __init__(self, job: AnalysisJob, name: str) -> None:
         self._stack = ExitStack()
-        file = self._stack.enter_context(open_statistics(job.statistics))
-        sums = file.sums(subject.comparison)
-        live = _live(job, sums)
-        self.subject: Computation
+        self.sums = self._stack.enter_context(open_statistics(job.statistics)).sums(name)
+        self.live = active_units(self.sums)
+        self._nets: OrderedDict[str, NetSums] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def net(self, name: str) -> NetSums:
+        """The sums of a net; those used last are kept, up to :data:`NETS_BYTES`."""
+        with self._lock:
+            if name not in self._nets:
+                self._nets[name] = NetSums(self.sums, self.live, name)
+            self._nets.move_to_end(name)
+            while len(self._nets) > 1 and sum(net.n_bytes for net in self._nets.values()) > NETS_BYTES:
+                self._nets.popitem(last=False)
+            return self._nets[name]
+
+    def analysis(self, job: AnalysisJob, subject: Subject) -> Computation:
+        """The analysis of a pair, or of all nets."""
         if subject.x:
-            self.subject = PairAnalysis(sums, live, subject.x, subject.y, job.config)
-        else:
-            self.subject = NetsAnalysis(sums, live, job.config, {})
+            return PairAnalysis(self.sums, self.live, subject.x, subject.y, job.config, self.net)
+        return NetsAnalysis(self.sums, self.live, job.config, {})
 
     def close(self) -> None:
         self._stack.close()
 
 
 _lock = threading.Lock()
-_open: dict[tuple[Any, ...], _Open] = {}
-_alive: dict[tuple[Any, ...], ActiveUnits] = {}
+_open: dict[tuple[Any, ...], _OpenComparison] = {}
+_analyses: dict[tuple[Any, ...], Computation] = {}
 _in_use: dict[int, tuple[Any, ...]] = {}
-"""The subject that each thread used last."""
+"""The subject that each thread used last, with its analysis and the state of the file."""
 
 
 def _opened(job: AnalysisJob, subject: Subject) -> Computation:
-    """The open subject; subjects that no thread uses are closed first, since matrices of a pair may be large."""
+    """The analysis of a subject.
+
+    Pairs and comparisons that no thread uses are closed first, since matrices of a pair may be large.
+    """
     key = (*_identity(job), subject)
+    of = (*_identity(job), subject.comparison)
     with _lock:
         _in_use[threading.get_ident()] = key
-        for other in set(_open) - set(_in_use.values()):
+        for other in set(_analyses) - set(_in_use.values()):
+            del _analyses[other]
+        for other in set(_open) - {(*used[:-1], used[-1].comparison) for used in _in_use.values()}:
             _open.pop(other).close()
-        if key not in _open:
-            _open[key] = _Open(job, subject)
-        return _open[key].subject
+        if of not in _open:
+            _open[of] = _OpenComparison(job, subject.comparison)
+        if key not in _analyses:
+            _analyses[key] = _open[of].analysis(job, subject)
+        return _analyses[key]
 
 
 def close_all() -> None:
@@ -167,15 +191,8 @@ def close_all() -> None:
         for one in _open.values():
             one.close()
         _open.clear()
-        _alive.clear()
+        _analyses.clear()
         _in_use.clear()
-
-
-def _live(job: AnalysisJob, sums: ComparisonSums) -> ActiveUnits:
-    key = (*_identity(job), sums.name)
-    if key not in _alive:
-        _alive[key] = active_units(sums)
-    return _alive[key]
 
 
 def _identity(job: AnalysisJob) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from convergence.clustering.eigenvectors import spectral_embedding
 from convergence.clustering.graph import Labels, Matrix
+from convergence.clustering.halves_kernels import agreements, n_not_alone, separations
 from convergence.clustering.partition import qr_labels
 from convergence.linalg import random_rotation
 
@@ -112,12 +113,10 @@ def halves_agreement(graphs: tuple[Matrix, Matrix], ks: Sequence[int] | Labels, 
             if len(embedding.linked):
                 labels[row, embedding.linked] = qr_labels(embedding.vectors[:, : int(k)])
         found.append(labels)
-    out = np.empty((2, len(ks)))
-    for at, both in enumerate(zip(*found, strict=True)):
-        together = np.mean([_not_alone(labels) for labels in both])
-        out[0, at] = agreement(*both) * min(float(together) / max(n_linked, 1), 1.0)
-        out[1, at] = np.mean([_separation(graphs[1 - k], labels) for k, labels in enumerate(both)])
-    return out
+    together = np.mean([n_not_alone(labels) for labels in found], axis=0)
+    stability = agreements(*found) * np.minimum(together / max(n_linked, 1), 1.0)
+    separation = np.mean([separations(graph, labels) for graph, labels in zip(graphs, found[::-1], strict=True)], axis=0)
+    return np.stack([stability, separation])
 
 
 def agreement(first: Labels, second: Labels) -> float:
@@ -217,9 +216,13 @@ def _rotated(correlation: Matrix, nets: list[Labels], rotations: list[Matrix]) -
 
 def _like(real: Matrix, rotated: Matrix) -> Matrix:
     """A quadratic function of ``rotated`` with nearly the distribution of ``real``; both (n,)."""
-    powers = np.arange(3)
-    weights = np.linalg.lstsq(np.sort(rotated)[:, None] ** powers, np.sort(real), rcond=None)[0]
-    return np.clip(rotated[:, None] ** powers @ weights, -1.0, 1.0)
+    weights = np.linalg.lstsq(_powers(np.sort(rotated)), np.sort(real), rcond=None)[0]
+    return np.clip(_powers(rotated) @ weights, -1.0, 1.0)
+
+
+def _powers(values: Matrix) -> Matrix:
+    """(n, 3) powers 0 to 2."""
+    return np.stack([np.ones_like(values), values, values * values], axis=1)
 
 
 def _pairs(labels: Labels) -> float:
@@ -228,13 +231,7 @@ def _pairs(labels: Labels) -> float:
     return float((counts * (counts - 1)).sum()) / 2
 
 
-def _not_alone(labels: Labels) -> int:
-    """Number of units that share their cluster with another."""
-    counts = np.bincount(labels[labels >= 0])
-    return int(counts[counts > 1].sum())
-
-
-def _separation(graph: Matrix, labels: Labels) -> float:
+def separation(graph: Matrix, labels: Labels) -> float:
     """Mean over units of the mean weight to the others of their cluster minus that to all units outside.
 
     A unit that is alone in its cluster has weight 0 inside. The mean is over units and not over pairs of them, which

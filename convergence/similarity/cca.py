@@ -33,24 +33,42 @@ def canonical_directions(pair: PairMoments, kept_variance: float = 1.0) -> Canon
     The variables have variance 1. ``importance`` is the sum over the units of x of their absolute covariance with a
     variable (the weights of PWCCA).
     """
-    whitened = [_whitening(*found, kept_variance) for found in (pair.directions_x, pair.directions_y)]
-    left, _, right = np.linalg.svd(whitened[0].T @ pair.std_xy @ whitened[1], full_matrices=False)
-    x, y = whitened[0] @ left, whitened[1] @ right.T
+    k, l = (_n_kept(layer.directions[0], kept_variance) for layer in (pair.x, pair.y))
+    if (k, l) == pair.components.shape:
+        left, _, right = pair.canonical
+    else:
+        left, _, right = np.linalg.svd(pair.components[:k, :l], full_matrices=False)
+    x, y = pair.x.whitening[:, :k] @ left, pair.y.whitening[:, :l] @ right.T
     return CanonicalDirections(x, y, np.abs(pair.std_xx @ x).sum(axis=0))
 
 
 def canonical_correlations(found: CanonicalDirections, pair: PairMoments) -> Matrix:
     """Correlations (k,) of canonical variables, on the pair they were fitted on or another; 0 without variance."""
-    covariance = np.einsum("ik,ij,jk->k", found.x, pair.std_xy, found.y, optimize=True)
-    variances = [
-        np.einsum("ik,ij,jk->k", w, s, w, optimize=True) for w, s in ((found.x, pair.std_xx), (found.y, pair.std_yy))
-    ]
+    covariance = np.einsum("ik,ik->k", found.x, pair.std_xy @ found.y)
+    variances = [np.einsum("ik,ik->k", w, s @ w) for w, s in ((found.x, pair.std_xx), (found.y, pair.std_yy))]
     scale = np.sqrt(np.maximum(variances[0] * variances[1], 0.0))
     return np.clip(np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0), -1.0, 1.0)
 
 
+def _of_the_fit(pair: PairMoments) -> Matrix:
+    """Correlations (k,) of the canonical variables on the pair they are fitted on: singular values."""
+    return np.clip(pair.canonical[1], 0.0, 1.0)
+
+
+def _svcca_of_the_fit(pair: PairMoments) -> float:
+    k, l = (_n_kept(layer.directions[0], KEPT_VARIANCE) for layer in (pair.x, pair.y))
+    values = np.linalg.svd(pair.components[:k, :l], compute_uv=False)
+    return float(np.clip(values, 0.0, 1.0).mean())
+
+
+def _pwcca_of_the_fit(pair: PairMoments) -> float:
+    variables = pair.x.whitening @ pair.canonical[0]
+    return float(np.average(_of_the_fit(pair), weights=np.abs(pair.std_xx @ variables).sum(axis=0)))
+
+
 @aligned_measure(
     fit=canonical_directions,
+    of_the_fit=lambda pair: float(_of_the_fit(pair).mean()),
     title="Mean CCA correlation",
     source="Hotelling 1936; mean over the canonical correlations, as many as the smaller rank",
     symmetric=True,
@@ -65,6 +83,7 @@ def mean_cca(found: CanonicalDirections, pair: PairMoments) -> float:
 
 @aligned_measure(
     fit=lambda pair: canonical_directions(pair, KEPT_VARIANCE),
+    of_the_fit=_svcca_of_the_fit,
     title="SVCCA",
     source="Raghu et al. 2017 (arXiv 1706.05806): CCA of the directions that hold 99 % of the variance",
     symmetric=True,
@@ -79,6 +98,7 @@ def svcca(found: CanonicalDirections, pair: PairMoments) -> float:
 
 @aligned_measure(
     fit=canonical_directions,
+    of_the_fit=_pwcca_of_the_fit,
     title="PWCCA",
     source="Morcos et al. 2018 (arXiv 1806.05759), equation 5",
     symmetric=False,
@@ -95,7 +115,9 @@ def pwcca(found: CanonicalDirections, pair: PairMoments) -> float:
     return float(np.average(canonical_correlations(found, pair), weights=found.importance))
 
 
-def _whitening(values: Matrix, vectors: Matrix, kept_variance: float) -> Matrix:
+def _n_kept(values: Matrix, kept_variance: float) -> int:
+    """Number of the largest variances (rank,) that hold a share of their sum."""
+    if kept_variance >= 1:
+        return len(values)
     share = np.cumsum(values) / values.sum()
-    k = len(values) if kept_variance >= 1 else int(np.searchsorted(share, kept_variance - 1e-12)) + 1
-    return vectors[:, :k] / np.sqrt(values[:k])
+    return int(np.searchsorted(share, kept_variance - 1e-12)) + 1

@@ -72,7 +72,7 @@ def debiased_cka(pair: PairMoments) -> float:
         if the HSIC of a layer with itself is not positive (too few images).
     """
     assert pair.hsic is not None
-    return _of_hsic(pair.hsic.xx, pair.hsic.xy, pair.hsic.yy, "debiased_cka")
+    return _of_hsic(pair.x.hsic, pair.hsic, pair.y.hsic, "debiased_cka")
 
 
 @measure(
@@ -96,31 +96,13 @@ def image_cka(pair: PairMoments) -> float:
     UserError
         if the HSIC of a layer with itself is not positive (too few images).
     """
-    assert pair.gram_xx is not None
-    assert pair.gram_yy is not None
-    x, y = pair.gram_xx, pair.gram_yy
-    if pair.kept is not None:
-        x, y = (gram[np.ix_(pair.kept, pair.kept)] for gram in (x, y))
-    x, y = (_centred(gram) for gram in (x, y))
-    return _of_hsic(unbiased_hsic(x, x), unbiased_hsic(x, y), unbiased_hsic(y, y), "image_cka")
-
-
-def unbiased_hsic(k: Matrix, l: Matrix) -> float:
-    """Unbiased HSIC of kernel matrices (n, n) over the same n samples, at least 4: Song et al. 2007, equation 5."""
-    n = len(k)
+    assert pair.x.images is not None
+    assert pair.y.images is not None
+    x, y, kept = pair.x.images, pair.y.images, pair.kept
+    n = len(x.kernel) if kept is None else int(np.count_nonzero(kept))
     if n < 4:
         raise UserError(f"{n} stored images are too few for the unbiased HSIC, which needs 4: raise statistics.subset.")
-    k, l = (matrix - np.diag(np.diagonal(matrix)) for matrix in (k, l))
-    rows_k, rows_l = k.sum(axis=1), l.sum(axis=1)
-    total = np.sum(k * l) + rows_k.sum() * rows_l.sum() / ((n - 1) * (n - 2)) - 2 * (rows_k @ rows_l) / (n - 2)
-    return float(total / (n * (n - 3)))
-
-
-def _centred(gram: Matrix) -> Matrix:
-    """The Gram matrix about the mean of the images, which leaves unbiased HSIC as it is, of largest magnitude 1."""
-    rows = gram.mean(axis=1)
-    gram = gram - rows[:, None] - rows + rows.mean()
-    return np.asarray(gram / max(float(np.abs(gram).max()), 1e-300))
+    return _of_hsic(x.hsic(x, kept), x.hsic(y, kept), y.hsic(y, kept), "image_cka")
 
 
 def _of_hsic(xx: float, xy: float, yy: float, name: str) -> float:

@@ -81,11 +81,11 @@ class Measure:
 
     def unavailable(self, pair: PairMoments) -> str:
         """Explain why the measure is not available for a pair; "" if it is."""
-        if self.needs == "groups" and pair.hsic is None:
+        if self.needs == "groups" and pair.between_groups is None:
             return MISSING["groups"]
-        if self.needs == "gram" and (pair.gram_xx is None or pair.gram_yy is None):
+        if self.needs == "gram" and (pair.x.gram is None or pair.y.gram is None):
             return MISSING["gram"]
-        if self.needs == "samples" and (pair.samples_x is None or pair.samples_y is None):
+        if self.needs == "samples" and (pair.x.samples is None or pair.y.samples is None):
             return MISSING["samples"]
         return ""
 
@@ -125,13 +125,17 @@ def aligned_measure(
     symmetric: bool,
     bounds: tuple[float, float],
     rotation_invariant: bool,
+    of_the_fit: Callable[[PairMoments], float] | None = None,
     **more: Any,
 ) -> Callable[[Callable[[Any, PairMoments], float]], Measure]:
-    """Decorator of a score ``(fitted, pair) -> number``: the measure fits and scores on the same pair."""
+    """Decorator of a score ``(fitted, pair) -> number``: the measure fits and scores on the same pair.
+
+    ``of_the_fit`` computes that number without the fit where a formula gives it sooner.
+    """
 
     def describe(score: Callable[[Any, PairMoments], float]) -> Measure:
         def function(pair: PairMoments) -> float:
-            return score(fit(pair), pair)
+            return score(fit(pair), pair) if of_the_fit is None else of_the_fit(pair)
 
         function.__doc__, function.__name__ = score.__doc__, score.__name__
         return Measure(function, title, source, symmetric, bounds, rotation_invariant, fit=fit, score=score, **more)

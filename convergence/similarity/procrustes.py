@@ -22,11 +22,12 @@ def procrustes_bound(pair: PairMoments) -> float:
     """
     (a, _), (b, _) = pair.directions_x, pair.directions_y
     rank = min(len(a), len(b))
-    return float(np.sqrt(a[:rank] * b[:rank]).sum() / np.sqrt(np.trace(pair.std_xx) * np.trace(pair.std_yy)))
+    return float(np.sqrt(a[:rank] * b[:rank]).sum() / np.sqrt(pair.x.total * pair.y.total))
 
 
 @aligned_measure(
     fit=_best_rotation,
+    of_the_fit=lambda pair: float(pair.nuclear_norm / np.sqrt(pair.x.total * pair.y.total)),
     title="Procrustes correlation",
     source="Williams et al. 2021 (arXiv 2110.14739), cosine of the angular Procrustes distance",
     symmetric=True,
@@ -41,7 +42,7 @@ def procrustes_correlation(rotation: Matrix, pair: PairMoments) -> float:
     the smaller layer is padded with zero units, as in the source.
     """
     aligned = np.sum(pair.std_xy * rotation.T)
-    return float(aligned / np.sqrt(np.trace(pair.std_xx) * np.trace(pair.std_yy)))
+    return float(aligned / np.sqrt(pair.x.total * pair.y.total))
 
 
 @measure(

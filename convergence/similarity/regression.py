@@ -14,7 +14,14 @@ RIDGE = 0.01
 def _explained(weights: Matrix, pair: PairMoments) -> float:
     """Share of the variance of the standardised units of y that weights (n_y, n_x) explain."""
     explained = 2.0 * np.sum(weights * pair.std_xy.T) - np.sum((weights @ pair.std_xx) * weights)
-    return float(explained / np.trace(pair.std_yy))
+    return float(explained / pair.y.total)
+
+
+def _explained_by_the_fit(pair: PairMoments, penalty: float) -> float:
+    """The same of ridge regression on the pair that it is fitted on, from the covariances with principal components."""
+    values = pair.directions_x[0]
+    kept = values * (values + 2 * penalty) / (values + penalty) ** 2
+    return float(kept @ (pair.projections**2).sum(axis=1) / pair.y.total)
 
 
 def explained_bound(pair: PairMoments) -> float:
@@ -28,6 +35,7 @@ def explained_bound(pair: PairMoments) -> float:
 
 @aligned_measure(
     fit=lambda pair: regression_weights(*pair.directions_x, pair.std_xy, 0.0),
+    of_the_fit=lambda pair: _explained_by_the_fit(pair, 0.0),
     title="Mean R² of y from x",
     source="least squares of y's standardised units on x's; 1 - 2 x the dense loss of Li et al. 2016",
     symmetric=False,
@@ -45,6 +53,7 @@ def mean_r_squared(weights: Matrix, pair: PairMoments) -> float:
 
 @aligned_measure(
     fit=lambda pair: regression_weights(*pair.directions_x, pair.std_xy, RIDGE),
+    of_the_fit=lambda pair: _explained_by_the_fit(pair, RIDGE),
     title="Mean R² of y from x, ridge",
     source="ridge regression (Hoerl and Kennard 1970) of y's standardised units on x's, penalty 0.01",
     symmetric=False,

@@ -252,7 +252,7 @@ def fit_of(b: np.ndarray, a: np.ndarray, n_b: int | None = None, n_a: int | None
     both = np.cov(np.hstack([b, a]).T, bias=True)
     k = b.shape[1]
     means = [np.append(x.mean(axis=0), np.full((n or x.shape[1]) - x.shape[1], 7.0)) for x, n in ((b, n_b), (a, n_a))]
-    moments = PairMoments(float(len(b)), both[:k, :k], both[:k, k:], both[k:, k:])
+    moments = PairMoments.of(float(len(b)), both[:k, :k], both[:k, k:], both[k:, k:])
     return LayerFit(moments, np.arange(k), np.arange(a.shape[1]), *means)
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from convergence.analysis.active_units import active_units, describe_units
 from convergence.analysis.group_pairs import hsic_plain
-from convergence.analysis.pair import analyze_pair
+from convergence.analysis.net_sums import NetSums
+from convergence.analysis.pair import PairAnalysis, analyze_pair
 from convergence.analysis.pair_sums import PairSums
+from convergence.analysis.steps import computed
 from convergence.config.stages import AnalysisConfig
 from convergence.similarity import MEASURES
 from convergence.statistics.bin_edges import encode, equal_mass_bins
@@ -251,8 +253,8 @@ def test_debiased_cka_is_that_of_pairs_of_groups():
             scaled = [v / np.where(s > 0, s, np.inf) for v, s in zip(varying, deviations, strict=True)]
             parts = [[v[:, g::GROUPS] for g in kept] for v in scaled]
             wanted = [hsic_plain(parts[i], parts[j]) / chosen.sum() ** 2 for i, j in ((0, 0), (0, 1), (1, 1))]
-            np.testing.assert_allclose([found.hsic.xx, found.hsic.xy, found.hsic.yy], wanted, rtol=1e-9)
-            assert found.swapped().hsic.yy == found.hsic.xx == found.of_x_alone().hsic.xy
+            np.testing.assert_allclose([found.x.hsic, found.hsic, found.y.hsic], wanted, rtol=1e-9)
+            assert found.swapped().y.hsic == found.x.hsic == found.of_x_alone().hsic
             value = MEASURES.load("debiased_cka")(found)
             assert value == pytest.approx(wanted[1] / np.sqrt(wanted[0] * wanted[2]))
             assert MEASURES.load("debiased_cka")(found.swapped()) == value
@@ -352,10 +354,10 @@ def test_next_of_stored_images_is_of_another_family():
     x = np.random.default_rng(0).standard_normal((6, 600))
     sums = replace(sums_of({"a": x, "b": x}), subset_family=np.arange(40) // 4)
     pair = PairSums.of(sums, active_units(sums), "a", "b")
-    following = np.array([np.flatnonzero((pair.samples_x == s).all(axis=1))[0] for s in pair.shifted.samples_y])
+    following = np.array([np.flatnonzero((pair.x.images.samples == s).all(axis=1))[0] for s in pair.shifted.y.samples])
     assert sorted(following) == list(range(40))
     assert (following // 4 != np.arange(40) // 4).all()
-    np.testing.assert_array_equal(pair.shifted.gram_yy, pair.gram_y[np.ix_(following, following)])
+    np.testing.assert_array_equal(pair.shifted.y.gram, pair.y.images.gram[np.ix_(following, following)])
 
 
 def test_layer_of_one_unit_has_all_defined_numbers():
@@ -430,3 +432,19 @@ def test_slices_of_targets_give_the_same_lasso(monkeypatch):
     sliced = analyze_pair(sums, live, "a", "b", CONFIG)["sparse_xy"]
     for key in ("loss", "unit_loss", "held_out_loss", "held_out_error", "recipe_units", "kkt_gap", "forward_units"):
         np.testing.assert_allclose(sliced[key], whole[key], rtol=1e-12, atol=1e-15)
+
+
+def test_pairs_that_share_the_sums_of_a_net_have_the_bits_of_pairs_alone():
+    x = rectified(5)
+    sums = sums_of({"a": x, "b": rectified(6), "c": rectified(7)})
+    live = active_units(sums)
+    nets = {name: NetSums(sums, live, name) for name in "abc"}
+    for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
+        alone, shared = (PairAnalysis(sums, live, one, other, CONFIG, net) for net in (None, nets.__getitem__))
+        for left, right in zip(leaves(computed(alone)), leaves(computed(shared)), strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def leaves(tree):
+    for key in sorted(tree):
+        yield from leaves(tree[key]) if isinstance(tree[key], dict) else [tree[key]]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def pair() -> PairMoments:
     with np.load(FILE) as file:
-        return PairMoments(151_250_000.0, file["A"], file["C"], file["B"])
+        return PairMoments.of(151_250_000.0, file["A"], file["C"], file["B"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from convergence.analysis.group_pairs import hsic_plain
 from convergence.errors import UserError
 from convergence.similarity import MEASURES
 from convergence.similarity.measure import Measure
-from convergence.similarity.pair import GroupHsic, PairMoments
+from convergence.similarity.pair import PairMoments
+from convergence.similarity.stored_images import StoredImages
 
 N_GROUPS = 4
 
@@ -27,8 +28,8 @@ def moments(x: np.ndarray, y: np.ndarray) -> PairMoments:
     def hsic(part: str) -> float:
         return hsic_plain(*([layers[of][:, g::N_GROUPS] for g in range(N_GROUPS)] for of in part))
 
-    return PairMoments(
-        float(len(x)), joint[:k, :k], joint[:k, k:], joint[k:, k:], False, GroupHsic(hsic), x[:60], y[:60], None, *grams
+    return PairMoments.of(
+        float(len(x)), joint[:k, :k], joint[:k, k:], joint[k:, k:], False, hsic, (x[:60], y[:60]), (grams[0], grams[1])
     )
 
 
@@ -136,20 +137,23 @@ def test_fitted_measures_score_held_out_images(measure: Measure) -> None:
 
 
 @measures
+def test_value_is_the_score_of_the_fit_on_the_same_images(measure: Measure) -> None:
+    for pair in PAIRS if measure.fit is not None else []:
+        for direction in (pair, pair.swapped()):
+            score = measure.held_out(measure.fit(direction), direction)
+            assert measure(direction) == pytest.approx(np.clip(score, *measure.bounds), abs=1e-9)
+
+
+@measures
 def test_declared_scale_invariance_holds(measure: Measure) -> None:
     rng = np.random.default_rng(0)
     for pair in PAIRS:
         a, b = rng.uniform(0.01, 100, len(pair.cov_xx)), rng.uniform(0.01, 100, len(pair.cov_yy))
-        assert pair.samples_x is not None
-        assert pair.samples_y is not None
-        scaled = replace(
-            pair,
-            cov_xx=pair.cov_xx * np.outer(a, a),
-            cov_xy=pair.cov_xy * np.outer(a, b),
-            cov_yy=pair.cov_yy * np.outer(b, b),
-            samples_x=pair.samples_x * a,
-            samples_y=pair.samples_y * b,
-        )
+        layers = [
+            replace(of, cov=of.cov * np.outer(c, c), images=StoredImages(of.samples * c, of.gram))
+            for of, c in ((pair.x, a), (pair.y, b))
+        ]
+        scaled = replace(pair, x=layers[0], cov_xy=pair.cov_xy * np.outer(a, b), y=layers[1])
         if measure.scale_invariant:
             assert measure(scaled) == pytest.approx(measure(pair), abs=1e-9)
 
@@ -187,7 +191,7 @@ def test_ceilings_of_unequal_widths_are_reached(measure: Measure) -> None:
         (a, u), (b, v) = pair.directions_x, pair.directions_y
         k = min(x, y)
         between = (u[:, :k] * np.sqrt(a[:k] * b[:k])) @ v[:, :k].T
-        best = PairMoments(pair.n, pair.corr_xx, between, pair.corr_yy, True)
+        best = PairMoments.of(pair.n, pair.corr_xx, between, pair.corr_yy, True)
         assert measure(best) == pytest.approx(measure.ceiling(pair), abs=1e-7)
     assert np.isnan(MEASURES.load("soft_matching").ceiling(random_pair(1)))
 
@@ -250,4 +254,4 @@ def test_unusable_covariances_are_refused(fault: str) -> None:
     else:
         xx, xy = np.empty((0, 0)), np.empty((0, 2))
     with pytest.raises(UserError):
-        PairMoments(10.0, xx, xy, yy)
+        PairMoments.of(10.0, xx, xy, yy)

@@ -103,7 +103,7 @@ def test_one_unit_against_another_is_their_correlation() -> None:
 def test_rotated_matching_is_that_of_a_rotated_pair() -> None:
     cov = np.cov(units_of_x(9), rowvar=False)
     q = random_rotation(5, np.random.default_rng(6))
-    pair = PairMoments(float(N), cov[:4, :4], cov[:4, 4:], cov[4:, 4:])
+    pair = PairMoments.of(float(N), cov[:4, :4], cov[:4, 4:], cov[4:, 4:])
     expected = matching(np.abs(pair.rotated(q).corr_xy)).mean
     assert rotated_matching(pair.corr_xy, pair.corr_yy, q) == pytest.approx(expected)
 

@@ -55,7 +55,7 @@ def test_null_level_is_reproducible_and_below_identity():
     rng = np.random.default_rng(2)
     x = np.maximum(rng.standard_normal((30, 5000)), 0)
     cov = np.cov(x)
-    pair = PairMoments(5000, cov, cov, cov)
+    pair = PairMoments.of(5000, cov, cov, cov)
 
     def draw(generator):
         return float(pair.rotated(random_rotation(30, generator)).corr_xy.max(axis=1).mean())
