@@ -133,6 +133,7 @@ class Registry:
     def __init__(self, what: str, entries: dict[str, str]) -> None:
         self.what = what
         self.entries = dict(entries)
+        self._loaded: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -150,4 +151,7 @@ class Registry:
         """
         if name not in self.entries:
             raise ConfigError(f'unknown {self.what} "{cut(name, LONGEST_VALUE)}"; {did_you_mean(name, self.entries)}')
-        return load_object(self.entries[name])
+        path = self.entries[name]
+        if path not in self._loaded:
+            self._loaded[path] = load_object(path)
+        return self._loaded[path]

@@ -78,9 +78,18 @@ def matching(similarity: ArrayLike) -> Matching:
         columns=columns,
         values=values,
         mean=float(values.mean()),
-        unmatched_rows=np.setdiff1d(np.arange(matrix.shape[0]), rows),
-        unmatched_columns=np.setdiff1d(np.arange(matrix.shape[1]), columns),
+        unmatched_rows=_others(matrix.shape[0], rows),
+        unmatched_columns=_others(matrix.shape[1], columns),
     )
+
+
+def _others(n: int, units: Indices) -> Indices:
+    """The units out of ``n`` that are not among some different units, ascending."""
+    if len(units) == n:
+        return np.zeros(0, dtype=np.intp)
+    left = np.ones(n, dtype=bool)
+    left[units] = False
+    return np.flatnonzero(left)
 
 
 def overlap(similarity: ArrayLike, one_to_one: Matching | None = None) -> Overlap:
@@ -163,8 +172,8 @@ def cycle_order(one_to_one: Matching, n_x: int, n_y: int) -> tuple[Indices, Indi
     order_x = turning + [unit for chain in chains for unit in chain[:-1]]
     order_y = turning + [unit for chain in chains for unit in chain[1:]]
     return (
-        np.concatenate([np.array(order_x, dtype=np.intp), np.setdiff1d(np.arange(n_x), rows)]),
-        np.concatenate([np.array(order_y, dtype=np.intp), np.setdiff1d(np.arange(n_y), columns)]),
+        np.concatenate([np.array(order_x, dtype=np.intp), _others(n_x, rows)]),
+        np.concatenate([np.array(order_y, dtype=np.intp), _others(n_y, columns)]),
     )
 
 

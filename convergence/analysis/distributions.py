@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import wasserstein_distance
+from scipy.spatial.distance import cdist
 
 from convergence.alignment.matching import Matching, matching
 from convergence.analysis.active_units import ActiveUnits, unit_means, unit_means_without
+from convergence.analysis.net_sums import NetSums
 from convergence.analysis.steps import Tree
 from convergence.inference import jackknife
 from convergence.statistics.file import ComparisonSums
 
 Float64 = npt.NDArray[np.float64]
-QUANTILES = (np.arange(100) + 0.5) / 100
-CHUNK = 256
 DEALS = 200
 """Deals of the units of two nets to two nets, for the chance level of the distance of mean activations."""
 
@@ -74,7 +73,7 @@ class Wasserstein:
         return np.asarray(np.abs(x[..., self._rows] - y[..., self._columns]) @ self._weights)
 
 
-def compare_distributions(sums: ComparisonSums, live: ActiveUnits, x: str, y: str, partners: Matching) -> Tree:
+def compare_distributions(x: NetSums, y: NetSums, partners: Matching) -> Tree:
     """Whether units of two nets have like distributions of activation: partners, the best fit, and any two.
 
     The distance of two units is the Wasserstein-1 distance of their values, each divided by its standard deviation: it
@@ -84,39 +83,20 @@ def compare_distributions(sums: ComparisonSums, live: ActiveUnits, x: str, y: st
     ``within_x`` and ``within_y`` of all pairs within a net; ``sparsity`` the Wasserstein distance of the units' shares
     of zeros. Histograms are kept over all images only, so these numbers have chance levels and no error over images.
     """
-    assert sums.histograms is not None
-    ux, uy = (units[live.alive[units]] for units in (sums.units(x), sums.units(y)))
-    shapes_x, shapes_y = (unit_shapes(sums, units) for units in (ux, uy))
-    between = shape_distances(shapes_x, shapes_y)
-    zeros = sums.histograms.zero_fraction()
+    between = shape_distances(x.shapes, y.shapes)
     return {
         "matched": float(between[partners.rows, partners.columns].mean()),
         "assigned": -matching(-between).mean,
         "any": float(between.mean()),
-        "within_x": _mean_of_pairs(shape_distances(shapes_x, shapes_x)),
-        "within_y": _mean_of_pairs(shape_distances(shapes_y, shapes_y)),
-        "sparsity": float(wasserstein_distance(zeros[ux], zeros[uy])),
+        "within_x": _mean_of_pairs(shape_distances(x.shapes, x.shapes)),
+        "within_y": _mean_of_pairs(shape_distances(y.shapes, y.shapes)),
+        "sparsity": float(Wasserstein(len(x), len(y))(x.zero_shares, y.zero_shares)),
     }
-
-
-def unit_shapes(sums: ComparisonSums, units: npt.NDArray[np.int64]) -> Float64:
-    """(n_units, 100) quantiles of the units' values, divided by their standard deviation as the quantiles have it."""
-    assert sums.histograms is not None
-    quantiles = sums.histograms.percentiles(tuple(100 * QUANTILES))[units]
-    deviation = quantiles.std(axis=1, keepdims=True)
-    return np.asarray(quantiles / np.where(deviation > 0, deviation, 1.0))
 
 
 def shape_distances(x: Float64, y: Float64) -> Float64:
     """(n_x, n_y) mean absolute differences of quantiles: the Wasserstein-1 distance, by a sum over quantiles."""
-    out = np.empty((len(x), len(y)))
-    for start in range(0, len(x), CHUNK):
-        rows = x[start : start + CHUNK]
-        total = np.zeros((len(rows), len(y)))
-        for k in range(x.shape[1]):
-            total += np.abs(rows[:, k, None] - y[None, :, k])
-        out[start : start + CHUNK] = total / x.shape[1]
-    return out
+    return np.asarray(cdist(x, y, "cityblock") / x.shape[1])
 
 
 def _mean_of_pairs(distances: Float64) -> float:

@@ -34,7 +34,7 @@ class GroupPairs:
 
     def _sums(self, groups: Indices) -> tuple[Float64, Float64]:
         """Σ C_g and Σ C_g ∘ C_g over some groups."""
-        others = np.setdiff1d(np.arange(self._n_groups), groups)
+        others = np.delete(np.arange(self._n_groups), groups)
         if len(others) > len(groups):
             return self._add(groups)
         if self._total is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score
 
 from convergence.analysis import cost
 from convergence.analysis.few_to_one import FewToOne
@@ -13,6 +12,7 @@ from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Float64, Numbers, PairShape, Parts, Replicated, Step, Tree, ranges, replicates
 from convergence.clustering.eigenvectors import spectral_embedding
 from convergence.clustering.graph import Labels, similarity_graph
+from convergence.clustering.halves_kernels import agreement_of
 from convergence.clustering.hierarchical import hierarchical_clusters
 from convergence.clustering.number import (
     SWEEP,
@@ -257,7 +257,7 @@ class ManyToMany:
         found = agglomerative_clusters(forth, back, n_clusters=max(n_clusters, 1))
         inside = cluster_similarities(self._joined, found.labels, self._sides)
         there = (found.labels >= 0) & (labels >= 0)
-        agreement = adjusted_rand_score(found.labels[there], labels[there]) if there.any() else 0.0
+        agreement = agreement_of(found.labels[there], labels[there], 1.0) if there.any() else 0.0
         return {
             "labels_x": found.labels[self._sides == 0],
             "labels_y": found.labels[self._sides == 1],

@@ -31,6 +31,7 @@ MOMENT_MATRICES = 4
 """Matrices of moments over some groups: covariances, correlations, eigenvectors and what is divided by them."""
 IMAGE_BYTES = 25
 """Bytes a pair of stored images: Gram matrix, kernel, neighbours and two orders."""
+QUANTILES = (np.arange(100) + 0.5) / 100
 LEAST_IMAGES, LEAST_GROUPS = 4, 3
 """Stored images of a replicate, and image groups, that measures of images and of pairs of groups need."""
 LEAST_SHARE = 1e-6
@@ -151,8 +152,12 @@ class NetSums:
                 sums.class_sums, slice(0, n_classes), self.span, (np.ones(n_classes, bool), self.alive)
             )
             self._class_sums = GroupSums(blocks.held(self.n_groups), self.n_groups)
+        self._histograms, self._first = sums.histograms, int(every[0])
         self._kept: dict[tuple[str, bytes], Over] = {}
         self._keeps = 8.0 * MOMENT_MATRICES * (3 * self.n_groups + 3) * len(self.units) ** 2 <= KEPT_BYTES
+
+    def __len__(self) -> int:
+        return len(self.units)
 
     @property
     def n_bytes(self) -> float:
@@ -183,6 +188,20 @@ class NetSums:
         following = np.empty(n, np.int64)
         following[ring] = np.roll(ring, -1)
         return self.images.permuted(following)
+
+    @cached_property
+    def shapes(self) -> Float64:
+        """(n, 100) quantiles of the units' values, divided by their standard deviation as the quantiles have it."""
+        assert self._histograms is not None
+        quantiles = self._histograms.percentiles(tuple(100 * QUANTILES), self._first + self.units)
+        deviation = quantiles.std(axis=1, keepdims=True)
+        return np.asarray(quantiles / np.where(deviation > 0, deviation, 1.0))
+
+    @cached_property
+    def zero_shares(self) -> Float64:
+        """(n,) share of zeros among the values of each unit."""
+        assert self._histograms is not None
+        return self._histograms.zero_fraction()[self._first + self.units]
 
     def _remembered(self, kind: str, groups: Indices, compute: Callable[[Indices], Over]) -> Over:
         key = kind, groups.tobytes()

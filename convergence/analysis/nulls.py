@@ -27,6 +27,10 @@ from convergence.statistics.file import ComparisonSums
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 PRE_ACTIVATIONS, SUMS = "pre-activations", "sums"
+DRAWS_BYTES = 32e6
+"""Memory of all draws of a direction that are kept for further steps."""
+DRAW_MATRICES = 8
+"""Matrices of a draw: covariances, correlations, and those of the swapped pair."""
 LEAST_VARIANCE = 1e-7
 """A pseudo-unit with less than this share of the variance of the unit in its place is constant: rounding of float32."""
 
@@ -120,6 +124,9 @@ class PairNull:
         own = sums.units(self._real)
         self._units = np.flatnonzero(live.alive[own])
         self._span = slice(int(own[0]), int(own[-1]) + 1)
+        self._drawn: dict[tuple[int, int | None], PairMoments] = {}
+        widest = max(len(pair.x), len(pair.y))
+        self._keeps = 8 * DRAW_MATRICES * 3 * self._planned * widest**2 <= DRAWS_BYTES
         self._pseudo = PseudoUnits(sums, live, self._other) if self.kind == PRE_ACTIVATIONS and self._planned else None
 
     @cached_property
@@ -140,8 +147,16 @@ class PairNull:
         """The pair in draw ``k``, from all image groups or from a half of them.
 
         For ``xy`` the pair of x with the other basis of y, for ``yx`` of y with the other basis of x. Correlations of
-        pre-activations are those of the samples that the null uses.
+        pre-activations are those of the samples that the null uses. Draws of small layers are kept.
         """
+        found = self._drawn.get((k, half))
+        if found is None:
+            found = self._drawn_anew(k, half)
+            if self._keeps:
+                self._drawn[k, half] = found
+        return found
+
+    def _drawn_anew(self, k: int, half: int | None) -> PairMoments:
         real = self._pair.pooled if half is None else self._pair.halves[half]
         real = real if self._direction == "xy" else real.swapped()
         if self._pseudo is None:

@@ -102,7 +102,7 @@ class PairAnalysis:
         if step.name == "information":
             return information(self._sums, self._pair, self._x, self._y)
         partners = matching(self._pair.pooled.corr_xy)
-        return compare_distributions(self._sums, self._live, self._x, self._y, partners)
+        return compare_distributions(self._pair.x, self._pair.y, partners)
 
     def tree(self, parts: Parts) -> Tree:
         """All results; only the reason where a net has no active unit."""

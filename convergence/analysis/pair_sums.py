@@ -114,7 +114,7 @@ class PairSums:
         """From a half of the groups without each of ``n_blocks`` blocks of it; from all of it, if it has one group."""
         half = self.half(which)
         for block in np.array_split(half, min(max(n_blocks, 2), len(half))):
-            yield self._moments(np.setdiff1d(half, block) if len(block) < len(half) else half)
+            yield self._moments(half[~np.isin(half, block)] if len(block) < len(half) else half)
 
     @property
     def shifted(self) -> PairMoments | None:

@@ -22,12 +22,13 @@ def agreements(first: Labels, second: Labels) -> Matrix:
     """Adjusted Rand indices (n_ks,) of the partitions (n_ks, n) in the rows; units of label -1 are alone."""
     out = np.empty(len(first))
     for row in range(len(first)):
-        out[row] = _agreement(first[row], second[row])
+        out[row] = agreement_of(first[row], second[row], 0.0)
     return out
 
 
 @_jit
-def _agreement(first: Array, second: Array) -> float:
+def agreement_of(first: Array, second: Array, alone: float) -> float:
+    """Adjusted Rand index of two partitions (n,); ``alone`` if no two units are together in either."""
     n = len(first)
     most = max(second.max(), 0) + 1
     keys = np.empty(n, dtype=np.int64)
@@ -40,7 +41,7 @@ def _agreement(first: Array, second: Array) -> float:
     expected = pairs_first * pairs_second / max(n * (n - 1) / 2, 1.0)
     largest = (pairs_first + pairs_second) / 2
     if largest == 0:
-        return 0.0
+        return alone
     return (both - expected) / (largest - expected) if largest > expected else 1.0
 
 

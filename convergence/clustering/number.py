@@ -115,8 +115,8 @@ def halves_agreement(graphs: tuple[Matrix, Matrix], ks: Sequence[int] | Labels, 
         found.append(labels)
     together = np.mean([n_not_alone(labels) for labels in found], axis=0)
     stability = agreements(*found) * np.minimum(together / max(n_linked, 1), 1.0)
-    separation = np.mean([separations(graph, labels) for graph, labels in zip(graphs, found[::-1], strict=True)], axis=0)
-    return np.stack([stability, separation])
+    of_halves = [separations(graph, labels) for graph, labels in zip(graphs, found[::-1], strict=True)]
+    return np.stack([stability, np.mean(of_halves, axis=0)])
 
 
 def agreement(first: Labels, second: Labels) -> float:

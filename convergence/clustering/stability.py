@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score
 
 from convergence.clustering.eigenvectors import spectral_embedding, to_units, unit_rows
 from convergence.clustering.graph import Labels, Matrix
+from convergence.clustering.halves_kernels import agreement_of
 from convergence.clustering.k_means import k_means, k_means_from
 from convergence.errors import UserError
 
@@ -55,7 +55,7 @@ def stability(labels: Labels, replicates: Sequence[Labels]) -> Stability:
     n_units = np.array([shared.sum() for shared in both], dtype=np.int64)
     each = np.array(
         [
-            float(adjusted_rand_score(labels[shared], other[shared])) if shared.sum() > 1 else 0.0
+            agreement_of(labels[shared], other[shared], 1.0) if shared.sum() > 1 else 0.0
             for other, shared in zip(replicates, both, strict=True)
         ]
     )

@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike
 from convergence.alignment.matching import matching
 from convergence.clustering.graph import Labels, Matrix, check_square
 from convergence.errors import UserError
-from convergence.linalg import principal_directions, random_rotation
+from convergence.linalg import RANK_TOLERANCE, principal_directions, random_rotation
 
+STACK_BYTES = 16e6
+"""Memory of the correlations of random groups that are decomposed together."""
 NUMBERS = ("mean_correlation", "explained_x", "explained_y", "matched")
 """Attributes of :class:`SharedSubspace` with a chance level, in the order of columns."""
 
@@ -156,14 +158,19 @@ def cluster_subspaces(
         blocks = _blocks(r_joined, x, y)
         shared.append(_compare(*blocks))
         sizes.append((len(x), len(y)))
-        for k in range(n_random):
-            generator = np.random.default_rng([seed, cluster, k])
-            random_x = np.sort(generator.choice(all_x, len(x), replace=False))
-            random_y = np.sort(generator.choice(all_y, len(y), replace=False))
-            drawn.append(_numbers(_compare(*_blocks(r_joined, random_x, random_y))))
-            turned.append(rotated_matching(blocks[1], blocks[2], random_rotation(len(y), generator)))
-    chance = np.array(drawn).reshape(len(clusters), n_random, len(NUMBERS))
-    rotated = np.array(turned).reshape(len(clusters), n_random)
+        most = max(1, int(STACK_BYTES // (8 * (len(x) + len(y)) ** 2)))
+        for first in range(0, n_random, most):
+            groups, rotations = [], []
+            for k in range(first, min(first + most, n_random)):
+                generator = np.random.default_rng([seed, cluster, k])
+                random_x = np.sort(generator.choice(all_x, len(x), replace=False))
+                random_y = np.sort(generator.choice(all_y, len(y), replace=False))
+                groups.append(_blocks(r_joined, random_x, random_y))
+                rotations.append(random_rotation(len(y), generator))
+            drawn.append(_numbers_of_many(*map(np.stack, zip(*groups, strict=True))))
+            turned.append(rotated_matchings(blocks[1], blocks[2], np.stack(rotations)))
+    chance = np.concatenate(drawn or [np.zeros(0)]).reshape(len(clusters), n_random, len(NUMBERS))
+    rotated = np.concatenate(turned or [np.zeros(0)]).reshape(len(clusters), n_random)
     return ClusterSubspaces(
         clusters=clusters,
         sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
@@ -176,12 +183,43 @@ def cluster_subspaces(
     )
 
 
-def rotated_matching(r_xy: Matrix, r_yy: Matrix, q: Matrix) -> float:
-    """Mean |r| of matched units after a rotation of the standardised units of y by an orthogonal matrix (n_y, n_y)."""
-    deviation = np.sqrt(np.maximum(np.einsum("ij,ij->j", q, r_yy @ q), 0.0))
+def rotated_matchings(r_xy: Matrix, r_yy: Matrix, rotations: Matrix) -> Matrix:
+    """(m,) mean |r| of matched units after rotations (m, n_y, n_y) of the standardised units of y."""
+    deviation = np.sqrt(np.maximum((rotations * (r_yy @ rotations)).sum(axis=1), 0.0))[:, None, :]
     # A rotation of duplicated units may give a unit without variance; its correlations are 0.
-    turned = np.divide(r_xy @ q, deviation, out=np.zeros_like(r_xy), where=deviation > 1e-7)
-    return min(matching(np.abs(turned)).mean, 1.0)
+    turned = r_xy @ rotations
+    turned = np.divide(turned, deviation, out=np.zeros_like(turned), where=deviation > 1e-7)
+    return _matched(turned)
+
+
+def _matched(r_xy: Matrix) -> Matrix:
+    """(m,) mean |r| of the matched units of matrices (m, n_x, n_y)."""
+    return np.array([min(matching(one).mean, 1.0) for one in np.abs(r_xy)])
+
+
+def _numbers_of_many(r_xx: Matrix, r_xy: Matrix, r_yy: Matrix) -> Matrix:
+    """(m, 4) the :data:`NUMBERS` of m groups of equal sizes, as of :func:`_compare`, by stacked decompositions."""
+    whitening, ranks = zip(*(_whitenings(r) for r in (r_xx, r_yy)), strict=True)
+    from_x = whitening[0].transpose(0, 2, 1) @ r_xy
+    from_y = r_xy @ whitening[1]
+    cosines = np.clip(np.linalg.svd(from_x @ whitening[1], compute_uv=False), 0.0, 1.0)
+    return np.stack(
+        [
+            cosines.sum(axis=1) / np.minimum(*ranks),
+            np.minimum((from_y**2).sum(axis=(1, 2)) / r_xx.shape[1], 1.0),
+            np.minimum((from_x**2).sum(axis=(1, 2)) / r_yy.shape[1], 1.0),
+            _matched(r_xy),
+        ],
+        axis=1,
+    )
+
+
+def _whitenings(r: Matrix) -> tuple[Matrix, Labels]:
+    """Weights (m, n, n) of principal components of variance 1, 0 beyond the rank, and the ranks (m,)."""
+    values, vectors = np.linalg.eigh(r)
+    kept = values > RANK_TOLERANCE * values[:, -1:]
+    scale = np.divide(1.0, np.sqrt(np.abs(values)), out=np.zeros_like(values), where=kept)
+    return vectors * scale[:, None, :], kept.sum(axis=1)
 
 
 def _compare(r_xx: Matrix, r_xy: Matrix, r_yy: Matrix) -> SharedSubspace:

@@ -309,8 +309,14 @@ def verify_dataset(dataset: h5py.Dataset) -> None:
             _verified.add(key)
 
 
+HELD_BYTES = 8_000_000
+"""A dataset of at most this size is kept in memory once a part of it was read."""
+
+
 class LargeArray:
     """A dataset of an open file that is read in parts, and verified as a whole before its first part is read.
+
+    A dataset of at most :data:`HELD_BYTES` is read once, with its first part.
 
     Attributes
     ----------
@@ -319,6 +325,7 @@ class LargeArray:
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self._dataset, self._is_verified = dataset, False
+        self._held: npt.NDArray[Any] | None = None
         self.shape: tuple[int, ...] = tuple(dataset.shape)
         self.dtype, self.ndim = dataset.dtype, dataset.ndim
 
@@ -329,7 +336,13 @@ class LargeArray:
         """Read a part; FileError if the dataset is damaged."""
         if not self._is_verified:
             verify_dataset(self._dataset)
+            if self._dataset.nbytes <= HELD_BYTES:
+                with reading(self._dataset.file.filename, str(self._dataset.name)):
+                    self._held = np.asarray(self._dataset[()])
+                self._held.flags.writeable = False
             self._is_verified = True
+        if self._held is not None:
+            return np.asarray(self._held[index])
         with reading(self._dataset.file.filename, str(self._dataset.name)):
             return np.asarray(self._dataset[index])
 

@@ -1,4 +1,4 @@
-"""Second moments of one layer over some images, with what measures derive from them, once for all pairs of the layer."""
+"""Second moments of one layer, and what measures derive from them, once for all pairs of the layer."""
 
 from __future__ import annotations
 

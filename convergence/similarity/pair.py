@@ -140,7 +140,7 @@ class PairMoments:
 
     @cached_property
     def projections(self) -> Matrix:
-        """(rank_x, n_y) covariances of the principal components of x, of variance 1, with the standardised units of y."""
+        """(rank_x, n_y) covariances of the principal components of x, of variance 1, with standardised units of y."""
         return self.x.whitening.T @ self.std_xy
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The stored images of a layer, with what measures over pairs of images derive from them, once for all pairs of layers."""
+"""The stored images of a layer, and what measures of pairs of images derive from them, once for all pairs of layers."""
 
 from __future__ import annotations
 

@@ -158,8 +158,10 @@ class UnitHistograms:
             total = total + self.negative.total()
         return np.asarray(self.zero / np.maximum(total, 1))
 
-    def percentiles(self, percents: Sequence[float]) -> npt.NDArray[np.float64]:
-        """(n_units, n_percents) percentiles of the finite values; 0 for a unit without finite values.
+    def percentiles(
+        self, percents: Sequence[float], units: npt.NDArray[np.integer] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """(n_units, n_percents) percentiles of the finite values of all units, or of some; 0 without finite values.
 
         A percentile is the middle of its bucket. It is within 0.2 % of the sample percentile (``inverted_cdf``) for
         magnitudes from 2⁻²⁰ to 2²⁰, and exactly 0 where the sample percentile is 0.
@@ -167,13 +169,14 @@ class UnitHistograms:
         edges = bucket_lower_edges().astype(np.float64)
         middles = np.append((edges[:-1] + edges[1:]) / 2, edges[-1])
         values = np.concatenate([-middles[::-1], [0.0], middles])
-        out = np.zeros((len(self.zero), len(percents)))
-        for unit in range(len(self.zero)):
+        chosen = np.arange(len(self.zero)) if units is None else units
+        out = np.zeros((len(chosen), len(percents)))
+        for row, unit in enumerate(chosen):
             below = np.zeros(N_BUCKETS, np.int64) if self.negative is None else self.negative.of_unit(unit)[::-1]
             total = np.cumsum(np.concatenate([below, self.zero[unit : unit + 1], self.positive.of_unit(unit)]))
             if total[-1]:
                 ranks = np.ceil(np.asarray(percents) / 100 * total[-1]).clip(1)
-                out[unit] = values[np.searchsorted(total, ranks)]
+                out[row] = values[np.searchsorted(total, ranks)]
         return out
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:

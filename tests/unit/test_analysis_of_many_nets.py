@@ -12,6 +12,7 @@ from convergence.analysis.active_units import active_units
 from convergence.analysis.distributions import compare_distributions, shape_distances
 from convergence.analysis.joint import JointCorrelations, trajectories
 from convergence.analysis.kinds import kinds_of_nets
+from convergence.analysis.net_sums import NetSums
 from convergence.analysis.nets import analyze_nets
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
@@ -164,7 +165,7 @@ def test_distributions_of_partners_are_alike():
     sums = sums_of({"a": shapes, "b": 3 * shapes[[2, 0, 3, 1]]})
     live = active_units(sums)
     partners = matching(PairSums.of(sums, live, "a", "b").pooled.corr_xy)
-    found = compare_distributions(sums, live, "a", "b", partners)
+    found = compare_distributions(NetSums(sums, live, "a"), NetSums(sums, live, "b"), partners)
     assert found["matched"] == pytest.approx(0, abs=0.01)
     assert found["assigned"] <= found["matched"] + 1e-12
     assert found["any"] > 0.2

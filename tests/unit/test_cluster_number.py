@@ -8,6 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from convergence.clustering.eigenvectors import spectral_embedding
 from convergence.clustering.graph import similarity_graph
+from convergence.clustering.halves_kernels import agreements, n_not_alone, separations
 from convergence.clustering.number import (
     ClusterNumber,
     agreement,
@@ -17,6 +18,7 @@ from convergence.clustering.number import (
     largest_eigengap,
     n_rotations,
     rotated_halves,
+    separation,
 )
 from convergence.clustering.spectral import most_clusters, spectral_clusters
 from convergence.linalg import random_rotation
@@ -140,3 +142,17 @@ def test_numbers_are_at_most_half_of_the_units_and_the_sweep_is_among_them():
     assert ks[largest_eigengap(values, ks)] == 7
     assert candidate_numbers(values, 5).max() <= 5
     assert len(candidate_numbers(np.zeros(0), 1)) == 0
+
+
+def test_compiled_evidence_is_that_of_the_definitions():
+    rng = np.random.default_rng(5)
+    graph = rng.random((30, 30))
+    graph = (graph + graph.T) * (1 - np.eye(30))
+    first, second = (rng.integers(-1, k, (12, 30)) for k in (4, 9))
+    first[0], second[0] = np.arange(30), np.arange(30)
+    first[1] = -1
+    np.testing.assert_allclose(
+        agreements(first, second), [agreement(*both) for both in zip(first, second, strict=True)]
+    )
+    np.testing.assert_allclose(separations(graph, first), [separation(graph, labels) for labels in first])
+    assert n_not_alone(first).tolist() == [sum((row == u).sum() > 1 for u in row if u >= 0) for row in first]

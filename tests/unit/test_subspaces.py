@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convergence.alignment.matching import matching
-from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, rotated_matching, shared_subspace
+from convergence.clustering.subspaces import NUMBERS, cluster_subspaces, rotated_matchings, shared_subspace
 from convergence.errors import UserError
 from convergence.linalg import random_rotation
 from convergence.similarity.pair import PairMoments
@@ -50,7 +50,7 @@ def test_a_rotated_basis_spans_the_same_and_is_another() -> None:
     found = compare(x, x @ random_rotation(12, rng))
     np.testing.assert_allclose(found.correlations, 1.0)
     np.testing.assert_allclose([found.mean_correlation, found.explained_x, found.explained_y], 1.0)
-    level = [rotated_matching(*blocks(x, x), random_rotation(12, rng)) for _ in range(40)]
+    level = rotated_matchings(*blocks(x, x), np.stack([random_rotation(12, rng) for _ in range(40)]))
     assert abs(found.matched - np.mean(level)) < 4 * np.std(level)
     assert found.matched < 0.8
 
@@ -105,7 +105,7 @@ def test_rotated_matching_is_that_of_a_rotated_pair() -> None:
     q = random_rotation(5, np.random.default_rng(6))
     pair = PairMoments.of(float(N), cov[:4, :4], cov[:4, 4:], cov[4:, 4:])
     expected = matching(np.abs(pair.rotated(q).corr_xy)).mean
-    assert rotated_matching(pair.corr_xy, pair.corr_yy, q) == pytest.approx(expected)
+    assert rotated_matchings(pair.corr_xy, pair.corr_yy, q[None])[0] == pytest.approx(expected)
 
 
 def test_cluster_subspaces_have_chance_and_rotation_levels() -> None:
