@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,10 @@ import jinja2
 import numpy as np
 
 import convergence
+from convergence.figures.export import export
 from convergence.results.comparison import ComparisonResults
 from convergence.results.findings import StudyFinding
-from convergence.results.sentences import number, percent, signed
+from convergence.results.sentences import Verdict, number, percent, signed, verdict_of
 
 ROOT = Path(__file__).parents[1]
 PAGE, TEMPLATE, IMAGES = (
@@ -33,6 +37,7 @@ PAGE, TEMPLATE, IMAGES = (
     ROOT / "docs" / "images",
 )
 STUDIES = ("ani", "digits12", "chars", "efficientnet")
+DRAWN = ("ani", "digits12", "chars")
 
 
 class Study:
@@ -62,6 +67,20 @@ class Study:
     ) -> Any:
         """Mean over pairs of one kind minus that of another (``Difference``)."""
         return self.layers[layer].difference(measure, first, second, evaluation)  # type: ignore[arg-type]
+
+    def n(self, trained: bool = True) -> int:
+        """Number of trained, or of untrained, nets."""
+        layer = next(iter(self.layers.values()))
+        return sum(one is trained for one in map(bool, layer.trained))
+
+    def n_images(self) -> str:
+        """Number of images, molecules or texts."""
+        return f"{self.run.n_images:,}"
+
+    def commit(self) -> str:
+        """Commit of the code that made the file, as far as it is known."""
+        with h5py.File(self.path) as file:
+            return str(json.loads(file.attrs["provenance"]).get("git commit", "–"))[:12]
 
     def file_hash(self) -> str:
         """SHA-256 of analysis.h5."""
@@ -93,6 +112,26 @@ def joined_table(studies: Iterable[Study], question: str, columns: dict[str, str
     return markdown(("study", "layer", *columns.values()), rows)
 
 
+def verdicts(studies: Iterable[Study], measure: str, against: str, evaluation: str = "") -> str:
+    """A list: where a number of trained nets is above its chance level, or that of untrained nets, and where not."""
+    found: dict[Verdict, dict[str, list[str]]] = {"above": {}, "below": {}, "neither": {}, "withheld": {}}
+    for study in studies:
+        for name, layer in study.layers.items():
+            of = "absolute_matching" if measure == "matching" and layer.signless else measure
+            summary = layer.summary(of, "trained", evaluation)
+            difference = layer.difference(of, "trained", "untrained", evaluation)
+            interval = summary.above_chance if against == "chance" and summary else difference
+            if interval is not None:
+                found[verdict_of(interval)].setdefault(study.name, []).append(name)
+    words = {"above": f"above {against}", "below": f"below {against}", "neither": f"no difference from {against} found",
+             "withheld": f"too few nets to compare with {against}"}  # fmt: skip
+    lines = []
+    for verdict, where in found.items():
+        named = "; ".join(f"{study}: {', '.join(layers)}" for study, layers in where.items())
+        lines.append(f"* {words[verdict]}: {named}" if named else "")
+    return "\n".join(filter(None, lines))
+
+
 def markdown(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table."""
     titles = list(titles)
@@ -116,6 +155,15 @@ def causes_table(study: Study, measures: dict[str, str], evaluation: str = "") -
     return markdown(("layer", "measure", "share nothing", *titles), rows)
 
 
+def files_table(studies: Iterable[Study]) -> str:
+    """SHA-256 of the results."""
+    titles = ("study", "SHA-256 of analysis.h5", "of its data sets alone", "commit")
+    rows = [
+        (one.name, *(f"`{value}`" for value in (one.file_hash(), one.data_hash(), one.commit()))) for one in studies
+    ]
+    return markdown(titles, rows)
+
+
 def claim(holds: bool) -> str:
     """Nothing; ValueError for a claim that is wrong."""
     if not holds:
@@ -127,10 +175,10 @@ def page(studies: dict[str, Study]) -> str:
     """The text of docs/findings.md."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        **studies, studies=list(studies.values()), joined=joined_table, markdown=markdown, causes=causes_table,
-        claim=claim, number=number, percent=percent, signed=signed,
-    )  # fmt: skip
+    given = {study.name: study for study in studies.values()}
+    tables = {"joined": joined_table, "causes": causes_table, "files": files_table, "verdicts": verdicts}
+    words = {"claim": claim, "number": number, "percent": percent, "signed": signed}
+    return template.render(**given, studies=list(studies.values()), **tables, **words)
 
 
 def main() -> None:
@@ -145,6 +193,11 @@ def main() -> None:
         if PAGE.read_text(encoding="utf-8") != text:
             sys.exit(f"{PAGE}: differs from what {given.runs} gives; write it again: python studies/findings.py")
         return
+    for name in DRAWN:
+        with tempfile.TemporaryDirectory() as folder:
+            run = str(given.runs / name)
+            export(run, "", ("png",), "6.5in", 8.0, (), ("overview",), None, titles=True, out=folder)
+            shutil.copy(Path(folder) / "overview.png", IMAGES / f"findings-{name}.png")
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -67,7 +67,8 @@ class TaskProgress:
         listed = ", ".join(
             f"{method} {counts[method][0]}/{counts[method][1]} {readable_seconds(s)}" for method, s in named[:4]
         )
-        return f"about {readable_seconds(sum(seconds.values()))} left ({listed})"
+        total = f"about {readable_seconds(sum(seconds.values()))} left"
+        return f"{total} ({listed})" if listed else total
 
     def close(self) -> None:
         """Remove the bar."""

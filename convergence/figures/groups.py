@@ -58,7 +58,8 @@ def clusters(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         axes[2].set_xticks(at, [f"{x}+{y}" for x, y in sizes], fontsize="x-small", rotation=60)
         axes[2].set_ylim(0, 1.3 * max(float(inside.max()), 0.1))
         axes[2].legend(fontsize="small", ncols=3, loc="upper left", columnspacing=1, handlelength=1.2)
-    both = int((sizes > 0).all(axis=1).sum())
+    both, alone = int((sizes > 0).all(axis=1).sum()), int((labels < 0).sum())
+    unlinked = "1 unit has no edge" if alone == 1 else f"{alone} units have no edge"
     others = (
         f" Stability without each image group: {found.stability:.2f} (adjusted Rand index). Splitting clusters of more "
         f"than {split.limit:.1f} units again, as in the paper, gives {split.n_clusters} clusters."
@@ -70,7 +71,7 @@ def clusters(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         title="Groups of units that belong together",
         caption=f"Spectral clustering of the {len(labels)} joined units of {pair.x} and {pair.y}: "
         f"{found.n_clusters} clusters{_evidence(found)}, {both} of them with units of both "
-        f"nets; {(labels < 0).sum()} units have no edge. Bars: mean |r| within and between the nets inside each "
+        f"nets; {unlinked}. Bars: mean |r| within and between the nets inside each "
         f"cluster, with 95 % intervals; labels give the number of units of each net.{others}",
         alt="Joined correlation matrix ordered by cluster, eigenvalues, and similarities per cluster",
         figure=figure,
@@ -141,8 +142,8 @@ def subspaces(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
         title="Same subspace, another basis?",
         caption=f"{pair.x} and {pair.y}: {int(shared.sum())} of {len(at)} clusters with units of both nets span more "
         "of the same subspace than random groups of their sizes (mean cosine of the principal angles "
-        f"{span.value.mean():.2f}, random groups {span.chance.mean():.2f}). In {int(turned.sum())} of these, single "
-        "units match no better than in a rotated basis of the same span. Bars: 95 % intervals over image groups; grey: "
+        f"{span.value.mean():.2f}, random groups {span.chance.mean():.2f}). "
+        f"{_turned(int(shared.sum()), int(turned.sum()))} Bars: 95 % intervals over image groups; grey: "
         "± 2 standard deviations over the draws.",
         alt="Canonical correlations and matched correlations of each cluster, with their chance levels",
         figure=figure,
@@ -157,3 +158,14 @@ def subspaces(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
             for k in at
         ],
     )  # fmt: skip
+
+
+def _turned(n_shared: int, n_turned: int) -> str:
+    """In how many of the shared subspaces the units are another basis, in a sentence."""
+    rotated = "match better than in a rotated basis of the same span"
+    if not n_shared:
+        return "So no subspace is shared in another basis."
+    if not n_turned:
+        return f"In {'it' if n_shared == 1 else 'each of them'}, single units {rotated}."
+    which = "it" if n_shared == 1 else "each of them" if n_turned == n_shared else f"{n_turned} of them"
+    return f"In {which}, single units do not {rotated}."

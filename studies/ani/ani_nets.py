@@ -60,7 +60,7 @@ class RotatedUnits(AtomicNets):
         self.load_state_dict(load_file(DATA / "ani1.safetensors"))
         atoms = torch.from_numpy(np.load(DATA / "atoms.npy"))
         with torch.no_grad():
-            for at, element in enumerate(("H", "C")):
+            for at, element in ((1, "C"), (2, "N")):
                 net, values = self.get_submodule(element), atoms[:, at]
                 for k in (1, 2, 3):
                     before = net.get_submodule(f"layer{k}")(values)
@@ -70,7 +70,7 @@ class RotatedUnits(AtomicNets):
 
     def forward(self, atoms: torch.Tensor) -> torch.Tensor:
         shown = []
-        for at, element in enumerate(("H", "C")):
+        for at, element in ((1, "C"), (2, "N")):
             net, values = self.get_submodule(element), atoms[:, at]
             for k in (1, 2, 3):
                 before = net.get_submodule(f"layer{k}")(values)
