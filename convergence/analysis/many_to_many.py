@@ -127,13 +127,14 @@ class ManyToMany:
         """Agreement of the clusters of both halves of the images: 0 is of the nets, k of the rotation k − 1."""
         seed, ks = self._config.seed, candidates["ks"]
         correlations = (joined(self._pair.halves[0]), joined(self._pair.halves[1]))
-        out: Tree = {}
+        if not len(ks):
+            return {str(k): np.zeros((2, 0)) for k in range(step.first, step.last)}
+        halves = []
         for k in range(step.first, step.last):
             own = correlations if k == 0 else rotated_halves(correlations, self._sides, generator_of(seed, k - 1))
-            graphs = (self._similarities(own[0]), self._similarities(own[1]))
-            agreed = halves_agreement(graphs, ks, candidates["n_linked"], seed) if len(ks) else np.zeros((2, 0))
-            out[str(k)] = agreed
-        return out
+            halves.append((self._similarities(own[0]), self._similarities(own[1])))
+        found = halves_agreement(halves, ks, candidates["n_linked"], seed)
+        return {str(k): agreed for k, agreed in zip(range(step.first, step.last), found, strict=True)}
 
     def _spectral(self, parts: Parts) -> Tree:
         settings, seed = self._config.clustering, self._config.seed

@@ -29,6 +29,8 @@ N_GAPS = 12
 N_DRAWS = 8
 """Rotations of the null; in small graphs single draws may be separate by chance, and 20 are made."""
 _FEW_UNITS = 64
+STACK_BYTES = 16e6
+"""Memory of the eigenvectors that are cut into clusters together."""
 TOLERANCE = 0.01
 """Numbers whose excess is lower by no more than this share count as equally good; the largest of them is chosen."""
 
@@ -80,15 +82,17 @@ def largest_eigengap(eigenvalues: Matrix, ks: Labels) -> int:
     return int(np.argmax(eigenvalues[ks] - eigenvalues[ks - 1])) if len(ks) else 0
 
 
-def halves_agreement(graphs: tuple[Matrix, Matrix], ks: Sequence[int] | Labels, n_linked: int, seed: int = 0) -> Matrix:
-    """Compare the clusters of two graphs of the same units, made from disjoint halves of the images.
+def halves_agreement(
+    halves: Sequence[tuple[Matrix, Matrix]], ks: Sequence[int] | Labels, n_linked: int, seed: int = 0
+) -> list[Matrix]:
+    """Compare the clusters of two graphs of the same units, made from disjoint halves of the images; of several nets.
 
     Clusters are those of :func:`~convergence.clustering.partition.qr_labels`, which has no random start.
 
     Parameters
     ----------
-    graphs : two of (n, n)
-        Graphs of the halves.
+    halves : n_nets of two (n, n)
+        Graphs of the halves, of the nets themselves and of rotated nets.
     ks : (n_ks,)
         Numbers of clusters.
     n_linked : int
@@ -98,25 +102,38 @@ def halves_agreement(graphs: tuple[Matrix, Matrix], ks: Sequence[int] | Labels, 
 
     Returns
     -------
-    (2, n_ks)
+    n_nets of (2, n_ks)
         Row 0, stability: adjusted Rand index of the two clusterings, times the share of the units that are not alone
         in their cluster. Units without an edge count as clusters of one. Without the share a cut into nearly as many
         clusters as units would be stable because of a single pair of units. Row 1, separation: mean over units of the
         mean weight to other units of the cluster minus that to units outside, on the half that did not give the
         clusters.
     """
-    found = []
-    for graph in graphs:
-        embedding = spectral_embedding(graph, int(max(ks)), seed)
-        labels = np.full((len(ks), len(graph)), -1, dtype=np.int64)
-        for row, k in enumerate(ks):
-            if len(embedding.linked):
-                labels[row, embedding.linked] = qr_labels(embedding.vectors[:, : int(k)])
-        found.append(labels)
-    together = np.mean([n_not_alone(labels) for labels in found], axis=0)
-    stability = agreements(*found) * np.minimum(together / max(n_linked, 1), 1.0)
-    of_halves = [separations(graph, labels) for graph, labels in zip(graphs, found[::-1], strict=True)]
-    return np.stack([stability, np.mean(of_halves, axis=0)])
+    labels = _labels([graph for graphs in halves for graph in graphs], ks, seed)
+    out = []
+    for graphs, found in zip(halves, zip(labels[::2], labels[1::2], strict=True), strict=True):
+        together = np.mean([n_not_alone(labels) for labels in found], axis=0)
+        stability = agreements(*found) * np.minimum(together / max(n_linked, 1), 1.0)
+        of_halves = [separations(graph, labels) for graph, labels in zip(graphs, found[::-1], strict=True)]
+        out.append(np.stack([stability, np.mean(of_halves, axis=0)]))
+    return out
+
+
+def _labels(graphs: Sequence[Matrix], ks: Sequence[int] | Labels, seed: int) -> list[Labels]:
+    """(n_ks, n) clusters of each graph; graphs with equal numbers of linked units are cut together."""
+    embeddings = [spectral_embedding(graph, int(max(ks)), seed) for graph in graphs]
+    out = [np.full((len(ks), len(graph)), -1, dtype=np.int64) for graph in graphs]
+    shapes = [embedding.vectors.shape for embedding in embeddings]
+    for shape in dict.fromkeys(shape for shape in shapes if shape[0]):
+        same = [at for at, other in enumerate(shapes) if other == shape]
+        together = max(1, int(STACK_BYTES // (8 * shape[0] * shape[1])))
+        for first in range(0, len(same), together):
+            some = same[first : first + together]
+            stack = np.stack([embeddings[at].vectors for at in some])
+            for row, k in enumerate(ks):
+                for at, labels in zip(some, qr_labels(stack[:, :, : int(k)]), strict=True):
+                    out[at][row, embeddings[at].linked] = labels
+    return out
 
 
 def agreement(first: Labels, second: Labels) -> float:

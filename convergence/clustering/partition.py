@@ -15,7 +15,7 @@ _QR_BLOCK = 32  # columns that LAPACK takes at a time
 
 
 def qr_labels(vectors: Matrix) -> Labels:
-    """Assign each row of the eigenvectors (n, k) to one of k clusters (Damle, Minden and Ying 2019).
+    """Assign each row of the eigenvectors (…, n, k) to one of k clusters (Damle, Minden and Ying 2019).
 
     Rows of well-separated clusters point in k orthogonal directions. A QR decomposition with pivoting picks a
     representative of each; the nearest orthogonal basis is the polar factor of these rows. A row belongs to the axis of
@@ -23,14 +23,16 @@ def qr_labels(vectors: Matrix) -> Labels:
 
     Source: Information and Inference 8 (2019), 181-203.
     """
-    k = vectors.shape[1]
-    _, pivots, *_ = dgeqp3(vectors.T, lwork=_QR_BLOCK * (len(vectors) + 1) + 2 * len(vectors))  # 1 is the first row
-    chosen = vectors[pivots[:k] - 1].T
-    values, basis = np.linalg.eigh(chosen.T @ chosen)
+    stack = vectors.reshape(-1, *vectors.shape[-2:])
+    _, n, k = stack.shape
+    lwork = _QR_BLOCK * (n + 1) + 2 * n
+    pivots = np.stack([dgeqp3(one.T, lwork=lwork)[1][:k] for one in stack]) - 1  # LAPACK counts from 1
+    chosen = np.take_along_axis(stack, pivots[:, :, None], axis=1).transpose(0, 2, 1)
+    values, basis = np.linalg.eigh(chosen.transpose(0, 2, 1) @ chosen)
     # Pivoting keeps the rows far from dependent, so that squaring them loses nothing; missing rows are left out.
-    root = np.divide(1.0, np.sqrt(np.abs(values)), out=np.zeros(k), where=values > 1e-12)
-    polar = chosen @ ((basis * root) @ basis.T)
-    return np.argmax(np.abs(vectors @ polar), axis=1)
+    root = np.divide(1.0, np.sqrt(np.abs(values)), out=np.zeros_like(values), where=values > 1e-12)
+    polar = chosen @ ((basis * root[:, None, :]) @ basis.transpose(0, 2, 1))
+    return np.argmax(np.abs(stack @ polar), axis=-1).reshape(vectors.shape[:-1])
 
 
 def partition(embedding: SpectralEmbedding, k: int, seed: int, n_init: int = N_INIT) -> Labels:

@@ -38,11 +38,11 @@ def found_in(samples: np.ndarray, sides: np.ndarray) -> tuple[ClusterNumber, np.
     ks = candidate_numbers(embedding.values, most_clusters(len(pooled)))
     if not len(ks):
         return choose_number(ks, np.zeros((2, 0)), np.zeros((2, 2, 0))), np.full(len(pooled), -1)
-    own = halves_agreement((graph(halves[0]), graph(halves[1])), ks, len(embedding.linked))
+    own = halves_agreement([(graph(halves[0]), graph(halves[1]))], ks, len(embedding.linked))[0]
     null = []
     for k in range(n_rotations(len(pooled))):
         first, second = rotated_halves(halves, sides, np.random.default_rng([0, k]))
-        null.append(halves_agreement((graph(first), graph(second)), ks, len(embedding.linked)))
+        null.append(halves_agreement([(graph(first), graph(second))], ks, len(embedding.linked))[0])
     number = choose_number(ks, own, np.stack(null), largest_eigengap(embedding.values, ks))
     return number, spectral_clusters(pooled, number.n_clusters).labels
 
@@ -156,3 +156,16 @@ def test_compiled_evidence_is_that_of_the_definitions():
     )
     np.testing.assert_allclose(separations(graph, first), [separation(graph, labels) for labels in first])
     assert n_not_alone(first).tolist() == [sum((row == u).sum() > 1 for u in row if u >= 0) for row in first]
+
+
+def test_clusters_of_many_nets_are_those_of_each_net():
+    rng = np.random.default_rng(8)
+    graphs = []
+    for n_isolated in (0, 3, 0, 3):
+        graph = rng.random((20, 20)) * (rng.random((20, 20)) < 0.7)
+        graph = (graph + graph.T) * (1 - np.eye(20))
+        graph[:n_isolated] = graph[:, :n_isolated] = 0.0
+        graphs.append((graph, graph + graph**2))
+    together = halves_agreement(graphs, [2, 3, 7], 20)
+    for graph, found in zip(graphs, together, strict=True):
+        np.testing.assert_array_equal(halves_agreement([graph], [2, 3, 7], 20)[0], found)
