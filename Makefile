@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 .PHONY: run study check test lint format clean
 
 run: $(VENV)/.train
-	$(BIN)/convergence run configs/digits.toml
+	$(BIN)/convergence run configs/digits.toml --jobs 2
 
 # Packages of the study, its files, and the run; the last line is the path of the report.
 STUDIES := $(sort $(patsubst studies/%/study.toml,%,$(wildcard studies/*/study.toml)))

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,12 +143,12 @@ class DaskExecutor:
 
 def executors(workers: Workers) -> Callable[[Work], AbstractContextManager[Executor]]:
     """A function that starts an executor for a workload: in this process, or with workers on this machine."""
+    return partial(_start, workers)
 
-    def start(work: Work) -> AbstractContextManager[Executor]:
-        number = number_of_workers(workers, work)
-        return in_process() if number * workers.threads == 1 else on_this_machine(workers, number, work.memory)
 
-    return start
+def _start(workers: Workers, work: Work) -> AbstractContextManager[Executor]:
+    number = number_of_workers(workers, work)
+    return in_process() if number * workers.threads == 1 else on_this_machine(workers, number, work.memory)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from convergence.errors import ConfigError
@@ -35,7 +36,11 @@ def executors(workers: Workers, profile: str, runs: str) -> Callable[[Work], Abs
     folder = Path(runs).resolve() / "workers"
     job = batch_job(resources, workers, folder)
     number = workers.number or resources.workers
-    return lambda work: on_slurm(workers, number, job, folder)
+    return partial(_start, workers, number, job, folder)
+
+
+def _start(workers: Workers, number: int, job: BatchJob, folder: Path, work: Work) -> AbstractContextManager[Executor]:
+    return on_slurm(workers, number, job, folder)
 
 
 def worker_resources(resources: AnalyzeResources, workers: Workers) -> AnalyzeResources:

@@ -98,6 +98,10 @@ overwrite_option = click.option(
 no_check_option = click.option(
     "--no-check", is_flag=True, help="Start without the checks before a run (`convergence check`)."
 )
+jobs_option = click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1, 64), metavar="N",
+    help="Run up to N stages side by side that do not depend on each other; the results are the same.",
+)  # fmt: skip
 sharing_options = together(
     click.option("--wait", is_flag=True, help="Wait for other commands that use the same outputs of the run folder."),
     click.option(

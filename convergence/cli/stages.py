@@ -20,6 +20,7 @@ from convergence.errors import UserError
 @options.sharing_options
 @options.single_file_option
 @options.no_check_option
+@options.jobs_option
 @options.worker_options
 def run(
     config: str,
@@ -30,6 +31,7 @@ def run(
     take_over: bool,
     single_file: bool,
     no_check: bool,
+    jobs: int,
     **workers: Any,
 ) -> int:
     """Run all stages and print the path of the report.
@@ -52,7 +54,15 @@ def run(
             print(standalone.report_file(config, overrides, **choices).resolve())
         return 0
     return _run(
-        STAGES, config, overrides, runs, executors=executors, single_file=single_file, check=not no_check, **choices
+        STAGES,
+        config,
+        overrides,
+        runs,
+        executors=executors,
+        single_file=single_file,
+        check=not no_check,
+        jobs=jobs,
+        **choices,
     )
 
 

@@ -21,6 +21,7 @@ from convergence.registry import load_object
 from convergence.runs.data_record import check_data
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.run_lock import Claim, holding
+from convergence.runs.side_by_side import predecessors, run_side_by_side
 from convergence.runs.tasks import StageTask, describe_changes, read_record
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,13 @@ class Options:
     Attributes
     ----------
     overwrite : delete superseded output instead of moving it away
-    executors : context manager that starts the workers of the analysis (:mod:`hpc.dask_executor`)
+    executors : function that starts the workers of the analysis (:mod:`hpc.dask_executor`)
     nets : names of the nets to train; all if empty
     single_file : also write the report as one HTML file
     check : check the stages ahead before the first one starts (:mod:`convergence.checks`)
     wait : wait for other commands that use the same outputs
     take_over : end the leases of other commands that use the same outputs
+    jobs : stages that run side by side, where they do not depend on each other
     """
 
     overwrite: bool = False
@@ -49,6 +51,7 @@ class Options:
     check: bool = False
     wait: bool = False
     take_over: bool = False
+    jobs: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,26 @@ def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, com
     if options.check:
         load_object("convergence.checks.run:check_before")(folder, stages, comm, options.nets)
     with holding(_claim(stages, folder, options, comm), comm):
-        for name in stages:
-            _run_stage(STAGE_TABLE[name], folder, options, comm, alone=len(stages) == 1)
+        if options.jobs == 1 or len(stages) == 1:
+            for name in stages:
+                _run_stage(STAGE_TABLE[name], folder, options, comm, alone=len(stages) == 1)
+        else:
+            chosen = [name for name in stages if _has_work(STAGE_TABLE[name], folder)]
+            before = predecessors(chosen, folder, STAGE_TABLE)
+            run_side_by_side(chosen, before, options.jobs, _run_in_child, folder, options)
+
+
+def _has_work(stage: Stage, folder: RunFolder) -> bool:
+    """Whether a run of all stages includes a stage; logs the reason if there is nothing to do for it."""
+    reason = stage.skip_reason(folder) if stage.included(folder) else ""
+    if reason:
+        logger.info("%s: nothing to do: %s", stage.name, reason)
+    return stage.included(folder) and not reason
+
+
+def _run_in_child(name: str, folder: RunFolder, options: Options) -> None:
+    """One stage of several, in a process of its own."""
+    _run_stage(STAGE_TABLE[name], folder, options, load_object("hpc.comm:SerialCommunicator")(), alone=False)
 
 
 def _run_stage(stage: Stage, folder: RunFolder, options: Options, comm: Any, alone: bool) -> None:
