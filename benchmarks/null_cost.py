@@ -1,4 +1,4 @@
-"""Measure what the chance level of pseudo-nets costs in pass 1 of the statistics: processor seconds of both.
+"""Measure what the chance level of pseudo-nets costs in the sums of the statistics: processor seconds of both.
 
 Nets are untrained and images are noise. Runs with and without it alternate, and the ratio of each pair of runs is
 printed, so that a machine whose speed changes does not change the result:
@@ -55,7 +55,7 @@ threads = 1
 
 
 def seconds(draws: int, arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
-    """Seconds of pass 1, and of the pilot."""
+    """Seconds of the sums, and of the pilot."""
     data, network, shape, layers = NETS[arguments.net]
     settings = {"groups": arguments.groups, "draws": draws, "seeds": list(range(arguments.nets))}
     text = TEXT.format(data=data, network=network, layers=layers, **settings)
@@ -69,13 +69,13 @@ def seconds(draws: int, arguments: argparse.Namespace, folder: Path) -> tuple[fl
     source = NetSource(experiment, modules, images, ["cpu"])
     partial = PartialResults(folder, f"{draws}")
     partial.prepare()
-    passes, found = StatisticsPasses(source, experiment.statistics, partial), {"pass 0, pilot": 0.0}
+    passes, found = StatisticsPasses(source, experiment.statistics, partial, kept_bytes=0), {"pseudo-nets": 0.0}
     for step in passes:
         start = time.process_time()
         for item in step.items:
             partial.write(step.name(item), functools.partial(step.compute, item))
         found[step.what] = time.process_time() - start
-    return found["pass 1, moments"], found["pass 0, pilot"]
+    return found["sums"], found["pilot"] + found["pseudo-nets"]
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def main() -> None:
             if repeat:  # the first one compiles kernels
                 ratios.append(with_null / without)
                 print(
-                    f"pass 1: {without:.2f} s without, {with_null:.2f} s with {arguments.draws} draws, "
+                    f"sums: {without:.2f} s without, {with_null:.2f} s with {arguments.draws} draws, "
                     f"ratio {ratios[-1]:.2f}; pilot {pilot:.2f} s",
                     flush=True,
                 )

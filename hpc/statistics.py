@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def statistics(folder: RunFolder, comm: Communicator) -> None:
-    """Run both passes over the images and write ``statistics.h5``; the nets must be trained.
+    """Run all passes over the images and write ``statistics.h5``; the nets must be trained.
 
     Raises
     ------
@@ -41,6 +41,7 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
     from convergence.statistics.activation_source import open_source
     from convergence.statistics.partial_results import PartialResults
     from convergence.statistics.passes import StatisticsPasses
+    from convergence.statistics.threads import limited, worthwhile_threads
     from convergence.statistics.writer import StatisticsWriter
 
     experiment, work = folder.experiment, folder.statistics_task()
@@ -55,8 +56,9 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
         with errors_shared(comm):
             source.prepare(partial.folder)
         passes = StatisticsPasses(source, experiment.statistics, partial)
-        for step in passes:
-            _share(step, partial, comm)
+        with limited(worthwhile_threads(experiment.statistics, source.joined.values())):
+            for step in passes:
+                _share(step, partial, comm)
         sums = passes.assembly
         writer = StatisticsWriter(partial.folder / "statistics.h5", {name: sums.matrices(name) for name in sums.joined})
         if comm.rank == 0:
@@ -70,6 +72,7 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
             writer.create(header, (sums.sums(name).record() for name in sums.joined))
         comm.barrier()
         digests = write_blocks(writer.path, writer.blocks(), writer.block, comm)
+        partial.close()
         if comm.rank == 0:
             writer.seal(digests)
             put_in_place(writer.path, folder.statistics_file)

@@ -7,15 +7,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from convergence.analysis.pair import pair_steps
-from convergence.analysis.plan import pair_memory
-from convergence.analysis.steps import PairShape
 from convergence.config.schema import Experiment
 from convergence.config.stages import StatisticsConfig
 from convergence.data.images import ImageSet
 from convergence.progress import readable_bytes, readable_seconds
 from convergence.statistics.activation_source import JoinedUnits
-from convergence.statistics.assembly import pass_memory
+from convergence.statistics.assembly import n_pilot, pass_memory
+from convergence.statistics.forward_batches import KEPT_BYTES
 from convergence.statistics.null_costs import null_cost, null_share
 from convergence.statistics.sampling import ImageGroups
 from convergence.statistics.schema import stored_bytes
@@ -147,12 +145,31 @@ def statistics_memory(experiment: Experiment, weights_bytes: int, joined: Mappin
     )
     most = max(units.n_units for units in joined.values())
     sums, tile = pass_memory(config, most)
+    sums += kept_maps(config, joined.values(), n_pilot(config))
     sums += sum(null_cost(units, config).memory_bytes for units in joined.values())
     return BASE_BYTES + 2 * weights_bytes + 2 * 4.0 * config.batch_size * values + max(sums, tile or 0.0)
 
 
+def kept_maps(config: StatisticsConfig, joined: Iterable[JoinedUnits], n_images: int) -> float:
+    """Bytes of the pilot's maps that are kept for the sums, with pre-activations; 0 if they do not fit.
+
+    ``n_images`` are all images that are read. A layer of several comparisons counts once for each.
+    """
+    values = sum(
+        width * math.prod(shape) * (1 + (kind == "pre-activations"))
+        for units in joined
+        for width, shape, kind in zip(units.widths, units.map_shapes, units.null_kind, strict=True)
+    )
+    needed = 4.0 * values * min(n_pilot(config), n_images)
+    return needed if needed <= KEPT_BYTES else 0.0
+
+
 def analysis_need(experiment: Experiment, joined: Mapping[str, JoinedUnits]) -> StageNeed:
     """Memory of a worker and time on one core, by the model that cuts the tasks; all units count as active."""
+    from convergence.analysis.pair import pair_steps  # not needed where a check is kept
+    from convergence.analysis.plan import pair_memory
+    from convergence.analysis.steps import PairShape
+
     config, statistics = experiment.analysis, experiment.statistics
     memory = seconds = 0.0
     for units in joined.values():

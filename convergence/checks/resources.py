@@ -80,10 +80,11 @@ def _statistics_need(context: CheckContext, n_available: int) -> StageNeed:
     if not times or any(value is None for value in times):
         return StageNeed("statistics", memory, None, "")
     n_images = ImageGroups.of(config, n_available, None).n_images
-    passes = 2 if config.mutual_information.enabled else 1
-    seconds = passes * n_images * sum(value or 0.0 for value in times)
-    counted = "1 pass" if passes == 1 else f"{passes} passes"
-    basis = f"{counted} of all nets over {n_images:,} images on this machine's CPU, sums excluded"
+    n_pilot = min(needs.n_pilot(config), n_images)
+    n_pilot = 0 if needs.kept_maps(config, context.joined.values(), n_images) else n_pilot
+    seconds = (n_images + n_pilot) * sum(value or 0.0 for value in times)
+    again = f", {n_pilot:,} of them twice," if n_pilot else ""
+    basis = f"a pass of all nets over {n_images:,} images{again} on this machine's CPU, sums excluded"
     return StageNeed("statistics", memory, seconds, basis)
 
 

@@ -44,7 +44,10 @@ class NetEntry:
 
 @dataclass(frozen=True)
 class SumsEntry:
-    """A comparison of a statistics file; ``parts`` are the optional datasets that it has."""
+    """A comparison of a statistics file; ``parts`` are the optional datasets that it has.
+
+    ``bin_error`` is the largest relative difference of a bin's mass from equal masses; None where it is not known.
+    """
 
     name: str
     members: tuple[str, ...]
@@ -52,6 +55,7 @@ class SumsEntry:
     samples: int
     bytes: int
     parts: tuple[str, ...]
+    bin_error: float | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class StatisticsDescription:
     images: int
     families: int
     groups: int
+    pilot_images: int
     subset: SubsetEntry | None
     nets: tuple[NetEntry, ...]
     comparisons: tuple[SumsEntry, ...]
@@ -166,6 +171,7 @@ def _statistics(path: Path, overrides: Iterable[str], checksums: str) -> Statist
             images=file.n_images,
             families=file.n_families,
             groups=file.n_groups,
+            pilot_images=file.n_pilot,
             subset=_subset(file),
             nets=tuple(map(_net, file.nets)),
             comparisons=tuple(_sums(file, name) for name in file.comparisons),
@@ -220,7 +226,9 @@ def _sums(file: StatisticsFile, name: str) -> SumsEntry:
     place.visititems(add)
     samples = int(hdf5.read_array(place, "group_count").sum())
     parts = tuple(key for key in OPTIONAL_PARTS if key in place)
-    return SumsEntry(name, tuple(file.members(name)), len(place["unit_net"]), samples, size, parts)
+    error = file.bin_error(name)
+    found = None if math.isnan(error) else error
+    return SumsEntry(name, tuple(file.members(name)), len(place["unit_net"]), samples, size, parts, found)
 
 
 def _statistics_lines(found: StatisticsDescription) -> Iterator[str]:
@@ -256,6 +264,10 @@ def _statistics_lines(found: StatisticsDescription) -> Iterator[str]:
         for item in found.comparisons
     ]
     yield from columns([("name", "members", "units", "samples", "bytes", "also"), *rows])
+    errors = [f"{item.bin_error:.1%} in {item.name}" for item in found.comparisons if item.bin_error is not None]
+    if errors:
+        about = f"bins of mutual information, edges from {found.pilot_images:,} images"
+        yield f"{about}: masses differ from equal by at most {', '.join(errors)}"
     yield from ("", *_provenance(found.provenance), "")
     state = {
         "none": f"none; `convergence analyze` writes {found.analysis_file}",

@@ -57,9 +57,11 @@ class StatisticsCost:
     images, groups, images_per_group : evaluation images and their groups
     families : families of these images; None if every image is a family
     single_images : images that are stored as means over positions
-    sums_bytes : memory of a rank in pass 1, which at most ``groups`` ranks share
-    tile_bytes : memory of the joint counts of a tile in pass 2, which at most as many ranks as tiles share; None
-        without mutual information
+    pilot_images : images that are read before all others
+    runs : runs of groups that share forward passes: so many ranks can share the images at most
+    sums_bytes : memory of a rank for the sums of a group, and for maps of the pilot that are kept
+    tile_bytes : memory of the joint counts of a tile, which at most as many ranks as tiles share; None without mutual
+        information
     null_share : arithmetic of the chance level of pseudo-nets, in words; "" without it
     """
 
@@ -68,6 +70,8 @@ class StatisticsCost:
     images_per_group: int
     families: int | None
     single_images: int
+    pilot_images: int
+    runs: int
     sums_bytes: float
     tile_bytes: float | None
     null_share: str
@@ -196,7 +200,9 @@ def _data(folder: RunFolder) -> str:
 
 
 def _statistics(experiment: Experiment) -> StatisticsCost:
-    from convergence.statistics.assembly import information_tiles, pass_memory
+    from convergence.checks.needs import kept_maps
+    from convergence.statistics.assembly import information_tiles, n_pilot, pass_memory
+    from convergence.statistics.forward_batches import ForwardBatches
     from convergence.statistics.null_costs import null_cost, null_share
     from convergence.statistics.sampling import ImageGroups
     from convergence.statistics.schema import stored_bytes
@@ -231,6 +237,8 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
             )
         )
     sums_bytes, tile_bytes = pass_memory(config, max(item.units for item in found))
+    batches = ForwardBatches(groups, config.batch_size, n_pilot(config))
+    sums_bytes += kept_maps(config, joiner.joined.values(), groups.n_images)
     sums_bytes += sum(null_cost(joined, config).memory_bytes for joined in joiner.joined.values())
     return StatisticsCost(
         images=groups.n_images,
@@ -238,6 +246,8 @@ def _statistics(experiment: Experiment) -> StatisticsCost:
         groups=len(groups),
         images_per_group=len(groups.images(0)),
         single_images=n_subset if config.subset else 0,
+        pilot_images=batches.n_pilot_images,
+        runs=len(batches.runs),
         sums_bytes=sums_bytes,
         tile_bytes=tile_bytes,
         null_share=null_share(joiner.joined.values(), config),
@@ -315,12 +325,15 @@ def _statistics_lines(cost: StatisticsCost) -> Iterator[str]:
             yield f"  {item.name} joins {', '.join(item.members[:12])}{more}"
     if cost.single_images:
         yield f"  {cost.single_images:,} images are stored as means over positions"
-    yield f"  pass 1: at most {cost.groups} ranks share the groups; sums of each take {readable_bytes(cost.sums_bytes)}"
+    yield f"  pilot: {cost.pilot_images:,} images are read first"
+    shared = f"at most {cost.runs} ranks share the images"
+    yield f"  sums: {shared}; sums of a group take {readable_bytes(cost.sums_bytes)}"
     if cost.null_share:
-        yield f"  pass 1: {cost.null_share}"
+        yield f"  sums: {cost.null_share}"
     if cost.tile_bytes is not None:
         tiles = sum(item.tiles for item in cost.comparisons)
-        yield f"  pass 2: at most {tiles} ranks share the tiles; counts of each take {readable_bytes(cost.tile_bytes)}"
+        counts = readable_bytes(cost.tile_bytes)
+        yield f"  mutual information: at most {tiles} ranks share the tiles; counts of each take {counts}"
 
 
 def _analysis_line(cost: AnalysisCost | None) -> str:

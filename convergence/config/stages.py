@@ -180,7 +180,7 @@ def _comparison(value: Any) -> Any:
 
 
 class MutualInformationConfig(Settings):
-    """Mutual information, from joint histograms of all pairs of units (the second pass)."""
+    """Mutual information, from joint histograms of all pairs of units."""
 
     enabled: bool = Field(True, description="Compute mutual information.")
     bins: int = Field(10, ge=3, le=16, description="Bins per unit: bin 0 holds zeros, the others have equal mass.")
@@ -198,19 +198,12 @@ class NullConfig(Settings):
         ge=0,
         le=1000,
         description="Random rotations of the pre-activations of every layer with an activation function; 0 for none. "
-        "Part of the first pass, of statistics.h5 and of its scratch files.",
+        "Part of the sums, of statistics.h5 and of its scratch files.",
     )
     positions: Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         "auto",
         description="Sampled positions per image that the chance level uses, the same ones of every image, drawn by "
         "seed: a number, all, or 'auto' for 1 / (2 · draws) of them but at least 16. Pooled comparisons use all.",
-    )
-    pilot: int = Field(
-        512,
-        ge=2,
-        le=1_000_000,
-        description="Images, drawn by seed, that give mean, standard deviation and correlation of the "
-        "pre-activations; all images if there are fewer.",
     )
 
 
@@ -236,6 +229,13 @@ class StatisticsConfig(Settings):
     positions: Literal["all"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         "all", description="Positions of a map used as samples: all, or the number per image, drawn by seed."
     )
+    pilot: int = Field(
+        2048,
+        ge=2,
+        le=1_000_000_000,
+        description="Images at least, drawn by seed, that are read before all others: their histograms give the fine "
+        "bins of mutual information, their pre-activations the pseudo-nets. All images if there are not more.",
+    )
     subset: int = Field(
         256,
         ge=0,
@@ -246,7 +246,7 @@ class StatisticsConfig(Settings):
         0, ge=0, le=MAX_SEED, description="Seed of the image groups, the subset and the sampled positions."
     )
     shifted_null: bool = Field(
-        False, description="Also sum products with the next image, a chance level; doubles the work of the first pass."
+        False, description="Also sum products with the next image, a chance level; doubles the work of the sums."
     )
     class_sums: bool = Field(
         True,

@@ -110,12 +110,12 @@ def activation_of(recording: Recording, value: Value) -> Activation | None:
     if call is None:
         return None
     if call.name in ACTIVATIONS and len(call.operands) == 1 and call.operands[0].shape == value.shape:
-        return Activation(call.operands[0], value, _of_call(call))
+        return Activation(call.operands[0], value, AppliedCall(call))
     if call.name == "mul" and len(call.operands) == 2:  # x · f(x)
         for given, gate in (call.operands, call.operands[::-1]):
             made = gate.producer
             if made is not None and made.name in ACTIVATIONS and made.operands == [given]:
-                return Activation(given, value, _gated(_of_call(made)))
+                return Activation(given, value, _gated(AppliedCall(made)))
     for part in call.within[::-1]:
         if _is_activation_module(part) and part.values.get("") is value:
             return Activation(part.inputs[0], value, _of_module(part.module))
@@ -210,17 +210,23 @@ def _is_activation_module(part: ModuleCall) -> bool:
     return not torch.allclose(found, line, 1e-3, 1e-3)
 
 
-def _of_call(call: Call) -> Nonlinearity:
-    """The function of a call with its other arguments; weights are copied, and the operand is not kept in memory."""
-    (operand,) = call.operands
-    function, args, kwargs = call.function, _without(call.args, operand), _without(call.kwargs, operand)
+class AppliedCall:
+    """The function of a call with its other arguments; weights are copied, and the operand is not kept in memory.
 
-    def apply(values: torch.Tensor) -> torch.Tensor:
+    Attributes
+    ----------
+    name : name of the function of torch
+    """
+
+    def __init__(self, call: Call) -> None:
+        (operand,) = call.operands
+        self.name, self._function = call.name, call.function
+        self._args, self._kwargs = _without(call.args, operand), _without(call.kwargs, operand)
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
         own = values.clone()  # the function may be in place
-        result: torch.Tensor = function(*_filled(args, own), **_filled(kwargs, own))
+        result: torch.Tensor = self._function(*_filled(self._args, own), **_filled(self._kwargs, own))
         return result
-
-    return apply
 
 
 _OPERAND = object()

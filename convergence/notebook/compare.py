@@ -219,17 +219,14 @@ def _source(experiment: LiveExperiment, given: GivenNets, images: GivenImages) -
         import torch
 
         from convergence.networks.devices import devices_of_process, reproducible_arithmetic
-        from convergence.notebook.remembering import RememberingSource, memory_budget
+        from convergence.statistics.torch_source import NetSource
 
         reproducible_arithmetic(experiment.statistics.threads)
         copies = Copies(given.modules, torch.from_numpy(images.read(np.arange(min(PROBE_IMAGES, len(images))))))
         try:
-            source = RememberingSource(experiment, copies, images, devices_of_process(experiment.statistics.device))
+            return NetSource(experiment, copies, images, devices_of_process(experiment.statistics.device))
         except ConfigError as error:
             raise ConfigError(f'nets: "{copies.last}": {error}') from error
-        if experiment.statistics.mutual_information.enabled:
-            source.budget = memory_budget()
-        return source
 
     return modules if given.modules else arrays
 

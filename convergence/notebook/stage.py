@@ -20,15 +20,24 @@ from convergence.config.schema import Experiment
 from convergence.io.files import put_in_place
 from convergence.progress import Progress
 from convergence.provenance import STATISTICS_SCHEMA_VERSION
+from convergence.registry import load_object
 from convergence.runs.tasks import StageTask
 from convergence.statistics.activation_source import ActivationSource
 from convergence.statistics.partial_results import PartialResults
 from convergence.statistics.passes import StatisticsPasses
 from convergence.statistics.schema import UNKNOWN
+from convergence.statistics.threads import limited, worthwhile_threads
 from convergence.statistics.writer import StatisticsWriter
 
-SECOND_PASS = "pass 2, bins"
-"""Title of the pass that reads the images of pass 1 again, see :mod:`convergence.notebook.remembering`."""
+SHARE = 0.25
+"""Share of the free memory in which the pilot's maps are kept."""
+MOST = 4 << 30
+"""Bytes of the pilot's maps that are kept at most."""
+
+
+def memory_budget() -> int:
+    """Bytes of the pilot's maps to keep."""
+    return int(min(MOST, SHARE * load_object("hpc.dask_executor:free_memory")()))
 
 
 def statistics_task(target: Path, experiment: Experiment, images_sha256: str) -> StageTask:
@@ -59,15 +68,14 @@ def compute_statistics(
     with threadpool_limits(experiment.statistics.threads):
         source = open_source()
         partial.prepare()
-        passes = StatisticsPasses(source, experiment.statistics, partial)
-        for step in passes:
-            if hasattr(source, "second_pass"):
-                source.second_pass = step.what == SECOND_PASS
-            missing = [item for item in step.items if not partial.is_done(step.name(item))]
-            with Progress(step.what, len(step.items), len(step.items) - len(missing)) as progress:
-                for item in missing:
-                    partial.write(step.name(item), functools.partial(step.compute, item))
-                    progress.advance()
+        passes = StatisticsPasses(source, experiment.statistics, partial, memory_budget())
+        with limited(worthwhile_threads(experiment.statistics, source.joined.values())):
+            for step in passes:
+                missing = [item for item in step.items if not partial.is_done(step.name(item))]
+                with Progress(step.what, len(step.items), len(step.items) - len(missing)) as progress:
+                    for item in missing:
+                        partial.write(step.name(item), functools.partial(step.compute, item))
+                        progress.advance()
         sums = passes.assembly
         (target,) = task.outputs
         writer = StatisticsWriter(partial.folder / "statistics.h5", {name: sums.matrices(name) for name in sums.joined})
@@ -76,6 +84,7 @@ def compute_statistics(
         header = sums.header(task.digest, experiment.model_dump_json(indent=1), images_sha256, nets)
         writer.create(header, (sums.sums(name).record() for name in sums.joined))
         writer.write_blocks()
+        partial.close()
         put_in_place(writer.path, target)
 
 
@@ -100,15 +109,14 @@ def torch_settings_restored() -> Iterator[None]:
     import torch
 
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     cudnn = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = cudnn
         if workspace is None:

@@ -70,6 +70,10 @@ def read_results(
         fitting = [layer for layer in layers if _fits(layer, sums)]
         others = [layer.name for layer in layers if layer not in fitting]
         provenance = sums.provenance | {"statistics digest": sums.digest, "analysis digest": results.digest}
+        errors = [f"{name} {sums.bin_error(name):.1%}" for name in sums.comparisons if sums.bin_error(name) >= 0]
+        if errors:
+            about = "largest difference of a bin of mutual information from equal mass"
+            provenance |= {about: f"{', '.join(errors)}; edges from {sums.n_pilot:,} of {sums.n_images:,} images"}
         config, nets = json.loads(sums.config_text), tuple(sums.nets)
         n_images, n_groups, images = sums.n_images, sums.n_groups, sums.images_digest
     if others:

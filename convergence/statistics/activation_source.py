@@ -23,6 +23,7 @@ from convergence.data.images import ImageSet
 from convergence.errors import ConfigError
 from convergence.networks import PRE_ACTIVATIONS
 from convergence.statistics.bin_edges import encode
+from convergence.statistics.fine_bins import FINE_EDGES, encode_fine
 from convergence.statistics.group_sums import GroupSums, HostGroupSums, NewMatrix
 from convergence.statistics.masks import PositionMasks, masked_units, read_masks
 from convergence.statistics.null_group_sums import NullAbout, NullGroupSums
@@ -202,7 +203,11 @@ class HostArrays:
 
     def encode(self, samples: Any, edges: Float32) -> npt.NDArray[np.uint8]:
         """Bin numbers (n_units, n_samples), see :func:`convergence.statistics.bin_edges.encode`."""
-        return encode(samples, edges)
+        return encode(samples, edges) if edges.shape[1] < FINE_EDGES else encode_fine(samples, edges)
+
+    def from_host(self, values: npt.NDArray[Any]) -> Any:
+        """A numpy array where activations are."""
+        return values
 
     def to_host(self, values: Any) -> npt.NDArray[Any]:
         """The values as a numpy array."""
@@ -274,8 +279,8 @@ class ActivationSource(ABC):
         """Unpack compressed arrays to copies in ``folder``, or find the copies that another process made there."""
 
     @abstractmethod
-    def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
-        """The activations of a batch, by weights and layer; of all weights, or of those of one name."""
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
+        """The activations of a batch, by weights and layer."""
 
     def check_pre_activations(self, weights: str, layer: str, maps: Maps) -> None:  # noqa: B027
         """Raise FileError if the nonlinearity does not give the activations of a batch from its pre-activations."""

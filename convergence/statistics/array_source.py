@@ -109,10 +109,9 @@ class ArraySource(ActivationSource):
         for array in (*self._stored.values(), *self._given_pre.values()):
             array.unpack(folder)
 
-    def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
-        chosen = {key: array for key, array in self._stored.items() if weights in (None, key[0])}
-        found = {key: _as_maps(array[indices]) for key, array in chosen.items()}
-        for net, layer in chosen:
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
+        found = {key: _as_maps(array[indices]) for key, array in self._stored.items()}
+        for net, layer in self._stored:
             if (net, layer) in self._given_pre:
                 found[net, PRE_ACTIVATIONS + layer] = _as_maps(self._given_pre[net, layer][indices])
         return found

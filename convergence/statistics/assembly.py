@@ -10,8 +10,11 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +23,10 @@ from convergence.io import hdf5
 from convergence.provenance import provenance
 from convergence.statistics.activation_source import ActivationSource
 from convergence.statistics.bin_edges import BinEdges, equal_mass_bins
+from convergence.statistics.code_buffer import samples_gathered
 from convergence.statistics.file import Array, ComparisonSums, StatisticsHeader
+from convergence.statistics.fine_bins import bin_error, fine_edges, join_bins, join_codes, thresholds
+from convergence.statistics.forward_batches import ForwardBatches
 from convergence.statistics.histograms import UnitHistograms
 from convergence.statistics.moments import BAND, PRODUCT_SAMPLES, symmetric_rows
 from convergence.statistics.null_assembly import NullAssembly
@@ -29,6 +35,7 @@ from convergence.statistics.sampling import ImageGroups
 from convergence.statistics.schema import matrix_shapes
 from convergence.statistics.top_images import TopImages
 
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 TILE = 128
 """Units on either side of a tile of mutual information."""
@@ -44,19 +51,19 @@ class Tile(NamedTuple):
     y1: int
 
 
-def moments_name(group: int) -> str:
-    """Name of the partial result of a group's pass 1."""
-    return f"moments-{group:05d}"
+def pilot_name(run: int) -> str:
+    """Name of the partial result of the pilot in a run of groups."""
+    return f"pilot-{run:05d}"
 
 
-def pilot_name(weights: str) -> str:
-    """Name of the partial result of the pilot of one name of weights."""
-    return f"pilot-{weights}"
+def pseudo_nets_name(weights: str) -> str:
+    """Name of the partial result of the maps to pseudo-nets of one name of weights."""
+    return f"pseudo-nets-{weights}"
 
 
-def codes_name(group: int) -> str:
-    """Name of the partial result of a group's pass 2."""
-    return f"codes-{group:05d}"
+def moments_name(run: int) -> str:
+    """Name of the partial result of the sums of a run of groups."""
+    return f"moments-{run:05d}"
 
 
 def gram_name(layer: tuple[str, str]) -> str:
@@ -70,17 +77,23 @@ def information_name(tile: Tile) -> str:
 
 
 def pass_memory(config: StatisticsConfig, n_units: int) -> tuple[float, float | None]:
-    """Bytes of a rank for a comparison of ``n_units``: sums of pass 1, and joint counts of a tile of pass 2.
+    """Bytes of a rank for a comparison of ``n_units``: its sums, and the joint counts of a tile.
 
-    The sums are the samples gathered and centred, and the matrix of products or a band of it. The second number is
-    None without mutual information.
+    The sums are the samples gathered and centred, the matrix of products or a band of it, and the bin numbers that are
+    gathered. The second number is None without mutual information.
     """
     matrix = 8 * n_units**2
     sums = 2 * 4 * PRODUCT_SAMPLES * n_units + (matrix if matrix <= MATRIX_BYTES else 3 * 8 * BAND * n_units)
     information = config.mutual_information
     if not information.enabled:
         return sums, None
-    return sums, 4 * min(TILE, n_units) ** 2 * information.bins**2 * min(information.blocks, config.groups)
+    counts = 4 * min(TILE, n_units) ** 2 * information.bins**2 * min(information.blocks, config.groups)
+    return sums + n_units * samples_gathered(n_units), counts
+
+
+def n_pilot(config: StatisticsConfig) -> int:
+    """Images that the pilot has at least; one, whose batch gives the shift, if neither bins nor null need it."""
+    return config.pilot if config.mutual_information.enabled or config.null.draws else 1
 
 
 def information_tiles(name: str, n_units: int) -> list[Tile]:
@@ -95,6 +108,7 @@ class Assembly:
     Attributes
     ----------
     groups : the image groups
+    batches : the images that share a forward pass, and those of the pilot
     subset, subset_groups : (N,) ascending indices of the images whose activations are stored, and their groups
     n_classes : number of classes with sums of their own; 0 for none
     has_grams : whether there are Gram matrices of the stored images
@@ -104,6 +118,7 @@ class Assembly:
         self.joined, self.config, self._partial = source.joined, config, partial
         self._source = source
         self.groups = ImageGroups.of(config, len(source.images), source.images.families)
+        self.batches = ForwardBatches(self.groups, config.batch_size, n_pilot(config))
         self.subset = self.groups.subset(config.subset)
         self.subset_groups = self.groups.group_of_image[self.subset]
         self.n_classes = source.images.n_classes if config.class_sums else 0
@@ -123,6 +138,7 @@ class Assembly:
             n_groups=len(self.groups),
             subset=self.subset if len(self.subset) else None,
             nets=nets,
+            n_pilot=self.batches.n_pilot_images,
         )
 
     def tiles(self) -> list[Tile]:
@@ -137,7 +153,7 @@ class Assembly:
 
     def stored_maps(self, group: int, layer: int) -> tuple[Float64, npt.NDArray[np.int64]]:
         """Flattened maps (n, units · positions) of the stored images of a group, and their places in ``subset``."""
-        with self._partial.open(moments_name(group)) as file:
+        with self.sums_of(group) as file:
             images = hdf5.read_array(file, "stored")
             place = file["maps"][str(layer)]
             maps = np.concatenate([hdf5.read_array(place, batch) for batch in sorted(place)])
@@ -147,24 +163,82 @@ class Assembly:
         """Whether the top images of a comparison are kept."""
         return bool(self.config.top_images) and not self.joined[name].pooled
 
-    def edges(self) -> dict[str, BinEdges]:
-        """Bin edges of every comparison."""
-        bins = self.config.mutual_information.bins
-        return {name: equal_mass_bins(self._histograms(name), bins) for name in self.joined}
+    @cached_property
+    def map_bytes(self) -> int:
+        """Bytes of the maps of an image that are in memory together: activations, and pre-activations that are read."""
+        shapes = {
+            (member.weights, member.layer): width * math.prod(shape)
+            for name, joined in self.joined.items()
+            for member, width, shape in zip(self._source.members(name), joined.widths, joined.map_shapes, strict=True)
+        }
+        return sum(4 * n * (1 + (key in self._source.nonlinearities)) for key, n in shapes.items())
+
+    def pilot_parts(self, place: str) -> Iterator[h5py.Group]:
+        """Yield a group of the partial results of the pilot, run by run."""
+        for run in self.batches.pilot:
+            with self.pilot_of(run) as file:
+                yield file[place]
+
+    @contextmanager
+    def pilot_of(self, run: int) -> Iterator[h5py.File]:
+        """Open the partial result of the pilot in a run of groups."""
+        with self._partial.open(pilot_name(run)) as file:
+            yield file
+
+    @cached_property
+    def fine_edges(self) -> dict[str, Float32]:
+        """Edges of the fine bins of every comparison, from the pilot; those of the bins if the pilot has all images."""
+        information, n_images, found = self.config.mutual_information, self.batches.n_pilot_images, {}
+        for name, joined in self.joined.items() if information.enabled else ():
+            total = UnitHistograms.zeros(joined.n_units)
+            for place in self.pilot_parts(f"histograms/{name}"):
+                total.add_arrays({key: hdf5.read_array(place, key) for key in place})
+            if self.batches.pilot_is_whole:
+                found[name] = equal_mass_bins(total, information.bins).edges
+            else:
+                found[name] = fine_edges(total, information.bins, n_images)
+        return found
+
+    def bins(self, name: str, histograms: UnitHistograms) -> BinEdges:
+        """The bins of mutual information, whose edges are among those of the fine bins."""
+        n_bins = self.config.mutual_information.bins
+        if self.batches.pilot_is_whole:
+            return equal_mass_bins(histograms, n_bins)
+        return join_bins(histograms, self.fine_edges[name], n_bins)
+
+    @cached_property
+    def _thresholds(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """For each comparison the first fine bin of each bin; empty if the fine bins are the bins."""
+        if self.batches.pilot_is_whole:
+            return {}
+        return {
+            name: thresholds(fine, self.bins(name, self._histograms(name)).edges)
+            for name, fine in self.fine_edges.items()
+        }
 
     def codes(self, group: int, tile: Tile) -> Iterator[tuple[Array, Array]]:
         """Yield bin numbers (n_x, n_samples) and (n_y, n_samples) of a group for the units of a tile."""
-        with self._partial.open(codes_name(group)) as file:
-            for batch in file[tile.name]:
-                codes = hdf5.large_array(file[tile.name], batch)
-                x = codes[tile.x0 : tile.x1]
-                yield x, x if tile.x0 == tile.y0 else codes[tile.y0 : tile.y1]
+        first = self._thresholds.get(tile.name)
+        with self.sums_of(group) as place:
+            for batch in place[tile.name]["codes"]:
+                codes = hdf5.large_array(place[tile.name]["codes"], batch)
+                x, y = (
+                    codes[units] if first is None else join_codes(codes[units], first[units])
+                    for units in (slice(tile.x0, tile.x1), slice(tile.y0, tile.y1))
+                )
+                yield x, y
+
+    @contextmanager
+    def sums_of(self, group: int) -> Iterator[h5py.Group]:
+        """Open the partial result of the sums of a group."""
+        with self._partial.open(moments_name(self.batches.run_of_group[group])) as file:
+            yield file[str(group)]
 
     def pseudo_maps(self, weights: str, layers: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the layers of a pilot, in its order, with the arrays of the maps to pseudo-nets."""
+        """Yield the layers of one name of weights, in order, with the arrays of the maps to pseudo-nets."""
         if not layers:
             return
-        path = pilot_name(weights)
+        path = pseudo_nets_name(weights)
         with self._partial.open(path) as file:
             for k, layer in enumerate(layers):
                 place = file[str(k)]
@@ -180,7 +254,7 @@ class Assembly:
         n_units, n_members = joined.n_units, len(joined.nets)
         counts, sums = np.zeros(n_groups, np.int64), np.zeros((n_groups, n_units))
         for group in range(n_groups):
-            with self._partial.open(moments_name(group)) as file:
+            with self.sums_of(group) as file:
                 place = file[name]
                 counts[group] = int(hdf5.read_array(place, "count"))
                 sums[group] = hdf5.read_array(place, "sums")
@@ -189,7 +263,7 @@ class Assembly:
         matrices = self.matrices(name)
         null = matrices.pop("null_products"), matrices.pop("null_own")
         has_subset, histograms = len(self.subset) > 0, self._histograms(name)
-        information = self.config.mutual_information
+        bins = self.bins(name, histograms) if self.config.mutual_information.enabled else None
         return ComparisonSums(
             name=name,
             nets=joined.nets,
@@ -210,7 +284,8 @@ class Assembly:
             group_count=counts,
             group_sums=sums,
             histograms=histograms,
-            bins=equal_mass_bins(histograms, information.bins) if information.enabled else None,
+            bins=bins,
+            bin_error=math.nan if bins is None else bin_error(histograms, bins),
             subset_samples=self._subset_samples(name) if has_subset else None,
             subset_group=self.subset_groups if has_subset else None,
             subset_family=self.groups.family_of_image[self.subset] if has_subset else None,
@@ -240,13 +315,12 @@ class Assembly:
         return {key: RowsOnDisk(shapes[key], read) if key in shapes else None for key, read in readers.items()}
 
     def _null(self, name: str) -> NullAssembly:
-        moments = [moments_name(group) for group in range(len(self.groups))]
-        return NullAssembly(self.joined[name], self.config.null.draws, moments, self._partial)
+        return NullAssembly(self.joined[name], self.config.null.draws, len(self.groups), self.sums_of)
 
     def _histograms(self, name: str) -> UnitHistograms:
         total = UnitHistograms.zeros(self.joined[name].n_units)
         for group in range(len(self.groups)):
-            with self._partial.open(moments_name(group)) as file:
+            with self.sums_of(group) as file:
                 place = file[name]["histogram"]
                 total.add_arrays({key: hdf5.read_array(place, key) for key in place})
         return total
@@ -254,7 +328,7 @@ class Assembly:
     def _top_images(self, name: str) -> TopImages:
         total = TopImages.zeros(self.joined[name].n_units, self.config.top_images)
         for group in range(len(self.groups)):
-            with self._partial.open(moments_name(group)) as file:
+            with self.sums_of(group) as file:
                 place = file[name]["top"]
                 total.merge(TopImages.from_arrays({key: hdf5.read_array(place, key) for key in place}))
         return total
@@ -262,30 +336,30 @@ class Assembly:
     def _subset_samples(self, name: str) -> npt.NDArray[np.float32]:
         samples = np.empty((len(self.subset), self.joined[name].n_units), np.float32)
         for group in np.unique(self.subset_groups):
-            with self._partial.open(moments_name(int(group))) as file:
+            with self.sums_of(int(group)) as file:
                 samples[self.subset_groups == group] = hdf5.read_array(file[name], "subset")
         return samples
 
     def _products(self, name: str, index: hdf5.Index) -> Float64:
         group, rows = index
         assert isinstance(rows, slice)
-        with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
+        with self.sums_of(int(group)) as file:  # type: ignore[arg-type]
             return symmetric_rows(hdf5.large_array(file[name], "products"), rows.start, rows.stop)
 
     def _shifted_products(self, name: str, index: hdf5.Index) -> Float64:
         group, rows = index
-        with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
+        with self.sums_of(int(group)) as file:  # type: ignore[arg-type]
             return hdf5.large_array(file[name], "shifted")[rows]
 
     def _class_sums(self, name: str, index: hdf5.Index) -> Float64:
         group, rows = index
-        with self._partial.open(moments_name(int(group))) as file:  # type: ignore[arg-type]
+        with self.sums_of(int(group)) as file:  # type: ignore[arg-type]
             return hdf5.large_array(file[name], "class_sums")[rows]
 
     def _class_count(self, name: str) -> npt.NDArray[np.int64]:
         counts = np.empty((len(self.groups), self.n_classes), np.int64)
         for group in range(len(self.groups)):
-            with self._partial.open(moments_name(group)) as file:
+            with self.sums_of(group) as file:
                 counts[group] = hdf5.read_array(file[name], "class_count")
         return counts
 

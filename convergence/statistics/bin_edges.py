@@ -1,6 +1,7 @@
 """Bins of nearly equal mass, computed from unit histograms, and the bin number of every value.
 
-Bin edges are bucket boundaries, so the mass of every bin is known exactly without reading the values again.
+Bin edges are bucket boundaries, so the mass of every bin is known exactly without reading the values again. Buckets of
+both signs are numbered by ascending value: negative buckets, zero, positive buckets.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 from convergence.kernels.jit import njit
 from convergence.statistics.histograms import N_BUCKETS, BucketCounts, Counts, UnitHistograms, bucket_lower_edges
+
+Float32 = npt.NDArray[np.float32]
 
 _TINY = np.float32(np.nextafter(np.float32(0), np.float32(1)))
 
@@ -27,29 +30,57 @@ class BinEdges:
     n_effective_bins : (n_units,) number of bins with any sample
     """
 
-    edges: npt.NDArray[np.float32]
+    edges: Float32
     n_effective_bins: Counts
 
 
-def equal_mass_bins(histograms: UnitHistograms, n_bins: int) -> BinEdges:
+def equal_mass_bins(histograms: UnitHistograms, n_bins: int, among: Float32 | None = None) -> BinEdges:
     """Bins for mutual information: bin 0 for the zeros of a ReLU, the others of equal mass (Li et al. 2016).
 
     A unit that is never negative has its exact zeros in bin 0 and ``n_bins − 1`` bins of nearly equal mass over its
     positive values. A unit with negative values has ``n_bins`` bins of nearly equal mass over all of its values. Bins
     that would be empty, because a unit has too few distinct values, are dropped.
+
+    Edges are bucket boundaries, or those of ``among`` (n_units, n_edges), ascending bucket boundaries of each unit.
     """
     zero, positive = histograms.zero, histograms.positive
     edges = np.full((len(zero), n_bins - 1), np.inf, np.float32)
     effective = np.zeros(len(zero), np.int64)
     below = histograms.negative or BucketCounts(0)
+    starts = np.zeros((len(zero), 0), np.int64) if among is None else bucket_starts(among)
     _edges(
         zero, positive.low, positive.places, positive.times, below.low, below.places, below.times,
-        _lower_edges(), edges, effective,
+        LOWER_EDGES, starts, edges, effective,
     )  # fmt: skip
     return BinEdges(edges, effective)
 
 
-def encode(samples: npt.NDArray[np.float32], edges: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def bucket_starts(edges: Float32) -> Counts:
+    """Numbers (n_units, n_edges) of the buckets that begin at edges; one more than the last bucket for +inf."""
+    return np.searchsorted(LOWER_EDGES, edges)
+
+
+def unit_masses(histograms: UnitHistograms, unit: int, mass: Counts) -> bool:
+    """Fill ``mass`` (2 · N_BUCKETS + 1,) with a unit's counts by bucket; return whether any value is negative."""
+    negative = histograms.negative
+    mass[:N_BUCKETS] = 0 if negative is None else negative.of_unit(unit)[::-1]
+    mass[N_BUCKETS], mass[N_BUCKETS + 1 :] = histograms.zero[unit], histograms.positive.of_unit(unit)
+    return bool(mass[:N_BUCKETS].any())
+
+
+def bin_masses(histograms: UnitHistograms, edges: Float32) -> tuple[Counts, npt.NDArray[np.bool_]]:
+    """Samples (n_units, n_bins) in each bin, and whether a unit has negative values (n_units,)."""
+    n_units, starts = len(edges), bucket_starts(edges)
+    mass, found = np.empty(2 * N_BUCKETS + 1, np.int64), np.empty((n_units, edges.shape[1] + 1), np.int64)
+    signed = np.zeros(n_units, np.bool_)
+    for unit in range(n_units):
+        signed[unit] = unit_masses(histograms, unit, mass)
+        below = np.concatenate([[0], np.cumsum(mass)])
+        found[unit] = np.diff(below[starts[unit]], prepend=0, append=below[-1])
+    return found, signed
+
+
+def encode(samples: Float32, edges: Float32) -> npt.NDArray[np.uint8]:
     """Bins (n_units, n_samples) uint8 of samples (n_units, n_samples), for edges (n_units, n_bins − 1).
 
     NaN goes to bin 0; units with NaN are excluded from results.
@@ -67,6 +98,10 @@ def _lower_edges() -> npt.NDArray[np.float32]:
     negative = np.nextafter(-above[::-1], np.float32(np.inf))
     negative[0] = -np.inf
     return np.concatenate([negative, np.zeros(1, np.float32), positive])
+
+
+LOWER_EDGES = _lower_edges()
+"""(2 · N_BUCKETS + 1,) smallest float32 of every bucket."""
 
 
 def equal_mass_plain(mass: Counts, n_bins: int) -> Counts:
@@ -158,8 +193,33 @@ def _unit_counts(unit, low, places, times, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, boundscheck=False)
+def _join(mass, starts):  # type: ignore[no-untyped-def]
+    """Move the mass between two starts to the first of them; what is below the first start goes to the first bucket."""
+    total, start, k = 0, 0, 0
+    for bucket in range(len(mass)):
+        if k < len(starts) and bucket == starts[k]:
+            mass[start] = total
+            total, start = 0, bucket
+            while k < len(starts) and bucket == starts[k]:
+                k += 1
+        total += mass[bucket]
+        mass[bucket] = 0
+    mass[start] = total
+
+
+@njit(nogil=True, boundscheck=False)
 def _edges(  # type: ignore[no-untyped-def]
-    zero, positive, positive_places, positive_times, negative, negative_places, negative_times, lower, edges, effective
+    zero,
+    positive,
+    positive_places,
+    positive_times,
+    negative,
+    negative_places,
+    negative_times,
+    lower,
+    starts,
+    edges,
+    effective,
 ):
     """Fill edges (n_units, n_bins − 1) and the number of occupied bins of every unit."""
     n_bins = edges.shape[1] + 1
@@ -169,7 +229,10 @@ def _edges(  # type: ignore[no-untyped-def]
     for unit in range(len(zero)):
         mass[N_BUCKETS] = zero[unit]
         any_positive = _unit_counts(unit, positive, positive_places, positive_times, above)
-        if len(negative) and _unit_counts(unit, negative, negative_places, negative_times, below):
+        any_negative = len(negative) and _unit_counts(unit, negative, negative_places, negative_times, below)
+        if starts.shape[1]:
+            _join(mass, starts[unit])
+        if any_negative:
             n = _equal_mass(mass, n_bins, chosen)
             for i in range(n):
                 edges[unit, i] = lower[chosen[i]]

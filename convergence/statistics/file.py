@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class ComparisonSums:
     subset_family : (N,) families of these images; None: every image is a family
     top_images : the images that excite each unit most; None if absent
     bins : the bins of mutual information; None if absent
+    bin_error : largest relative difference of a bin's number of values from equal numbers, over units with continuous
+        values; NaN without bins or without such units
     class_count, class_sums : (n_groups, n_classes) samples of each class, and (n_groups, n_classes, n_units) their sums
         about ``shift``; None without labels
     image_gram : (n_members, N, N) inner products of the flattened maps of the stored images; None if absent
@@ -110,6 +113,7 @@ class ComparisonSums:
     subset_group: Array | None = None
     top_images: TopImages | None = None
     bins: BinEdges | None = None
+    bin_error: float = math.nan
     class_count: Array | None = None
     class_sums: Matrix | None = None
     subset_family: Array | None = None
@@ -188,6 +192,7 @@ class ComparisonSums:
             bins=BinEdges(np.asarray(arrays["bin_edges"]), np.asarray(arrays["effective_bins"]))
             if "bin_edges" in arrays
             else None,
+            bin_error=float(about["bin_error"]),
             subset_samples=np.asarray(arrays["subset_samples"]) if "subset_samples" in arrays else None,
             subset_group=subset_group if "subset_samples" in arrays else None,
             subset_family=subset_family if "subset_samples" in arrays else None,
@@ -219,6 +224,7 @@ class ComparisonSums:
             "map_shapes": np.array([(*shape, 0, 0)[:n_sides] for shape in self.map_shapes], dtype=np.int64),
             "positions": self.positions,
             "precision": self.precision,
+            "bin_error": self.bin_error,
         }
         arrays: dict[str, Array | Matrix | None] = {
             "unit_net": self.unit_net,
@@ -264,6 +270,7 @@ class StatisticsHeader:
     n_groups : number of image groups
     subset : (N,) images whose mean activations are stored; None for none
     nets : the datasets :data:`~.schema.NET_DATASETS` of every net that takes part
+    n_pilot : images of the pilot
     selection : what a subset of a file holds, JSON; "" for a whole file
     """
 
@@ -276,6 +283,7 @@ class StatisticsHeader:
     n_groups: int
     subset: Array | None
     nets: list[dict[str, Any]]
+    n_pilot: int
     selection: str = ""
 
 
@@ -295,6 +303,7 @@ class StatisticsFile:
             raise FileError(f"{self.path}: the attribute provenance or selection is no JSON object. Make it again.")
         self.n_images = int(file["images"].attrs["n_images"])
         self.n_groups = int(file["images"].attrs["n_groups"])
+        self.n_pilot = int(file["images"].attrs["n_pilot"])
         self.comparisons = list(file["comparisons"])
         self.nets = [
             dict(zip(file["nets"], values, strict=True))
@@ -318,6 +327,10 @@ class StatisticsFile:
     def widths(self, name: str) -> tuple[int, ...]:
         """Units of each member of a comparison."""
         return tuple(int(width) for width in self.raw(name).attrs["widths"])
+
+    def bin_error(self, name: str) -> float:
+        """Largest relative difference of a bin's mass from equal masses; NaN without bins or continuous units."""
+        return float(self.raw(name).attrs["bin_error"])
 
     def unit_members(self, name: str) -> tuple[tuple[str, ...], Array]:
         """Names of a comparison's members, and (n_units,) the member of each unit."""
@@ -348,6 +361,7 @@ class StatisticsFile:
             n_groups=self.n_groups,
             subset=hdf5.read_array(place, "subset") if "subset" in place else None,
             nets=self.nets,
+            n_pilot=self.n_pilot,
             selection=json.dumps(self.selection) if self.selection else "",
         )
 

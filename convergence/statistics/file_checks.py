@@ -25,7 +25,7 @@ from convergence.statistics.schema import (
 
 NULL_KINDS = {"pre-activations", "sums", ""}
 """Values of the attribute ``null_kind``."""
-KINDS = {"text": "O", "bool": "b", "counts": "u"}
+KINDS = {"text": "O", "bool": "b", "counts": "u", "float64": "f"}
 """Kinds of numpy's types by the schema's name of a type; other types have to be equal."""
 
 
@@ -105,7 +105,7 @@ def _check_datasets(path: Path, place: Any, datasets: Sequence[Dataset], sizes: 
             continue
         if not isinstance(found, h5py.Dataset):
             raise _unlike(path, f"{place.name}/{dataset.path} is missing, so the file is incomplete")
-        kind = KINDS.get(dataset.dtype)
+        kind = None if dataset.dtype == "float64" else KINDS.get(dataset.dtype)
         is_kind = found.dtype.kind == kind if kind else found.dtype == np.dtype(dataset.dtype)
         if found.ndim != len(dataset.axes) or not is_kind:
             raise _unlike(path, f"{found.name} has another type or number of axes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from convergence.io import hdf5
 from convergence.statistics.activation_source import JoinedUnits
 from convergence.statistics.null_group_sums import NullVectors
 from convergence.statistics.null_sums import NullSums
-from convergence.statistics.partial_results import PartialResults
 
 Float64 = npt.NDArray[np.float64]
 
@@ -23,11 +23,13 @@ class NullAssembly:
     Parameters
     ----------
     joined : its members, of which at least one has pseudo-nets
-    moments : names of the partial results of all image groups, in order
+    sums_of : opens the partial result of the sums of a group
     """
 
-    def __init__(self, joined: JoinedUnits, n_draws: int, moments: list[str], partial: PartialResults) -> None:
-        self._joined, self._n_draws, self._moments, self._partial = joined, n_draws, moments, partial
+    def __init__(
+        self, joined: JoinedUnits, n_draws: int, n_groups: int, sums_of: Callable[[int], AbstractContextManager[Any]]
+    ) -> None:
+        self._joined, self._n_draws, self._n_groups, self._sums_of = joined, n_draws, n_groups, sums_of
         has_pseudo = np.array([kind == "pre-activations" for kind in joined.null_kind])
         self._units = np.flatnonzero(np.repeat(has_pseudo, joined.widths))
 
@@ -36,8 +38,8 @@ class NullAssembly:
         n_units = self._joined.n_units
         count, totals = np.zeros(2, np.int64), {key: np.zeros((2, n_units)) for key in ("real_sums", "real_squares")}
         sums = np.zeros((2, self._n_draws, n_units))
-        for group, name in enumerate(self._moments):
-            with self._partial.open(name) as file:
+        for group in range(self._n_groups):
+            with self._sums_of(group) as file:
                 values = hdf5.read_array(file[self._joined.name]["null"], "vectors")
             found = NullVectors.of(values, n_units, self._n_draws)
             count[group % 2] += int(found.n_samples[0])
@@ -78,8 +80,8 @@ class NullAssembly:
     def _total(self, half: Any, key: str, read: Callable[[hdf5.LargeArray], npt.NDArray[Any]]) -> Float64:
         """Sum of a part of a matrix over the groups of a half."""
         total: Float64 | None = None
-        for name in self._moments[int(half) :: 2]:
-            with self._partial.open(name) as file:
+        for group in range(int(half), self._n_groups, 2):
+            with self._sums_of(group) as file:
                 part = read(hdf5.large_array(file[self._joined.name]["null"], key)).astype(np.float64)
             total = part if total is None else total + part
         assert total is not None

@@ -1,4 +1,4 @@
-"""What the chance level of pseudo-nets costs: arithmetic of pass 1, memory, scratch files."""
+"""What the chance level of pseudo-nets costs: arithmetic of the sums, memory, scratch files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convergence.statistics.moments import BAND, PRODUCT_SAMPLES
 from convergence.statistics.null_group_sums import BUFFER_BYTES, LEAST_SAMPLES, PRODUCT_BYTES
 from convergence.statistics.partial_results import MATRIX_BYTES
 
-PILOT = 6
+PILOT = 8
 """Matrices (units, units) in memory while the rotations of a layer are drawn."""
 
 
@@ -53,6 +53,11 @@ def null_cost(joined: JoinedUnits, config: StatisticsConfig) -> NullCost:
         for width, kind in zip(joined.widths, joined.null_kind, strict=True)
         if kind == "pre-activations"
     )
+    of_pilot = sum(
+        min(8 * width**2, MATRIX_BYTES)
+        for width, kind in zip(joined.widths, joined.null_kind, strict=True)
+        if kind == "pre-activations"
+    )
     per_sample = rows * n_units + draws * squares
     mapped = draws * sum(
         width**2 * (_size(shape) if joined.pooled else joined.n_null_sampled(config))
@@ -60,7 +65,9 @@ def null_cost(joined: JoinedUnits, config: StatisticsConfig) -> NullCost:
         if kind == "pre-activations"
     )
     return NullCost(
-        memory_bytes=max(gathered + matrices + min(PRODUCT_BYTES, 4 * rows * n_units) + weights, PILOT * 8 * widest**2),
+        memory_bytes=max(
+            gathered + matrices + min(PRODUCT_BYTES, 4 * rows * n_units) + weights, PILOT * 8 * widest**2, of_pilot
+        ),
         scratch_bytes=config.groups * 4 * rows * (n_units + widest) + 4 * draws * squares,
         stored_bytes=2 * 4 * draws * n_units * (n_units + widest),
         products=per_sample * joined.n_null_sampled(config) + mapped,

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from convergence.kernels.jit import njit
 from convergence.statistics.group_sums import NewMatrix, in_memory
 from convergence.statistics.moments import PRODUCT_SAMPLES, exponents
+from convergence.statistics.nonlinearities import relu
 from convergence.statistics.pseudo_nets import PseudoUnits
 
 Float32 = npt.NDArray[np.float32]
@@ -233,6 +235,17 @@ class NullGroupSums:
         return values
 
 
+@njit(nogil=True)
+def _rectify(values, offset, shift):  # type: ignore[no-untyped-def]
+    """Replace products (n, units, n_samples) by max(products + offset, 0) − shift."""
+    for draw in range(values.shape[0]):
+        for unit in range(values.shape[1]):
+            row, added, about = values[draw, unit], offset[draw, unit], shift[draw, unit, 0]
+            for s in range(len(row)):
+                value = row[s] + added
+                row[s] = (np.float32(0.0) if value < np.float32(0.0) else value) - about
+
+
 def compute_pseudo_units(
     members: Sequence[PseudoUnits],
     pre: Sequence[Any],
@@ -257,11 +270,16 @@ def compute_pseudo_units(
             for start in range(0, out.shape[2], step):
                 samples = slice(start, min(start + step, out.shape[2]))
                 chunk = standard[:, samples.start * per_sample : samples.stop * per_sample]
+                place = out[draws, member.place, samples]
+                if member.nonlinearity is relu and not pooled:  # the same operations in one pass over the values
+                    products = member.maps.products(weights, chunk)
+                    _rectify(products, member.maps.offset[draws], shift[draws, member.place])
+                    place[:] = products
+                    continue
                 values = member.nonlinearity(member.maps.apply(draws, weights, chunk))
                 if pooled:
                     values = values.reshape(*values.shape[:2], -1, per_sample)
                     values = values.mean(3) if of_positions is None else (values * of_positions[samples]).sum(3)
-                place = out[draws, member.place, samples]
                 if isinstance(out, np.ndarray):
                     np.subtract(values, shift[draws, member.place], out=place)
                 else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from convergence.io.files import create_for_owner, remove_leftovers
 from convergence.statistics.group_sums import NewMatrix, in_memory
 
 SCHEMA = "convergence-partial"
-VERSION = 10
+VERSION = 11
 MADE_BY = "convergence statistics CONFIG"
+KEPT_OPEN = 32
+"""Files that stay open."""
 MATRIX_BYTES = 1 << 28
 """A larger matrix is accumulated in its file, with one band of rows in memory."""
 Arrays = Iterable[tuple[str, Any]]
@@ -50,6 +53,8 @@ class PartialResults:
 
     def __init__(self, folder: Path, digest: str) -> None:
         self.folder, self.digest = folder, digest
+        self._open: OrderedDict[str, ExitStack] = OrderedDict()
+        self._files: dict[str, h5py.File] = {}
 
     def prepare(self) -> None:
         """Make the folder, and remove files that killed processes left unfinished."""
@@ -58,6 +63,7 @@ class PartialResults:
 
     def is_done(self, name: str) -> bool:
         """Whether a partial result is on disk, intact and of this digest."""
+        self._close(name)
         return is_done(self._path(name), SCHEMA, VERSION, self.digest)
 
     def write(self, name: str, compute: Callable[[NewMatrix], Arrays]) -> None:
@@ -66,6 +72,7 @@ class PartialResults:
         Matrices above ``MATRIX_BYTES`` are datasets of the file. Float64 matrices are stored with checksums of blocks
         of rows, so they can be written and verified without being in memory.
         """
+        self._close(name)
         with hdf5.create(self._path(name), SCHEMA, VERSION, {"digest": self.digest}) as file:
 
             def new_matrix(path: str, shape: int | tuple[int, int]) -> Any:
@@ -79,9 +86,24 @@ class PartialResults:
 
     @contextmanager
     def open(self, name: str) -> Iterator[h5py.File]:
-        """Open a partial result to read."""
-        with hdf5.open_checked(self._path(name), SCHEMA, VERSION, MADE_BY) as file:
-            yield file
+        """Open a partial result to read; a number of files stay open for the next time."""
+        if name not in self._files:
+            while len(self._open) >= KEPT_OPEN:
+                self._close(next(iter(self._open)))
+            self._open[name] = stack = ExitStack()
+            self._files[name] = stack.enter_context(hdf5.open_checked(self._path(name), SCHEMA, VERSION, MADE_BY))
+        self._open.move_to_end(name)
+        yield self._files[name]
+
+    def close(self) -> None:
+        """Close all files."""
+        for name in list(self._open):
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        self._files.pop(name, None)
+        if name in self._open:
+            self._open.pop(name).close()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.h5"

@@ -1,11 +1,12 @@
-"""The two passes over the evaluation images: batches in, named arrays out.
+"""The passes over the evaluation images: batches in, named arrays out.
 
-    pilot         before pass 1, one name of weights: the maps from pre-activations to those of pseudo-nets
-    moments       pass 1, one image group: all sums, the means and maps of the stored images, the top images
-    gram          inner products of the flattened maps of the stored images of one layer of one net
-    codes         pass 2, one image group: bin numbers of its samples, with bin edges from pass 1
-    information   mutual information of one tile of pairs of units, from the bin numbers
+    pilot               some images, see :mod:`convergence.statistics.pilot`
+    pseudo-nets         one name of weights: maps from pre-activations to those of pseudo-nets, from the pilot
+    sums                one run of image groups: all sums, numbers of fine bins, stored images, top images
+    Gram matrices       one layer of one net: inner products of the flattened maps of the stored images
+    mutual information  one tile of pairs of units, from the numbers of fine bins
 
+Images of a group are decoded, and the nets run on them, once; the pilot's a second time unless their maps were kept.
 A pass yields ``(path, array)`` and knows no file. Its items are independent of each other: any process may compute any
 of them, in any order, and :class:`~convergence.statistics.partial_results.PartialResults` stores each. Joint counts
 exist in memory only, for one tile at a time.
@@ -21,38 +22,33 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence.config.stages import StatisticsConfig
-from convergence.data.images import read_batches
 from convergence.errors import FileError
-from convergence.networks import PRE_ACTIVATIONS
+from convergence.io import hdf5
 from convergence.statistics.activation_source import ActivationSource, Maps
 from convergence.statistics.assembly import (
     Assembly,
     Tile,
-    codes_name,
     gram_name,
     information_name,
     moments_name,
     pilot_name,
+    pseudo_nets_name,
 )
-from convergence.statistics.bin_edges import BinEdges
-from convergence.statistics.group_sums import NewMatrix, shift_of
+from convergence.statistics.code_buffer import CodeBuffer
+from convergence.statistics.forward_batches import KEPT_BYTES, KeptMaps, by_group
+from convergence.statistics.group_sums import NewMatrix
 from convergence.statistics.information import leave_one_out
 from convergence.statistics.joint_counts import JointCounts
-from convergence.statistics.masks import some_of_valid
-from convergence.statistics.moments import Moments
-from convergence.statistics.null_group_sums import NullAbout, compute_pseudo_units
+from convergence.statistics.null_group_sums import NullAbout
 from convergence.statistics.partial_results import Arrays, PartialResults
-from convergence.statistics.pseudo_nets import PseudoUnits, make_maps, n_null_positions, null_columns, pseudo_units
+from convergence.statistics.pilot import AddedMoments, null_about, pilot_arrays
+from convergence.statistics.pseudo_nets import PseudoUnits, make_maps, pseudo_units
 from convergence.statistics.sampling import Indices
 from convergence.statistics.top_images import TopImages
 
 Float64 = npt.NDArray[np.float64]
-CODES_SAMPLES = 65536
-"""Samples of one array of bin numbers."""
 GRAM_BYTES = 1 << 29
 """Bytes of stored maps in memory, for the Gram matrix of a layer."""
-ABOUT_SAMPLES = 1024
-"""Samples that give the points about which pseudo-units are summed."""
 
 
 class Pass(NamedTuple):
@@ -67,79 +63,76 @@ class Pass(NamedTuple):
 class StatisticsPasses:
     """The passes over one source of activations.
 
+    Parameters
+    ----------
+    kept_bytes : bytes of the pilot's maps to keep for the sums
+
     Attributes
     ----------
     assembly : the sums of all groups, once the passes are done
     """
 
-    def __init__(self, source: ActivationSource, config: StatisticsConfig, partial: PartialResults) -> None:
+    def __init__(
+        self,
+        source: ActivationSource,
+        config: StatisticsConfig,
+        partial: PartialResults,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         self.source, self.config = source, config
         source.read_masks(config)
         self.assembly = Assembly(source, config, partial)
-        self.groups, self.joined = self.assembly.groups, source.joined
+        self.groups, self.batches, self.joined = self.assembly.groups, self.assembly.batches, source.joined
+        self._maps = KeptMaps(source, kept_bytes, config.loader_workers)
+        fits = self.assembly.map_bytes * self.batches.n_pilot_images <= kept_bytes
+        self._keep = fits or self.batches.pilot_is_whole
 
     def __iter__(self) -> Iterator[Pass]:
         """The passes in order; each needs the partial results of all items of the previous one."""
-        groups = range(len(self.groups))
+        runs = range(len(self.batches.runs))
+        yield Pass("pilot", list(self.batches.pilot), pilot_name, self.pilot)
         with_pre = list(dict.fromkeys(weights for weights, _ in self.source.nonlinearities))
         if with_pre:
-            yield Pass("pass 0, pilot", with_pre, pilot_name, self.pilot)
-        yield Pass("pass 1, moments", groups, moments_name, self.moments)
+            yield Pass("pseudo-nets", with_pre, pseudo_nets_name, self.make_pseudo_nets)
+        yield Pass("sums", runs, moments_name, functools.partial(self.moments, self.fine_edges()))
         if self.assembly.has_grams:
-            yield Pass("pass 1, Gram matrices", self.assembly.grams(), gram_name, self.gram)
+            yield Pass("Gram matrices", self.assembly.grams(), gram_name, self.gram)
         if self.config.mutual_information.enabled:
-            edges = self.edges()
-            yield Pass("pass 2, bins", groups, codes_name, functools.partial(self.codes, edges))
-            yield Pass("pass 2, mutual information", self.assembly.tiles(), information_name, self.information)
+            yield Pass("mutual information", self.assembly.tiles(), information_name, self.information)
 
-    @functools.cached_property
-    def shift(self) -> dict[str, Float64]:
-        """For each comparison the point about which all moments are taken: means over the first batch of group 0."""
-        first = next(self.groups.batches(0, self.config.batch_size))
-        maps = self.source.maps(self.source.images.read(first), first)
-        found: dict[str, Float64] = {}
-        for name, samples, _ in self.source.samples(maps, first, self.config.positions, self.config.seed):
-            if name not in found:
-                found[name] = shift_of(self.source.arrays.to_host(samples))
-        return found
-
-    def pilot(self, weights: str, new_matrix: NewMatrix) -> Arrays:
-        """Maps to the pre-activations of pseudo-nets, for the layers of one name of weights, by number of the layer.
+    def pilot(self, run: int, new_matrix: NewMatrix) -> Arrays:
+        """The part of the pilot in one run of image groups.
 
         Raises
         ------
         FileError
             for given pre-activations that are not those of the given activations.
         """
-        null, source, seed = self.config.null, self.source, self.config.seed
-        layers = [layer for name, layer in source.nonlinearities if name == weights]
-        moments: dict[str, Moments] = {}
-        images = self.groups.subset(null.pilot)
-        batches = [images[k : k + self.config.batch_size] for k in range(0, len(images), self.config.batch_size)]
-        for indices, batch in read_batches(source.images, batches, self.config.loader_workers):
-            maps = source.maps(batch, indices, weights)
-            for layer in layers:
-                source.check_pre_activations(weights, layer, maps)
-                z = source.arrays.to_host(maps[weights, PRE_ACTIVATIONS + layer])
-                n_used = n_null_positions(z.shape[2], "auto", null.draws)
-                columns = null_columns(z.shape[2], n_used, seed)
-                samples = np.ascontiguousarray((z if columns is None else z[:, :, columns]).transpose(1, 0, 2))
-                samples = samples.reshape(len(samples), -1)
-                valid = source.valid(indices, z.shape[2])
-                if valid is not None:
-                    samples = z.transpose(1, 0, 2)[:, some_of_valid(valid, n_used, seed)]
-                if layer not in moments:
-                    moments[layer] = Moments(shift_of(samples), "float64")
-                moments[layer].update(samples)
+        batches = self._maps.read(self.batches.pilot[run], self._keep)
+        return pilot_arrays(self.source, self.config, batches, new_matrix, run == 0)
+
+    def make_pseudo_nets(self, weights: str, new_matrix: NewMatrix) -> Arrays:
+        """Maps to the pre-activations of pseudo-nets, for the layers of one name of weights, by number of the layer."""
+        null, seed = self.config.null, self.config.seed
+        layers = [layer for name, layer in self.source.nonlinearities if name == weights]
         for k, layer in enumerate(layers):
-            found = moments[layer]
-            made = make_maps(found.mean(), found.covariance(), null.draws, seed, f"{weights}.{layer}")
+            number, added = list(self.source.nonlinearities).index((weights, layer)), AddedMoments()
+            for place in self.assembly.pilot_parts(f"moments/{number}"):
+                added.add({key: hdf5.read_array(place, key) for key in ("count", "shift", "sums", "products")})
+            found = added.finish()
+            made = make_maps(found.mean, found.covariance, null.draws, seed, f"{weights}.{layer}")
             for key, array in made.arrays().items():
                 yield f"{k}/{key}", array
 
     @functools.cached_property
+    def shift(self) -> dict[str, Float64]:
+        """For each comparison the point about which all moments are taken: means over the first batch of the pilot."""
+        with self.assembly.pilot_of(0) as file:
+            return {name: np.asarray(hdf5.read_array(file["shift"], name)) for name in self.joined}
+
+    @functools.cached_property
     def pseudo_units(self) -> dict[str, list[PseudoUnits]]:
-        """For each comparison with pseudo-nets those of its members, from the partial results of the pilot."""
+        """For each comparison with pseudo-nets those of its members, from their partial results."""
         source = self.source
         maps = {
             (weights, layer): source.arrays.pseudo_maps(arrays)
@@ -158,28 +151,39 @@ class StatisticsPasses:
 
     @functools.cached_property
     def null_about(self) -> dict[str, NullAbout]:
-        """For each comparison with pseudo-nets the points about which they are summed: means over the first batch."""
+        """For each comparison with pseudo-nets the points about which they are summed."""
         if not self.pseudo_units:
             return {}
-        first = next(self.groups.batches(0, self.config.batch_size))
-        maps = self.source.maps(self.source.images.read(first), first)
-        found: dict[str, NullAbout] = {}
-        for name, real, pre, n_images, weights in self.source.null_samples(maps, first, self.config):
-            if name not in found:
-                per_image = real.shape[1] // n_images
-                some = min(n_images, max(1, ABOUT_SAMPLES // per_image))
-                members, arrays = self.pseudo_units[name], self.source.arrays
-                pseudo = arrays.zeros((self.config.null.draws, members[-1].place.stop, some * per_image))
-                parts = [z.reshape(len(z), n_images, -1)[:, :some] for z in pre]
-                no_shift = arrays.zeros((*pseudo.shape[:2], 1))
-                chosen = [None if w is None else w[:some] for w in weights]
-                compute_pseudo_units(members, parts, self.joined[name].pooled, pseudo, no_shift, chosen)
-                real = arrays.to_host(real[:, : some * per_image])
-                found[name] = NullAbout.of(real, self.shift[name][: len(real)], arrays.to_host(pseudo), members)
-        return found
+        shift, draws = self.shift, self.config.null.draws
+        with self.assembly.pilot_of(0) as file:
+            return {
+                name: null_about(
+                    file["about"][name], shift[name], members, self.joined[name].pooled, draws, self.source
+                )
+                for name, members in self.pseudo_units.items()
+            }
 
-    def moments(self, group: int, new_matrix: NewMatrix) -> Arrays:
-        """Pass 1 of one group: the arrays of its sums, ``subset`` and ``top/*``, for each comparison; ``maps/*``."""
+    def fine_edges(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Edges of the fine bins of every comparison, from the histograms of the pilot; empty without bins."""
+        return self.assembly.fine_edges
+
+    def moments(self, edges: dict[str, npt.NDArray[np.float32]], run: int, new_matrix: NewMatrix) -> Arrays:
+        """The arrays of :meth:`group_arrays` of each group of a run, below the number of the group."""
+        groups = self.batches.runs[run]
+        sizes = {group: len(self.groups.images(group)) for group in groups}
+        batches = self._maps.read(self.batches.batches(run))
+        for group, of_group in by_group(groups, sizes.__getitem__, batches):
+            for path, array in self.group_arrays(edges, group, of_group, _below(str(group), new_matrix)):
+                yield f"{group}/{path}", array
+
+    def group_arrays(
+        self,
+        edges: dict[str, npt.NDArray[np.float32]],
+        group: int,
+        batches: Iterator[tuple[Indices, Maps]],
+        new_matrix: NewMatrix,
+    ) -> Arrays:
+        """For each comparison the sums of a group, ``codes/*``, ``subset`` and ``top/*``; ``maps/*`` and ``stored``."""
         config, source = self.config, self.source
         labels, n_classes = source.images.labels, self.assembly.n_classes
         sums = {
@@ -197,15 +201,28 @@ class StatisticsPasses:
             for name, members in self.pseudo_units.items()
         }
         tops = self._empty_top_images()
-        previous = self.groups.previous(group, config.batch_size)
-        for n_batch, (indices, maps) in enumerate(self._batches(group)):
-            before, done = next(previous), dict.fromkeys(self.joined, 0)
+        ring = self.groups.images(group)
+        previous, n_done, of_bins = np.roll(ring, 1), 0, config.mutual_information.positions
+        codes = {
+            name: CodeBuffer(self.joined[name].n_units, len(ring) * self.joined[name].n_sampled(of_bins))
+            for name in edges
+        }
+        for n_batch, (indices, maps) in enumerate(batches):
+            before, done = previous[n_done : n_done + len(indices)], dict.fromkeys(self.joined, 0)
+            n_done += len(indices)
             later = source.later_samples(maps, before, config.positions, config.seed)
             for name, samples, n_images in source.samples(maps, indices, config.positions, config.seed):
                 images = indices[done[name] : done[name] + n_images]
                 done[name] += n_images
                 classes = None if labels is None else labels[images]
                 sums[name].update(samples, n_images, classes, next(later) if config.shifted_null else None)
+                if edges and of_bins == config.positions:
+                    for number, full in codes[name].add(source.arrays.encode(samples, edges[name])):
+                        yield f"{name}/codes/{number:06d}", full
+            if edges and of_bins != config.positions:
+                for name, samples, _ in source.samples(maps, indices, of_bins, config.seed):
+                    for number, full in codes[name].add(source.arrays.encode(samples, edges[name])):
+                        yield f"{name}/codes/{number:06d}", full
             for name, real, pre, n_images, weights in source.null_samples(maps, indices, config):
                 null[name].update(real, pre, n_images, weights)
             for layer, top in tops.items():
@@ -227,6 +244,9 @@ class StatisticsPasses:
             if name in null:
                 for key, array in null[name].arrays():
                     yield f"{name}/null/{key}", array
+            if name in codes:
+                for number, rest in codes[name].finish():
+                    yield f"{name}/codes/{number:06d}", rest
             yield f"{name}/subset", np.concatenate(stored[name])[order]
             if self.assembly.has_top_images(name):
                 parts = [tops[member.weights, member.layer] for member in source.members(name)]
@@ -256,36 +276,6 @@ class StatisticsPasses:
                 gram[np.ix_(of_x, of_y)] = product
                 gram[np.ix_(of_y, of_x)] = product.T
         yield "gram", gram
-
-    def edges(self) -> dict[str, BinEdges]:
-        """Bin edges of every comparison, from the histograms of pass 1."""
-        return self.assembly.edges()
-
-    def codes(self, edges: dict[str, BinEdges], group: int, new_matrix: NewMatrix) -> Arrays:
-        """Pass 2 of one group: for each comparison arrays of at most ``CODES_SAMPLES`` samples.
-
-        The memory of an array is used again for the next one.
-        """
-        n_images, positions = len(self.groups.images(group)), self.config.mutual_information.positions
-        buffers, filled, written = {}, dict.fromkeys(self.joined, 0), dict.fromkeys(self.joined, 0)
-        for name, joined in self.joined.items():
-            n_samples = min(n_images * joined.n_sampled(positions), CODES_SAMPLES)
-            buffers[name] = np.empty((joined.n_units, n_samples), np.uint8)
-        for indices, maps in self._batches(group):
-            for name, samples, _ in self.source.samples(maps, indices, positions, self.config.seed):
-                codes, buffer, start = self.source.arrays.encode(samples, edges[name].edges), buffers[name], 0
-                while start < codes.shape[1]:
-                    n = min(codes.shape[1] - start, buffer.shape[1] - filled[name])
-                    buffer[:, filled[name] : filled[name] + n] = codes[:, start : start + n]
-                    filled[name] += n
-                    start += n
-                    if filled[name] == buffer.shape[1]:
-                        yield f"{name}/{written[name]:06d}", buffer
-                        filled[name] = 0
-                        written[name] += 1
-        for name, n in filled.items():
-            if n:
-                yield f"{name}/{written[name]:06d}", buffers[name][:, :n]
 
     def information(self, tile: Tile, new_matrix: NewMatrix) -> Arrays:
         """Mutual information of the units of a tile, and the same without each block of image groups.
@@ -323,12 +313,6 @@ class StatisticsPasses:
             for member, width in zip(self.source.members(name), joined.widths, strict=True)
         }
         return {layer: TopImages.zeros(width, self.config.top_images) for layer, width in widths.items()}
-
-    def _batches(self, group: int) -> Iterator[tuple[Indices, Maps]]:
-        """Indices and activations of a group's images."""
-        batches = self.groups.batches(group, self.config.batch_size)
-        for indices, images in read_batches(self.source.images, batches, self.config.loader_workers):
-            yield indices, self.source.maps(images, indices)
 
 
 def _below(place: str, new_matrix: NewMatrix) -> NewMatrix:

@@ -70,6 +70,12 @@ class PseudoMaps:
 
         ``weights`` are those of these draws.
         """
+        found = self.products(weights, z)
+        found += self.offset[draws, :, None]
+        return found
+
+    def products(self, weights: Any, z: Any) -> Any:
+        """:meth:`apply` without the offset."""
         n, k, _ = weights.shape
         if k == len(z):
             found = (weights.reshape(n * k, k) @ z).reshape(n, k, -1)
@@ -77,7 +83,6 @@ class PseudoMaps:
             found = self._like(n, z)
             found[:] = z / self.scale[:, None]
             found[:, self.mixed] = (weights.reshape(n * k, k) @ z[self.mixed]).reshape(n, k, z.shape[-1])
-        found += self.offset[draws, :, None]
         return found
 
     def _finite(self, standard: Any) -> Any:

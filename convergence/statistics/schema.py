@@ -94,6 +94,7 @@ FILE = (
 IMAGES = (
     Attribute("n_images", (), "int64", "number of images that were read"),
     Attribute("n_groups", (), "int64", "number of image groups"),
+    Attribute("n_pilot", (), "int64", "images of the pilot: `statistics.pilot` or more, at most all"),
     Attribute("manifest_sha256", (), "text", "SHA-256 of the images and labels"),
 )
 IMAGE_DATASETS = (
@@ -158,6 +159,13 @@ MEMBERS = (
     Attribute("map_shape", ("grid",), "int64", "grid of the positions that are samples; empty if pooled"),
     Attribute("positions", (), "text", "sampled positions per image: `all` or a number"),
     Attribute("precision", (), "text", "type of the products, `float32` or `float64`; sums are float64"),
+    Attribute(
+        "bin_error",
+        (),
+        "float64",
+        "largest relative difference of a bin's number of values from equal numbers, over the units with continuous "
+        "values; the zeros of a rectified unit are not counted. NaN without bins or without such units",
+    ),
 )
 DATASETS = (
     Dataset("unit_net", ("unit",), "int32", "Member of the unit, an index into the attribute `nets`."),
@@ -230,7 +238,8 @@ DATASETS = (
             all_groups=True),
     Dataset("histogram/negative_first", (), "int64", "Bucket of the first column of `negative`.", all_groups=True),
     Dataset(
-        "bin_edges", ("unit", "edge"), "float32", "Lower edges of bins 1, 2, …; +∞ where a unit has fewer bins.",
+        "bin_edges", ("unit", "edge"), "float32", "Lower edges of bins 1, 2, …, among the edges of the fine bins of "
+        "the pilot; +∞ where a unit has fewer bins.",
         needs="mutual_information", all_groups=True,
     ),
     Dataset(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,7 +194,7 @@ class _Kept:
         }
         has_pseudo = [str(kind) == "pre-activations" for kind in attributes["null_kind"]]
         if self.groups is not None:
-            attributes |= _without_pseudo_nets(attributes, has_pseudo)
+            attributes |= _without_pseudo_nets(attributes, has_pseudo) | {"bin_error": math.nan}
         arrays: dict[str, Any] = {}
         for dataset in DATASETS:
             if dataset.path not in place or (dataset.all_groups and self.groups is not None):

@@ -19,7 +19,7 @@ import torch
 
 from convergence.config.schema import Experiment
 from convergence.data.images import ImageSet
-from convergence.networks.activation_functions import Nonlinearity
+from convergence.networks.activation_functions import AppliedCall, Nonlinearity
 from convergence.networks.devices import devices_of_process, keep_freed_memory, reproducible_arithmetic
 from convergence.networks.layer_reader import N_PROBES, LayerReader
 from convergence.networks.weights import load_net
@@ -27,6 +27,7 @@ from convergence.statistics.activation_source import ActivationSource, HostArray
 from convergence.statistics.group_sums import FinishedSums, GroupSums, NewMatrix
 from convergence.statistics.histograms import FIRST_BUCKET, N_BUCKETS, PATTERN_SHIFT, UnitHistograms
 from convergence.statistics.moments import BAND, ORDINARY, PRODUCT_SAMPLES
+from convergence.statistics.nonlinearities import relu
 from convergence.statistics.null_group_sums import NullAbout, NullGroupSums
 from convergence.statistics.pseudo_nets import PseudoMaps, PseudoUnits, read_maps
 from convergence.statistics.sampling import Float32, Indices
@@ -102,13 +103,12 @@ class NetSource(ActivationSource):
         }
         return cls(experiment, modules, images, devices_of_process(config.device, local_rank, local_size))
 
-    def maps(self, images: npt.NDArray[np.float32], indices: Indices, weights: str | None = None) -> Maps:
+    def maps(self, images: npt.NDArray[np.float32], indices: Indices) -> Maps:
         batch = torch.from_numpy(images)
         on = {device: batch.to(device) for device in self.devices}
         found: Maps = {
             (name, layer): out
             for name, reader in self.readers.items()
-            if weights in (None, name)
             for layer, out in reader(on[self._device_of[name]]).items()
         }
         if isinstance(self.arrays, DeviceArrays):
@@ -166,6 +166,9 @@ class DeviceArrays(HostArrays):
         codes = torch.searchsorted(bounds, samples.contiguous(), right=True)
         codes = torch.where(samples.isnan(), torch.zeros_like(codes), codes)
         return np.asarray(codes.to(torch.uint8).cpu().numpy())
+
+    def from_host(self, values: npt.NDArray[Any]) -> Any:
+        return torch.from_numpy(values).to(self.device)
 
     def to_host(self, values: Any) -> npt.NDArray[Any]:
         return np.asarray(values.cpu().numpy())
@@ -344,6 +347,8 @@ class DevicePseudoMaps(PseudoMaps):
 
 def _of_numpy(function: Nonlinearity) -> Callable[[Any], Any]:
     """A function of tensors as a function of arrays; a module with parameters is moved to the host."""
+    if isinstance(function, AppliedCall) and function.name == "relu":
+        return relu
     on_host = copy.deepcopy(function).cpu() if isinstance(function, torch.nn.Module) else function
 
     def of_numpy(values: Any) -> Any:

@@ -69,6 +69,7 @@ class StatisticsWriter:
             images.attrs["manifest_sha256"] = header.manifest_sha256
             images.attrs["n_images"] = int((header.group_of_image >= 0).sum())
             images.attrs["n_groups"] = header.n_groups
+            images.attrs["n_pilot"] = header.n_pilot
             arrays = {"group_of_image": header.group_of_image, "family_of_image": header.family_of_image}
             if header.subset is not None:
                 arrays |= {"subset": header.subset, "subset_group": header.group_of_image[header.subset]}

@@ -63,6 +63,7 @@ alone = {{ conv1 = "alone_conv1_pre.npy", fc = "alone_fc_pre.npy" }}
 [statistics]
 comparisons = ["conv1", "fc"]
 groups = 6
+batch_size = 40
 subset = 40
 shifted_null = true
 threads = 1

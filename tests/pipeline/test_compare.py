@@ -150,19 +150,20 @@ def test_loader_data_set_and_array_are_the_same_images(torch, two, images, monke
     assert not folder.exists(), "temporary files are removed with the results"
 
 
-def test_activations_of_the_first_pass_are_used_again_with_the_same_numbers(torch, two, images, monkeypatch):
-    from convergence.notebook import remembering
+def test_activations_of_the_pilot_are_used_again_with_the_same_numbers(torch, two, images, monkeypatch):
+    from convergence.notebook import stage
+    from convergence.statistics.torch_source import NetSource
 
     read = []
-    forward = remembering.NetSource.maps
-    monkeypatch.setattr(remembering.NetSource, "maps", lambda self, *given: read.append(1) or forward(self, *given))
+    forward = NetSource.maps
+    monkeypatch.setattr(NetSource, "maps", lambda self, *given: read.append(1) or forward(self, *given))
     settings = {"statistics": QUICK | {"mutual_information": {"enabled": True}, "null": {"draws": 0}}}
     found = []
-    for bytes_kept, n_read in ((1 << 20, 4), (0, 8)):
+    for bytes_kept, n_read in ((1 << 20, 1), (0, 2)):
         read.clear()
-        monkeypatch.setattr(remembering, "MOST", bytes_kept)
+        monkeypatch.setattr(stage, "MOST", bytes_kept)
         found.append(datasets(quick(two, images, **settings).statistics))
-        assert len(read) == n_read, "each of the four groups once, or twice"
+        assert len(read) == n_read, "a batch of all four groups once, or twice"
     assert found[0] == found[1]
 
 

@@ -125,7 +125,7 @@ def test_faulty_activation_files_are_refused(arrays, tmp_path, capsys):
 def test_mutual_information_does_not_depend_on_the_size_of_code_arrays(arrays, tmp_path, monkeypatch):
     found = []
     for samples in (65_536, 7):
-        monkeypatch.setattr("convergence.statistics.passes.CODES_SAMPLES", samples)
+        monkeypatch.setattr("convergence.statistics.code_buffer.CODES_SAMPLES", samples)
         runs = tmp_path / str(samples)
         assert main(["statistics", str(tmp_path / "given.toml"), "--runs", str(runs)]) == 0
         with h5py.File(runs / "given" / "statistics.h5") as file:

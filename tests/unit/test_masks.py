@@ -41,7 +41,8 @@ batch_size = 7
 positions = {positions}
 shifted_null = true
 subset = 20
-null = {{ draws = 2, pilot = 30 }}
+pilot = 30
+null = {{ draws = 2 }}
 mutual_information = {{ positions = {positions} }}
 threads = 1
 """
@@ -54,7 +55,7 @@ def masks(seed: int, counts: np.ndarray) -> np.ndarray:
 
 
 def sums(folder: Path, mask: np.ndarray | None, values: dict[str, np.ndarray], positions: str) -> dict[str, np.ndarray]:
-    """All partial results of both passes over activations whose pre-activations (N, T, units) are given."""
+    """All partial results but the pilot's samples, of activations whose pre-activations (N, T, units) are given."""
     folder.mkdir()
     for name, z in values.items():
         np.save(folder / f"{name}-pre.npy", z)
@@ -75,7 +76,7 @@ def sums(folder: Path, mask: np.ndarray | None, values: dict[str, np.ndarray], p
         with h5py.File(path) as file:
             file.visititems(
                 lambda name, item, path=path: found.__setitem__(f"{path.stem}/{name}", item[()])
-                if isinstance(item, h5py.Dataset) else None
+                if isinstance(item, h5py.Dataset) and "about/" not in name else None
             )  # fmt: skip
     assert any("null/products" in name for name in found)
     assert any(name.endswith("shifted") for name in found)

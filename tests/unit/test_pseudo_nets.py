@@ -52,7 +52,8 @@ groups = 5
 batch_size = 7
 positions = {9 if shape else '"all"'}
 comparisons = [{{ name = "layer", layers = ["layer"]{more} }}]
-null = {{ draws = {DRAWS}, pilot = 40{null} }}
+pilot = 40
+null = {{ draws = {DRAWS}{null} }}
 [activations]
 root = '{folder}'
 nets = {{ a = {{ layer = "a.npy" }}, b = {{ layer = "b.npy" }} }}
@@ -79,9 +80,9 @@ def passes_of(given: ArraySource, about: Experiment, folder: Path, order: list[i
     partial.prepare()
     passes = StatisticsPasses(given, about.statistics, partial)
     for step in passes:
-        if step.what.startswith("pass 2"):
+        if step.what == "mutual information":
             break
-        for item in order if order and step.what == "pass 1, moments" else step.items:
+        for item in order if order and step.what == "sums" else step.items:
             partial.write(step.name(item), functools.partial(step.compute, item))
     return passes
 
