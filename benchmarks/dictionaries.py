@@ -109,7 +109,8 @@ def main() -> None:
         rows, columns = linear_sum_assignment(cosines, maximize=True)
         print(
             f"{chosen.dense:,} directions: {(time.process_time() - cpu) / ours_cpu:.1f} times as fast as the dense "
-            f"matrix and scipy.optimize.linear_sum_assignment; mean {ours.mean:.5f} and {cosines[rows, columns].mean():.5f}"
+            f"matrix and scipy.optimize.linear_sum_assignment; mean {ours.mean:.5f} and "
+            f"{cosines[rows, columns].mean():.5f}"
         )
 
 

@@ -105,7 +105,7 @@ def assign(starts: Array, columns: Array, values: Array, n_y: int) -> tuple[Arra
         best_cost, last_row, last_column = u[root], root, -1  # leave the root alone
         heap = [(0.0, np.int64(-1))]
         heap.pop()
-        row: Any = root
+        row: Any = np.int64(root)
         reached = 0.0
         while True:
             for at in range(starts[row], starts[row + 1]):
@@ -117,7 +117,7 @@ def assign(starts: Array, columns: Array, values: Array, n_y: int) -> tuple[Arra
                         n_touched += 1
                     distance[y], origin[y] = cost, row
                     heapq.heappush(heap, (cost, y))
-            found = np.int64(-1)
+            found: Any = np.int64(-1)
             while len(heap) > 0:
                 cost, y = heapq.heappop(heap)
                 if cost >= best_cost:

@@ -41,6 +41,7 @@ def run(
     """
     from convergence.analysis import standalone
     from convergence.cli.launch import analysis_executors, refuse_ranks
+    from convergence.cli.warm_up import compiling_kernels
     from convergence.runs.signals import stopping_on_signals
     from convergence.runs.stages import STAGES
 
@@ -53,17 +54,9 @@ def run(
             standalone.analyze_file(config, overrides, executors=executors, **choices)
             print(standalone.report_file(config, overrides, **choices).resolve())
         return 0
-    return _run(
-        STAGES,
-        config,
-        overrides,
-        runs,
-        executors=executors,
-        single_file=single_file,
-        check=not no_check,
-        jobs=jobs,
-        **choices,
-    )
+    choices |= {"executors": executors, "single_file": single_file, "check": not no_check, "jobs": jobs}
+    with compiling_kernels():
+        return _run(STAGES, config, overrides, runs, **choices)
 
 
 @click.command()
