@@ -13,8 +13,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
-from scipy import stats
-from sklearn.isotonic import isotonic_regression
+from scipy import special
 
 from convergence.linalg import Matrix, principal_directions
 
@@ -159,9 +158,9 @@ def shared_spectrum(both: Matrix, scored: Matrix, refitted: Matrix, next_image: 
     error = _jackknife(scored.mean(axis=1))
     # Both ways use the same two halves: without anything shared they correlate by about 1 / n_dims.
     error = error * np.sqrt(1 + 1 / max(both.shape[1], 1))
-    null = float(stats.t.ppf(_CONFIDENCE, max(n_groups - 2, 1))) * error
+    null = float(special.stdtrit(max(n_groups - 2, 1), _CONFIDENCE)) * error
     if next_image is not None and len(next_image) >= _FEW:
-        above = next_image.mean() + float(stats.norm.ppf(_CONFIDENCE)) * next_image.std(ddof=1)
+        above = next_image.mean() + float(special.ndtri(_CONFIDENCE)) * next_image.std(ddof=1)
         null = np.maximum(null, above)
     correlation = _not_increasing(both.mean(axis=0))
     replicates = np.array([_not_increasing(way.mean(axis=0)) for way in refitted]).reshape(n_groups, -1)
@@ -235,6 +234,8 @@ def _uncorrelated(weights: Matrix, within: Matrix) -> Matrix:
 
 
 def _not_increasing(values: Matrix) -> Matrix:
+    from sklearn.isotonic import isotonic_regression  # here, because the import takes a second
+
     return np.asarray(isotonic_regression(values, increasing=False), dtype=np.float64) if len(values) else values
 
 

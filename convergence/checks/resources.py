@@ -136,7 +136,7 @@ def _check_cores(context: CheckContext) -> Iterator[Finding]:
     given = context.experiment.activations is not None
     for section in ("statistics",) if given else THREADED:
         threads = getattr(context.experiment, section).threads
-        if threads > cores:
+        if threads != "auto" and threads > cores:
             yield Finding(
                 "cores", "warning", f"{section}.threads = {threads}, and this process may use {cores} cores: threads "
                 "wait for each other", remedy=f"Set {section}.threads = {cores}; it changes rounding and the digest",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from convergence.clustering.eigenvectors import spectral_embedding
 from convergence.clustering.graph import Labels, Matrix
@@ -203,7 +203,7 @@ def choose_number(ks: Labels, observed: Matrix, null: Matrix, fallback: int = 0)
     evidence, drawn = observed.prod(axis=0), null.prod(axis=1)
     excess = evidence - drawn.mean(axis=0)
     most, n = drawn.max(axis=1), len(drawn)
-    limit = most.mean() + float(stats.t.ppf(0.975, n - 1)) * float(most.std(ddof=1)) * np.sqrt(1 + 1 / n)
+    limit = most.mean() + float(special.stdtrit(n - 1, 0.975)) * float(most.std(ddof=1)) * np.sqrt(1 + 1 / n)
     beyond = bool(excess.max() > 0 and evidence.max() > limit)
     at = int(np.flatnonzero(excess >= (1 - TOLERANCE) * excess.max())[-1]) if beyond else fallback
     return ClusterNumber(int(ks[at]), float(observed[0, at]), float(null[:, 0, at].mean()), beyond, ks, excess)

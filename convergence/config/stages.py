@@ -45,6 +45,9 @@ def check_names(names: list[str], what: str) -> None:
             raise ValueError(f'{what}: "{name}" cannot be the name of a folder on Windows; choose another')
 
 
+Threads = Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+
+
 class TrainingConfig(Settings):
     """Training of all nets. Nets see the same images in the same order unless their group gives seeds of these."""
 
@@ -87,8 +90,10 @@ class TrainingConfig(Settings):
         "A change trains the nets again.",
     )
     device: Device = Field("auto", description="'auto' (CUDA if available, else CPU), 'cpu', 'cuda' or 'cuda:1'.")
-    threads: int = Field(
-        2, ge=1, le=1024, description="CPU threads of the arithmetic. Part of the digest, because it changes rounding."
+    threads: Threads = Field(
+        "auto",
+        description="CPU threads of the arithmetic: a number, or 'auto': 1 for nets with little work per batch, 2 for "
+        "others, on every machine. Part of the digest, because it changes rounding.",
     )
     loader_workers: int = Field(
         2, ge=0, le=1024, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY
@@ -408,7 +413,10 @@ class PicturesConfig(Settings):
         description="Images per batch; limits memory. Part of the digest, because it changes rounding.",
     )
     device: Device = Field("auto", description="Device of the nets, as in [training].")
-    threads: int = Field(2, ge=1, le=1024, description="CPU threads. Part of the digest, because it changes rounding.")
+    threads: Threads = Field(
+        "auto",
+        description="CPU threads, as in [training]. Part of the digest, because it changes rounding.",
+    )
     loader_workers: int = Field(
         2, ge=0, le=1024, description="Threads that prefetch images.", json_schema_extra=SPEED_ONLY
     )

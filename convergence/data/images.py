@@ -359,5 +359,7 @@ def _read_ahead(
 
 def _pieces(n: int, workers: int) -> list[slice]:
     """Divide a batch of n images into consecutive slices, one per thread."""
+    if workers <= 1:
+        return [slice(0, n)]
     cuts = np.linspace(0, n, min(max(workers, 1), max(n, 1)) + 1).astype(int)
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]

@@ -31,6 +31,7 @@ from convergence.functional.surgery.splitting import SplitNetwork
 from convergence.networks import NetworkSpec
 from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.weights import load_net, save_weights
+from convergence.networks.work import quick_pooling
 from convergence.runs.run_folder import RunFolder
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums, StatisticsFile, open_statistics
@@ -124,7 +125,7 @@ class ExperimentContext:
 
     def load(self, folder: Path, network: NetworkSpec) -> nn.Module:
         """A net with the weights in a folder, in evaluation mode on :attr:`device`."""
-        return load_net(folder, network, self.images.image_shape, self.images.n_classes).to(self.device)
+        return quick_pooling(load_net(folder, network, self.images.image_shape, self.images.n_classes).to(self.device))
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """Save a net's weights in a folder, from the first process."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from convergence.networks.work import multiply_adds
 
 
 class Costs(NamedTuple):
@@ -30,12 +30,3 @@ def costs(module: nn.Module, image_shape: tuple[int, ...], units: int) -> Costs:
     """The costs of a net with ``units`` units."""
     image = torch.zeros(1, *image_shape, device=next(module.parameters()).device)
     return Costs(units, sum(p.numel() for p in module.parameters()), multiply_adds(module, image))
-
-
-@torch.no_grad()
-def multiply_adds(function: Callable[..., Any], *inputs: torch.Tensor) -> int:
-    """Multiply–adds of products and convolutions in a call, half of the flops of torch's counter."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        function(*inputs)
-    return int(counter.get_total_flops()) // 2

@@ -9,6 +9,7 @@ import platform
 import torch
 
 from convergence.errors import ConfigError
+from convergence.networks.work import MOST_THREADS, Threads, use_threads
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt in glibc's malloc.h."""
@@ -67,13 +68,14 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
 
 
-def reproducible_arithmetic(threads: int) -> None:
+def reproducible_arithmetic(threads: Threads) -> None:
     """Set the number of CPU threads, deterministic kernels, and IEEE float32 (no TF32 in products or convolutions).
 
-    An operation without a deterministic kernel warns. Call this before the first use of CUDA.
+    An operation without a deterministic kernel warns. Call this before the first use of CUDA. The number of threads
+    ``"auto"`` is chosen net by net later (:func:`~convergence.networks.work.threads_for`).
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required for deterministic cuBLAS
-    torch.set_num_threads(threads)
+    use_threads(MOST_THREADS if threads == "auto" else threads)
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import the compiler: two seconds
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -18,7 +18,7 @@ from convergence.data.images import Splits
 from convergence.errors import FileError
 from convergence.io.files import remove_leftovers
 from convergence.networks.checkpoints import read_checkpoint
-from convergence.networks.devices import choose_device, reproducible_arithmetic
+from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.state_keys import FittedState, OtherShapesError, fit_state
 from convergence.networks.weights import initialise, load_arrays, save_weights
 from convergence.runs.weights_record import source_files
@@ -109,7 +109,7 @@ def import_net(folder: Path, net: Net, splits: Splits, config: TrainingConfig) -
         logger.info("  %s: %s", net.name, note)
     module = given.load()
     save_weights(module, folder, n_outputs=given.n_outputs)
-    row = baseline_row(module, splits, choose_device(config.device), config.loader_workers, net.spec.trained_for())
+    row = baseline_row(module, splits, config, net.spec.trained_for())
     write_metrics(folder, [row])
     return row
 

@@ -28,6 +28,7 @@ from convergence.io.files import remove_leftovers
 from convergence.networks import NetworkSpec, Task
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.weights import initialise, save_weights, weights_path
+from convergence.networks.work import quick_pooling, threads_for, use_threads
 from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.training.metrics import COLUMNS, Row, check_sinks, metric_sinks, write_metrics
 from convergence.training.objectives import known_labels, score, targets_of
@@ -69,23 +70,24 @@ def make_net(
         return {}
     reproducible_arithmetic(config.threads)
     remove_leftovers(folder)
-    device = choose_device(config.device)
     module = initialise(network, seed, splits.train.image_shape, splits.train.n_classes)
     save_weights(module, folder)
-    row = baseline_row(module, splits, device, config.loader_workers, network.trained_for())
+    row = baseline_row(module, splits, config, network.trained_for())
     write_metrics(folder, [row])
     return row
 
 
-def baseline_row(module: nn.Module, splits: Splits, device: torch.device, workers: int, task: Task = "classes") -> Row:
+def baseline_row(module: nn.Module, splits: Splits, config: TrainingConfig, task: Task = "classes") -> Row:
     """Metrics of a net that is not trained here, on the held-out images.
 
     Loss and accuracy of classes are empty for images without labels, and for a net without an output for each class.
     """
     row: Row = dict.fromkeys(COLUMNS, "") | {"epoch": 0}
-    module.to(device).eval()
-    if task == "next_token" or (splits.test.labels is not None and _classifies(module, splits.test, device)):
-        loss, accuracy = evaluate(module, splits.test, device, workers, task=task)
+    device, images, workers = choose_device(config.device), splits.test, config.loader_workers
+    quick_pooling(module.to(device)).eval()
+    if task == "next_token" or (images.labels is not None and _classifies(module, images, device)):
+        use_threads(threads_for(config.threads, module, images.image_shape, images.dtype, EVALUATION_BATCH))
+        loss, accuracy = evaluate(module, images, device, workers, task=task)
         row |= {"test_loss": loss, "test_accuracy": accuracy}
     return row
 
@@ -199,6 +201,7 @@ class _Group:
             return self.ranks.first([0.0, 0.0])
         between = self._between if self.ranks.size == 1 else None  # the other processes are not here to agree
         images, workers = self.splits.test, self.config.loader_workers
+        use_threads(trainer.threads)
         result = evaluate(trainer.module, images, self.device, workers, between, trainer.task)
         return self.ranks.first(result)
 

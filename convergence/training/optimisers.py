@@ -8,19 +8,23 @@ CPU are computed here, and methods that only enter the compiler are bypassed.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-_add_param_group, _state_dict, _load_state_dict, _zero_grad = (
-    inspect.unwrap(method)
-    for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.load_state_dict, Optimizer.zero_grad)
+Tensors = list[torch.Tensor]
+_add_param_group, _state_dict, _load_state_dict = (
+    inspect.unwrap(method) for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.load_state_dict)
 )
 
 
 class _Direct:
     """Methods of torch's optimisers without the decorators that import the compiler."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         _add_param_group(self, param_group)
@@ -32,7 +36,21 @@ class _Direct:
         _load_state_dict(self, state_dict)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        _zero_grad(self, set_to_none)
+        """Drop the gradients; ``set_to_none`` is torch's argument, whose default is the only value."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    @torch.no_grad()
+    def _step_on_cpu(self, step: Callable[[Tensors, Tensors, list[Any], dict[str, Any]], None]) -> bool:
+        """Step all parameters with a gradient; False, without a step, if one is not on the CPU."""
+        if any(p.device.type != "cpu" or p.is_complex() for group in self.param_groups for p in group["params"]):
+            return False
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if moved:
+                step(moved, [parameter.grad for parameter in moved], [self.state[p] for p in moved], group)
+        return True
 
 
 class AdamW(_Direct, torch.optim.AdamW):
@@ -40,14 +58,8 @@ class AdamW(_Direct, torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Take a step; ``closure`` is not called."""
-        if not _on_cpu(self):
+        if not self._step_on_cpu(_adam_step):
             super().step()
-            return
-        with torch.no_grad():
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        _adam_step(parameter, parameter.grad, self.state[parameter], group)
 
 
 class SGD(_Direct, torch.optim.SGD):
@@ -55,45 +67,43 @@ class SGD(_Direct, torch.optim.SGD):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Take a step; ``closure`` is not called."""
-        if not _on_cpu(self):
+        if not self._step_on_cpu(_sgd_step):
             super().step()
-            return
-        with torch.no_grad():
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        _sgd_step(parameter, parameter.grad, self.state[parameter], group)
 
 
-def _on_cpu(optimiser: Optimizer) -> bool:
-    return all(p.device.type == "cpu" and not p.is_complex() for g in optimiser.param_groups for p in g["params"])
-
-
-def _adam_step(parameter: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _adam_step(parameters: Tensors, grads: Tensors, states: list[Any], group: dict[str, Any]) -> None:
     """As in ``torch.optim.adam._single_tensor_adam``."""
-    if not state:
-        state["step"] = torch.tensor(0.0)
-        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    (beta1, beta2), rate, mean, square = group["betas"], group["lr"], state["exp_avg"], state["exp_avg_sq"]
-    state["step"] += 1
-    n = state["step"].item()
+    for parameter, state in zip(parameters, states, strict=True):
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["step"] += 1
+    (beta1, beta2), rate, steps = group["betas"], group["lr"], [state["step"].item() for state in states]
+    means, squares = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
     if group["weight_decay"]:
-        parameter.mul_(1 - rate * group["weight_decay"])
-    mean.lerp_(grad, 1 - beta1)
-    square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    deviation = (square.sqrt() / (1 - beta2**n) ** 0.5).add_(group["eps"])
-    parameter.addcdiv_(mean, deviation, value=-rate / (1 - beta1**n))
+        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+    deviations = torch._foreach_sqrt(squares)
+    torch._foreach_div_(deviations, [(1 - beta2**n) ** 0.5 for n in steps])
+    torch._foreach_add_(deviations, group["eps"])
+    torch._foreach_addcdiv_(parameters, means, deviations, [-rate / (1 - beta1**n) for n in steps])
 
 
-def _sgd_step(parameter: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _sgd_step(parameters: Tensors, grads: Tensors, states: list[Any], group: dict[str, Any]) -> None:
     """As in ``torch.optim.sgd._single_tensor_sgd``."""
     if group["weight_decay"]:
-        grad = grad.add(parameter, alpha=group["weight_decay"])
+        grads = list(torch._foreach_add(grads, parameters, alpha=group["weight_decay"]))
     if group["momentum"]:
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = grad.detach().clone()
-        else:
-            state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
-        grad = state["momentum_buffer"]
-    parameter.add_(grad, alpha=-group["lr"])
+        started = [k for k, state in enumerate(states) if state.get("momentum_buffer") is not None]
+        if started:
+            buffers = [states[k]["momentum_buffer"] for k in started]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, [grads[k] for k in started])
+        for state, grad in zip(states, grads, strict=True):
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = grad.detach().clone()
+        grads = [state["momentum_buffer"] for state in states]
+    torch._foreach_add_(parameters, grads, alpha=-group["lr"])

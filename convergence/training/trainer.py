@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from convergence.data.images import Indices, Splits
 from convergence.errors import FileError, SharedError
 from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise, load_arrays, save_weights
+from convergence.networks.work import quick_pooling, threads_for, use_threads
 from convergence.training.checkpoints import Checkpoints
 from convergence.training.metrics import COLUMNS, Row, Sink
 from convergence.training.objectives import known_labels, most_targets, score, targets_of
@@ -68,6 +70,7 @@ class Trainer:
     rows : metrics of the finished epochs
     sinks : further places for these metrics
     order : the training images that the net sees, and their order
+    threads : CPU threads of its steps
     epoch, next_step : index of the next epoch and step; ``next_step`` equals the number of steps of an epoch when only
         its evaluation is missing
     """
@@ -83,6 +86,10 @@ class Trainer:
         self.folder, self.seed, self.config, self.device = net.folder, net.seed, config, device
         self.ranks = ranks or ProcessGroup()
         self.module = initialise(net.network, net.seed, splits.train.image_shape, splits.train.n_classes).to(device)
+        images = splits.train
+        self.threads = threads_for(config.threads, self.module, images.image_shape, images.dtype, config.batch_size)
+        if not config.channels_last:
+            quick_pooling(self.module)
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.module.to(memory_format=self._layout)
         self._forward = self.ranks.wrap(self.module)
@@ -200,11 +207,13 @@ class Trainer:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.module.train()
+        use_threads(self.threads)
+        if not self.module.training:
+            self.module.train()
         _set_random_state(self._random, self.device)
         targets = targets_of(self.task, images, labels)
         half = self.config.precision != "float32"
-        with torch.autocast(self.device.type, getattr(torch, self.config.precision) if half else None, enabled=half):
+        with torch.autocast(self.device.type, getattr(torch, self.config.precision)) if half else nullcontext():
             logits = self._forward(images.to(memory_format=self._layout))
             loss, correct, n_targets = score(logits, targets, self.config.label_smoothing)
         self._random = _random_state(self.device)
@@ -249,7 +258,7 @@ class Trainer:
 
 def own_part(batch: Indices, ranks: ProcessGroup) -> Indices:
     """Return the consecutive share of a batch that this process computes; shares differ by at most one image."""
-    return np.array_split(batch, ranks.size)[ranks.rank]
+    return np.array_split(batch, ranks.size)[ranks.rank] if ranks.size > 1 else batch
 
 
 def _key(net: Candidate, n_images: int, config: TrainingConfig) -> str:

@@ -24,6 +24,7 @@ from convergence.io import hdf5
 from convergence.io.files import create_for_owner, file_sha256, remove_leftovers
 from convergence.networks.devices import choose_device, reproducible_arithmetic
 from convergence.networks.weights import load_net, weights_path
+from convergence.networks.work import quick_pooling, threads_for, use_threads
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import check
@@ -202,7 +203,9 @@ class PictureMaker:
     def _open_layer(self, net: Net, name: str) -> PicturedLayer:
         if self._net[0] != net.name:
             shape, n_classes = self.images.image_shape, self.images.n_classes
-            self._net = (net.name, load_net(self.folder.net_folder(net), net.spec, shape, n_classes))
+            module = quick_pooling(load_net(self.folder.net_folder(net), net.spec, shape, n_classes))
+            use_threads(threads_for(self.config.threads, module, shape, self.images.dtype, self.config.batch))
+            self._net = (net.name, module)
             self._layer = None
         if self._layer is None or self._layer.name != name:
             self._layer = PicturedLayer(

@@ -28,6 +28,7 @@ from convergence.functional.surgery.permutations import PermutationGroup, State,
 from convergence.functional.surgery.repair import has_batch_norm, reestimate_batch_norm
 from convergence.networks import NetworkSpec
 from convergence.networks.weights import initialise
+from convergence.networks.work import quick_pooling
 from convergence.training.trainer import Trainer
 
 
@@ -66,7 +67,7 @@ class AveragingSetup:
     def __init__(self, context: ExperimentContext, network: NetworkSpec) -> None:
         self.context, self.config = context, context.config.average
         shape = context.train.image_shape
-        self.module = initialise(network, 0, shape, context.train.n_classes).to(context.device).eval()
+        self.module = quick_pooling(initialise(network, 0, shape, context.train.n_classes).to(context.device)).eval()
         self.norms = has_batch_norm(self.module)
         self.groups: list[PermutationGroup] = []
         self.refused = ""

@@ -67,6 +67,7 @@ class _Study:
         training = context.experiment.training
         self.epochs = self.config.epochs or -(-training.epochs // 6)
         changes = {"epochs": self.epochs, "keep_epochs": (), "data_seed": self.net.order_seed}
+        changes["threads"] = context.config.threads
         self.training_config = training.model_copy(update=changes)
         self._n_images = subset_size(len(context.train), training.data_share)
         if training.batch_size < self.config.workers:
