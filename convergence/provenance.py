@@ -13,7 +13,7 @@ from convergence import __version__
 STATISTICS_SCHEMA_VERSION = 9
 ANALYSIS_SCHEMA_VERSION = 6
 PICTURES_SCHEMA_VERSION = 2
-FUNCTIONAL_SCHEMA_VERSION = 3
+FUNCTIONAL_SCHEMA_VERSION = 4
 """Versions of the layouts of results files: part of their digests, so that files of other versions are set aside."""
 PACKAGES = ("numpy", "scipy", "scikit-learn", "numba", "h5py", "torch", "torchvision", "mpi4py", "dask")
 FETCH_RECORD = ".fetched"

@@ -24,10 +24,11 @@ from convergence.analysis.active_units import ActiveUnits, active_units
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.schema import Net
 from convergence.config.stages import Comparison
-from convergence.data.images import AbsentImages, ImageSet, Splits, batches_on_device
+from convergence.data.images import AbsentImages, ImageSet, Indices, Splits, batches_on_device
 from convergence.errors import ConfigError, FileError, UserError, did_you_mean
+from convergence.functional.prediction_metrics import Segment, add_scores, segment_sums
 from convergence.functional.scores import Float64, Scores
-from convergence.functional.surgery.splitting import SplitNetwork
+from convergence.functional.surgery.splitting import VALUES_AT_ONCE, SplitNetwork
 from convergence.networks import NetworkSpec
 from convergence.networks.devices import reproducible_arithmetic
 from convergence.networks.weights import load_net, save_weights
@@ -159,6 +160,35 @@ class ExperimentContext:
                 labels = torch.from_numpy(self._known[indices]).to(self.device)
                 yield int(group), images, objectives.targets_of(self.task, images, labels)
 
+    def read_together(
+        self, groups: Iterable[int] | None = None
+    ) -> Iterator[tuple[list[Segment], torch.Tensor, torch.Tensor]]:
+        """:meth:`read` with consecutive groups in one batch, as many as have ``functional.batch_size`` images.
+
+        Yields the segments of the batch, images and targets. Each group is read by one process, in batches that do not
+        depend on the number of processes.
+        """
+        size = self.config.batch_size
+        packs: list[list[tuple[int, Indices]]] = [[]]
+        for group in range(len(self.groups)) if groups is None else groups:
+            own = self.groups.images(int(group))
+            if packs[-1] and sum(len(images) for _, images in packs[-1]) + len(own) > size:
+                packs.append([])
+            packs[-1].append((int(group), own))
+        parts: list[list[tuple[int, Indices]]] = []
+        for pack in packs[self.ranks.rank :: self.ranks.size]:
+            if len(pack) == 1:  # a group may have more images than a batch
+                parts += [[(group, batch)] for group, _ in pack for batch in self.groups.batches(group, size)]
+            else:
+                parts.append([(group, images) for group, images in pack if len(images)])
+        batches = [np.concatenate([images for _, images in part]) for part in parts if part]
+        read = batches_on_device(self.images, batches, self.device, self.config.loader_workers)
+        for part, (indices, images) in zip(filter(None, parts), read, strict=True):
+            ends = np.cumsum([len(some) for _, some in part]).tolist()
+            segments = [(group, slice(end - len(some), end)) for (group, some), end in zip(part, ends, strict=True)]
+            labels = torch.from_numpy(self._known[indices]).to(self.device)
+            yield segments, images, objectives.targets_of(self.task, images, labels)
+
     def add_up(self, *sums: Float64) -> None:
         """Add up sums by image group over all processes, in place, in one exchange."""
         if self.ranks.size == 1:
@@ -178,7 +208,8 @@ class ExperimentContext:
             for a net whose loss is not finite.
         """
         scores = {name: Scores.zeros(len(self.groups)) for name in nets}
-        for group, images, labels in self.read(groups):
+        for segments, images, labels in self.read_together(groups):
+            answers: dict[Any, torch.Tensor] = {}
             for name, net in nets.items():
                 logits = net(images)
                 n_classes = logits.shape[-1] if self.task == "next_token" else self.images.n_classes
@@ -187,13 +218,12 @@ class ExperimentContext:
                         f"{name}: the net returns {tuple(logits.shape)} for {len(labels)} images; functional "
                         f"experiments need an output for each of the {self.images.n_classes} classes of the data."
                     )
-                found = objectives.score(logits.double(), labels, reduction="sum")
-                loss = found.loss.item()
-                if not np.isfinite(loss):
-                    raise UserError(f"{name}: the loss on the images of group {group} is {loss}.")
-                scores[name].count[group] += found.n
-                scores[name].correct[group] += found.correct
-                scores[name].loss[group] += loss
+                if any(other.shape != logits.shape for other in answers.values()):
+                    _add_answers(scores, segments, answers, labels)
+                answers[name] = logits
+                if len(answers) * logits.numel() > VALUES_AT_ONCE:
+                    _add_answers(scores, segments, answers, labels)
+            _add_answers(scores, segments, answers, labels)
         self.add_up(*(sums for found in scores.values() for sums in found.sums))
         return scores
 
@@ -288,3 +318,13 @@ class ExperimentContext:
             raise FileError(
                 f"functional experiments need the evaluation images, which were not found: {error}"
             ) from error
+
+
+def _add_answers(
+    scores: Mapping[Any, Scores], segments: list[Segment], answers: dict[Any, torch.Tensor], labels: torch.Tensor
+) -> None:
+    """Add the logits of nets to their scores, and forget them."""
+    if answers:
+        found = segment_sums(torch.stack(list(answers.values())), labels, segments)
+        add_scores([(name, scores[name]) for name in answers], segments, found)
+        answers.clear()

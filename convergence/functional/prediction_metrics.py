@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import cross_entropy
 
 from convergence.errors import UserError
 from convergence.functional.scores import Scores
 from convergence.inference import Estimate, jackknife
-from convergence.training.objectives import answered
+from convergence.training.objectives import IGNORED, answered
 
 Float64 = npt.NDArray[np.float64]
+Segment = tuple[int, slice]
+"""An image group, and the images of a batch that are its."""
+
+
+class SegmentSums(NamedTuple):
+    """Sums over the images of each segment of a batch.
+
+    Attributes
+    ----------
+    n_targets : (n_segments,)
+    correct, loss : (m, n_segments) correct answers, and cross-entropy in nats, of m nets
+    """
+
+    n_targets: Float64
+    correct: Float64
+    loss: Float64
+
+
+def segment_sums(logits: torch.Tensor, labels: torch.Tensor, segments: Sequence[Segment]) -> SegmentSums:
+    """Sums of logits (m, n, n_classes) for labels (n,), or of next tokens, over segments of the n images."""
+    m, n = logits.shape[:2]
+    flat, targets = logits.double().flatten(0, -2), labels.expand(m, *labels.shape).flatten()
+    losses = cross_entropy(flat, targets, ignore_index=IGNORED, reduction="none").view(m, n, -1).sum(2)
+    correct = (flat.argmax(-1) == targets).view(m, n, -1).sum(2)
+    count = (labels != IGNORED).view(n, -1).sum(1)
+    starts = [some.start for _, some in segments]
+    sums = (np.add.reduceat(one.double().cpu().numpy(), starts, axis=-1) for one in (count, correct, losses))
+    return SegmentSums(*sums)
+
+
+def add_scores(scores: Sequence[tuple[Any, Scores]], segments: Sequence[Segment], found: SegmentSums) -> None:
+    """Add sums of m nets to their scores, (name, scores) each.
+
+    Raises
+    ------
+    UserError
+        for a net whose loss is not finite.
+    """
+    groups = [group for group, _ in segments]
+    for at, (name, own) in enumerate(scores):
+        if not np.isfinite(found.loss[at]).all():
+            bad = int(np.flatnonzero(~np.isfinite(found.loss[at]))[0])
+            raise UserError(f"{name}: the loss on the images of group {groups[bad]} is {found.loss[at, bad]}.")
+        own.count[groups] += found.n_targets
+        own.correct[groups] += found.correct[at]
+        own.loss[groups] += found.loss[at]
 
 
 class PredictionMetrics:
@@ -37,6 +85,11 @@ class PredictionMetrics:
     def sums(self) -> tuple[Float64, ...]:
         """All sums."""
         return self.count, self.correct, self.loss, self.bins
+
+    def add_segments(self, segments: Sequence[Segment], log_p: torch.Tensor, labels: torch.Tensor) -> None:
+        """:meth:`add` for a batch of several image groups."""
+        for group, some in segments:
+            self.add(group, log_p[:, some], labels[some])
 
     def add(self, group: int, log_p: torch.Tensor, labels: torch.Tensor) -> None:
         """Add log-probabilities (n_names, n, n_classes), float64, of images of a group, or of next tokens.

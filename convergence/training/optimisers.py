@@ -72,24 +72,19 @@ class SGD(_Direct, torch.optim.SGD):
 
 
 def _adam_step(parameters: Tensors, grads: Tensors, states: list[Any], group: dict[str, Any]) -> None:
-    """As in ``torch.optim.adam._single_tensor_adam``."""
+    """As with ``fused = True``: one pass over each parameter, and one call for all."""
     for parameter, state in zip(parameters, states, strict=True):
         if not state:
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        state["step"] += 1
-    (beta1, beta2), rate, steps = group["betas"], group["lr"], [state["step"].item() for state in states]
+    (beta1, beta2), steps = group["betas"], [state["step"] for state in states]
     means, squares = [state["exp_avg"] for state in states], [state["exp_avg_sq"] for state in states]
-    if group["weight_decay"]:
-        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
-    torch._foreach_lerp_(means, grads, 1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-    deviations = torch._foreach_sqrt(squares)
-    torch._foreach_div_(deviations, [(1 - beta2**n) ** 0.5 for n in steps])
-    torch._foreach_add_(deviations, group["eps"])
-    torch._foreach_addcdiv_(parameters, means, deviations, [-rate / (1 - beta1**n) for n in steps])
+    torch._foreach_add_(steps, 1)
+    torch._fused_adamw_(
+        parameters, grads, means, squares, [], steps, lr=group["lr"], beta1=beta1, beta2=beta2,
+        weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=False,
+    )  # fmt: skip
 
 
 def _sgd_step(parameters: Tensors, grads: Tensors, states: list[Any], group: dict[str, Any]) -> None:

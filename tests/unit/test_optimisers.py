@@ -13,8 +13,8 @@ from convergence.training.optimisers import SGD, AdamW
 @pytest.mark.parametrize(
     ("ours", "theirs", "settings"),
     [
-        (AdamW, torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.05}),
-        (AdamW, torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.0}),
+        (AdamW, torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.05, "fused": True}),
+        (AdamW, torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.0, "fused": True}),
         (SGD, torch.optim.SGD, {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1}),
         (SGD, torch.optim.SGD, {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.0}),
     ],

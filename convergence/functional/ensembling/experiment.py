@@ -90,12 +90,12 @@ def ensembles(context: ExperimentContext, names: list[str]) -> EnsemblingResults
         groups["untrained"] = tuple(range(n, len(everyone)))
     keys = [*groups, *(f"logits {key}" for key in groups if len(groups[key]) > 1)]
     metrics = PredictionMetrics(keys, len(context.groups), config.bins)
-    for group, images, labels in context.read():
+    for segments, images, labels in context.read_together():
         with torch.no_grad():
             log_p = torch.stack([log_probabilities(net(images)) for net in nets])
         together = [mean_probability(log_p[list(groups[key])]) for key in groups]
         together += [mean_logit(log_p[list(groups[key])]) for key in groups if len(groups[key]) > 1]
-        metrics.add(group, torch.stack(together), labels)
+        metrics.add_segments(segments, torch.stack(together), labels)
     context.add_up(*metrics.sums)
     singles = [metrics.scores(name) for name in names]
     mean_single, best = mean_scores(singles), _best_of_other_half(context, singles)

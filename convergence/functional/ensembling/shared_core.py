@@ -69,13 +69,13 @@ def shared_core(context: ExperimentContext, comparison: Comparison, trunk: str, 
     for half in (0, 1):
         tails_of = [_Tails(split, [system.mappings[k] for system in systems[half].values()], context.device)
                     for k, split in enumerate(splits)]  # fmt: skip
-        for group, images, labels in context.read(context.half(1 - half)):
+        for segments, images, labels in context.read_together(context.half(1 - half)):
             fronted = [split.front(images)[0] for split in splits]
             own = [log_probabilities(split.back(value)) for split, value in zip(splits, fronted, strict=True)]
             found = [mean_probability(torch.stack(own)), own[at]]
             tailed = torch.stack([t(fronted[at], own[at]) for t in tails_of])
             found += list(mean_probability(tailed))
-            metrics.add(group, torch.stack(found), labels)
+            metrics.add_segments(segments, torch.stack(found), labels)
     context.add_up(*metrics.sums)
     costs = {FULL: sum(fronts) + sum(tails), SINGLE: fronts[at] + tails[at]}
     for key in systems[0]:

@@ -7,17 +7,18 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from convergence.config.stages import Comparison
-from convergence.errors import ConfigError, UserError
+from convergence.errors import ConfigError
 from convergence.functional.context import ExperimentContext, Forward
+from convergence.functional.prediction_metrics import add_scores, segment_sums
 from convergence.functional.scores import Scores
 from convergence.functional.stitching.maps import AffineMap
 from convergence.functional.surgery.splitting import SplitNetwork, apply_map, slices
-from convergence.training.objectives import answered, n_targets
 
 Name = TypeVar("Name")
+OWN = "own"
+"""Name in messages of the net with its own layer."""
 Many = Callable[[torch.Tensor], torch.Tensor]
 """Images (n, channels, height, width) to logits (m, n, n_classes) of many nets."""
 
@@ -113,30 +114,14 @@ def cross_fitted(
     found: dict[Name | None, Scores] = {name: Scores.zeros(len(context.groups)) for name in (None, *names)}
     for half in (0, 1):
         many = fitted(half)
-        for group, images, labels in context.read(context.half(1 - half)):
-            right, losses = correct_and_loss(many(images), labels)
+        for segments, images, labels in context.read_together(context.half(1 - half)):
+            add_scores([(name, found[name]) for name in names], segments, segment_sums(many(images), labels, segments))
             if own is not None:
-                more = correct_and_loss(own(images)[None], labels)
-                right, losses = np.append(right, more[0]), np.append(losses, more[1])
-            for at, name in enumerate((*names, None) if own is not None else names):
-                if not np.isfinite(losses[at]):
-                    raise UserError(f"{name}: the loss on the images of group {group} is {losses[at]}.")
-                found[name].count[group] += n_targets(labels)
-                found[name].correct[group] += right[at]
-                found[name].loss[group] += losses[at]
+                add_scores([(OWN, found[None])], segments, segment_sums(own(images)[None], labels, segments))
     context.add_up(*(sums for scores in found.values() for sums in scores.sums))
     if own is None:
         del found[None]
     return found
-
-
-def correct_and_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Correct answers (m,) and summed cross-entropy in nats (m,) of logits (m, n, n_classes), or of next tokens."""
-    logits, labels = answered(logits, labels)
-    right = (logits.argmax(2) == labels).sum(1)
-    flat, repeated = logits.double().flatten(0, 1), labels.repeat(len(logits))
-    losses = cross_entropy(flat, repeated, reduction="none").unflatten(0, logits.shape[:2]).sum(1)
-    return right.cpu().numpy().astype(np.float64), losses.cpu().numpy()
 
 
 def _positions(value: torch.Tensor) -> tuple[int, ...]:

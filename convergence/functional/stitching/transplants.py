@@ -18,20 +18,22 @@ The error of a transplant has variance 2 (1 − r) s_u², so that strong matches
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from convergence.config.stages import Comparison
 from convergence.errors import ConfigError
 from convergence.functional.context import ExperimentContext
+from convergence.functional.prediction_metrics import Segment, add_scores, segment_sums
 from convergence.functional.scores import Scores, mean_scores
 from convergence.functional.stitching.maps import NO_PARTNER, LayerFit, Partners
 from convergence.functional.stitching.results import CumulativeStep, SkippedPair, StitchingResults, TransplantedLayer
-from convergence.functional.stitching.stitched_network import Many, StitchedNetwork, correct_and_loss, cross_fitted
+from convergence.functional.stitching.stitched_network import Many, StitchedNetwork, cross_fitted
 from convergence.functional.stitching.unit_effects import UnitEffects
 from convergence.functional.surgery.splitting import slices
 from convergence.inference import generator_of
-from convergence.training.objectives import n_targets
 
 KINDS = ("transplanted", "random", "shuffled", "ablated")
 
@@ -56,17 +58,17 @@ def transplants(context: ExperimentContext, comparison: Comparison, a: str, b: s
     correct, loss = ({kind: np.zeros((len(units), n_groups)) for kind in KINDS} for _ in range(2))
     for half in (0, 1):
         replacing = _Replacing(fits[half], matched[half], drawn[half], units)
-        for group, images, labels in context.read(context.half(1 - half)):
+        for segments, images, labels in context.read_together(context.half(1 - half)):
             (value, *passing), given = network.fronts(images)
-            right, losses = correct_and_loss(network.split_a.back(value, *passing)[None], labels)
-            for sums, number in zip(own.sums, (n_targets(labels), float(right[0]), float(losses[0])), strict=True):
-                sums[group] += number
+            logits = network.split_a.back(value, *passing)[None]
+            add_scores([(a, own)], segments, segment_sums(logits, labels, segments))
+            groups, previous = [group for group, _ in segments], _previous(segments)
             for kind in KINDS:
                 for some in slices(len(units), value.numel()):
-                    logits = network.split_a.back_of_many(replacing(kind, some, value, given), *passing)
-                    right, losses = correct_and_loss(logits, labels)
-                    correct[kind][some, group] += right
-                    loss[kind][some, group] += losses
+                    logits = network.split_a.back_of_many(replacing(kind, some, value, given, previous), *passing)
+                    sums = segment_sums(logits, labels, segments)
+                    correct[kind][some, groups] += sums.correct
+                    loss[kind][some, groups] += sums.loss
     context.add_up(*own.sums, *correct.values(), *loss.values())
     held = [fits[1 - half].correlation[units, matched[half].unit[units]] for half in (0, 1)]
     effects = UnitEffects(fits[0].live_a[units], np.mean(held, axis=0), own, correct, loss)
@@ -120,8 +122,13 @@ class _Replacing:
     def __init__(self, fit: LayerFit, matched: Partners, drawn: Partners, units: np.ndarray) -> None:
         self._fit, self._matched, self._drawn, self._units = fit, matched, drawn, units
 
-    def __call__(self, kind: str, some: slice, value: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        """(m, n, units, …) copies of the layer's output, each with one unit of the slice replaced."""
+    def __call__(
+        self, kind: str, some: slice, value: torch.Tensor, given: torch.Tensor, previous: torch.Tensor
+    ) -> torch.Tensor:
+        """(m, n, units, …) copies of the layer's output, each with one unit of the slice replaced.
+
+        ``previous`` (n,) is the image of the same group whose error a ``shuffled`` image gets.
+        """
         units = self._units[some]
         fit = self._fit
         places = fit.live_a[units]
@@ -138,10 +145,15 @@ class _Replacing:
             new = mean + _along(spread_a / spread_b, own) * (theirs - _along(fit.mean_b[gives], own))
             if kind == "shuffled":
                 shared = mean + _along(partners.correlation[units], own) * (own - mean)
-                new = shared + (new - shared).roll(1, dims=1)
+                new = shared + (new - shared)[:, previous]
         copies = value.expand(len(units), *value.shape).clone()
         copies[torch.arange(len(units)), :, torch.from_numpy(places)] = new
         return copies
+
+
+def _previous(segments: Sequence[Segment]) -> torch.Tensor:
+    """(n,) for each image of a batch the one before it in its group, cyclically."""
+    return torch.cat([torch.arange(some.start, some.stop).roll(1) for _, some in segments])
 
 
 def _along(numbers: np.ndarray, own: torch.Tensor) -> torch.Tensor:
