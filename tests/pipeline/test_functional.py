@@ -166,7 +166,7 @@ def test_file_of_an_older_version_is_refused(tmp_path):
     write_results(path, "merge", "d", "{}", MergingResults(), {"n_images": 1, "n_groups": 1})
     with resealed(path) as file:
         file.attrs["schema_version"] = VERSION - 1
-    with pytest.raises(FileError, match=r"version 2 of its schema.*convergence merge CONFIG"):
+    with pytest.raises(FileError, match=rf"version {VERSION - 1} of its schema.*convergence merge CONFIG"):
         read_results(path)
 
 
