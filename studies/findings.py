@@ -25,6 +25,7 @@ import jinja2
 import numpy as np
 
 import convergence
+from convergence.analysis.layout import ALL_IMAGES
 from convergence.figures.export import export
 from convergence.results.comparison import ComparisonResults
 from convergence.results.findings import StudyFinding
@@ -37,6 +38,19 @@ PAGE, TEMPLATE, IMAGES = (
     ROOT / "docs" / "images",
 )
 STUDIES = ("ani", "digits12", "chars", "efficientnet")
+CHANCE = "ani_chance"
+"""Nets in other bases, studies/ani/chance.toml: a check of the chance level."""
+ABOUT = {
+    "ani": ("nets of ANI-1x, by their authors", "initial weights and training data", "conformers, an atom each"),
+    "digits12": (
+        "convolutional nets",
+        "initial weights, order, images, apart from each other",
+        "digits of 28 × 28 pixels",
+    ),
+    "chars": ("transformers, next character", "initial weights and order of the text", "pieces of documentation"),
+    "efficientnet": ("ImageNet classifiers, by their authors", "depth and initial weights", "tiles of photographs"),
+}
+"""The nets, what they differ in, and the inputs of each study."""
 DRAWN = ("ani", "digits12", "chars")
 
 
@@ -45,8 +59,9 @@ class Study:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.path = name, folder / "analysis.h5"
+        how = "convergence run studies/ani/chance.toml" if name == CHANCE else f"make study NAME={name}"
         if not self.path.exists():
-            sys.exit(f"{self.path}: there is no such file. Run the study first: make study NAME={name}")
+            sys.exit(f"{self.path}: there is no such file. Run {how} first.")
         self.run = convergence.open(folder)
         self.layers: dict[str, ComparisonResults] = {name: self.run[name].results for name in self.run.comparisons}
         self._findings = {finding.question: finding for finding in self.run.findings()}
@@ -55,18 +70,33 @@ class Study:
         """The answer to a question of the report; None where the study has none."""
         return self._findings.get(question)
 
-    def get(self, layer: str, measure: str, kind: str = "trained", evaluation: str = "") -> Any:
+    def get(self, layer: str, measure: str, kind: str = "trained", evaluation: str = ALL_IMAGES) -> Any:
         """Mean over pairs of a kind (``Summary``)."""
         found = self.layers[layer].summary(measure, kind, evaluation)  # type: ignore[arg-type]
         if found is None:
-            raise KeyError(f"{self.name}, {layer}: {measure} of {kind} nets ({evaluation or 'all images'})")
+            raise KeyError(f"{self.name}, {layer}: {measure} of {kind} nets ({evaluation})")
         return found
 
     def difference(
-        self, layer: str, measure: str, first: str = "trained", second: str = "untrained", evaluation: str = ""
+        self, layer: str, measure: str, first: str = "trained", second: str = "untrained", evaluation: str = ALL_IMAGES
     ) -> Any:
         """Mean over pairs of one kind minus that of another (``Difference``)."""
         return self.layers[layer].difference(measure, first, second, evaluation)  # type: ignore[arg-type]
+
+    def show(
+        self, layer: str, measure: str, kind: str = "trained", evaluation: str = ALL_IMAGES, digits: int = 3
+    ) -> str:
+        """The mean with its interval, as text."""
+        return number(self.get(layer, measure, kind, evaluation), digits)
+
+    def excess(self, layer: str, measure: str, kind: str = "trained") -> Any:
+        """The mean minus its chance level (``Excess``)."""
+        return self.get(layer, measure, kind).above_chance
+
+    def cause(self, layer: str, measure: str, shared: str) -> Any:
+        """The mean over pairs of trained nets that share a cause (``CauseMean``)."""
+        rows = self.layers[layer].causes
+        return next(one for one in rows if (one.measure, one.evaluation, one.shared) == (measure, ALL_IMAGES, shared))
 
     def n(self, trained: bool = True) -> int:
         """Number of trained, or of untrained, nets."""
@@ -112,7 +142,7 @@ def joined_table(studies: Iterable[Study], question: str, columns: dict[str, str
     return markdown(("study", "layer", *columns.values()), rows)
 
 
-def verdicts(studies: Iterable[Study], measure: str, against: str, evaluation: str = "") -> str:
+def verdicts(studies: Iterable[Study], measure: str, against: str, evaluation: str = ALL_IMAGES) -> str:
     """A list: where a number of trained nets is above its chance level, or that of untrained nets, and where not."""
     found: dict[Verdict, dict[str, list[str]]] = {"above": {}, "below": {}, "neither": {}, "withheld": {}}
     for study in studies:
@@ -124,12 +154,21 @@ def verdicts(studies: Iterable[Study], measure: str, against: str, evaluation: s
             if interval is not None:
                 found[verdict_of(interval)].setdefault(study.name, []).append(name)
     words = {"above": f"above {against}", "below": f"below {against}", "neither": f"no difference from {against} found",
-             "withheld": f"too few nets to compare with {against}"}  # fmt: skip
+             "withheld": f"not compared with {against}, for want of nets or of a chance level"}  # fmt: skip
     lines = []
     for verdict, where in found.items():
         named = "; ".join(f"{study}: {', '.join(layers)}" for study, layers in where.items())
         lines.append(f"* {words[verdict]}: {named}" if named else "")
     return "\n".join(filter(None, lines))
+
+
+def rotated_rows(study: Study) -> list[tuple[str, ...]]:
+    """Matched r of nets in other bases, which should be that of chance."""
+    found = {layer: study.get(layer, "matching", "untrained") for layer in study.layers}
+    return [
+        (layer, number(one), f"{one.null:.3f} ± {one.null_sd:.3f}", signed(one.above_chance))
+        for layer, one in found.items()
+    ]
 
 
 def markdown(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -139,7 +178,7 @@ def markdown(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def causes_table(study: Study, measures: dict[str, str], evaluation: str = "") -> str:
+def causes_table(study: Study, measures: dict[str, str], evaluation: str = ALL_IMAGES) -> str:
     """Mean similarity by what two nets share, and what each cause adds."""
     rows = []
     for layer, results in study.layers.items():
@@ -175,10 +214,19 @@ def page(studies: dict[str, Study]) -> str:
     """The text of docs/findings.md."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    given = {study.name: study for study in studies.values()}
-    tables = {"joined": joined_table, "causes": causes_table, "files": files_table, "verdicts": verdicts}
+    shown = [study for study in studies.values() if study.name != CHANCE]
+    excesses = [studies[CHANCE].excess(layer, "matching", "untrained").value for layer in studies[CHANCE].layers]
+    tables = {
+        "joined": joined_table,
+        "markdown": markdown,
+        "causes": causes_table,
+        "files": files_table,
+        "verdicts": verdicts,
+        "rotated_rows": rotated_rows,
+    }
     words = {"claim": claim, "number": number, "percent": percent, "signed": signed}
-    return template.render(**given, studies=list(studies.values()), **tables, **words)
+    numbers = {"about": ABOUT, "largest_excess": max(map(abs, excesses))}
+    return template.render(**studies, studies=shown, **tables, **words, **numbers)
 
 
 def main() -> None:
@@ -187,7 +235,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the run folders (default: runs)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     given = parser.parse_args()
-    studies = {name: Study(name, given.runs / name) for name in STUDIES}
+    studies = {name: Study(name, given.runs / name) for name in (*STUDIES, CHANCE)}
     text = page(studies)
     if given.check:
         if PAGE.read_text(encoding="utf-8") != text:

@@ -164,7 +164,7 @@ def _turned(n_shared: int, n_turned: int) -> str:
     """In how many of the shared subspaces the units are another basis, in a sentence."""
     rotated = "match better than in a rotated basis of the same span"
     if not n_shared:
-        return "So no subspace is shared in another basis."
+        return "So none is found to be shared."
     if not n_turned:
         return f"In {'it' if n_shared == 1 else 'each of them'}, single units {rotated}."
     which = "it" if n_shared == 1 else "each of them" if n_turned == n_shared else f"{n_turned} of them"
