@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,9 @@ ABOUT = {
     "efficientnet": ("ImageNet classifiers, by their authors", "depth and initial weights", "tiles of photographs"),
 }
 """The nets, what they differ in, and the inputs of each study."""
-DRAWN = ("ani", "digits12", "chars")
+OPTIONAL = ("chars", "efficientnet")
+"""Studies that no sentence of the text needs: their rows are left out of the tables without results."""
+DRAWN = ("ani", "digits12")
 
 
 class Study:
@@ -97,6 +101,13 @@ class Study:
         """The mean over pairs of trained nets that share a cause (``CauseMean``)."""
         rows = self.layers[layer].causes
         return next(one for one in rows if (one.measure, one.evaluation, one.shared) == (measure, ALL_IMAGES, shared))
+
+    def low_units(self, layer: str, below: float) -> str:
+        """Smallest and largest share, over trained nets, of units with a mean activation below a value."""
+        results = self.layers[layer]
+        nets = [net for net, trained in zip(results.nets, results.trained, strict=True) if trained]
+        shares = [float((results.units(net).mean < below).mean()) for net in nets]
+        return f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"
 
     def n(self, trained: bool = True) -> int:
         """Number of trained, or of untrained, nets."""
@@ -203,6 +214,29 @@ def files_table(studies: Iterable[Study]) -> str:
     return markdown(titles, rows)
 
 
+def in_all(*studies: Study) -> str:
+    """The largest share of units that are in all trained nets, over the layers of studies."""
+    found = [layer.consensus["trained"] for study in studies for layer in study.layers.values()]
+    return f"{100 * max(one.shared[len(one.nets)].value for one in found):.0f} %"
+
+
+def tidy(text: str) -> str:
+    """The text with paragraphs and lists wrapped, and single blank lines."""
+    blocks = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        if not block.startswith(("|", "!", "#")):
+            parts = re.split(r"\n(?=\* )", block)
+            bullets = [" ".join(part.split()) for part in parts]
+            wrapped = [
+                textwrap.fill(one, 125, subsequent_indent="  " * one.startswith("* "), break_on_hyphens=False,
+                              break_long_words=False)
+                for one in bullets
+            ]  # fmt: skip
+            block = "\n".join(wrapped)
+        blocks.append("\n".join(line.rstrip() for line in block.splitlines()))
+    return "\n\n".join(blocks) + "\n"
+
+
 def claim(holds: bool) -> str:
     """Nothing; ValueError for a claim that is wrong."""
     if not holds:
@@ -223,10 +257,12 @@ def page(studies: dict[str, Study]) -> str:
         "files": files_table,
         "verdicts": verdicts,
         "rotated_rows": rotated_rows,
+        "in_all": in_all,
     }
-    words = {"claim": claim, "number": number, "percent": percent, "signed": signed}
+    words = {"claim": claim, "number": number, "percent": percent, "signed": signed, "abs": abs}
     numbers = {"about": ABOUT, "largest_excess": max(map(abs, excesses))}
-    return template.render(**studies, studies=shown, **tables, **words, **numbers)
+    text = template.render(**studies, studies=shown, **tables, **words, **numbers)
+    return tidy(text)
 
 
 def main() -> None:
@@ -235,7 +271,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the run folders (default: runs)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
     given = parser.parse_args()
-    studies = {name: Study(name, given.runs / name) for name in (*STUDIES, CHANCE)}
+    there = [name for name in STUDIES if name not in OPTIONAL or (given.runs / name / "analysis.h5").exists()]
+    studies = {name: Study(name, given.runs / name) for name in (*there, CHANCE)}
+    for name in set(STUDIES) - set(there):
+        print(f"{name} is left out: it has no results in {given.runs}; make study NAME={name}", file=sys.stderr)
     text = page(studies)
     if given.check:
         if PAGE.read_text(encoding="utf-8") != text:

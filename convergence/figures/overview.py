@@ -16,6 +16,7 @@ from convergence.figures.style import (
     drawing_style,
     interval_legend,
     intervals_caption,
+    name_ticks,
     new_figure,
 )
 from convergence.results import KINDS, ComparisonResults, Summary, kinds_of, title_of
@@ -55,7 +56,7 @@ def overview(layers: Sequence[ComparisonResults]) -> Drawing:
                         word = None if nulls else "another basis"
                         ax.plot([x - 0.07, x + 0.07], [found.null] * 2, color=NULL, linewidth=2.0, label=word)
                         nulls += 1
-            ax.set_xticks(range(len(layers)), [layer.name for layer in layers])
+            name_ticks(ax, [layer.name for layer in layers])
             ax.set_xlim(-0.5, len(layers) - 0.5)
             ax.set_ylim(0, 1.02)
         axes[0].set_ylabel("similarity of two nets")
@@ -101,7 +102,7 @@ def two_runs(
                 )  # fmt: skip
                 labelled.add(word)
             ax.set_title(title_of(measure))
-            ax.set_xticks(range(len(layers)), layers)
+            name_ticks(ax, layers)
             ax.set_xlim(-0.5, len(layers) - 0.5)
             ax.set_ylim(0, 1.02)
         axes[0].set_ylabel("similarity of two nets")

@@ -239,9 +239,38 @@ def interval_legend(axes: Any, summaries: Iterable[Summary], below: bool = False
             handles.append(Line2D([], [], color=NULL, linewidth=width, alpha=alpha))
             labels.append(word)
     if below:
-        axes.figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=min(len(labels), 6))
+        columns = legend_columns(labels, axes.figure.get_figwidth(), 0.83 * mpl.rcParams["font.size"])
+        axes.figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=columns)
     else:
         axes.legend(handles, labels, fontsize="small", **options)
+
+
+def legend_columns(labels: Sequence[str], width: float, points: float, most: int = 6) -> int:
+    """The largest number of columns, at most ``most``, with which a legend is not wider than ``width`` inches.
+
+    Entries fill columns from top to bottom. Letters are taken as half as wide as they are high, and line, gap and space
+    between columns as 5 letters' heights.
+    """
+    widths = [(0.5 * len(label) + 5) * points / 72 for label in labels]
+    for columns in range(min(len(labels), most), 1, -1):
+        rows, longer = divmod(len(labels), columns)
+        lengths = [rows + (k < longer) for k in range(columns)]
+        ends = np.cumsum(lengths)
+        if sum(max(widths[end - n : end]) for n, end in zip(lengths, ends, strict=True)) <= width:
+            return columns
+    return 1
+
+
+def name_ticks(axes: Any, names: Sequence[str]) -> None:
+    """Name the ticks 0, 1, … of the horizontal axis, slanted if the names are wider than their places."""
+    panels = axes.get_subplotspec().get_gridspec().ncols
+    place = 0.8 * axes.figure.get_figwidth() / panels / max(len(names), 1)
+    slanted = max(map(len, names), default=0) * 0.6 * mpl.rcParams["font.size"] / 72 > place
+    axes.set_xticks(range(len(names)), names)
+    if slanted:
+        axes.tick_params("x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set(horizontalalignment="right", rotation_mode="anchor")
 
 
 def intervals_caption(summaries: Iterable[Summary]) -> str:
