@@ -19,7 +19,8 @@ CONFIGS = sorted((ROOT / "studies").glob("*/study.toml"))
 def module_at(path: Path) -> ModuleType:
     """A module outside of every package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -39,7 +40,8 @@ def test_study_has_all_its_files_and_a_valid_config(path):
     for name in ("README.md", "requirements.txt", "prepare.py"):
         assert (path.parent / name).is_file()
     readme = (path.parent / "README.md").read_text(encoding="utf-8")
-    assert f"make study NAME={config.name}" in readme and "licence" in readme
+    assert f"make study NAME={config.name}" in readme
+    assert "licence" in readme
     assert config.name in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert {group.trained for group in config.nets} == {True, False}, "untrained nets are the baseline"
 

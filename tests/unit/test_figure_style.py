@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -19,7 +21,8 @@ def test_legend_below_fits_the_width(width):
         interval_legend(axes[0], [], below=True)
         FigureCanvasAgg(figure).draw()
         box = figure.legends[0].get_window_extent()
-    assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 @pytest.mark.parametrize(("names", "slanted"), [(["conv1", "fc1"], False), ([f"C.layer{k}" for k in range(6)], True)])
@@ -31,4 +34,4 @@ def test_names_of_ticks_do_not_overlap(names, slanted):
         labels = axes[0].get_xticklabels()
         boxes = [label.get_window_extent() for label in labels]
     assert all((label.get_rotation() > 0) == slanted for label in labels)
-    assert slanted or all(first.x1 < second.x0 for first, second in zip(boxes, boxes[1:], strict=False))
+    assert slanted or all(first.x1 < second.x0 for first, second in itertools.pairwise(boxes))
