@@ -1,5 +1,6 @@
 # make run    everything from images to the report, in an environment of its own
 # make study NAME=ani   a study of studies/ (ani, digits12, chars, efficientnet), from pip install to the report
+# make findings   all studies, then docs/findings.md from their results; about three quarters of an hour
 # make check  tests that need no Slurm, MPI or browser, and no package that pip does not install; about 5 minutes
 # make test   all tests; first installs what they need (Debian packages as root) and says what it found
 # make lint   style, format and types
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: run study check test lint format clean
+.PHONY: run study findings check test lint format clean
 
 run: $(VENV)/.train
 	$(BIN)/convergence run configs/digits.toml --jobs 2
@@ -25,6 +26,11 @@ study: $(VENV)/.train
 	    "pip's reasons are in studies/$(NAME)/pip.log."; exit 1; }
 	@$(BIN)/python studies/$(NAME)/prepare.py
 	@$(BIN)/convergence run studies/$(NAME)/study.toml
+
+findings: $(VENV)/.train
+	@for name in $(STUDIES); do $(MAKE) --no-print-directory study NAME=$$name || exit 1; done
+	@$(BIN)/convergence run studies/ani/chance.toml
+	@$(BIN)/python studies/findings.py
 
 check: $(VENV)/.dev
 	$(PYTEST) -m "not (mpi or cluster or browser or slow)" $(PYTEST_ARGS)
