@@ -342,7 +342,7 @@ class LargeArray:
                 self._held.flags.writeable = False
             self._is_verified = True
         if self._held is not None:
-            return np.asarray(self._held[index])
+            return np.array(self._held[index])
         with reading(self._dataset.file.filename, str(self._dataset.name)):
             return np.asarray(self._dataset[index])
 

@@ -122,7 +122,7 @@ def document(capsys, *arguments) -> dict:
 
 KEYS = {
     "run": "experiment folder settings data statistics statistics_unknown analysis stages",
-    "statistics": "name bytes version digest images families groups subset nets comparisons provenance analysis_file "
+    "statistics": "name bytes version digest images families groups pilot_images subset nets comparisons provenance analysis_file "
     "analysis analysis_changes checksums",
     "analysis": "bytes digest statistics_digest comparisons provenance checksums",
     "comparison": "page a b same_images findings measures settings only_a only_b",
