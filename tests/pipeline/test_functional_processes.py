@@ -26,21 +26,23 @@ FEW = {
 SLOW = """
 import time
 from convergence.functional.context import ExperimentContext
-read = ExperimentContext.read
-def slow(self, groups=None):
-    for found in read(self, groups):
-        time.sleep(0.05)
-        yield found
-ExperimentContext.read = slow
+def slowed(read):
+    def slow(self, groups=None):
+        for found in read(self, groups):
+            time.sleep(0.05)
+            yield found
+    return slow
+ExperimentContext.read = slowed(ExperimentContext.read)
+ExperimentContext.read_together = slowed(ExperimentContext.read_together)
 """
 UNFINITE = """
 import torch
 from convergence.functional.context import ExperimentContext
-read = ExperimentContext.read
+read = ExperimentContext.read_together
 def planted(self, groups=None):
-    for group, images, labels in read(self, groups):
-        yield group, images * (float("nan") if self.ranks.rank == 1 else 1.0), labels
-ExperimentContext.read = planted
+    for segments, images, labels in read(self, groups):
+        yield segments, images * (float("nan") if self.ranks.rank == 1 else 1.0), labels
+ExperimentContext.read_together = planted
 """
 
 
@@ -118,7 +120,8 @@ def test_experiment_resumes_from_crash_states(alone, tiny_config, tiny_run, tmp_
 
 def test_non_finite_loss_in_one_process_ends_all(tiny_config, tiny_run, tmp_path):
     runs = copied(tiny_run, tmp_path / "runs")
-    codes, errors = finish(start(2, arguments("compress", tiny_config, runs), UNFINITE), timeout=90)
+    one_group_a_batch = ["--set", "functional.batch_size=40"]
+    codes, errors = finish(start(2, arguments("compress", tiny_config, runs) + one_group_a_batch, UNFINITE), timeout=90)
     assert codes[1] == 2
     assert codes[0] != 0
     assert "the loss on the images of group 1 is nan" in errors[1]
