@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from convergence.analysis import cost
 from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.few_to_one import WEIGHTS_BYTES
-from convergence.analysis.net_sums import KEPT_BYTES
+from convergence.analysis.net_sums import KEPT_BYTES, NETS_BYTES, net_bytes
 from convergence.analysis.nets import nets_steps
 from convergence.analysis.pair import pair_steps, shape_of
 from convergence.analysis.steps import PairShape, Step, levels
@@ -97,14 +97,16 @@ class Plan:
         return sum(task.seconds for task in self.tasks)
 
 
-def pair_memory(shape: PairShape, config: AnalysisConfig) -> float:
-    """Bytes of a worker at the peak of a pair."""
+def pair_memory(shape: PairShape, config: AnalysisConfig, n_nets: int = 2, n_images: int = 0) -> float:
+    """Bytes of a worker at the peak of a pair of ``n_nets`` nets of a comparison, with ``n_images`` stored images."""
     n_x, n_y = shape.n_x, shape.n_y
-    products = 8.0 * shape.n_groups * (n_x**2 + n_x * n_y + n_y**2)
+    products = 8.0 * shape.n_groups * n_x * n_y
+    of_net = net_bytes(shape.n, shape.n_groups, n_images)
     weights = 8.0 * n_x * n_y * max(config.sparse.alphas, config.sparse.max_units)
     return (
         BASE_BYTES
         + (products if products <= KEPT_BYTES else 0.0)
+        + max(2 * of_net, min(n_nets * of_net, NETS_BYTES))
         + (WEIGHT_ARRAYS * min(weights, WEIGHTS_BYTES) if shape.whole and config.sparse.enabled else 0.0)
         + PAIR_MATRICES * 8.0 * shape.n**2
     )
@@ -120,7 +122,8 @@ def plan(comparisons: Iterable[tuple[ComparisonSums, ActiveUnits]], config: Anal
             shape = shape_of(sums, live, x, y, config)
             tasks += _tasks(Subject(sums.name, x, y), pair_steps(shape, config), (), len(tasks))
             pairs.append(len(tasks) - 1)
-            memory = max(memory, pair_memory(shape, config))
+            n_images = 0 if sums.subset_group is None else len(sums.subset_group)
+            memory = max(memory, pair_memory(shape, config, len(sums.nets), n_images))
         steps = nets_steps(sums, live, config)
         tasks += _tasks(Subject(sums.name), steps, tuple(pairs), len(tasks))
         if steps:

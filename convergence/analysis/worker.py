@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from convergence.analysis.active_units import active_units
 from convergence.analysis.layout import MADE_BY
-from convergence.analysis.net_sums import NetSums
+from convergence.analysis.net_sums import NETS_BYTES, NetSums
 from convergence.analysis.nets import NetsAnalysis
 from convergence.analysis.pair import PairAnalysis
 from convergence.analysis.part_files import PARTIAL_SCHEMA, PARTIAL_VERSION, read_leaf, read_tree, write_tree
@@ -33,8 +33,6 @@ from convergence.statistics import partial_results
 from convergence.statistics.file import ComparisonSums, open_statistics
 
 MAP_MEASURE = "shape_distance"
-NETS_BYTES = 256e6
-"""Memory of the sums and moments of nets that are kept for further pairs."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,7 @@ class _OpenComparison:
         """The analysis of a pair, or of all nets."""
         if subject.x:
             return PairAnalysis(self.sums, self.live, subject.x, subject.y, job.config, self.net)
+        self._nets.clear()  # pairs are done, and matrices of all nets are large
         return NetsAnalysis(self.sums, self.live, job.config, {})
 
     def close(self) -> None:

@@ -181,7 +181,7 @@ def analysis_need(experiment: Experiment, joined: Mapping[str, JoinedUnits]) -> 
                 x, y, statistics.groups, whole, statistics.mutual_information.enabled, labels=statistics.class_sums,
                 null_draws=(draws.get(kind_y, 0), draws.get(kind_x, 0)), rotates_sums="sums" in (kind_x, kind_y),
             )  # fmt: skip
-            memory = max(memory, pair_memory(shape, config))
+            memory = max(memory, pair_memory(shape, config, len(members), statistics.subset))
             seconds += sum(step.seconds for step in pair_steps(shape, config))
     return StageNeed("analyze", memory, seconds, "pairs of nets, on one core, by the model of `convergence show`")
 

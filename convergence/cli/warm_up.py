@@ -18,8 +18,8 @@ import convergence
 
 PACKAGE = Path(convergence.__file__).parent
 USES_KERNELS = "kernels.jit import njit"
-NOT_NEEDED = {"dictionary_kernels.py"}
-"""Kernels that no stage of a run calls."""
+NOT_NEEDED = {"dictionary_kernels.py", "tables.py"}
+"""Kernels that no stage of a run calls, or only with images that are read from files."""
 
 
 def kernel_files(package: Path = PACKAGE) -> list[Path]:
@@ -73,7 +73,7 @@ def main() -> None:
         pre[name], nets[name] = {"layer": values}, {"layer": np.maximum(values, 0)}
     convergence.compare(
         nets, labels=rng.integers(0, 3, 48), pre=pre, nonlinearity="relu", groups=8, progress=False,
-        statistics={"shifted_null": True},
+        statistics={"shifted_null": True, "pilot": 16},
     )  # fmt: skip
 
 

@@ -122,8 +122,8 @@ def document(capsys, *arguments) -> dict:
 
 KEYS = {
     "run": "experiment folder settings data statistics statistics_unknown analysis stages",
-    "statistics": "name bytes version digest images families groups pilot_images subset nets comparisons provenance analysis_file "
-    "analysis analysis_changes checksums",
+    "statistics": "name bytes version digest images families groups pilot_images subset nets comparisons provenance "
+    "analysis_file analysis analysis_changes checksums",
     "analysis": "bytes digest statistics_digest comparisons provenance checksums",
     "comparison": "page a b same_images findings measures settings only_a only_b",
     "plan": "experiment missing done sbatch_jobs stages gpu_hours cpu_hours limit_s measured_s requeue_method "
