@@ -58,7 +58,7 @@ image_gram = false
 null.draws = 0
 """
 PILOT = 24
-"""One image of so many is in the pilot, as 2,048 of 50,000."""
+"""Ratio of all images to the images of the pilot, as 50,000 to 2,048."""
 
 
 def write_images(folder: Path, n: int) -> None:

@@ -59,7 +59,7 @@ class GroupBlocks:
         return out
 
     def held(self, n_groups: int) -> Float64 | GroupBlocks:
-        """All of them in memory if they are few, else as they are."""
+        """All products in memory if they are few, else this object, which reads them group by group."""
         n_bytes = 8 * n_groups * int(self._kept[0].sum()) * int(self._kept[1].sum())
         return self.in_memory(n_groups) if n_bytes <= KEPT_BYTES else self
 
@@ -71,7 +71,7 @@ def net_bytes(n_units: int, n_groups: int, n_images: int = 0) -> float:
     return sum(size for size in (products, moments) if size <= KEPT_BYTES) + IMAGE_BYTES * n_images**2
 
 
-class GroupSums:
+class GroupArrays:
     """Arrays by image group, with their sum over any groups."""
 
     def __init__(self, arrays: Float64 | GroupBlocks, n_groups: int) -> None:
@@ -138,7 +138,7 @@ class NetSums:
         self.floor = live.floor[self.span][self.alive]
         both = (self.alive, self.alive)
         self.products = GroupBlocks(sums.group_products, self.span, self.span, both).held(self.n_groups)
-        self._products = GroupSums(self.products, self.n_groups)
+        self._products = GroupArrays(self.products, self.n_groups)
         subset, gram = sums.subset_samples, sums.image_gram
         self.sample_group = None if subset is None else sums.subset_group
         self.sample_family = None if subset is None else sums.subset_family
@@ -153,7 +153,7 @@ class NetSums:
             blocks = GroupBlocks(
                 sums.class_sums, slice(0, n_classes), self.span, (np.ones(n_classes, bool), self.alive)
             )
-            self._class_sums = GroupSums(blocks.held(self.n_groups), self.n_groups)
+            self._class_sums = GroupArrays(blocks.held(self.n_groups), self.n_groups)
         self._histograms, self._first = sums.histograms, int(every[0])
         self._kept: dict[tuple[str, bytes], Over] = {}
         self._keeps = 8.0 * MOMENT_MATRICES * (3 * self.n_groups + 3) * len(self.units) ** 2 <= KEPT_BYTES
@@ -242,8 +242,8 @@ class NetSums:
         return float(self.count[groups].sum()), self._sums.over(groups), self._products.over(groups)
 
     @cached_property
-    def _sums(self) -> GroupSums:
-        return GroupSums(self.sums, self.n_groups)
+    def _sums(self) -> GroupArrays:
+        return GroupArrays(self.sums, self.n_groups)
 
     @staticmethod
     def _constant(n: float, sums: Float64, products: Float64, floor: Float64) -> tuple[Bools, Float64]:

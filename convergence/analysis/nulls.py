@@ -56,7 +56,7 @@ def rotation(config: AnalysisConfig, member: int, draw: int, n: int) -> Float64:
     return random_rotation(n, np.random.default_rng([config.seed, draw, member]))
 
 
-class PseudoUnits:
+class NullUnits:
     """The pseudo-net of a member: pseudo-units in the places of its active units, those that vary in both halves.
 
     Attributes
@@ -127,7 +127,7 @@ class PairNull:
         self._drawn: dict[tuple[int, int | None], PairMoments] = {}
         widest = max(len(pair.x), len(pair.y))
         self._keeps = 8 * DRAW_MATRICES * 3 * self._planned * widest**2 <= DRAWS_BYTES
-        self._pseudo = PseudoUnits(sums, live, self._other) if self.kind == PRE_ACTIVATIONS and self._planned else None
+        self._pseudo = NullUnits(sums, live, self._other) if self.kind == PRE_ACTIVATIONS and self._planned else None
 
     @cached_property
     def reason(self) -> str:
@@ -232,7 +232,7 @@ class NetNull:
 
     def _cross(self, others: Indices, k: int, draw: int) -> Float64:
         """Correlations (n_others, n) of the others with the live pseudo-units of net k."""
-        pseudo = PseudoUnits(self._sums, self._live, self._nets[k])
+        pseudo = NullUnits(self._sums, self._live, self._nets[k])
         deviation = np.sqrt(np.diagonal(pseudo.within(None, draw)))
         blocks = []
         for net in dict.fromkeys(self._joint.net_of_unit[others].tolist()):

@@ -21,7 +21,7 @@ from convergence.analysis.net_sums import NetSums
 from convergence.analysis.nulls import SUMS, n_draws, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair_sums import PairSums
-from convergence.analysis.shared_dimensions import SharedDimensions
+from convergence.analysis.shared_dimensions import SharedDimensionsMethod
 from convergence.analysis.steps import Method, PairShape, Parts, Step, Tree, computed
 from convergence.analysis.within_class import WithinClass
 from convergence.config.stages import AnalysisConfig
@@ -52,7 +52,7 @@ def pair_steps(shape: PairShape, config: AnalysisConfig) -> list[Step]:
         return []
     steps = [*Measures.steps(shape, config), *OneToOne.steps(shape, config)]
     if shape.whole:
-        steps += SharedDimensions.steps(shape, config)
+        steps += SharedDimensionsMethod.steps(shape, config)
     if shape.labels:
         steps += WithinClass.steps(shape, config)
     if shape.whole and config.sparse.enabled:
@@ -89,7 +89,7 @@ class PairAnalysis:
             OneToOne(self._pair, config, nulls),
             WithinClass(self._pair, config, nulls),
             *sparse,
-            SharedDimensions(self._pair, config),
+            SharedDimensionsMethod(self._pair, config),
             ManyToMany(self._pair, config, sparse if config.sparse.enabled else []),
         ]
         planned = {step.method for step in self.steps}

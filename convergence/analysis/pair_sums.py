@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.group_pairs import GroupPairs
-from convergence.analysis.net_sums import GroupBlocks, GroupSums, NetSums, Over
+from convergence.analysis.net_sums import GroupArrays, GroupBlocks, NetSums, Over
 from convergence.similarity.layer import LayerMoments
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums
@@ -34,7 +34,7 @@ class PairSums:
         self.x, self.y = x, y
         self.count, self.n_groups = x.count, x.n_groups
         self.xy = GroupBlocks(sums.group_products, x.span, y.span, (x.alive, y.alive)).held(self.n_groups)
-        self._xy = GroupSums(self.xy, self.n_groups)
+        self._xy = GroupArrays(self.xy, self.n_groups)
         self.shifted_xy: Float64 | None = None
         self.shifted_halves: tuple[Float64, Float64] | None = None
         if sums.group_shifted_products is not None:
@@ -127,13 +127,10 @@ class PairSums:
             return None
         everything = np.arange(self.n_groups)
         x, y = self.x.over(everything), self.y.over(everything)
-        layers = (
-            LayerMoments(of.layer.cov, images=None if of.layer.images is None else images)
-            for of, images in ((x, self.x.images), (y, self.y.of_next_image))
-        )
-        between = self.shifted_xy / x.n - np.outer(x.sums, y.sums) / x.n**2
-        layer_x, layer_y = layers
-        return PairMoments(x.n, layer_x, between, layer_y)
+        has_images = x.layer.images is not None and y.layer.images is not None
+        layer_x = LayerMoments(x.layer.cov, images=self.x.images if has_images else None)
+        layer_y = LayerMoments(y.layer.cov, images=self.y.of_next_image if has_images else None)
+        return PairMoments(x.n, layer_x, self.shifted_xy / x.n - np.outer(x.sums, y.sums) / x.n**2, layer_y)
 
     def within_classes(self, left_out: int | None = None) -> PairMoments | None:
         """From all groups but one, or from all, what units share within the classes; None: see ``within_reason``."""

@@ -118,7 +118,7 @@ class CrossFit:
         return held_out_correlations(weights, correlation, self._nets)
 
 
-class SharedDimensions:
+class SharedDimensionsMethod:
     """Dimensions that two nets share.
 
     Steps: ``both`` ways with all image groups, and with next images where these were summed; ``numbers`` without each

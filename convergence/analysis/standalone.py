@@ -36,7 +36,7 @@ OUT = "Choose another path with --out"
 
 
 @dataclass(frozen=True)
-class Settings:
+class FileSettings:
     """Settings of the later stages from the config in a statistics file, with overrides applied."""
 
     name: str
@@ -75,7 +75,7 @@ def report_path(statistics: Path) -> Path:
     return statistics.with_name("report") if statistics.name == STATISTICS else name_beside(statistics, ".report")
 
 
-def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -> Settings:
+def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -> FileSettings:
     """Read the settings of the later stages from a statistics file, with ``analysis.KEY=VALUE`` overrides.
 
     Raises
@@ -99,7 +99,7 @@ def read_settings(config_text: str, where: str, overrides: Iterable[str] = ()) -
                 f"{did_you_mean(section, values)}. To change other settings, compute the statistics again."
             )
         apply_override(values, override)
-    return Settings(
+    return FileSettings(
         str(found.get("name") or Path(where).stem),
         validated(AnalysisConfig, values["analysis"], f"{where}, analysis"),
         validated(ReportConfig, values["report"], f"{where}, report"),
@@ -139,7 +139,7 @@ def analyze_task(
     )  # fmt: skip
 
 
-def report_task(target: Path, analysis_digest: str, settings: Settings, folder: Path) -> StageTask:
+def report_task(target: Path, analysis_digest: str, settings: FileSettings, folder: Path) -> StageTask:
     """The report on a file as a stage with a record."""
     values = {"report": settings.report.digest_values(), "name": settings.name}
     record = target.with_name(f"{target.name}.json")

@@ -58,7 +58,7 @@ class StatisticsCost:
     families : families of these images; None if every image is a family
     single_images : images that are stored as means over positions
     pilot_images : images that are read before all others
-    runs : runs of groups that share forward passes: so many ranks can share the images at most
+    runs : runs of groups that share forward passes, the largest number of ranks that can share the images
     sums_bytes : memory of a rank for the sums of a group, and for maps of the pilot that are kept
     tile_bytes : memory of the joint counts of a tile, which at most as many ranks as tiles share; None without mutual
         information

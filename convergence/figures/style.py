@@ -248,8 +248,8 @@ def interval_legend(axes: Any, summaries: Iterable[Summary], below: bool = False
 def legend_columns(labels: Sequence[str], width: float, points: float, most: int = 6) -> int:
     """The largest number of columns, at most ``most``, with which a legend is not wider than ``width`` inches.
 
-    Entries fill columns from top to bottom. Letters are taken as half as wide as they are high, and line, gap and space
-    between columns as 5 letters' heights.
+    Entries fill columns from top to bottom. A letter is assumed to be half as wide as it is high. Line, gap and space
+    between columns together are as wide as 5 letters are high.
     """
     widths = [(0.5 * len(label) + 5) * points / 72 for label in labels]
     for columns in range(min(len(labels), most), 1, -1):

@@ -18,7 +18,7 @@ from convergence.runs.signals import Stopped, check, is_stopping
 from convergence.statistics.partial_results import is_done
 
 
-class Task(NamedTuple):
+class ExperimentTask(NamedTuple):
     """A part of an experiment that is saved as a whole.
 
     Attributes
@@ -44,7 +44,7 @@ def run_experiment(folder: RunFolder, experiment: str, ranks: Any = None) -> Non
         for place in (partial, context.out) if first else ():
             create_for_owner(place)
             remove_leftovers(place)
-        tasks: list[Task] = EXPERIMENTS.load(experiment)(context)
+        tasks: list[ExperimentTask] = EXPERIMENTS.load(experiment)(context)
         paths = [partial / f"{text_sha256(task.key)[:24]}.h5" for task in tasks]
         done = [
             context.ranks.share(is_done(path, PARTIAL_SCHEMA, VERSION, work.digest) if first else None)

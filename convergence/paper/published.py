@@ -21,7 +21,7 @@ TABLE_LAMBDAS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True)
-class Value:
+class PublishedValue:
     """A published number; ``spread`` is a standard deviation, where there is one."""
 
     value: float
@@ -59,17 +59,17 @@ class PublishedLayer:
 
     name: str
     channels: int
-    semi_matching: Value
-    matching: Value
-    same_assignment: Value
-    below_half: Value
-    matching_seconds: Value
+    semi_matching: PublishedValue
+    matching: PublishedValue
+    same_assignment: PublishedValue
+    below_half: PublishedValue
+    matching_seconds: PublishedValue
     table: Curve
     last_500: Curve | None = None
     weights_above: Curve | None = None
     information_best: tuple[float, ...] = ()
     information_worst: tuple[float, ...] = ()
-    same_best_eight: Value | None = None
+    same_best_eight: PublishedValue | None = None
     top_mean_activations: tuple[float, ...] = ()
 
 
@@ -91,8 +91,8 @@ class RecoveredLayer:
     n_weights: Curve
     original_weights: Curve
     forward: Mapping[int, float]
-    semi_matching_null: Value
-    matching_null: Value
+    semi_matching_null: PublishedValue
+    matching_null: PublishedValue
     linear_cka: float
     procrustes: float
     mean_cca: float
@@ -109,11 +109,11 @@ def _table(source: Source, *losses: float) -> Curve:
 CONV1 = PublishedLayer(
     name="conv1",
     channels=96,
-    semi_matching=Value(0.70299, "N"),
-    matching=Value(0.662868, "N"),
-    same_assignment=Value(0.729167, "N"),
-    below_half=Value(0.17, "P"),
-    matching_seconds=Value(11, "N"),
+    semi_matching=PublishedValue(0.70299, "N"),
+    matching=PublishedValue(0.662868, "N"),
+    same_assignment=PublishedValue(0.729167, "N"),
+    below_half=PublishedValue(0.17, "P"),
+    matching_seconds=PublishedValue(11, "N"),
     table=_table("N", 0.170, 0.169, 0.162, 0.172, 0.484, 0.517),
     last_500=Curve(
         {
@@ -125,17 +125,17 @@ CONV1 = PublishedLayer(
     weights_above=Curve({1e-3: 14.4, 10**-2.6: 4.1}, "N"),
     information_best=(1.08, 1.04, 0.97, 0.92, 0.87, 0.83, 0.83, 0.83),
     information_worst=(0.11, 0.10, 0.10, 0.09, 0.08, 0.08, 0.07, 0.04),
-    same_best_eight=Value(7, "N"),
+    same_best_eight=PublishedValue(7, "N"),
     top_mean_activations=(98.4, 130.3, 108.6, 109.6),
 )  # fmt: skip
 CONV2 = PublishedLayer(
     name="conv2",
     channels=256,
-    semi_matching=Value(0.55595, "N"),
-    matching=Value(0.50739, "N"),
-    same_assignment=Value(0.578125, "N"),
-    below_half=Value(0.37, "P"),
-    matching_seconds=Value(208, "N"),
+    semi_matching=PublishedValue(0.55595, "N"),
+    matching=PublishedValue(0.50739, "N"),
+    same_assignment=PublishedValue(0.578125, "N"),
+    below_half=PublishedValue(0.37, "P"),
+    matching_seconds=PublishedValue(208, "N"),
     table=_table("N", 0.372, 0.368, 0.337, 0.392, 0.518, 0.514),
     last_500=Curve(
         {
@@ -152,31 +152,31 @@ CONV2 = PublishedLayer(
 CONV3 = PublishedLayer(
     name="conv3",
     channels=384,
-    semi_matching=Value(0.477509, "N"),
-    matching=Value(0.445778, "N"),
-    same_assignment=Value(0.617188, "N"),
-    below_half=Value(0.63, "P"),
-    matching_seconds=Value(689, "N"),
+    semi_matching=PublishedValue(0.477509, "N"),
+    matching=PublishedValue(0.445778, "N"),
+    same_assignment=PublishedValue(0.617188, "N"),
+    below_half=PublishedValue(0.63, "P"),
+    matching_seconds=PublishedValue(689, "N"),
     table=_table("P", 0.434, 0.427, 0.383, 0.462, 0.497, 0.496),
 )
 CONV4 = PublishedLayer(
     name="conv4",
     channels=384,
-    semi_matching=Value(0.368536, "N"),
-    matching=Value(0.341896, "N"),
-    same_assignment=Value(0.580729, "N"),
-    below_half=Value(0.92, "P"),
-    matching_seconds=Value(702, "N"),
+    semi_matching=PublishedValue(0.368536, "N"),
+    matching=PublishedValue(0.341896, "N"),
+    same_assignment=PublishedValue(0.580729, "N"),
+    below_half=PublishedValue(0.92, "P"),
+    matching_seconds=PublishedValue(702, "N"),
     table=_table("P", 0.478, 0.470, 0.423, 0.477, 0.489, 0.488),
 )
 CONV5 = PublishedLayer(
     name="conv5",
     channels=256,
-    semi_matching=Value(0.41557, "N"),
-    matching=Value(0.38489, "N"),
-    same_assignment=Value(0.644531, "N"),
-    below_half=Value(0.75, "P"),
-    matching_seconds=Value(205, "N"),
+    semi_matching=PublishedValue(0.41557, "N"),
+    matching=PublishedValue(0.38489, "N"),
+    same_assignment=PublishedValue(0.644531, "N"),
+    below_half=PublishedValue(0.75, "P"),
+    matching_seconds=PublishedValue(205, "N"),
     table=_table("P", 0.484, 0.478, 0.439, 0.436, 0.478, 0.477),
 )
 LAYERS = {layer.name: layer for layer in (CONV1, CONV2, CONV3, CONV4, CONV5)}
@@ -187,8 +187,8 @@ RECOVERED = {
         n_weights=Curve({1e-4: 41, 1e-3: 6.1, 10**-2.6: 2.7}, "D"),
         original_weights=Curve({1e-4: 92, 1e-3: 19, 10**-2.6: 4.7}, "D"),
         forward={1: 0.226, 2: 0.176, 3: 0.158, 5: 0.141},
-        semi_matching_null=Value(0.363, "D", 0.008),
-        matching_null=Value(0.289, "D", 0.010),
+        semi_matching_null=PublishedValue(0.363, "D", 0.008),
+        matching_null=PublishedValue(0.289, "D", 0.010),
         linear_cka=0.864,
         procrustes=0.824,
         mean_cca=0.673,
@@ -197,7 +197,7 @@ RECOVERED = {
         smallest_signed_eigenvalue=-9.96,
     )
 }
-ACCURACIES = tuple(Value(value, "P") for value in (0.5865, 0.5873, 0.5879, 0.5884))
+ACCURACIES = tuple(PublishedValue(value, "P") for value in (0.5865, 0.5873, 0.5879, 0.5884))
 """Top-1 of Net1 to Net4."""
 BINS = 10
 """Bins of a unit in the paper's mutual information."""

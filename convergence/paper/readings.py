@@ -37,7 +37,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Alignment:
+class AlignmentReading:
     """Single units of a pair of nets: mean correlations, and shares of the units of x."""
 
     semi_matching: Number
@@ -112,8 +112,8 @@ class LayerReading:
 
     layer: ComparisonResults
     pair: PairResults
-    alignment: Alignment
-    others: tuple[Alignment, ...]
+    alignment: AlignmentReading
+    others: tuple[AlignmentReading, ...]
     prediction: Prediction | None
     information: Information | None
     laplacian: Laplacian
@@ -147,11 +147,11 @@ def correlations(layer: ComparisonResults, pair: PairResults) -> tuple[Float64, 
     return joint[:n_x, :n_x].copy(), joint[:n_x, n_x:].copy(), joint[n_x:, n_x:].copy()
 
 
-def alignment(pair: PairResults) -> Alignment:
+def alignment(pair: PairResults) -> AlignmentReading:
     """Means and shares of one pair, from x to y."""
     r, matching = pair.semi_matching("xy").correlation, pair.matching
     matched = matching.correlation[matching.unit_y >= 0]
-    return Alignment(
+    return AlignmentReading(
         semi_matching=_number(pair, "semi_matching", float(r.mean())),
         matching=_number(pair, "matching", float(matched.mean())),
         same_assignment=pair.same_partner,

@@ -7,8 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from convergence.paper.published import ACCURACIES, LAYERS, RECOVERED, TABLE_LAMBDAS, Curve, PublishedLayer, Value
-from convergence.paper.readings import N_SHOWN, WIDEST, Alignment, LayerReading, Number
+from convergence.paper.published import (
+    ACCURACIES,
+    LAYERS,
+    RECOVERED,
+    TABLE_LAMBDAS,
+    Curve,
+    PublishedLayer,
+    PublishedValue,
+)
+from convergence.paper.readings import N_SHOWN, WIDEST, AlignmentReading, LayerReading, Number
 
 WIDTH = 110
 GAP = 2
@@ -82,7 +90,7 @@ def alignment_table(readings: Sequence[LayerReading]) -> str:
         ]  # fmt: skip
         if len(reading.others) > 1:
 
-            def span(value: Callable[[Alignment], float], share: bool = False) -> str:
+            def span(value: Callable[[AlignmentReading], float], share: bool = False) -> str:
                 values = [value(other) for other in reading.others]
                 if share:
                     return f"{100 * min(values):.0f}–{percent(max(values))}"
@@ -215,7 +223,7 @@ def published_activations(readings: Sequence[LayerReading]) -> str:
 
 
 def number(value: Number) -> str:
-    """Value ± error (null ± its spread), where known."""
+    """PublishedValue ± error (null ± its spread), where known."""
     text = _significant(value.value)
     if np.isfinite(value.error):
         text += f" ± {_significant(value.error)}"
@@ -237,7 +245,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _published(value: Value, null: Value | None) -> str:
+def _published(value: PublishedValue, null: PublishedValue | None) -> str:
     text = f"{value.value:.3f} {value.source}"
     return text if null is None else f"{text} ({null.value:.3f} ± {null.spread:.3f} {null.source})"
 

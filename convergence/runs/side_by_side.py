@@ -1,4 +1,4 @@
-"""Run stages that do not depend on each other side by side, each in a process of its own.
+"""Run independent stages of a run at the same time, each in a separate process.
 
 A stage starts when the stages that make its input are finished. The processes work under the claim of the command
 (:mod:`convergence.runs.run_lock`): they take no lease, stop when the command stops, and end with it. Results have the
@@ -54,7 +54,7 @@ def predecessors(stages: Sequence[str], folder: RunFolder, table: Mapping[str, A
 def run_side_by_side(
     stages: Sequence[str], before: Mapping[str, set[str]], jobs: int, work: Callable[..., None], *arguments: Any
 ) -> None:
-    """Call ``work(stage, *arguments)`` for every stage in a process of its own, at most ``jobs`` at a time.
+    """Call ``work(stage, *arguments)`` for every stage in a separate process, at most ``jobs`` at a time.
 
     Earlier ``stages`` start first, and each after those that ``before`` names for it. ``work`` is a function of a
     module; the arguments are passed to the processes. UserError of the first stage that failed, and Stopped if this

@@ -125,7 +125,7 @@ def _has_work(stage: Stage, folder: RunFolder) -> bool:
 
 
 def _run_in_child(name: str, folder: RunFolder, options: Options) -> None:
-    """One stage of several, in a process of its own."""
+    """Run one of several stages in a separate process."""
     _run_stage(STAGE_TABLE[name], folder, options, load_object("hpc.comm:SerialCommunicator")(), alone=False)
 
 

@@ -26,8 +26,8 @@ FINE_EDGES = 254
 NEVER = 255
 """Threshold that no number of a fine bin reaches."""
 DEVIATIONS = 3.5
-"""Fine bins are dense within so many standard deviations of an edge that the pilot expects; each image counts as one
-sample, because positions of an image are dependent."""
+"""Distance from an expected edge, in its standard deviations, within which fine bins are dense. Each image counts as
+one sample, because positions of an image are dependent."""
 DENSE = 0.8
 """Share of the fine bins in these ranges; the others have equal mass in the pilot."""
 MARGIN = 2 << MANTISSA_BITS

@@ -2,7 +2,7 @@
 
 Groups with fewer images than a batch share one: a run of consecutive groups whose images fit a batch is one item of
 work. Its maps are divided by groups before anything is summed, so the arithmetic of a group is the same. A larger group
-is a run of its own, in batches of its own. Batches depend on the settings and the images alone.
+is a run alone, and shares no batch. Batches depend on the settings and the images alone.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def null_about(
     return NullAbout.of(real, shift[: len(real)], arrays.to_host(pseudo), members)
 
 
-class LayerMoments(NamedTuple):
+class PreActivationMoments(NamedTuple):
     """Mean (C,) and covariance (C, C), with divisor n, of the pre-activations of a layer."""
 
     mean: Float64
@@ -148,6 +148,7 @@ class AddedMoments:
         self._sums = self._sums + sums + count * moved
         self._count += count
 
-    def finish(self) -> LayerMoments:
+    def finish(self) -> PreActivationMoments:
         """Mean and covariance of all samples."""
-        return LayerMoments(self._shift + self._sums / self._count, covariance(self._count, self._sums, self._products))
+        found = covariance(self._count, self._sums, self._products)
+        return PreActivationMoments(self._shift + self._sums / self._count, found)

@@ -18,7 +18,7 @@ from convergence.functional.context import ExperimentContext
 from convergence.functional.file import VERSION, read_results, write_results
 from convergence.functional.merging.results import MergingResults
 from convergence.functional.scores import Scores, estimates, mean_scores, scored
-from convergence.functional.stage import Task
+from convergence.functional.stage import ExperimentTask
 from convergence.functional.tables import joined, read_tables, records, write_tables
 from convergence.inference import Estimate, jackknife
 from convergence.report.functional_page import read_chapters
@@ -211,7 +211,7 @@ def tasks(context):
         scores = context.score({"x": context.net("net1")})["x"]
         return Tables((Row(name, value, 3, True, *estimates(scores), None, scores),))
 
-    return [Task(name, lambda name=name: make(name)) for name in ("a/one", "a/two", "b")]
+    return [ExperimentTask(name, lambda name=name: make(name)) for name in ("a/one", "a/two", "b")]
 
 
 @pytest.fixture

@@ -98,3 +98,12 @@ def imported_modules(path: Path) -> list[str]:
 
 def test_top_level_of_convergence_has_at_most_eight_modules():
     assert len(list((ROOT / "convergence").glob("*.py"))) <= 8
+
+
+def test_no_two_public_classes_have_one_name():
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

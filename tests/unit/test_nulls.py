@@ -18,7 +18,7 @@ from convergence.analysis.active_units import active_units
 from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.measures import Measures, draws_for
 from convergence.analysis.nets import analyze_nets
-from convergence.analysis.nulls import NetNull, PairNull, PseudoUnits, pair_nulls
+from convergence.analysis.nulls import NetNull, NullUnits, PairNull, pair_nulls
 from convergence.analysis.one_to_one import OneToOne
 from convergence.analysis.pair import PairAnalysis, analyze_pair, shape_of
 from convergence.analysis.pair_sums import PairSums
@@ -389,6 +389,6 @@ def test_pseudo_units_in_the_place_of_constant_units_are_left_out_where_they_are
     null = null_sums_plain(real, pseudo, np.arange(40) % 2, np.zeros(2, np.int64), shift, shift[None])
     null.real_squares[:, 0] -= 1e-15  # what rounding may do to a constant unit
     sums = SimpleNamespace(null=null, units=lambda member: np.arange(2))
-    found = PseudoUnits(sums, SimpleNamespace(alive=np.ones(2, dtype=bool)), "net")
+    found = NullUnits(sums, SimpleNamespace(alive=np.ones(2, dtype=bool)), "net")
     assert null.real_variance(None, slice(0, 2))[0] < 0
     assert found.live(0).tolist() == [1]

@@ -37,24 +37,24 @@ from convergence.functional.averaging.results import (
 )
 from convergence.functional.context import ExperimentContext
 from convergence.functional.scores import Scores, accuracy_with_null, loss_with_null, mean_scores, scored
-from convergence.functional.stage import Task
+from convergence.functional.stage import ExperimentTask
 from convergence.io.files import text_sha256
 
 
-def tasks(context: ExperimentContext) -> list[Task]:
+def tasks(context: ExperimentContext) -> list[ExperimentTask]:
     """A task per training, and the references of each repeat."""
     study = _Study(context)
     config = study.config
-    found = [Task("about", study.about)]
+    found = [ExperimentTask("about", study.about)]
     inits = sorted(config.inits, key=lambda one: one != study.reference_init)  # whose workers are trained already
     intervals = sorted(config.local_steps, key=lambda one: one != WHOLE)
     for repeat in range(config.repeats):
-        found.append(Task(f"references/{repeat}", partial(study.references, repeat)))
+        found.append(ExperimentTask(f"references/{repeat}", partial(study.references, repeat)))
         for init in inits:
             for steps in intervals:
                 for align in config.alignments:
                     key = f"runs/{init}/{steps}/{align}/{repeat}"
-                    found.append(Task(key, partial(study.training, init, steps, align, repeat)))
+                    found.append(ExperimentTask(key, partial(study.training, init, steps, align, repeat)))
     return found
 
 

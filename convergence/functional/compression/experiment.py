@@ -35,7 +35,7 @@ from convergence.functional.compression.smaller_nets import save_smaller
 from convergence.functional.context import ExperimentContext
 from convergence.functional.costs import Costs
 from convergence.functional.scores import Scores, accuracy_with_null, mean_scores, scored
-from convergence.functional.stage import Task
+from convergence.functional.stage import ExperimentTask
 from convergence.functional.surgery.repair import reestimate_batch_norm
 
 WHOLE = "whole"
@@ -62,19 +62,19 @@ class Variant(NamedTuple):
         return f"{self.method}/{self.draw}"
 
 
-def tasks(context: ExperimentContext) -> list[Task]:
+def tasks(context: ExperimentContext) -> list[ExperimentTask]:
     """For each net: its permutation groups, each share of all layers, and each share of one layer at a time."""
     config = context.config.compress
     found = []
     compression = _Compression(context)
     for name in chosen_nets(context):
-        found.append(Task(f"{name}/about", partial(compression.about, name)))
+        found.append(ExperimentTask(f"{name}/about", partial(compression.about, name)))
         for k, share in enumerate(config.shares):
-            found.append(Task(f"{name}/all/{k:02d}", partial(compression.all_layers, name, share)))
+            found.append(ExperimentTask(f"{name}/all/{k:02d}", partial(compression.all_layers, name, share)))
         for group in compression.net(name).groups if config.layer_shares else ():
             for k, share in enumerate(config.layer_shares):
                 key = f"{name}/layers/{group.name}/{k:02d}"
-                found.append(Task(key, partial(compression.one_layer, name, group.name, share)))
+                found.append(ExperimentTask(key, partial(compression.one_layer, name, group.name, share)))
     return found
 
 

@@ -180,7 +180,7 @@ def eliminate_few(consumers: Sequence[ConsumerMoments], terms: int) -> Eliminati
 
 
 @dataclass(frozen=True)
-class SparsePrediction:
+class FewUnitPrediction:
     """Predictions of some units, each from at most k others.
 
     Attributes
@@ -199,7 +199,7 @@ class SparsePrediction:
         pairs = zip(self.units[target], self.weights[target], strict=True)
         return [(int(unit), float(weight)) for unit, weight in pairs if unit >= 0]
 
-    def replace(self, targets: Indices, other: SparsePrediction) -> None:
+    def replace(self, targets: Indices, other: FewUnitPrediction) -> None:
         """Replace the predictions of some targets."""
         self.units[targets], self.weights[targets] = other.units, other.weights
         self.unexplained[targets] = other.unexplained
@@ -207,7 +207,7 @@ class SparsePrediction:
 
 def matching_pursuit(
     moments: Float64, targets: Indices, allowed: npt.NDArray[np.bool_], terms: int
-) -> SparsePrediction:
+) -> FewUnitPrediction:
     """Predict each target from at most ``terms`` other allowed units by orthogonal matching pursuit.
 
     Parameters
@@ -245,7 +245,7 @@ def matching_pursuit(
         rest[more] = moments[targets[more]] - np.einsum("tk,tkn->tn", solved, moments[chosen])
         rest[~more] = 0.0
         unexplained[more] = np.maximum(own[more] - np.sum(solved * with_target, axis=1), 0.0)
-    return SparsePrediction(units, weights, unexplained)
+    return FewUnitPrediction(units, weights, unexplained)
 
 
 def predicted(

@@ -33,13 +33,13 @@ from convergence.functional.prediction_metrics import (
     mean_probability,
 )
 from convergence.functional.scores import Scores, estimates, mean_scores
-from convergence.functional.stage import Task
+from convergence.functional.stage import ExperimentTask
 from convergence.similarity.cka import linear_cka
 
 Subset = tuple[int, ...]
 
 
-def tasks(context: ExperimentContext) -> list[Task]:
+def tasks(context: ExperimentContext) -> list[ExperimentTask]:
     """A task for the ensembles, and one per layer and trunk of a shared core.
 
     Raises
@@ -54,12 +54,12 @@ def tasks(context: ExperimentContext) -> list[Task]:
         if name not in names:
             raise ConfigError(f'functional.ensemble.trunks: "{name}" is not a member; {did_you_mean(name, names)}.')
     comparisons = context.chosen_comparisons(config.comparisons)
-    found = [Task("members", functools.partial(ensembles, context, names))]
+    found = [ExperimentTask("members", functools.partial(ensembles, context, names))]
     for comparison in comparisons:
         if all(context.layer_of(comparison, name) is not None for name in names):
             for trunk in trunks:
                 run = functools.partial(shared_core, context, comparison, trunk, names)
-                found.append(Task(f"core/{comparison.name}/{trunk}", run))
+                found.append(ExperimentTask(f"core/{comparison.name}/{trunk}", run))
     return found
 
 

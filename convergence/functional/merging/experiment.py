@@ -39,7 +39,7 @@ from convergence.functional.merging.results import (
     ZippedPair,
 )
 from convergence.functional.scores import Scores, estimates, mean_scores
-from convergence.functional.stage import Task
+from convergence.functional.stage import ExperimentTask
 from convergence.functional.surgery.alignment import (
     Orders,
     activation_orders,
@@ -75,23 +75,23 @@ KEPT_BYTES = 4_000_000_000
 """Weights of the nets that are scored together."""
 
 
-def tasks(context: ExperimentContext) -> list[Task]:
+def tasks(context: ExperimentContext) -> list[ExperimentTask]:
     """For each pair a task per alignment, zipping, and the best merged net; then all nets at once."""
     nets = chosen_nets(context)
     if context.experiment.statistics.split != "test":
         raise UserError(
             'merge fits on training images, and statistics.split = "train" scores them. Set statistics.split = "test".'
         )
-    found: list[Task] = []
+    found: list[ExperimentTask] = []
     for x, y in list(itertools.combinations([net.name for net in nets], 2))[: context.config.merge.pairs]:
         pair = PairMerger(context, x, y)
         for method in METHODS:
-            found.append(Task(f"pairs/{x} and {y}/{method}", partial(pair.aligned, method)))
-        found.append(Task(f"pairs/{x} and {y}/random", pair.shuffled))
-        found.append(Task(f"pairs/{x} and {y}/zip", pair.zipped))
-        found.append(Task(f"pairs/{x} and {y}/merged", pair.merged))
+            found.append(ExperimentTask(f"pairs/{x} and {y}/{method}", partial(pair.aligned, method)))
+        found.append(ExperimentTask(f"pairs/{x} and {y}/random", pair.shuffled))
+        found.append(ExperimentTask(f"pairs/{x} and {y}/zip", pair.zipped))
+        found.append(ExperimentTask(f"pairs/{x} and {y}/merged", pair.merged))
     if len(nets) > 2:
-        found.append(Task("together", lambda: all_nets(context, [net.name for net in nets])))
+        found.append(ExperimentTask("together", lambda: all_nets(context, [net.name for net in nets])))
     return found
 
 

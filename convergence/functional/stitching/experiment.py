@@ -18,7 +18,7 @@ from convergence.config.stages import Comparison
 from convergence.errors import ConfigError
 from convergence.functional.context import ExperimentContext
 from convergence.functional.scores import Scores, mean_scores
-from convergence.functional.stage import Task
+from convergence.functional.stage import ExperimentTask
 from convergence.functional.stitching.maps import AffineMap, Float64, LayerFit
 from convergence.functional.stitching.penultimate import PenultimateFit
 from convergence.functional.stitching.results import (
@@ -37,7 +37,7 @@ NULLS = ("permuted", "permuted_slope", "rotated")
 OWN = "own"
 
 
-def tasks(context: ExperimentContext) -> list[Task]:
+def tasks(context: ExperimentContext) -> list[ExperimentTask]:
     """A task per pair of nets, comparison and kind of replacement.
 
     Raises
@@ -46,17 +46,17 @@ def tasks(context: ExperimentContext) -> list[Task]:
         for an unknown net or comparison, or when there is nothing to stitch.
     """
     config = context.config.stitch
-    found: list[Task] = []
+    found: list[ExperimentTask] = []
     for comparison in context.chosen_comparisons(config.comparisons):
         for a, b in chosen_pairs(context):
             if context.layer_of(comparison, a) is None or context.layer_of(comparison, b) is None:
                 continue
-            key = f"{comparison.name}/{a}|{b}"
-            found.append(Task(f"{key}/stitched", functools.partial(stitched, context, comparison, a, b)))
+            key, given = f"{comparison.name}/{a}|{b}", (context, comparison, a, b)
+            found.append(ExperimentTask(f"{key}/stitched", functools.partial(stitched, *given)))
             if config.transplant_units:
-                found.append(Task(f"{key}/transplants", functools.partial(transplants, context, comparison, a, b)))
+                found.append(ExperimentTask(f"{key}/transplants", functools.partial(transplants, *given)))
             if config.cumulative_steps:
-                found.append(Task(f"{key}/cumulative", functools.partial(cumulative, context, comparison, a, b)))
+                found.append(ExperimentTask(f"{key}/cumulative", functools.partial(cumulative, *given)))
     if not found:
         raise ConfigError(
             "functional.stitch: no comparison has both nets of a pair. Stitching needs comparisons by position with "
