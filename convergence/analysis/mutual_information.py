@@ -44,7 +44,7 @@ def information(sums: ComparisonSums, pair: PairSums, x: str, y: str) -> Tree:
 
     Errors are over blocks of image groups; each replicate matches anew, by both measures. ``same_halves`` says how far
     a choice can be trusted: the share of units whose best partner by correlation is the same on either half of the
-    images, the most that agreement of two measures can be expected to reach.
+    images.
     """
     live = np.ix_(pair.units_x, pair.units_y)
     all_nats, all_without = pair_information(sums, x, y)

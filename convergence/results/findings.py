@@ -270,7 +270,7 @@ def another_measure(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     return _finding(
         "RQ2",
         "Do mutual information and correlation choose the same partners?",
-        f"{said} The agreement of two halves of the images is the most that two measures can be expected to reach.",
+        f"{said} Partners on two halves of the images differ because each half has fewer images.",
         ("layer", "same partner, trained nets", "untrained nets", "same on both halves of the images", "by guessing"),
         rows,
     )

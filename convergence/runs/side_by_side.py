@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2
 GRACE_S = 60.0
 """Seconds in which a process that was asked to stop finishes its unit of work."""
-WHATEVER_WAS_LEFT = "report"
+SHOWS_ALL_RESULTS = "report"
 """The stage that shows the results of all others, and so waits for them."""
 
 
@@ -42,12 +42,19 @@ class Outcome:
 
 
 def predecessors(stages: Sequence[str], folder: RunFolder, table: Mapping[str, Any]) -> dict[str, set[str]]:
-    """By stage, those of ``stages`` before it that make what it reads."""
+    """By stage, those of ``stages`` before it that make what it reads.
+
+    Optional stages also wait for the statistics: the analysis, which the report needs, starts as early as in a run
+    without them, and the kernels are compiled on the core that is idle until then (:mod:`convergence.cli.warm_up`).
+    """
     made = {task.record: name for name in stages for task in table[name].tasks(folder)}
     found = {}
     for at, name in enumerate(stages):
+        earlier = set(stages[:at])
         reads = {made[task.record] for task in table[name].reads(folder) if task.record in made}
-        found[name] = set(stages[:at]) if name == WHATEVER_WAS_LEFT else reads & set(stages[:at])
+        if table[name].optional:
+            reads.add("statistics")
+        found[name] = earlier if name == SHOWS_ALL_RESULTS else reads & earlier
     return found
 
 

@@ -101,13 +101,13 @@ def permutation_groups(module: nn.Module, image_shape: tuple[int, ...]) -> list[
     """
     tracer = UnitTracer(module, image_shape)
     members: dict[int, list[int]] = defaultdict(list)
-    for unit in range(len(tracer.producer)):
-        members[tracer.find(unit)].append(unit)
+    for unit in range(len(tracer.units.producer)):
+        members[tracer.units.find(unit)].append(unit)
     places, roles = _places(module, tracer)
-    channels = {name: tracer.found(labels) for name, labels in tracer.channels.items()}
+    channels = {name: tracer.units.found(labels) for name, labels in tracer.channels.items()}
     fixed, whole = _reasons(tracer.fixed, tracer), _reasons(tracer.whole, tracer)
     for unit in sorted(places):
-        makers = [tracer.producer[member] for member in members[unit]]
+        makers = [tracer.units.producer[member] for member in members[unit]]
         if len(set(makers)) < len(makers):
             fixed.setdefault(unit, "units of one layer are added to each other")
     heads = _heads(tracer, places, fixed, whole)
@@ -115,10 +115,10 @@ def permutation_groups(module: nn.Module, image_shape: tuple[int, ...]) -> list[
     groups: list[PermutationGroup] = []
     taken: dict[str, int] = defaultdict(int)
     for (_, why_fixed, why_whole), units in alike.items():
-        maker = next(tracer.producer[m] for m in members[units[0]]) or next(iter(places[units[0]]))[0]
+        maker = next(tracer.units.producer[m] for m in members[units[0]]) or next(iter(places[units[0]]))[0]
         taken[maker] += 1
         name = maker if taken[maker] == 1 else f"{maker}:{taken[maker]}"
-        if all(not tracer.producer[m] for unit in units for m in members[unit]):
+        if all(not tracer.units.producer[m] for unit in units for m in members[unit]):
             continue  # the channels of the images alone
         axes = tuple(
             axis for key in places[units[0]] for axis in _axes(key, [places[u][key] for u in units], roles[key])
@@ -150,7 +150,7 @@ def _heads(
     found: dict[tuple[int, ...], tuple[int, str]] = {}
     groups = set(map(tuple, _alike(places, fixed, whole).values()))
     for attention in tracer.attentions:
-        parts = [tuple(tracer.found(units.ravel()).tolist()) for units in (attention.scores, attention.values)]
+        parts = [tuple(tracer.units.found(units.ravel()).tolist()) for units in (attention.scores, attention.values)]
         whose, units = {found.get(part) for part in parts}, [unit for part in parts for unit in part]
         reason = next((fixed[unit] for unit in units if unit in fixed), "")
         if not reason and whose == {None} and parts[0] != parts[1] and groups.issuperset(parts):
@@ -302,7 +302,7 @@ def _taken(state: Mapping[str, torch.Tensor], chosen: Sequence[tuple[Permutation
 def _reasons(reasons: Mapping[int, str], tracer: UnitTracer) -> dict[int, str]:
     found: dict[int, str] = {}
     for unit, reason in reasons.items():
-        found.setdefault(tracer.find(unit), reason)
+        found.setdefault(tracer.units.find(unit), reason)
     return found
 
 
@@ -320,7 +320,7 @@ def _places(module: nn.Module, tracer: UnitTracer) -> tuple[dict[int, dict[Key, 
     for (parameter, axis), use in tracer.uses.items():
         for name in names[id(state[parameter])]:
             roles[name, axis] = use.role
-            for entry, unit in enumerate(tracer.found(use.labels).tolist()):
+            for entry, unit in enumerate(tracer.units.found(use.labels).tolist()):
                 found[unit][name, axis].append(entry)
     return found, roles
 

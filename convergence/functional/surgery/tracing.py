@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import fx, nn
 from torch.nn import functional
@@ -34,9 +33,9 @@ from convergence.functional.surgery.operations import (
     is_unit_wise_function,
     is_unit_wise_module,
 )
+from convergence.functional.surgery.unit_labels import Labels, TiedUnits, compact, of_heads, spread, thin, units_along
 from convergence.networks.graphs import trace
 
-Labels = npt.NDArray[np.int64]
 ATTENTION = functional.scaled_dot_product_attention
 IMAGES, LOGITS = "its units are channels of the images", "its units are the logits"
 
@@ -64,7 +63,7 @@ class UnitTracer(fx.Interpreter):
     Attributes
     ----------
     uses : by name of the parameter (as in the state) and axis
-    producer : the module that computes each unit ("" for the channels of the images)
+    units : all units, and which of them are tied
     fixed, whole : reasons why units cannot be permuted, or cut out, by unit
     attentions : the units of the heads of each attention
     channels : units along the channel axis of each node, by its qualified name
@@ -79,47 +78,24 @@ class UnitTracer(fx.Interpreter):
         self._net = type(module).__name__
         self._like = next(iter(module.parameters()), torch.zeros(()))
         self.uses: dict[tuple[str, int], Use] = {}
-        self.producer: list[str] = []
+        self.units = TiedUnits()
         self.fixed: dict[int, str] = {}
         self.whole: dict[int, str] = {}
         self.attentions: list[AttentionUnits] = []
         self.channels: dict[str, Labels] = {}
-        self._parent: list[int] = []
         self._labels: dict[fx.Node, Any] = {}
         self._run(image_shape)
 
     # ---- units ----
 
-    def find(self, unit: int) -> int:
-        """The representative of all units tied to a unit."""
-        while self._parent[unit] != unit:
-            self._parent[unit] = self._parent[self._parent[unit]]
-            unit = self._parent[unit]
-        return unit
-
-    def found(self, labels: Labels) -> Labels:
-        """:meth:`find` of each."""
-        return np.array([self.find(int(unit)) for unit in labels], dtype=np.int64)
-
-    def _new(self, n: int, producer: str) -> Labels:
-        start = len(self._parent)
-        self._parent += range(start, start + n)
-        self.producer += [producer] * n
-        return np.arange(start, start + n)
-
-    def _tie(self, x: Labels, y: Labels) -> None:
-        for a, b in np.unique(np.stack([np.ravel(x), np.ravel(y)], axis=1), axis=0):
-            first, second = sorted((self.find(int(a)), self.find(int(b))))
-            self._parent[second] = first
-
     def _mark(self, reasons: dict[int, str], labels: torch.Tensor | Labels, reason: str) -> None:
-        for unit in np.unique(_thin(labels) if isinstance(labels, torch.Tensor) else labels):
+        for unit in np.unique(thin(labels) if isinstance(labels, torch.Tensor) else labels):
             reasons.setdefault(int(unit), reason)
 
     def _use(self, parameter: str, axis: int, labels: Labels, role: Literal["out", "in", "norm"]) -> Labels:
         """Note the units of a parameter axis; a parameter that is used twice ties the units of both uses."""
         if (parameter, axis) in self.uses:
-            self._tie(self.uses[parameter, axis].labels, labels)
+            self.units.tie(self.uses[parameter, axis].labels, labels)
         else:
             self.uses[parameter, axis] = Use(labels, role)
         return self.uses[parameter, axis].labels
@@ -140,7 +116,7 @@ class UnitTracer(fx.Interpreter):
         labels = None if n.op == "get_attr" else self._labels_of(n, value)
         self._labels[n] = labels
         if isinstance(labels, torch.Tensor) and n.op != "output":
-            along = _along(labels, 2 if labels.ndim == 3 else 1) if labels.ndim > 1 else None
+            along = units_along(labels, 2 if labels.ndim == 3 else 1) if labels.ndim > 1 else None
             if along is not None:
                 self.channels[self._names.get(n, n.name)] = along
         return value
@@ -149,9 +125,9 @@ class UnitTracer(fx.Interpreter):
         if n.op == "placeholder":
             if not value.is_floating_point():
                 return None  # tokens
-            units = self._new(value.shape[1], "")
+            units = self.units.new(value.shape[1], "")
             self._mark(self.fixed, units, IMAGES)
-            return _spread(units, value, 1)
+            return spread(units, value, 1)
         if n.op == "output":
             for node in n.all_input_nodes:
                 labels = self._labels[node]
@@ -160,8 +136,8 @@ class UnitTracer(fx.Interpreter):
                         self._mark(self.fixed, one, LOGITS)
             return None
         if n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), nn.Embedding):
-            units = self._new(value.shape[-1], str(n.target))
-            return _spread(self._use(f"{n.target}.weight", 1, units, "out"), value, value.ndim - 1)
+            units = self.units.new(value.shape[-1], str(n.target))
+            return spread(self._use(f"{n.target}.weight", 1, units, "out"), value, value.ndim - 1)
         if not _tensors(value) or not any(self._labels.get(node) is not None for node in n.all_input_nodes):
             return None
         if n.op == "call_module":
@@ -210,7 +186,7 @@ class UnitTracer(fx.Interpreter):
 
     def _units(self, n: fx.Node, axis: int) -> Labels:
         """The units along an axis of a node's input, which must not depend on the other axes."""
-        along = _along(self._input(n), axis)
+        along = units_along(self._input(n), axis)
         if along is None:
             raise self._cannot(n, "mixes units with positions")
         return along
@@ -220,10 +196,10 @@ class UnitTracer(fx.Interpreter):
     def _module(self, n: fx.Node, module: nn.Module, value: Any) -> Any:
         name = str(n.target)
         if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, nn.modules.conv._ConvTransposeNd):
-            return _spread(self._convolution(n, name, module), value, 1)
+            return spread(self._convolution(n, name, module), value, 1)
         if isinstance(module, nn.Linear):
             self._use(f"{name}.weight", 1, self._units(n, -1), "in")
-            return _spread(self._outputs(name, module), value, value.ndim - 1)
+            return spread(self._outputs(name, module), value, value.ndim - 1)
         if isinstance(module, nn.modules.batchnorm._NormBase):
             return self._per_unit(n, name, module, ("weight", "bias", "running_mean", "running_var"))
         if isinstance(module, nn.GroupNorm):
@@ -268,7 +244,7 @@ class UnitTracer(fx.Interpreter):
 
     def _outputs(self, name: str, module: Any) -> Labels:
         known = self.uses.get((f"{name}.weight", 0))
-        units = known.labels if known else self._new(module.weight.shape[0], name)
+        units = known.labels if known else self.units.new(module.weight.shape[0], name)
         self._use(f"{name}.weight", 0, units, "out")
         if module.bias is not None:
             self._use(f"{name}.bias", 0, units, "out")
@@ -301,7 +277,7 @@ class UnitTracer(fx.Interpreter):
             at = axis - value.ndim
             if value.shape[axis] == 1 or labels.stride(at) == 0:
                 continue
-            along = _along(labels, at)
+            along = units_along(labels, at)
             if along is None or value.shape[axis] != labels.shape[at]:
                 raise self._cannot(n, "mixes units with positions")
             self._use(name, axis, along, "norm")
@@ -314,7 +290,7 @@ class UnitTracer(fx.Interpreter):
     def _pooled(self, n: fx.Node, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             raise self._cannot(n)
-        return _spread(self._units(n, 1), value, 1)
+        return spread(self._units(n, 1), value, 1)
 
     def _paired(self, n: fx.Node, value: Any) -> torch.Tensor:
         """Entry-wise operations tie the units of both operands."""
@@ -350,19 +326,19 @@ class UnitTracer(fx.Interpreter):
                 thin = tuple(
                     slice(0, 1) if a == b == 0 else slice(None) for a, b in zip(x.stride(), y.stride(), strict=True)
                 )
-                self._tie(x[thin].cpu().numpy(), y[thin].cpu().numpy())
+                self.units.tie(x[thin].cpu().numpy(), y[thin].cpu().numpy())
         return largest
 
     def _attention(self, n: fx.Node, value: torch.Tensor) -> torch.Tensor:
         """Scores tie the units of queries and keys; weighted sums of values have their units."""
         nodes = [*n.args, *(n.kwargs[key] for key in ("query", "key", "value") if key in n.kwargs)][:3]
-        of_heads = [_of_heads(self._labels.get(node)) if isinstance(node, fx.Node) else None for node in nodes]
+        of_heads = [of_heads(self._labels.get(node)) if isinstance(node, fx.Node) else None for node in nodes]
         query, key, values = of_heads
         if query is None or key is None or values is None:
             raise self._cannot(n, "mixes units with positions")
         if query.shape != key.shape or len(query) != len(values):
             raise self._cannot(n, f"has {len(query)} heads of queries and {len(values)} of keys and values")
-        self._tie(query, key)
+        self.units.tie(query, key)
         self.attentions.append(AttentionUnits(self._names.get(n, n.name), query, values))
         labels = torch.from_numpy(values)
         return (labels if value.ndim == 3 else labels[:, None]).expand(value.shape)
@@ -388,7 +364,7 @@ class UnitTracer(fx.Interpreter):
             labels = n.target(*args, **kwargs)  # type: ignore[operator]
         if not counts_not and isinstance(args[0], torch.Tensor):
             self._count(n, args[0], labels)
-        return _compact(labels)
+        return compact(labels)
 
     def _count(self, n: fx.Node, before: torch.Tensor, after: Any) -> None:
         """Mark units whose removal changes the result: splits of channels, and shapes that name their number."""
@@ -417,56 +393,7 @@ class UnitTracer(fx.Interpreter):
         return labels
 
 
-def _of_heads(labels: torch.Tensor | None) -> Labels | None:
-    """(n_heads, n_units) labels of (n, heads, tokens, units), or of one head (n, tokens, units).
-
-    None if they depend on other axes.
-    """
-    if labels is None or labels.ndim not in (3, 4):
-        return None
-    every = labels if labels.ndim == 4 else labels[:, None]
-    first = every[:1, :, :1]
-    if bool((every != first).any()):
-        return None
-    return np.asarray(first[0, :, 0].numpy())
-
-
 def _tensors(value: Any) -> bool:
     return isinstance(value, torch.Tensor) or (
         isinstance(value, list | tuple) and any(isinstance(item, torch.Tensor) for item in value)
     )
-
-
-def _spread(units: Labels, value: torch.Tensor, axis: int) -> torch.Tensor:
-    """Labels of a tensor with units along one axis; the other axes have stride 0."""
-    shape = [1] * value.ndim
-    shape[axis] = len(units)
-    return torch.from_numpy(units).view(shape).expand(value.shape)
-
-
-def _compact(labels: Any) -> Any:
-    """The same labels with stride 0 along axes that they do not depend on."""
-    if isinstance(labels, list | tuple):
-        return [_compact(one) for one in labels]
-    for axis in range(labels.ndim):
-        first = labels.narrow(axis, 0, 1)
-        if labels.stride(axis) and bool((labels == first).all()):
-            labels = first.expand_as(labels)
-    return labels
-
-
-def _thin(labels: torch.Tensor) -> Labels:
-    """Labels without the axes of stride 0."""
-    return np.asarray(labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.stride())].numpy())
-
-
-def _along(labels: torch.Tensor, axis: int) -> Labels | None:
-    """(n,) labels along an axis, or None if they depend on other axes."""
-    axis %= labels.ndim
-    thin = labels[
-        tuple(slice(0, 1) if stride == 0 and k != axis else slice(None) for k, stride in enumerate(labels.stride()))
-    ]
-    moved = thin.movedim(axis, 0).reshape(labels.shape[axis], -1)
-    if bool((moved != moved[:, :1]).any()):
-        return None
-    return np.asarray(moved[:, 0].numpy())
