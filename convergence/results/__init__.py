@@ -1,6 +1,7 @@
 """Results of an analysis, typed and labelled: the one way in for the report, figures, paper tables and notebooks.
 
-comparison.py  an analysis and its comparisons: members, units, all nets together, means over pairs
+analysis_file.py  an analysis file and its comparisons
+comparison.py  one comparison: members, units, all nets together, means over pairs
 populations.py means over pairs of nets and their differences, with intervals over nets
 pair.py        two members: matchings, sparse predictions, clusters, measures
 groups.py      types of groups of units: clusters and their subspaces, dimensions that nets share
@@ -15,10 +16,10 @@ labelled.py    arrays with named axes and tables with named columns
 """
 
 from convergence.analysis.layout import ALL_IMAGES, DIRECTIONS, HELD_OUT, WITHIN_CLASS, WITHIN_CLASS_HELD_OUT
+from convergence.results.analysis_file import AnalysisResults, read_analysis
 from convergence.results.best_layers import BestLayers, MeanBestLayers, mean_best_layers
 from convergence.results.causes import CauseMean
 from convergence.results.comparison import (
-    AnalysisResults,
     ComparisonResults,
     ConsensusResults,
     LayerOverTime,
@@ -26,7 +27,6 @@ from convergence.results.comparison import (
     Trajectory,
     UnitSummary,
     kinds_of,
-    read_analysis,
 )
 from convergence.results.growth import Growth, growths_across, growths_within
 from convergence.results.pair import CODES, KINDS, TRAINED_OR_NOT, Kind, PairResults, SparsePrediction

@@ -1,17 +1,16 @@
-"""An analysis and its comparisons, typed: members, units, pairs, all nets together, and means over pairs of nets."""
+"""A comparison of an analysis, typed: members, units, pairs, all nets together, and means over pairs of nets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from convergence.analysis.file import Columns, open_analysis
+from convergence.analysis.file import Columns
 from convergence.analysis.summaries import PopulationNumbers
 from convergence.inference import Estimate, NetsNumber
 from convergence.results.best_layers import BestLayers, read_best_layers
@@ -21,7 +20,6 @@ from convergence.results.pair import (
     ALL_IMAGES,
     KINDS,
     TRAINED_OR_NOT,
-    Distributions,
     Kind,
     PairResults,
 )
@@ -372,76 +370,6 @@ class ComparisonResults:
             same_partner=found.get("same_partner", {}),
             first_matched={(x, y): units["first_matched"][span] for (x, y), span in runs_of(units, ("x", "y"))},
         )
-
-
-@dataclass(frozen=True, eq=False)
-class AnalysisResults:
-    """An analysis file; its comparisons are opened when they are asked for.
-
-    Attributes
-    ----------
-    path : of the file
-    digest, statistics_digest : of the analysis, and of the statistics that it was made from
-    provenance : versions of what computed it
-    comparisons : their names
-    """
-
-    path: Path
-    digest: str
-    statistics_digest: str
-    provenance: dict[str, str]
-    comparisons: tuple[str, ...]
-
-    def comparison(self, name: str) -> ComparisonResults:
-        """One comparison; FileError with the nearest name if there is none."""
-        with open_analysis(self.path) as file:
-            file.raw(name)
-            members, pairs = file.table(name, "members"), file.table(name, "pairs")
-        source = ComparisonSource(self.path, self.digest, name)
-        skipped = pairs["skip_reason"] != ""
-        found = tuple(_pair(pairs, k, source) for k in np.flatnonzero(~skipped).tolist())
-        return ComparisonResults(
-            name=name,
-            nets=tuple(members["member"].tolist()),
-            trained=tuple(members["trained"].tolist()),
-            sources=tuple(members["source"].tolist()),
-            of_net=tuple(members["net"].tolist()),
-            layers=tuple(members["layer"].tolist()),
-            epochs=tuple(members["epoch"].tolist()),
-            widths=tuple(members["n_units"].tolist()),
-            pairs=found,
-            left_out={
-                (str(pairs["x"][k]), str(pairs["y"][k])): str(pairs["skip_reason"][k]) for k in np.flatnonzero(skipped)
-            },
-            source=source,
-        )
-
-    def all(self, names: Sequence[str] | None = None) -> list[ComparisonResults]:
-        """Comparisons by their names; all if none are given."""
-        return [self.comparison(name) for name in (self.comparisons if names is None else names)]
-
-
-def read_analysis(path: str | Path) -> AnalysisResults:
-    """Open an analysis file.
-
-    Raises
-    ------
-    FileError
-        if there is no such file, or it is damaged, of another version or of another kind.
-    """
-    with open_analysis(path) as file:
-        return AnalysisResults(
-            Path(path), file.digest, file.statistics_digest, file.provenance, tuple(file.comparisons)
-        )
-
-
-def _pair(rows: Columns, k: int, source: ComparisonSource) -> PairResults:
-    row = {name: values[k].item() for name, values in rows.items()}
-    distances = {name: row[f"distribution_{name}"] for name in ("matched", "assigned", "any", "within_x", "within_y")}
-    distributions = Distributions(**distances, sparsity=row["sparsity"])
-    own = {field.name: row[field.name] for field in fields(PairResults) if field.name in row}
-    known = bool(np.isfinite(distributions.matched))
-    return PairResults(**own, distributions=distributions if known else None, _source=source)
 
 
 def runs_of(rows: Columns, names: tuple[str, ...]) -> list[tuple[tuple[str, ...], slice]]:

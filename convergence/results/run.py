@@ -17,7 +17,7 @@ from convergence.errors import FileError, StaleOutputError, UserError, did_you_m
 from convergence.io import hdf5
 from convergence.io.files import LastingScratch
 from convergence.registry import load_object
-from convergence.results.comparison import read_analysis
+from convergence.results.analysis_file import read_analysis
 from convergence.results.findings import StudyFinding, findings
 from convergence.results.labelled import Labelled, ResultsTable, to_dataset
 from convergence.results.source import LEVELS

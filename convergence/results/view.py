@@ -21,7 +21,8 @@ from convergence.errors import UserError, did_you_mean
 from convergence.inference import Estimate
 from convergence.io import hdf5
 from convergence.registry import load_object
-from convergence.results.comparison import ComparisonResults, read_analysis
+from convergence.results.analysis_file import read_analysis
+from convergence.results.comparison import ComparisonResults
 from convergence.results.growth import COLUMNS, growths_within
 from convergence.results.labelled import Labelled, ResultsTable
 from convergence.results.pair import DIRECTIONS, HELD_OUT, KINDS, Kind, PairResults
