@@ -33,7 +33,15 @@ from convergence.functional.surgery.operations import (
     is_unit_wise_function,
     is_unit_wise_module,
 )
-from convergence.functional.surgery.unit_labels import Labels, TiedUnits, compact, of_heads, spread, thin, units_along
+from convergence.functional.surgery.unit_labels import (
+    Labels,
+    TiedUnits,
+    compact_labels,
+    spread_labels,
+    thin_labels,
+    units_along,
+    units_of_heads,
+)
 from convergence.networks.graphs import trace
 
 ATTENTION = functional.scaled_dot_product_attention
@@ -89,7 +97,7 @@ class UnitTracer(fx.Interpreter):
     # ---- units ----
 
     def _mark(self, reasons: dict[int, str], labels: torch.Tensor | Labels, reason: str) -> None:
-        for unit in np.unique(thin(labels) if isinstance(labels, torch.Tensor) else labels):
+        for unit in np.unique(thin_labels(labels) if isinstance(labels, torch.Tensor) else labels):
             reasons.setdefault(int(unit), reason)
 
     def _use(self, parameter: str, axis: int, labels: Labels, role: Literal["out", "in", "norm"]) -> Labels:
@@ -127,7 +135,7 @@ class UnitTracer(fx.Interpreter):
                 return None  # tokens
             units = self.units.new(value.shape[1], "")
             self._mark(self.fixed, units, IMAGES)
-            return spread(units, value, 1)
+            return spread_labels(units, value, 1)
         if n.op == "output":
             for node in n.all_input_nodes:
                 labels = self._labels[node]
@@ -137,7 +145,7 @@ class UnitTracer(fx.Interpreter):
             return None
         if n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), nn.Embedding):
             units = self.units.new(value.shape[-1], str(n.target))
-            return spread(self._use(f"{n.target}.weight", 1, units, "out"), value, value.ndim - 1)
+            return spread_labels(self._use(f"{n.target}.weight", 1, units, "out"), value, value.ndim - 1)
         if not _tensors(value) or not any(self._labels.get(node) is not None for node in n.all_input_nodes):
             return None
         if n.op == "call_module":
@@ -196,10 +204,10 @@ class UnitTracer(fx.Interpreter):
     def _module(self, n: fx.Node, module: nn.Module, value: Any) -> Any:
         name = str(n.target)
         if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, nn.modules.conv._ConvTransposeNd):
-            return spread(self._convolution(n, name, module), value, 1)
+            return spread_labels(self._convolution(n, name, module), value, 1)
         if isinstance(module, nn.Linear):
             self._use(f"{name}.weight", 1, self._units(n, -1), "in")
-            return spread(self._outputs(name, module), value, value.ndim - 1)
+            return spread_labels(self._outputs(name, module), value, value.ndim - 1)
         if isinstance(module, nn.modules.batchnorm._NormBase):
             return self._per_unit(n, name, module, ("weight", "bias", "running_mean", "running_var"))
         if isinstance(module, nn.GroupNorm):
@@ -290,7 +298,7 @@ class UnitTracer(fx.Interpreter):
     def _pooled(self, n: fx.Node, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             raise self._cannot(n)
-        return spread(self._units(n, 1), value, 1)
+        return spread_labels(self._units(n, 1), value, 1)
 
     def _paired(self, n: fx.Node, value: Any) -> torch.Tensor:
         """Entry-wise operations tie the units of both operands."""
@@ -332,7 +340,7 @@ class UnitTracer(fx.Interpreter):
     def _attention(self, n: fx.Node, value: torch.Tensor) -> torch.Tensor:
         """Scores tie the units of queries and keys; weighted sums of values have their units."""
         nodes = [*n.args, *(n.kwargs[key] for key in ("query", "key", "value") if key in n.kwargs)][:3]
-        of_heads = [of_heads(self._labels.get(node)) if isinstance(node, fx.Node) else None for node in nodes]
+        of_heads = [units_of_heads(self._labels.get(node)) if isinstance(node, fx.Node) else None for node in nodes]
         query, key, values = of_heads
         if query is None or key is None or values is None:
             raise self._cannot(n, "mixes units with positions")
@@ -364,7 +372,7 @@ class UnitTracer(fx.Interpreter):
             labels = n.target(*args, **kwargs)  # type: ignore[operator]
         if not counts_not and isinstance(args[0], torch.Tensor):
             self._count(n, args[0], labels)
-        return compact(labels)
+        return compact_labels(labels)
 
     def _count(self, n: fx.Node, before: torch.Tensor, after: Any) -> None:
         """Mark units whose removal changes the result: splits of channels, and shapes that name their number."""

@@ -52,17 +52,17 @@ class TiedUnits:
         return np.array([self.find(int(unit)) for unit in labels], dtype=np.int64)
 
 
-def spread(units: Labels, value: torch.Tensor, axis: int) -> torch.Tensor:
+def spread_labels(units: Labels, value: torch.Tensor, axis: int) -> torch.Tensor:
     """Labels of a tensor with units along one axis; the other axes have stride 0."""
     shape = [1] * value.ndim
     shape[axis] = len(units)
     return torch.from_numpy(units).view(shape).expand(value.shape)
 
 
-def compact(labels: Any) -> Any:
+def compact_labels(labels: Any) -> Any:
     """The same labels with stride 0 along axes that they do not depend on."""
     if isinstance(labels, list | tuple):
-        return [compact(one) for one in labels]
+        return [compact_labels(one) for one in labels]
     for axis in range(labels.ndim):
         first = labels.narrow(axis, 0, 1)
         if labels.stride(axis) and bool((labels == first).all()):
@@ -70,7 +70,7 @@ def compact(labels: Any) -> Any:
     return labels
 
 
-def thin(labels: torch.Tensor) -> Labels:
+def thin_labels(labels: torch.Tensor) -> Labels:
     """Labels without the axes of stride 0."""
     return np.asarray(labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.stride())].numpy())
 
@@ -87,7 +87,7 @@ def units_along(labels: torch.Tensor, axis: int) -> Labels | None:
     return np.asarray(moved[:, 0].numpy())
 
 
-def of_heads(labels: torch.Tensor | None) -> Labels | None:
+def units_of_heads(labels: torch.Tensor | None) -> Labels | None:
     """(n_heads, n_units) labels of (n, heads, tokens, units), or of one head (n, tokens, units).
 
     None if they depend on other axes.
