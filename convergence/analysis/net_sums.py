@@ -27,7 +27,7 @@ Indices = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 KEPT_BYTES = 64_000_000
 """Products of all groups of a net, or of two nets, that are held in memory; and moments of a net that are kept."""
-NETS_BYTES = 128e6
+NETS_BYTES = 64e6
 """Memory of all nets that are kept for further pairs."""
 MOMENT_MATRICES = 4
 """Matrices of moments over some groups: covariances, correlations, eigenvectors and what is divided by them."""
