@@ -120,7 +120,7 @@ def simulate(nets: Nets, n_images: int, rng: np.random.Generator) -> tuple[dict[
 def against_rotations(estimate: Estimate, name: str, pair: PairMoments) -> Estimate:
     """The estimate beside its level in random rotations of y's basis."""
     measure = MEASURES.load(name)
-    draw = lambda generator: measure(pair.rotated(random_rotation(len(pair.cov_yy), generator)))  # noqa: E731
+    draw = lambda generator: measure(pair.in_basis(random_rotation(len(pair.cov_yy), generator)))  # noqa: E731
     return estimate.against(null_level(draw, ROTATIONS, 0))
 
 

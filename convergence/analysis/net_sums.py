@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.group_pairs import GroupPairs
+from convergence.linalg import RandomBases
 from convergence.similarity.layer import LayerMoments
 from convergence.similarity.stored_images import StoredImages
 from convergence.statistics.file import ComparisonSums
@@ -176,6 +177,16 @@ class NetSums:
         Σ (x − s)(x − s)ᵀ − Σ_c s_c s_cᵀ / n_c; a unit varies if more than rounding of its variance is within classes.
         """
         return self._remembered("within", groups, self._within_classes)
+
+    @cached_property
+    def bases(self) -> RandomBases:
+        """Random bases of the units by their correlations over all groups."""
+        return RandomBases(self.over(np.arange(self.n_groups)).layer.corr)
+
+    @cached_property
+    def bases_within_classes(self) -> RandomBases:
+        """The same by correlations within the classes."""
+        return RandomBases(self.within_classes(np.arange(self.n_groups)).layer.corr)
 
     @cached_property
     def of_next_image(self) -> StoredImages | None:

@@ -2,8 +2,8 @@
 
 For a layer with an elementwise nonlinearity the other basis is that of the pre-activations: the pseudo-nets that the
 statistics summed (:class:`~convergence.statistics.null_sums.NullSums`). They keep the marginals of rectified units,
-which a rotation of the activations would not. For a linear layer the sums themselves are rotated, which is exact. Where
-neither is possible, there is no chance level, and a reason says why.
+which another basis of the activations would not. For a linear layer the sums themselves are taken to another basis,
+which is exact. Where neither is possible, there is no chance level, and a reason says why.
 
 Draw k of a net is the same draw in every pair of the net.
 """
@@ -19,7 +19,7 @@ from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
-from convergence.linalg import random_rotation
+from convergence.linalg import RandomBases
 from convergence.similarity.layer import LayerMoments
 from convergence.similarity.pair import PairMoments
 from convergence.statistics.file import ComparisonSums
@@ -51,9 +51,9 @@ def null_reason(sums: ComparisonSums, member: str) -> str:
     return sums.null_reason[k] or "the statistics hold no pseudo-nets of this layer"
 
 
-def rotation(config: AnalysisConfig, member: int, draw: int, n: int) -> Float64:
-    """Rotation (n, n) of the active units of a member of kind "sums"; the same in every pair."""
-    return random_rotation(n, np.random.default_rng([config.seed, draw, member]))
+def generator_of(config: AnalysisConfig, member: int, draw: int) -> np.random.Generator:
+    """Random generator of a draw of a member of kind "sums"; the same in every pair."""
+    return np.random.default_rng([config.seed, draw, member])
 
 
 class NullUnits:
@@ -160,15 +160,20 @@ class PairNull:
         real = self._pair.pooled if half is None else self._pair.halves[half]
         real = real if self._direction == "xy" else real.swapped()
         if self._pseudo is None:
-            return self.rotated(real, k)
+            return self.in_basis(real, k, self._bases)
         between, variance = self._pseudo.cross(half, k, self._span, self._units)
         deviation = np.sqrt(np.where(variance > 0, variance, np.diagonal(real.cov_xx)))
         x = LayerMoments(real.corr_xx * np.outer(deviation, deviation))
         return PairMoments(real.n, x, between, LayerMoments(self._pseudo.within(half, k)))
 
-    def rotated(self, moments: PairMoments, k: int) -> PairMoments:
+    def in_basis(self, moments: PairMoments, k: int, bases: RandomBases) -> PairMoments:
         """Moments of the same units with the second member in the basis of draw ``k``; of the kind "sums" alone."""
-        return moments.rotated(rotation(self._config, self._index, k, len(moments.cov_yy)))
+        return moments.in_basis(bases.draw(generator_of(self._config, self._index, k)))
+
+    @cached_property
+    def _bases(self) -> RandomBases:
+        """Bases of the second member, by its correlations over all image groups."""
+        return (self._pair.y if self._direction == "xy" else self._pair.x).bases
 
     def draws(self) -> range:
         """Indices of all draws."""
@@ -200,6 +205,7 @@ class NetNull:
     ) -> None:
         self._sums, self._live, self._nets, self._joint, self._config = sums, live, nets, joint, config
         self.draws_of = [n_draws(sums, net, config) for net in nets]
+        self._bases: dict[int, RandomBases] = {}
 
     def replaced(self, k: int, draw: int) -> tuple[Float64, Indices] | None:
         """(n, n) correlations of the joined units with net ``k`` in the basis of a draw, and (n,) the net of each.
@@ -226,9 +232,10 @@ class NetNull:
     def _rotated(self, own: Indices, others: Indices, k: int, draw: int) -> Float64:
         """Correlations (n_others, n) of the others with the rotated units of net k, standardised again."""
         pooled = self._joint.pooled()
-        q = rotation(self._config, self._sums.nets.index(self._nets[k]), draw, len(own))
-        deviation = np.sqrt(np.einsum("ij,ij->j", q, pooled[np.ix_(own, own)] @ q))
-        return np.clip(pooled[np.ix_(others, own)] @ q / deviation, -1.0, 1.0)
+        if k not in self._bases:
+            self._bases = {k: RandomBases(pooled[np.ix_(own, own)])}
+        basis = self._bases[k].draw(generator_of(self._config, self._sums.nets.index(self._nets[k]), draw))
+        return np.clip(pooled[np.ix_(others, own)] @ basis, -1.0, 1.0)
 
     def _cross(self, others: Indices, k: int, draw: int) -> Float64:
         """Correlations (n_others, n) of the others with the live pseudo-units of net k."""

@@ -30,6 +30,7 @@ from convergence.analysis.steps import (
 )
 from convergence.config.stages import AnalysisConfig
 from convergence.inference import jackknife
+from convergence.linalg import RandomBases
 from convergence.similarity import MEASURES
 from convergence.similarity.measure import Measure
 from convergence.similarity.pair import PairMoments
@@ -40,7 +41,7 @@ WITHIN_MEASURES = ("matching", "semi_matching", "linear_cka", "r_squared")
 class WithinClass:
     """The measures above within classes, of all images and fitted and scored on different images.
 
-    The chance level of a linear layer rotates the units standardised within the classes. Others have none, since
+    The chance level of a linear layer is another basis of the units standardised within the classes. Others have none, since
     pseudo-nets are summed without classes. Steps: replicates (``numbers``), draws of the null (``null``), and
     alignments scored on other images (``held_out``).
     """
@@ -116,9 +117,12 @@ class WithinClass:
         for direction, null in self._nulls.items():
             own = {key: m for key, m in self._measures.items() if m.rotation_null and key[1] == direction}
             if own and null.kind == SUMS and k < null.n_draws:
-                moments = null.rotated(directed(self._of(None), direction), k)
+                moments = null.in_basis(directed(self._of(None), direction), k, self._bases(direction))
                 found |= {" ".join(key): measure(moments) for key, measure in own.items()}
         return found
+
+    def _bases(self, direction: str) -> RandomBases:
+        return (self._pair.y if direction == "xy" else self._pair.x).bases_within_classes
 
     def _held_out(self) -> Tree:
         keys = [key for key, measure in self._measures.items() if measure.fit is not None]

@@ -83,6 +83,7 @@ def _finish(job: AnalysisJob, task: Task, subject: Computation) -> None:
     leave(part_path(job, task.subject), job.digest, subject.tree(parts))
     for step in subject.steps:
         part_path(job, task.subject, step).unlink(missing_ok=True)
+    _release(job, task.subject)
 
 
 def part_path(job: AnalysisJob, subject: Subject, step: Step | None = None) -> Path:
@@ -182,6 +183,15 @@ def _opened(job: AnalysisJob, subject: Subject) -> Computation:
         if key not in _analyses:
             _analyses[key] = _open[of].analysis(job, subject)
         return _analyses[key]
+
+
+def _release(job: AnalysisJob, subject: Subject) -> None:
+    """Free the matrices of a subject whose result is written; its comparison stays open."""
+    key = (*_identity(job), subject)
+    with _lock:
+        _analyses.pop(key, None)
+        for thread in [thread for thread, used in _in_use.items() if used == key]:
+            del _in_use[thread]
 
 
 def close_all() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from convergence.alignment.matching import matching
 from convergence.clustering.graph import Labels, Matrix, check_square
 from convergence.errors import UserError
-from convergence.linalg import RANK_TOLERANCE, principal_directions, random_rotation
+from convergence.linalg import RANK_TOLERANCE, RandomBases, principal_directions
 
 STACK_BYTES = 16e6
 """Memory of the correlations of random groups that are decomposed together."""
@@ -120,9 +120,9 @@ def cluster_subspaces(
     """Compare the subspaces of every cluster with units of both nets, with chance levels.
 
     The chance level of all numbers is from groups of the same sizes, drawn at random from all units of each net,
-    including those of the cluster. ``matched`` has a second chance level: the units of the cluster with the basis of y
-    rotated. Matched units that are more similar than that share the basis, not only the subspace. Rotated units are
-    standardised again, as in :meth:`~convergence.similarity.pair.PairMoments.rotated`.
+    including those of the cluster. ``matched`` has a second chance level: the units of the cluster with those of y in a
+    random basis (:class:`~convergence.linalg.RandomBases`). Matched units that are more similar than that share the
+    basis, not only the subspace.
 
     Parameters
     ----------
@@ -158,17 +158,18 @@ def cluster_subspaces(
         blocks = _blocks(r_joined, x, y)
         shared.append(_compare(*blocks))
         sizes.append((len(x), len(y)))
+        bases = RandomBases(blocks[2])
         most = max(1, int(STACK_BYTES // (8 * (len(x) + len(y)) ** 2)))
         for first in range(0, n_random, most):
-            groups, rotations = [], []
+            groups, drawn_bases = [], []
             for k in range(first, min(first + most, n_random)):
                 generator = np.random.default_rng([seed, cluster, k])
                 random_x = np.sort(generator.choice(all_x, len(x), replace=False))
                 random_y = np.sort(generator.choice(all_y, len(y), replace=False))
                 groups.append(_blocks(r_joined, random_x, random_y))
-                rotations.append(random_rotation(len(y), generator))
+                drawn_bases.append(bases.draw(generator))
             drawn.append(_numbers_of_many(*map(np.stack, zip(*groups, strict=True))))
-            turned.append(rotated_matchings(blocks[1], blocks[2], np.stack(rotations)))
+            turned.append(rotated_matchings(blocks[1], blocks[2], np.stack(drawn_bases)))
     chance = np.concatenate(drawn or [np.zeros(0)]).reshape(len(clusters), n_random, len(NUMBERS))
     rotated = np.concatenate(turned or [np.zeros(0)]).reshape(len(clusters), n_random)
     return ClusterSubspaces(
@@ -183,11 +184,11 @@ def cluster_subspaces(
     )
 
 
-def rotated_matchings(r_xy: Matrix, r_yy: Matrix, rotations: Matrix) -> Matrix:
-    """(m,) mean |r| of matched units after rotations (m, n_y, n_y) of the standardised units of y."""
-    deviation = np.sqrt(np.maximum((rotations * (r_yy @ rotations)).sum(axis=1), 0.0))[:, None, :]
-    # A rotation of duplicated units may give a unit without variance; its correlations are 0.
-    turned = r_xy @ rotations
+def rotated_matchings(r_xy: Matrix, r_yy: Matrix, bases: Matrix) -> Matrix:
+    """(m,) mean |r| of matched units with the standardised units of y in other bases (m, n_y, n_y)."""
+    deviation = np.sqrt(np.maximum((bases * (r_yy @ bases)).sum(axis=1), 0.0))[:, None, :]
+    # A basis of duplicated units may have a unit without variance; its correlations are 0.
+    turned = r_xy @ bases
     turned = np.divide(turned, deviation, out=np.zeros_like(turned), where=deviation > 1e-7)
     return _matched(turned)
 

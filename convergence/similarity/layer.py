@@ -23,7 +23,7 @@ class LayerMoments:
     cov : (n, n) float64
         Covariances, in units of activation squared.
     standardised : bool
-        Whether the covariances are those of standardised units or of their rotation.
+        Whether the covariances are those of standardised units or of another basis of them.
     images : StoredImages, optional
         Stored activations of a subset of the images.
     kept : (N,) bool, optional
@@ -72,7 +72,7 @@ class LayerMoments:
 
     @property
     def std(self) -> Matrix:
-        """Covariances (n, n) of the standardised units, in the rotated basis after :meth:`rotated`."""
+        """Covariances (n, n) of the standardised units, in the other basis after :meth:`in_basis`."""
         return self.cov if self.standardised else self.corr
 
     @cached_property
@@ -110,9 +110,9 @@ class LayerMoments:
         """(N, N) inner products of the stored images' flattened maps."""
         return None if self.images is None else self.images.gram
 
-    def rotated(self, q: Matrix) -> LayerMoments:
-        """The layer after a rotation of the standardised units by an orthogonal matrix (n, n)."""
-        images = None if self.images is None else self.images.rotated(q)
+    def in_basis(self, q: Matrix) -> LayerMoments:
+        """The layer with its standardised units in another basis, the columns of a matrix (n, n)."""
+        images = None if self.images is None else self.images.in_basis(q)
         return LayerMoments(q.T @ self.std @ q, True, images, self.kept, self.between_groups)
 
     @cached_property
@@ -120,7 +120,7 @@ class LayerMoments:
         """The layer with standardised units; shares what is known of them."""
         if self.standardised:
             return self
-        images = None if self.images is None else self.images.rotated(None)
+        images = None if self.images is None else self.images.in_basis(None)
         other = LayerMoments(self.std, True, images, self.kept, self.between_groups)
         if "directions" in self.__dict__:
             other.__dict__["directions"] = self.directions

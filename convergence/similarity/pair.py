@@ -105,22 +105,22 @@ class PairMoments:
 
     @property
     def std_xx(self) -> Matrix:
-        """Covariances (n_x, n_x) of the standardised units of x, in the rotated basis after :meth:`rotated`."""
+        """Covariances (n_x, n_x) of the standardised units of x, in the other basis after :meth:`in_basis`."""
         return self.x.std
 
     @property
     def std_yy(self) -> Matrix:
-        """Covariances (n_y, n_y) of the standardised units of y, in the rotated basis after :meth:`rotated`."""
+        """Covariances (n_y, n_y) of the standardised units of y, in the other basis after :meth:`in_basis`."""
         return self.y.std
 
     @property
     def standardised(self) -> bool:
-        """Whether the covariances are those of standardised units or of their rotation."""
+        """Whether the covariances are those of standardised units or of another basis of them."""
         return self.x.standardised
 
     @property
     def std_xy(self) -> Matrix:
-        """Covariances (n_x, n_y) between standardised units, in the rotated basis after :meth:`rotated`."""
+        """Covariances (n_x, n_y) between standardised units, in the other basis after :meth:`in_basis`."""
         return self.cov_xy if self.standardised else self.corr_xy
 
     @property
@@ -174,12 +174,13 @@ class PairMoments:
                 other.__dict__[name] = turned(self.__dict__[name])
         return other
 
-    def rotated(self, q: Matrix, standardise: bool = True) -> PairMoments:
-        """Return the pair after a rotation of the standardised units of y by an orthogonal matrix (n_y, n_y).
+    def in_basis(self, q: Matrix, standardise: bool = True) -> PairMoments:
+        """Return the pair with the standardised units of y in another basis, the columns of a matrix (n_y, n_y).
 
-        The rotation keeps the span of the units and changes the single units. ``std_*`` are then R_xx, R_xy q and
-        q' R_yy q. The variances of rotated units differ, so ``corr_*`` divides by them again; otherwise units with
-        large variance would dominate the chance level. With ``standardise=False`` the raw units are rotated.
+        A basis keeps the span of the units and changes the single units; it is orthogonal, or a draw of
+        :class:`~convergence.linalg.RandomBases`. ``std_*`` are then R_xx, R_xy q and q' R_yy q. The variances of the
+        new units may differ, so ``corr_*`` divides by them again; otherwise units with large variance would dominate
+        the chance level. With ``standardise=False`` the raw units are taken to the basis.
         """
         if not standardise:
             images = self.y.images
@@ -187,7 +188,7 @@ class PairMoments:
                 images = StoredImages(None if images.samples is None else images.samples @ q, images.gram)
             y = LayerMoments(q.T @ self.y.cov @ q, self.y.standardised, images, self.y.kept)
             return PairMoments(self.n, replace(self.x, between_groups=None), self.cov_xy @ q, y)
-        return PairMoments(self.n, self.x.in_standard_units, self.std_xy @ q, self.y.rotated(q), self.between_groups)
+        return PairMoments(self.n, self.x.in_standard_units, self.std_xy @ q, self.y.in_basis(q), self.between_groups)
 
     def of_x_alone(self) -> PairMoments:
         """Return the pair of layer x and itself."""

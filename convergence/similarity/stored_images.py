@@ -26,7 +26,7 @@ class StoredImages:
     gram : (N, N), optional
         Inner products of the images' flattened maps, of raw units.
     standardised : bool
-        Whether the samples are standard scores, or a rotation of them.
+        Whether the samples are standard scores, or those in another basis.
     """
 
     def __init__(self, samples: Matrix | None, gram: Matrix | None = None, standardised: bool = False) -> None:
@@ -94,13 +94,13 @@ class StoredImages:
         gram = None if self.gram is None else self.gram[np.ix_(order, order)]
         return StoredImages(samples, gram, self.standardised)
 
-    def rotated(self, q: Matrix | None) -> StoredImages:
-        """The images after a rotation of the standardised units by an orthogonal matrix; None rotates nothing."""
-        return _RotatedImages(self, q)
+    def in_basis(self, q: Matrix | None) -> StoredImages:
+        """The images with standardised units in another basis, the columns of a matrix; None keeps the basis."""
+        return _ImagesInBasis(self, q)
 
 
-class _RotatedImages(StoredImages):
-    """Standard scores of other images, rotated when they are asked for."""
+class _ImagesInBasis(StoredImages):
+    """Standard scores of other images, taken to another basis when they are asked for."""
 
     def __init__(self, of: StoredImages, q: Matrix | None) -> None:
         super().__init__(None, standardised=True)

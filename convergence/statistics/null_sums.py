@@ -1,9 +1,9 @@
 """Sums of pseudo-nets: a chance level that keeps the marginals of rectified units.
 
 A pseudo-net has the pre-activations z of a net in another basis, and the nonlinearity f of the net: for a random
-rotation Q of the standardised pre-activations,
+basis B of the standardised pre-activations,
 
-    u = Qᵀ (z − μ) / σ,    p = f(u σ / SD(u) + μ) ,
+    u = Bᵀ (z − μ) / σ,    p = f(u σ + μ) ,
 
 so unit v of the pseudo-net has the mean and the variance of the pre-activation of unit v, and the pseudo-net spans the
 subspace that the net spans. Sums of products of real units with pseudo-units give every similarity that is left when

@@ -1,10 +1,11 @@
 """Pseudo-nets: the pre-activations of a net in another basis, each with the mean and variance of a real unit.
 
-For pre-activations z (C,) of a layer with mean μ, standard deviation σ and correlation R, and a rotation Q from the
-Haar measure, u = Qᵀ (z − μ) / σ has the variances diag(QᵀRQ). The pre-activations of a pseudo-net are u σ / SD(u) + μ,
-an affine map of z. The layer's own nonlinearity is applied to them. μ, σ and R come from a pilot of some images.
+For pre-activations z (C,) of a layer with mean μ, standard deviation σ and correlation R, and a random basis B of
+:class:`~convergence.linalg.RandomBases`, u = Bᵀ (z − μ) / σ are units of variance 1 with the span of z and nearly the
+eigenvalues of R. The pre-activations of a pseudo-net are u σ + μ, an affine map of z. The layer's own nonlinearity is
+applied to them. μ, σ and R come from a pilot of some images.
 
-A pre-activation without variance in the pilot is not mixed with others and stays what it is. The rotation depends on a
+A pre-activation without variance in the pilot is not mixed with others and stays what it is. The basis depends on a
 seed, on the layer and its weights, and on the number of the draw, so it is the same in every comparison.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from convergence.linalg import random_rotation
+from convergence.linalg import RandomBases
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -127,7 +128,7 @@ def pseudo_units(
 def make_maps(mean: Float64, covariance: Float64, n_draws: int, seed: int, layer: str) -> PseudoMaps:
     """Maps of all draws from the mean (C,) and covariance (C, C) of pre-activations.
 
-    ``layer`` names the weights and the layer; the rotations are drawn by it, by ``seed`` and by the number of the draw.
+    ``layer`` names the weights and the layer; the bases are drawn by it, by ``seed`` and by the number of the draw.
     """
     sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     with np.errstate(invalid="ignore"):
@@ -141,10 +142,9 @@ def make_maps(mean: Float64, covariance: Float64, n_draws: int, seed: int, layer
     stable = int.from_bytes(hashlib.sha256(layer.encode()).digest()[:8], "little")
     weights = np.empty((n_draws, len(mixed), len(mixed)), np.float32)
     offset = np.empty((n_draws, len(mean)), np.float32)
+    bases = RandomBases(correlation)
     for draw in range(n_draws):
-        rotation = random_rotation(len(mixed), np.random.default_rng([seed, stable, draw])).T
-        spread = np.sqrt(np.einsum("ij,ij->i", rotation @ correlation, rotation))
-        weights[draw] = rotation * (sd[mixed] / spread)[:, None]
+        weights[draw] = bases.draw(np.random.default_rng([seed, stable, draw])).T * sd[mixed, None]
         offset[draw] = centre
         moved = (centre.astype(np.float64) - known)[mixed] / sd[mixed]  # the centre is rounded, the mean is not
         offset[draw, mixed] = known[mixed] + weights[draw] @ moved

@@ -25,7 +25,7 @@ from convergence.analysis.pair_sums import PairSums
 from convergence.analysis.steps import Parts, Tree, computed, levels
 from convergence.config.stages import AnalysisConfig
 from convergence.inference import unit_p_values
-from convergence.linalg import random_rotation
+from convergence.linalg import RandomBases
 from convergence.statistics.file import ComparisonSums
 from convergence.statistics.moments import Moments
 from convergence.statistics.null_sums import null_sums_plain
@@ -41,9 +41,8 @@ GELU: Function = lambda a: a * (1 + erf(a / np.sqrt(2))) / 2  # noqa: E731
 def pseudo_net(z: Matrix, f: Function, seed: int, draw: int) -> Matrix:
     """Pseudo-units (n_units, n_samples), by their definition."""
     mean, deviation = z.mean(axis=1, keepdims=True), z.std(axis=1, keepdims=True)
-    q = random_rotation(len(z), np.random.default_rng([seed, draw]))
-    u = q.T @ ((z - mean) / deviation)
-    return f(u / u.std(axis=1, keepdims=True) * deviation + mean)
+    basis = RandomBases(np.corrcoef(z)).draw(np.random.default_rng([seed, draw]))
+    return f(basis.T @ ((z - mean) / deviation) * deviation + mean)
 
 
 def sums_of(nets: Mapping[str, Matrix], f: Function | None = None, n_draws: int = DRAWS) -> ComparisonSums:

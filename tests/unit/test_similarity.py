@@ -102,7 +102,7 @@ def test_declared_rotation_invariance_holds(measure: Measure) -> None:
     for seed, pair in enumerate(PAIRS):
         n_y = len(pair.cov_yy)
         q = ortho_group.rvs(n_y, random_state=seed) if n_y > 1 else np.eye(1)
-        rotated = pair.rotated(q, standardise=measure.scale_invariant)
+        rotated = pair.in_basis(q, standardise=measure.scale_invariant)
         differences.append(abs(measure(pair) - measure(rotated)))
         differences.append(abs(measure(pair.swapped()) - measure(rotated.swapped())))
     assert (max(differences) < 1e-7) == measure.rotation_invariant
@@ -111,7 +111,7 @@ def test_declared_rotation_invariance_holds(measure: Measure) -> None:
 @measures
 def test_a_rotation_null_is_declared_where_rotations_of_y_matter(measure: Measure) -> None:
     differences = [
-        abs(measure(pair) - measure(pair.rotated(ortho_group.rvs(len(pair.cov_yy), random_state=seed))))
+        abs(measure(pair) - measure(pair.in_basis(ortho_group.rvs(len(pair.cov_yy), random_state=seed))))
         for seed, pair in enumerate(PAIRS)
         if len(pair.cov_yy) > 1 and measure.scale_invariant
     ]
@@ -236,10 +236,10 @@ def test_correlations_have_unit_diagonal_and_stay_in_range() -> None:
 def test_rotation_follows_the_definition() -> None:
     pair = random_pair(11)
     q = ortho_group.rvs(6, random_state=0)
-    rotated = pair.rotated(q)
+    rotated = pair.in_basis(q)
     np.testing.assert_allclose(rotated.std_xy, pair.corr_xy @ q)
     np.testing.assert_allclose(rotated.std_yy, q.T @ pair.corr_yy @ q)
-    np.testing.assert_allclose(rotated.rotated(q.T).corr_xy, pair.corr_xy)  # turning back undoes it
+    np.testing.assert_allclose(rotated.in_basis(q.T).corr_xy, pair.corr_xy)  # turning back undoes it
 
 
 @pytest.mark.parametrize("fault", ["nan", "dead", "shape", "empty"])

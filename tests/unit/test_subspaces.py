@@ -104,7 +104,7 @@ def test_rotated_matching_is_that_of_a_rotated_pair() -> None:
     cov = np.cov(units_of_x(9), rowvar=False)
     q = random_rotation(5, np.random.default_rng(6))
     pair = PairMoments.of(float(N), cov[:4, :4], cov[:4, 4:], cov[4:, 4:])
-    expected = matching(np.abs(pair.rotated(q).corr_xy)).mean
+    expected = matching(np.abs(pair.in_basis(q).corr_xy)).mean
     assert rotated_matchings(pair.corr_xy, pair.corr_yy, q[None])[0] == pytest.approx(expected)
 
 

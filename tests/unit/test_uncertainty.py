@@ -58,7 +58,7 @@ def test_null_level_is_reproducible_and_below_identity():
     pair = PairMoments.of(5000, cov, cov, cov)
 
     def draw(generator):
-        return float(pair.rotated(random_rotation(30, generator)).corr_xy.max(axis=1).mean())
+        return float(pair.in_basis(random_rotation(30, generator)).corr_xy.max(axis=1).mean())
 
     level, spread = null_level(draw, 10, seed=3)
     assert (level, spread) == null_level(draw, 10, seed=3)

@@ -15,7 +15,7 @@ orthogonal     the rotation of B's units, not standardised, that fits A's best (
 lasso λ, sgd λ the paper's mapping layers: at their optimum, and as SGD leaves them (:mod:`convergence.paper`).
 mean           A's means: no information from B.
 permuted, permuted_slope   one_to_one and one_to_one_slope with random partners.
-rotated        one_to_one after a random rotation of B's standardised units.
+rotated        one_to_one with B's standardised units in a random basis.
 
 Units of A that are not live (constant, or in too few groups) or have no partner get their mean; units of B that are not
 live are not used. Mapped values may be negative after a ReLU and are not clipped, as in Lenc & Vedaldi 2015 (arXiv
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ from convergence.alignment.soft_matching import soft_matching
 from convergence.alignment.sparse import dense_fit, forward_selection, lasso_path, prediction_loss, refit
 from convergence.errors import UserError
 from convergence.functional.context import ExperimentContext
-from convergence.linalg import random_rotation
+from convergence.linalg import RandomBases
 from convergence.similarity.pair import PairMoments
 
 Float64 = npt.NDArray[np.float64]
@@ -150,12 +151,16 @@ class LayerFit:
         """Each unit from the shares of units that the soft matching moves to it, scaled to unit variance."""
         return _unit_variance(soft_matching(self.correlation).plan, self.moments.corr_xx)
 
+    @cached_property
+    def _bases(self) -> RandomBases:
+        return RandomBases(self.moments.corr_xx)
+
     def rotated(self, generator: np.random.Generator) -> Float64:
-        """The one-to-one matching after a random rotation of B's standardised units."""
-        rotation = random_rotation(len(self.live_b), generator)
-        found = matching(self.moments.swapped().rotated(rotation).corr_xy)
+        """The one-to-one matching with B's standardised units in a random basis."""
+        basis = self._bases.draw(generator)
+        found = matching(self.moments.swapped().in_basis(basis).corr_xy)
         standard = np.zeros(self.correlation.shape)
-        standard[found.rows] = rotation[:, found.columns].T
+        standard[found.rows] = basis[:, found.columns].T
         return _unit_variance(standard, self.moments.corr_xx)
 
     def sparse(self, numbers: Sequence[int]) -> dict[int, Float64]:
