@@ -77,7 +77,7 @@ class RandomBases:
         values, vectors = np.linalg.eigh(correlation)
         values = np.maximum(values, 0.0)
         variances = variances_of_bases(values)
-        known = values > RANK_TOLERANCE * values[-1]
+        known = values > RANK_TOLERANCE * values.max(initial=0.0)
         scale = np.sqrt(np.where(known, variances / np.where(known, values, 1.0), 1.0))
         # The symmetric forms do not depend on the signs of eigenvectors, nor on their choice for equal eigenvalues.
         self._scaled: Matrix = (vectors * scale) @ vectors.T
@@ -98,6 +98,8 @@ def variances_of_bases(values: Matrix) -> Matrix:
     over rotations that depend on n alone. The iteration starts with ``values``, which are right where all are equal.
     """
     n = len(values)
+    if n < 2:
+        return values.copy()
     generator = np.random.default_rng([n])
     rotations = np.stack([random_rotation(n, generator) for _ in range(min(max(SPECTRUM_ROTATIONS // n, 1), 32))])
     least = RANK_TOLERANCE * values.max()

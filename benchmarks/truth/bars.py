@@ -35,6 +35,8 @@ BARS = (
     *(Bar("nets", f"*, {n} nets", 0.93, 0.99, covers=True) for n in (4, 6, 8)),
     Bar("nets", EQUAL, -np.inf, 0.06),
     Bar("rotated-*", "P(p ≤ .05)", 0.03, 0.07),
+    Bar("falling-*", "P(p ≤ .05)", 0.03, 0.07),
+    *(Bar(kind, "matched r − chance", -0.01, 0.01) for kind in ("rotated-*", "falling-*")),
     Bar("*", "any false discovery", -np.inf, 0.08),
     Bar("half-*", "share of units in all nets", 0.47, 0.53),
     Bar("clusters-*", "ARI with the planted clusters", 0.95, np.inf),

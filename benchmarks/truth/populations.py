@@ -107,10 +107,21 @@ def share_of_units(
 
 
 def rotated(
-    rng: Generator, nonlinearity: str, n_nets: int = 4, width: int = 24, n_images: int = 1000, noise: float = 0.3
+    rng: Generator,
+    nonlinearity: str,
+    n_nets: int = 4,
+    width: int = 24,
+    n_images: int = 1000,
+    noise: float = 0.3,
+    falling: bool = False,
 ) -> Population:
-    """One subspace of ``width`` dimensions, in another basis in each net: everything is shared but no unit."""
+    """One subspace of ``width`` dimensions, in another basis in each net: everything is shared but no unit.
+
+    ``falling``: variances of the dimensions fall as 1/k, so that the first three have half of the variance.
+    """
     causes = rng.standard_normal((n_images, width))
+    if falling:
+        causes /= np.sqrt(np.arange(1, width + 1) / width * np.sum(1 / np.arange(1, width + 1)))
     return Population(
         {
             net: causes @ random_rotation(width, rng) + noise * rng.standard_normal((n_images, width))

@@ -61,6 +61,14 @@ def level(comparison: ComparisonResults, kind: Kind = "trained") -> Iterator[Rea
     yield Reading("any false discovery", float(np.mean(any_found)), 0.0)
 
 
+def excess(comparison: ComparisonResults, kind: Kind = "trained") -> Iterator[Reading]:
+    """Mean matched r of units that nobody shares, minus chance."""
+    found = comparison.summary("matching", kind, ALL_IMAGES)
+    if found is not None:
+        holds = within(found.excess_low, found.excess_high, 0.0)
+        yield Reading("matched r − chance", found.excess, 0.0, over_nets=None if found.missing else holds)
+
+
 def discoveries(comparison: ComparisonResults, population: Population, kind: Kind = "trained") -> Iterator[Reading]:
     """Of shared units those found, with the right partner; of the discoveries those that are private units."""
     power, right, false = [], [], []

@@ -54,6 +54,7 @@ def _nothing_shared(population: Population, dimensions: int | None = None) -> It
     with results_of({LAYER: population}, light=True) as results:
         comparison = results.comparison(LAYER)
         yield from readings.level(comparison)
+        yield from readings.excess(comparison)
         yield from readings.in_all_nets(comparison, 0.0)
         if dimensions is not None:
             yield from readings.dimensions(comparison, dimensions)
@@ -113,9 +114,9 @@ def _private(rng: Generator) -> Iterator[Reading]:
     yield from _nothing_shared(populations.share_of_units(rng, 0), 0)
 
 
-def _rotated(nonlinearity: str) -> Callable[[Generator], Iterator[Reading]]:
-    dimensions = 24 if nonlinearity == "none" else None
-    return lambda rng: _nothing_shared(populations.rotated(rng, nonlinearity), dimensions)
+def _rotated(nonlinearity: str, falling: bool = False) -> Callable[[Generator], Iterator[Reading]]:
+    dimensions = 24 if nonlinearity == "none" and not falling else None
+    return lambda rng: _nothing_shared(populations.rotated(rng, nonlinearity, falling=falling), dimensions)
 
 
 def _mixed(rng: Generator) -> Iterator[Reading]:
@@ -211,6 +212,13 @@ SCENARIOS = (
     Scenario("rotated-linear", "one subspace in other bases, linear layer", _rotated("none"), 0.5),
     Scenario("rotated-relu", "one subspace in other bases, ReLU", _rotated("relu"), 0.5),
     Scenario("rotated-gelu", "one subspace in other bases, GELU", _rotated("gelu"), 0.5),
+    Scenario(
+        "falling-linear",
+        "the same, variances of its dimensions falling as 1/k, linear layer",
+        _rotated("none", True),
+        0.5,
+    ),
+    Scenario("falling-relu", "the same with ReLU", _rotated("relu", True), 0.5),
     Scenario("mixed-causes", "10 causes mixed at random into ReLU units", _mixed, 0.5),
     Scenario("random-features", "random ReLU features of 20 inputs", _features, 0.5),
     Scenario("dimensions", "10 causes mixed at random into 24 linear units", _dimensions, 0.25),

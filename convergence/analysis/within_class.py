@@ -41,8 +41,8 @@ WITHIN_MEASURES = ("matching", "semi_matching", "linear_cka", "r_squared")
 class WithinClass:
     """The measures above within classes, of all images and fitted and scored on different images.
 
-    The chance level of a linear layer is another basis of the units standardised within the classes. Others have none, since
-    pseudo-nets are summed without classes. Steps: replicates (``numbers``), draws of the null (``null``), and
+    The chance level of a linear layer is another basis of the units standardised within the classes. Others have none,
+    since pseudo-nets are summed without classes. Steps: replicates (``numbers``), draws of the null (``null``), and
     alignments scored on other images (``held_out``).
     """
 

@@ -65,7 +65,7 @@ def overview(layers: Sequence[ComparisonResults]) -> Drawing:
         name="overview",
         title="Every layer at a glance",
         caption=f"Mean over all pairs of nets. {intervals_caption(drawn)} Grey marks: chance, the same measure for a "
-        "net in another basis: its pre-activations are rotated, and its units keep their means and variances. "
+        "net with pre-activations in a random basis, whose units keep their means and variances. "
         "Untrained nets show the similarity without learning.",
         alt="Similarity measures for each layer, by kind of pairs of nets, with error bars",
         figure=figure,

@@ -5,7 +5,7 @@ activation function that is applied to it. So ``conv1`` of a plain net and ``lay
 mean the input of the next layers. Norms and activation functions of any library count, also those that are computed
 from several operations inside one module.
 
-A chance level for rectified units applies the activation function to rotated pre-activations
+A chance level for rectified units applies the activation function to pre-activations in a random basis
 (:mod:`convergence.statistics.null_sums`). That needs a function of single values, which is checked.
 """
 

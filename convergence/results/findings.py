@@ -201,8 +201,8 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         "RQ1",
         "Which units do all nets have?",
         f"{said} A unit is present in a net if it correlates with its counterparts in the other nets more than 95 % of "
-        "the units of a net with rotated pre-activations do. These shares have no interval, since one alignment of all "
-        "nets gives one share.",
+        "the units of a net with pre-activations in a random basis do. These shares have no interval, since one "
+        "alignment of all nets gives one share.",
         ("layer", "in all nets", "in two or more", "mean r of members", "rotated net", "paths that return",
          "by chance"),
         rows,
@@ -210,7 +210,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
 
 
 def same_units(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
-    """One-to-one matched correlation beside a net with rotated pre-activations, untrained and mixed pairs."""
+    """One-to-one matched correlation beside a net with pre-activations in a random basis, untrained and mixed pairs."""
     said, rows = Sentences(), []
     for layer in layers:
         measure = "absolute_matching" if layer.signless else "matching"
@@ -245,8 +245,8 @@ def same_units(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     return _finding(
         "RQ2",
         "Do nets trained apart learn the same units?",
-        f"{said} Measure: mean correlation r of units matched one to one. Chance: the same for a net whose "
-        "pre-activations are rotated before the activation function.",
+        f"{said} Measure: mean correlation r of units matched one to one. Chance: the same for a net with "
+        "pre-activations in a random basis.",
         ("layer", *(f"matched r, {WORDS[kind]}" for kind in KINDS), "held out", "chance", "trained − chance",
          "trained − untrained", "units with a partner beyond chance"),
         rows,
@@ -372,7 +372,8 @@ def local_code(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         "Is the code local, or spread over many units?",
         f"{said} Predictions are fitted on one half of the images and scored on the other. A unit has a local code if "
         "one unit of the other net reaches 90 % of the R² of all units, a code of a few if at most the tried number "
-        "of units does, a distributed code otherwise. Chance: predictors of a net with rotated pre-activations.",
+        "of units does, a distributed code otherwise. Chance: predictors of a net with pre-activations "
+        "in a random basis.",
         ("layer", *CODES, "local, chance", "few, chance", "distributed, chance", "local, untrained",
          "loss from one unit", "loss from all units"),
         rows,

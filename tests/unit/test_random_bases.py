@@ -70,8 +70,9 @@ def test_matched_units_of_one_space_are_as_similar_as_its_random_bases(name: str
     assert abs(np.mean(excess)) < 0.008
 
 
-def test_units_that_are_copies_are_drawn_as_copies() -> None:
+def test_copies_of_a_unit_and_no_units_have_bases() -> None:
     copies = np.ones((3, 3))
     drawn = RandomBases(copies).draw(np.random.default_rng(0))
     np.testing.assert_allclose(np.abs(drawn.T @ copies @ drawn), 1.0)
+    assert RandomBases(np.ones((0, 0))).draw(np.random.default_rng(0)).shape == (0, 0)
     np.testing.assert_allclose(np.abs(RandomBases(np.ones((1, 1))).draw(np.random.default_rng(0))), 1.0)
