@@ -103,7 +103,8 @@ class JointCorrelations:
     def _correlation(self, groups: Indices, products: Float64) -> Float64:
         n = float(self._sums.group_count[groups].sum())
         found = correlation(covariance(n, self._sums.group_sums[groups][:, self.units].sum(axis=0), products))
-        found = (found + found.T) / 2
+        found = found + found.T
+        found /= 2
         np.fill_diagonal(found, 1.0)
         return found
 

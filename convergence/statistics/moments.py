@@ -214,7 +214,11 @@ def symmetric_rows(upper: Any, start: int, stop: int) -> Float64:
 
 def covariance(count: float, sums: Float64, products: Float64) -> Float64:
     """Covariances (n_units, n_units) with divisor n from sums about any shift."""
-    return products / count - np.outer(sums, sums) / count**2
+    means = np.outer(sums, sums)
+    means /= count**2
+    found = products / count
+    found -= means
+    return found
 
 
 def correlation(cov: Float64) -> Float64:
@@ -223,7 +227,8 @@ def correlation(cov: Float64) -> Float64:
     alive = variance > 0
     scale = np.zeros(len(variance))
     scale[alive] = 1.0 / np.sqrt(variance[alive])
-    r = cov * scale[:, None] * scale[None, :]
+    r = cov * scale[:, None]
+    r *= scale
     np.clip(r, -1.0, 1.0, out=r)
     r[alive, alive] = 1.0
     return r

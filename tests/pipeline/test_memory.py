@@ -89,38 +89,43 @@ groups = 32
 subset = 0
 mutual_information = { enabled = false }
 [analysis]
-measures = ["matching", "linear_cka", "shape_distance"]
+measures = ["linear_cka"]
 rotations = 2
 sparse = { enabled = false }
 clustering = { enabled = false }
 """
 
 
+IMPORTS = """import convergence.analysis.run, hpc.dask_executor, ot
+from convergence.analysis import net_sums
+net_sums.KEPT_BYTES = 20_000_000"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_analysis_reads_a_pair_at_a_time(tmp_path):
-    """Four nets of 400 units in 32 groups: the products take 0.66 GB, those of a pair 0.12; the limit is 0.45 GB."""
+    """Three nets of 400 units in 32 groups: the products take 0.38 GB, and none are kept; the limit is 0.35 GB."""
     rng = np.random.default_rng(0)
     common = rng.standard_normal((400, 50))
-    for k in range(4):
+    for k in range(3):
         values = common @ rng.standard_normal((50, 400)) + rng.standard_normal((400, 400))
         np.save(tmp_path / f"net{k}.npy", values.astype(np.float32))
     config = tmp_path / "many.toml"
-    config.write_text(ACTIVATIONS.replace("NETS", "\n".join(f'net{k} = {{ wide = "net{k}.npy" }}' for k in range(4))))
+    config.write_text(ACTIVATIONS.replace("NETS", "\n".join(f'net{k} = {{ wide = "net{k}.npy" }}' for k in range(3))))
     command = [str(config), "--runs", str(tmp_path)]
     made = subprocess.run(
         [sys.executable, "-m", "convergence", "statistics", *command], capture_output=True, text=True, cwd=tmp_path
     )
     assert made.returncode == 0, made.stderr
     size = (tmp_path / "many" / "statistics.h5").stat().st_size
-    assert size > 650_000_000
-    limited = LIMITED.replace("import torch,", "import convergence.analysis.run, ot,").replace(
-        "convergence.statistics.passes, convergence.statistics.writer, hpc.statistics", "hpc.dask_executor"
+    assert size > 360_000_000
+    limited = LIMITED.replace(
+        "import torch, convergence.statistics.passes, convergence.statistics.writer, hpc.statistics", IMPORTS
     )
     done = subprocess.run(
-        [sys.executable, "-c", limited, "450000000", "analyze", *command],
+        [sys.executable, "-c", limited, "350000000", "analyze", *command, "--workers", "1"],
         capture_output=True, text=True, timeout=600, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     with h5py.File(tmp_path / "many" / "analysis.h5") as file:
-        assert len(file["comparisons/wide/pairs"]) == 6
-        assert len(file["comparisons/wide/consensus_members"]) == 400 * 4
+        assert len(file["comparisons/wide/pairs"]) == 3
+        assert len(file["comparisons/wide/consensus_members"]) == 400 * 3

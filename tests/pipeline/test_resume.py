@@ -289,6 +289,7 @@ def test_training_resumes_from_crash_states(splits, whole, tmp_path):
     often = CONFIG.model_copy(update={"checkpoint_minutes": 1e-9})
     states, disk = states_of(folder, lambda: make_net(folder, NOISY, 1, True, splits, often))
     assert disk.at_risk() == []
+    assert results(folder) == whole
     left = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     for state in drawn(states, 5):
         state.write(trial)
