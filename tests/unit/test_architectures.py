@@ -114,29 +114,16 @@ TORCHVISION: dict[str, list[Net]] = {
 }  # fmt: skip
 SLOW: list[Net] = [
     ("regnet_x_800mf", {}, SMALL, REGNET),
-    ("wide_resnet50_2", {}, SQUARE, BOTTLENECK),
-    (
-        "s3d",
-        {},
-        (3, 16, 224, 224),
-        "features.0.0.0>features.0.0 features.5.branch1.0.0>features.5.branch1.0 features.9@1",
-    ),
-    ("maxvit_t", {}, (3, 224, 224), "stem.0.0>stem.0 blocks.1@1 blocks.3.layers.1@1"),
+    ("regnet_y_800mf", {}, SMALL, REGNET),
     ("resnet34", {}, SMALL, RESIDUAL),
     ("densenet169", {}, SMALL, "features.denseblock3@1 features.transition2.conv classifier"),
-    ("shufflenet_v2_x2_0", {}, SMALL, "stage4.0@1 conv5.0>conv5.2 fc"),
     ("efficientnet_b1", {}, SMALL, "features.2.1@1 features.5.1.block.1.0>features.5.1.block.1.2 features.7@1"),
-    ("regnet_y_800mf", {}, SMALL, REGNET),
-    ("convnext_small", {}, SMALL, "features.3.0.block.3>features.3.0.block.4 features.5.20@1 features.7.2.block.5"),
-    ("swin_s", {}, SMALL, SWIN),
-    ("swin_v2_s", {}, SMALL, SWIN),
     (
         "vit_b_32",
         {"image_size": 64},
         SQUARE,
         "conv_proj encoder.layers.encoder_layer_7@-1 encoder.layers.encoder_layer_9.mlp.3",
     ),
-    ("vgg16", {}, SQUARE, "features.0>features.1 features.21>features.22 classifier.0>classifier.1"),
 ]
 VIT = "patch_embed.proj blocks.4.mlp.fc1>blocks.4.mlp.act blocks.5.attn@-1 blocks.8@-1 blocks.9.attn.qkv"
 TIMM: dict[str, list[Net]] = {
