@@ -32,7 +32,9 @@ SMALLEST_STEP = 8
 STEP_BYTES = 2e9
 """Largest memory of a step on a CPU."""
 AGAIN_SECONDS = 0.5
-"""A single step of less than this is repeated, because the first one is slower."""
+"""A step of less than this is repeated, because the first one is slower."""
+MORE_STEPS = 3
+"""Repeats of such a step."""
 BACKWARD = 3
 """A step of training in forward passes."""
 IMAGES_READ = 8
@@ -105,8 +107,9 @@ def _check_steps(
         if problem is not None:
             yield problem
             return
-    if len(sizes) == 1 and (net.facts.training_s or 0.0) * sizes[0][0] < AGAIN_SECONDS:
-        _step(context, net, trainer, config, _affordable(net, sizes[0][0], device), sizes[0][1])
+    for _ in range(MORE_STEPS):
+        if (net.facts.training_s or 0.0) * net.facts.training_batch < AGAIN_SECONDS:
+            _step(context, net, trainer, config, net.facts.training_batch, what)
     yield from _check_gradients(net, trainer.module, config)
 
 
@@ -135,7 +138,7 @@ def _affordable(net: DistinctNet, size: int, device: torch.device) -> int:
 def _step(
     context: CheckContext, net: DistinctNet, trainer: Trainer, config: TrainingConfig, size: int, what: str
 ) -> Finding | None:
-    """Take a step; a finding if it fails. The time of the last step is kept."""
+    """Take a step; a finding if it fails. The shortest time of steps of the last size is kept."""
     train = context.splits.train
     chosen = np.linspace(0, len(train) - 1, min(size, IMAGES_READ)).round().astype(np.int64)
     rows = np.resize(np.arange(len(chosen)), size)
@@ -168,7 +171,9 @@ def _step(
             net, f"a step with {what} failed: {type(error).__name__}: {shortened(error)}", "Correct the network, or "
             "training.precision and training.channels_last"
         )  # fmt: skip
-    net.facts.training_s = (time.perf_counter() - start) / size
+    seconds = (time.perf_counter() - start) / size
+    known = net.facts.training_s if net.facts.training_batch == size else None
+    net.facts.training_s = seconds if known is None else min(known, seconds)
     net.facts.training_batch, net.facts.training_device = size, device.type
     return None
 
