@@ -276,6 +276,12 @@ def another_measure(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     )
 
 
+WORSE_THAN_MEAN = (
+    "Held-out R² is negative in {cases}: least squares on one half of the images predicts the other half worse than its "
+    "mean, as with too few images for the number of units."
+)
+
+
 def subspaces(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
     """Number of dimensions that two nets, and all nets, share on held-out images."""
     said, rows = Sentences(), []
@@ -290,6 +296,9 @@ def subspaces(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         if untrained is not None and difference is not None:
             said.judge(DIMENSIONS, difference, layer.name,
                        f"{number(trained, 1)}; untrained {number(untrained, 1)}")  # fmt: skip
+        predicted = [layer.summary("r_squared", kind, HELD_OUT) for kind in ("trained", UNTRAINED)]
+        if any(one is not None and one.value < 0 for one in predicted):
+            said.add(WORSE_THAN_MEAN, layer.name, ", ".join(number(one) for one in predicted if one is not None))
         every = layer.consensus.get("trained")
         rows.append(
             (
@@ -298,8 +307,7 @@ def subspaces(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
                 *(number(found[kind], 1) for kind in KINDS),
                 signed(difference, 1),
                 MISSING if every is None else f"{every.dimensions.shared}",
-                number(layer.summary("r_squared", "trained", HELD_OUT)),
-                number(layer.summary("r_squared", UNTRAINED, HELD_OUT)),
+                *(number(one) for one in predicted),
             )
         )
     return _finding(

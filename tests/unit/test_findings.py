@@ -207,6 +207,20 @@ def test_share_of_units_in_all_nets_is_withheld_without_a_chance_level() -> None
     assert verdicts[1].startswith("Share of units that are present in all 3 trained nets: conv1 (25 %).")
 
 
+@pytest.mark.parametrize("value", [0.4, -1.9])
+def test_predictions_that_are_worse_than_the_mean_are_named(value: float) -> None:
+    found = {("shared_dimensions", "trained", "held_out"): summary(8.0, (6.0, 10.0)),
+             ("r_squared", "trained", "held_out"): summary(value, (value - 0.1, value + 0.1))}  # fmt: skip
+    pair = SimpleNamespace(units_x=range(20), units_y=range(16))
+    answer = questions.subspaces([Layer(summaries=found, pairs=(pair,))])  # type: ignore[list-item]
+    assert answer is not None
+    assert answer.verdict.startswith("Dimensions that two trained nets share: conv1 (8.0 [6.0, 10.0] of 16).")
+    said = (
+        "Held-out R² is negative in conv1 (-1.900 [-2.000, -1.800]): least squares on one half of the images predicts"
+    )
+    assert (said in answer.verdict) == (value < 0)
+
+
 def test_questions_without_results_have_no_finding() -> None:
     assert questions.findings([Layer()]) == []  # type: ignore[list-item]
 
