@@ -203,7 +203,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         f"{said} A unit is present in a net if it correlates with its counterparts in the other nets more than 95 % of "
         "the units of a net with pre-activations in a random basis do. These shares have no interval, since one "
         "alignment of all nets gives one share.",
-        ("layer", "in all nets", "in two or more", "mean r of members", "rotated net", "paths that return",
+        ("layer", "in all nets", "in two or more", "mean r of members", "in a random basis", "paths that return",
          "by chance"),
         rows,
     )  # fmt: skip
@@ -277,8 +277,8 @@ def another_measure(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
 
 
 WORSE_THAN_MEAN = (
-    "Held-out R² is negative in {cases}: least squares on one half of the images predicts the other half worse than its "
-    "mean, as with too few images for the number of units."
+    "Held-out R² is negative in {cases}: least squares on one half of the images predicts the other half worse than "
+    "its mean, as with too few images for the number of units."
 )
 
 
