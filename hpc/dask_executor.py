@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,6 +185,7 @@ def on_this_machine(workers: Workers, number: int, memory: float) -> Iterator[Ex
         lifetime = {"lifetime": f"{60 * workers.lifetime_min:.3f} s", "lifetime_restart": True}
     with (
         settings(workers.dashboard) as scratch,
+        without_main_module(),
         LocalCluster(
             n_workers=number, threads_per_worker=workers.threads, processes=True, host=LOOPBACK, protocol="tls://",
             security=certificates(), memory_limit=int(limit), worker_dashboard_address=None,
@@ -193,6 +195,28 @@ def on_this_machine(workers: Workers, number: int, memory: float) -> Iterator[Ex
         client_of(cluster, workers.dashboard) as executor,
     ):  # fmt: skip
         yield executor
+
+
+@contextmanager
+def without_main_module() -> Iterator[None]:
+    """Start Dask's workers without the main module of this process.
+
+    multiprocessing runs the main module again in every process that it spawns. Tasks do not need it, and a script
+    without ``if __name__ == "__main__"`` would start the same analysis in each worker.
+    """
+    prepared = spawn.get_preparation_data
+
+    def without_main(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = prepared(name)
+        if name.startswith("Dask Worker"):
+            return {key: value for key, value in found.items() if not key.startswith("init_main_from")}
+        return found
+
+    spawn.get_preparation_data = without_main
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = prepared
 
 
 @contextmanager

@@ -242,6 +242,25 @@ def test_arrays_need_no_torch():
     assert done.stdout.strip() == "(4, 4) False", done.stderr
 
 
+SCRIPT = """
+import numpy as np
+import convergence
+print("started")
+rng = np.random.default_rng(0)
+nets = {name: {"layer": rng.standard_normal((60, 8))} for name in "abc"}
+found = convergence.compare(nets, nonlinearity="none", workers=2, progress=False)
+print(len(found["layer"].pairs))
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_runs_once_with_worker_processes(tmp_path):
+    """Processes that are spawned run the main module of their parent again, which would compare in each of them."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["started", "3"], done.stderr
+
+
 def test_few_images_make_fewer_groups_unless_the_number_is_given(two, images):
     results = quick(two, images[:10], groups=None)
     assert results.n_groups == 5
