@@ -249,7 +249,7 @@ print("started")
 rng = np.random.default_rng(0)
 nets = {name: {"layer": rng.standard_normal((60, 8))} for name in "abc"}
 found = convergence.compare(nets, nonlinearity="none", workers=2, progress=False)
-print(len(found["layer"].pairs))
+print(len(found["layer"].results.pairs))
 """
 
 
