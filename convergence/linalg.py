@@ -12,6 +12,8 @@ SPECTRUM_ROTATIONS = 512
 """Rotations of n units, times n, over which the spectrum of a random basis is averaged; at least 1, at most 32."""
 SPECTRUM_ITERATIONS, SPECTRUM_PROGRESS = 12, 0.9
 """Iterations of :func:`variances_of_bases` at most; one that leaves more than this share of the error is the last."""
+MOST_DIRECTIONS = 1024
+"""Directions of which spectra are computed; of more, the weaker ones are pooled to this number."""
 
 
 def principal_directions(covariance: Matrix, tolerance: float = RANK_TOLERANCE) -> tuple[Matrix, Matrix]:
@@ -100,6 +102,8 @@ def variances_of_bases(values: Matrix) -> Matrix:
     n = len(values)
     if n < 2:
         return values.copy()
+    if n > MOST_DIRECTIONS:
+        return _of_pooled(values)
     generator = np.random.default_rng([n])
     rotations = np.stack([random_rotation(n, generator) for _ in range(min(max(SPECTRUM_ROTATIONS // n, 1), 32))])
     least = RANK_TOLERANCE * values.max()
@@ -109,10 +113,26 @@ def variances_of_bases(values: Matrix) -> Matrix:
     for _ in range(SPECTRUM_ITERATIONS):
         covariance = (rotations.swapaxes(1, 2) * variances) @ rotations
         scale = 1 / np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), np.finfo(float).tiny))
-        found = np.linalg.eigvalsh(covariance * scale[:, :, None] * scale[:, None, :]).mean(axis=0)
+        covariance *= scale[:, :, None]
+        covariance *= scale[:, None, :]
+        found = np.linalg.eigvalsh(covariance).mean(axis=0)
         before, error = error, np.abs(found - wanted).sum()
         if error >= SPECTRUM_PROGRESS * before:
             break
         variances[known] *= wanted[known] / np.maximum(found[known], least)
         variances = np.sort(variances * (wanted.sum() / variances.sum()))
     return variances
+
+
+def _of_pooled(values: Matrix) -> Matrix:
+    """:func:`variances_of_bases` of ascending values, of which consecutive small ones count as one."""
+    kept = MOST_DIRECTIONS // 2
+    n_pooled = len(values) - kept
+    starts = np.append(np.linspace(0, n_pooled, MOST_DIRECTIONS - kept, endpoint=False).astype(np.int64),
+                       np.arange(n_pooled, len(values)))  # fmt: skip
+    pooled = np.add.reduceat(values, starts)
+    pooled *= MOST_DIRECTIONS / pooled.sum()
+    order, ratio = np.argsort(pooled, kind="stable"), np.ones(len(pooled))
+    ratio[order] = variances_of_bases(pooled) / np.maximum(pooled[order], np.finfo(float).tiny)
+    variances = np.sort(values * np.repeat(ratio, np.diff(np.append(starts, len(values)))))
+    return np.asarray(variances * (values.sum() / variances.sum()))
