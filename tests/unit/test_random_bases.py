@@ -68,7 +68,7 @@ def test_variances_of_many_directions_are_those_of_fewer(monkeypatch) -> None:
     pooled = variances_of_bases(values)
     assert exact[-1] == pytest.approx(truth[-1], rel=0.06)
     np.testing.assert_allclose(pooled[-5:], exact[-5:], rtol=0.08)
-    np.testing.assert_allclose(pooled[:300], exact[:300], rtol=0.15)
+    assert np.abs(np.cumsum(pooled) - np.cumsum(exact)).max() < 0.02 * 400
 
 
 @pytest.mark.parametrize("name", SPECTRA)
