@@ -283,7 +283,7 @@ def main() -> None:
     for name in DRAWN:
         with tempfile.TemporaryDirectory() as folder:
             run = str(given.runs / name)
-            export(run, "", ("png",), "6.5in", 8.0, (), ("overview",), None, titles=True, out=folder)
+            export(run, "", ("png",), "9in", 8.0, (), ("overview",), None, titles=True, out=folder)
             shutil.copy(Path(folder) / "overview.png", IMAGES / f"findings-{name}.png")
     PAGE.write_text(text, encoding="utf-8")
 
