@@ -1,11 +1,11 @@
-"""Write docs/findings.md from the results of the studies.
+"""Write docs/findings.md, and the results in README.md, from the results of the studies.
 
-The text is that of findings.md.jinja, which holds no number: numbers, intervals and tables are taken from
-``runs/<study>/analysis.h5``. Sentences of the text state what they rest on as ``claim(…)``; the page is not written if
-a claim is wrong for these results.
+The texts are those of findings.md.jinja and readme.md.jinja: numbers, intervals and tables are taken from
+``runs/<study>/analysis.h5``. Sentences of the text state what they rest on as ``claim(…)``; nothing is written if a
+claim is wrong for these results.
 
-    python studies/findings.py            writes docs/findings.md and its figures
-    python studies/findings.py --check    fails if docs/findings.md differs from what the results give
+    python studies/findings.py            writes docs/findings.md, its figures, and the section of README.md
+    python studies/findings.py --check    fails if a text differs from what the results give
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from convergence.results.findings import StudyFinding
 from convergence.results.sentences import Verdict, number, percent, signed, verdict_of
 
 ROOT = Path(__file__).parents[1]
-PAGE, TEMPLATE, IMAGES = (
-    ROOT / "docs" / "findings.md",
-    Path(__file__).with_name("findings.md.jinja"),
-    ROOT / "docs" / "images",
-)
+PAGE, README, IMAGES = ROOT / "docs" / "findings.md", ROOT / "README.md", ROOT / "docs" / "images"
+TEMPLATE, README_TEMPLATE = (Path(__file__).with_name(f"{name}.md.jinja") for name in ("findings", "readme"))
+MARKS = "<!-- written by studies/findings.py -->\n", "<!-- end of what studies/findings.py writes -->\n"
+"""Before and after the section of README.md."""
+IN_README = (("ani", "N.layer1"), ("ani", "N.layer3"), ("digits12", "conv1"), ("digits12", "fc1"),
+             ("chars", "blocks.1.mlp.up"), ("efficientnet", "stage2"))  # fmt: skip
 STUDIES = ("ani", "digits12", "chars", "efficientnet")
 CHANCE = "ani_chance"
 """Nets in other bases, studies/ani/chance.toml: a check of the chance level."""
@@ -244,10 +245,24 @@ def claim(holds: bool) -> str:
     return ""
 
 
+def rendered(template: Path, **values: Any) -> str:
+    """A text, tidied."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    words = {"claim": claim, "number": number, "percent": percent, "signed": signed, "abs": abs, "in_all": in_all}
+    return tidy(environment.from_string(template.read_text(encoding="utf-8")).render(**words, **values))
+
+
+def readme(studies: dict[str, Study]) -> str:
+    """README.md with its section of results."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    shown = [(studies[name], layer) for name, layer in IN_README]
+    return before + MARKS[0] + rendered(README_TEMPLATE, shown=shown, **studies) + MARKS[1] + after
+
+
 def page(studies: dict[str, Study]) -> str:
     """The text of docs/findings.md."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     shown = [study for study in studies.values() if study.name != CHANCE]
     excesses = [studies[CHANCE].excess(layer, "matching", "untrained").value for layer in studies[CHANCE].layers]
     tables = {
@@ -257,12 +272,9 @@ def page(studies: dict[str, Study]) -> str:
         "files": files_table,
         "verdicts": verdicts,
         "rotated_rows": rotated_rows,
-        "in_all": in_all,
     }
-    words = {"claim": claim, "number": number, "percent": percent, "signed": signed, "abs": abs}
     numbers = {"about": ABOUT, "largest_excess": max(map(abs, excesses))}
-    text = template.render(**studies, studies=shown, **tables, **words, **numbers)
-    return tidy(text)
+    return rendered(TEMPLATE, **studies, studies=shown, **tables, **numbers)
 
 
 def main() -> None:
@@ -275,17 +287,21 @@ def main() -> None:
     studies = {name: Study(name, given.runs / name) for name in (*there, CHANCE)}
     for name in set(STUDIES) - set(there):
         print(f"{name} is left out: it has no results in {given.runs}; make study NAME={name}", file=sys.stderr)
-    text = page(studies)
+    texts = {PAGE: page(studies)}
+    if set(STUDIES) == set(there):
+        texts[README] = readme(studies)
     if given.check:
-        if PAGE.read_text(encoding="utf-8") != text:
-            sys.exit(f"{PAGE}: differs from what {given.runs} gives; write it again: python studies/findings.py")
+        for path, text in texts.items():
+            if path.read_text(encoding="utf-8") != text:
+                sys.exit(f"{path}: differs from what {given.runs} gives; write it again: python studies/findings.py")
         return
     for name in DRAWN:
         with tempfile.TemporaryDirectory() as folder:
             run = str(given.runs / name)
             export(run, "", ("png",), "9in", 8.0, (), ("overview",), None, titles=True, out=folder)
             shutil.copy(Path(folder) / "overview.png", IMAGES / f"findings-{name}.png")
-    PAGE.write_text(text, encoding="utf-8")
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

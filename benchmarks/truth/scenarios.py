@@ -214,11 +214,13 @@ SCENARIOS = (
     Scenario("rotated-gelu", "one subspace in other bases, GELU", _rotated("gelu"), 0.5),
     Scenario(
         "falling-linear",
-        "the same, variances of its dimensions falling as 1/k, linear layer",
+        "one subspace in other bases, variances falling as 1/k, linear layer",
         _rotated("none", True),
         0.5,
     ),
-    Scenario("falling-relu", "the same with ReLU", _rotated("relu", True), 0.5),
+    Scenario(
+        "falling-relu", "one subspace in other bases, variances falling as 1/k, ReLU", _rotated("relu", True), 0.5
+    ),
     Scenario("mixed-causes", "10 causes mixed at random into ReLU units", _mixed, 0.5),
     Scenario("random-features", "random ReLU features of 20 inputs", _features, 0.5),
     Scenario("dimensions", "10 causes mixed at random into 24 linear units", _dimensions, 0.25),
