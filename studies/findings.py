@@ -30,7 +30,7 @@ import convergence
 from convergence.analysis.layout import ALL_IMAGES
 from convergence.figures.export import export
 from convergence.results.comparison import ComparisonResults
-from convergence.results.findings import StudyFinding
+from convergence.results.finding import StudyFinding
 from convergence.results.sentences import Verdict, number, percent, signed, verdict_of
 
 ROOT = Path(__file__).parents[1]

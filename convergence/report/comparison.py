@@ -22,7 +22,8 @@ from convergence.report.results import RunResults, distinguished, read_run
 from convergence.report.site import Link, MenuSection, Placed, Site
 from convergence.report.tables import MISSING, Table
 from convergence.results import ALL_IMAGES, KINDS, Difference, Kind, Summary, difference_of
-from convergence.results.findings import StudyFinding, findings
+from convergence.results.finding import StudyFinding
+from convergence.results.findings import findings
 from convergence.results.run import find_run
 from convergence.similarity import MEASURES
 

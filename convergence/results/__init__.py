@@ -9,7 +9,9 @@ best_layers.py  the layer of another net that has a unit's best partner
 growth.py      a number against width or training time
 source.py      tables of ``analysis.h5``, each read and verified once
 causes.py      pairs of trained nets by what their trainings share
+finding.py     a question with its answer and a table
 findings.py    the study's questions, each with an answer and its numbers
+causes_finding.py  the question about causes of similarity
 run.py, view.py  ``convergence.open``: a file or run folder in a notebook, and one comparison of it
 unit_tables.py what a notebook shows of two nets
 labelled.py    arrays with named axes and tables with named columns

@@ -8,12 +8,13 @@ the sentence says why. :mod:`convergence.results.sentences` has the sentences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from convergence.analysis.layout import HELD_OUT, WITHIN_CLASS
+from convergence.results.causes_finding import causes
 from convergence.results.comparison import ComparisonResults
+from convergence.results.finding import StudyFinding, study_finding
 from convergence.results.pair import CODES, Kind
 from convergence.results.populations import Summary
 from convergence.results.sentences import MISSING, Sentences, Templates, number, percent, signed
@@ -87,29 +88,11 @@ UNPRIVILEGED = (
 )
 
 
-@dataclass(frozen=True)
-class StudyFinding:
-    """A question, the answer in a sentence or two, and its numbers.
-
-    Attributes
-    ----------
-    question, verdict : the question and its answer
-    columns, rows : the numbers
-    asks : question of the study. RQ1: do nets trained apart learn the same features? RQ2: can single units be aligned?
-        RQ3: are subspaces shared? RQ4: is the code local? RQ5: do activation statistics converge?
-    """
-
-    question: str
-    verdict: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    asks: str
-
-
 def findings(layers: Sequence[ComparisonResults]) -> list[StudyFinding]:
     """Every question that the results answer."""
     questions = (
-        whole_layers, label_only, all_nets, same_units, another_measure, subspaces, clusters, local_code, activations,
+        whole_layers, label_only, all_nets, same_units, another_measure, causes, subspaces, clusters, local_code,
+        activations,
     )  # fmt: skip
     found = [question(layers) for question in questions]
     return [finding for finding in found if finding is not None]
@@ -138,7 +121,7 @@ def whole_layers(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
                 _next_image(trained),
             )
         )
-    return _finding(
+    return study_finding(
         "RQ1",
         "Are layers of nets trained apart similar?",
         f"{said} Measure: linear CKA, 0 for layers with nothing in common and 1 for layers that are equal up to a "
@@ -164,7 +147,7 @@ def label_only(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
             )  # fmt: skip
         rows.append((layer.name, *(number(one[name]) for name in LABEL_MEASURES for one in (whole, within))))
     titles = [f"{LABEL_MEASURES[name]}{ending}" for name in LABEL_MEASURES for ending in ("", ", within classes")]
-    return _finding(
+    return study_finding(
         "RQ1",
         "Is the similarity only that of the labels?",
         f"{said} Units that represent only the label have no correlation within classes.",
@@ -197,7 +180,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
                 f"{100 * found.cycle_chance:.0f} %",
             )
         )
-    return _finding(
+    return study_finding(
         "RQ1",
         "Which units do all nets have?",
         f"{said} A unit is present in a net if it correlates with its counterparts in the other nets more than 95 % of "
@@ -242,7 +225,7 @@ def same_units(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
                 percent(layer.summary("significant", "trained")),
             )
         )
-    return _finding(
+    return study_finding(
         "RQ2",
         "Do nets trained apart learn the same units?",
         f"{said} Measure: mean correlation r of units matched one to one. Chance: the same for a net with "
@@ -267,7 +250,7 @@ def another_measure(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         guessed = np.mean([1 / len(pair.units_y) for pair in layer.of_kind("trained")])
         untrained = layer.summary("same_partner_semi_matching", UNTRAINED)
         rows.append((layer.name, percent(same), percent(untrained), percent(halves), f"{100 * guessed:.0f} %"))
-    return _finding(
+    return study_finding(
         "RQ2",
         "Do mutual information and correlation choose the same partners?",
         f"{said} Partners on two halves of the images differ because each half has fewer images.",
@@ -310,7 +293,7 @@ def subspaces(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
                 *(number(one) for one in predicted),
             )
         )
-    return _finding(
+    return study_finding(
         "RQ3",
         "How many dimensions do nets trained apart share?",
         f"{said} A dimension is shared if its canonical correlation, fitted on one half of the images, is beyond "
@@ -336,7 +319,7 @@ def clusters(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
         agreement = np.mean([one.stability_halves for one in found]), np.mean([one.stability_null for one in found])
         rows.append((layer.name, f"{beyond} of {n}", f"{median:.0f}" if beyond else MISSING,
                      *(f"{value:.2f}" for value in agreement)))  # fmt: skip
-    return _finding(
+    return study_finding(
         "RQ3",
         "Do units of two nets form groups?",
         f"{said} The number of groups is the one on which two halves of the images agree most beyond rotated bases.",
@@ -375,7 +358,7 @@ def local_code(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
                 number(every),
             )
         )
-    return _finding(
+    return study_finding(
         "RQ4",
         "Is the code local, or spread over many units?",
         f"{said} Predictions are fitted on one half of the images and scored on the other. A unit has a local code if "
@@ -404,7 +387,7 @@ def activations(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
             said.judge(STATISTICS_UNTRAINED, difference, layer.name, _beside(trained, untrained))
         rows.append((layer.name, *(number(found[kind]) for kind in KINDS), _level(trained.null, trained.null_sd),
                      signed(trained.above_chance), signed(difference)))  # fmt: skip
-    return _finding(
+    return study_finding(
         "RQ5",
         "Do activation statistics converge?",
         f"{said} Measure: Wasserstein distance of the units' mean activations, each net's divided by their mean.",
@@ -412,17 +395,6 @@ def activations(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
          "trained − untrained"),
         rows,
     )  # fmt: skip
-
-
-def _finding(
-    asks: str, question: str, verdict: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
-) -> StudyFinding | None:
-    """The finding without empty columns; None without rows."""
-    if not rows:
-        return None
-    kept = [k for k in range(len(columns)) if any(row[k] != MISSING for row in rows)]
-    shown = [tuple(row[k] for k in kept) for row in rows]
-    return StudyFinding(question, verdict.strip(), tuple(columns[k] for k in kept), shown, asks)
 
 
 def _beside(trained: Summary, untrained: Summary) -> str:

@@ -18,7 +18,8 @@ from convergence.io import hdf5
 from convergence.io.files import LastingScratch
 from convergence.registry import load_object
 from convergence.results.analysis_file import read_analysis
-from convergence.results.findings import StudyFinding, findings
+from convergence.results.finding import StudyFinding
+from convergence.results.findings import findings
 from convergence.results.labelled import Labelled, ResultsTable, to_dataset
 from convergence.results.source import LEVELS
 from convergence.results.view import ComparisonView

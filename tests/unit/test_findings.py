@@ -49,6 +49,7 @@ class Layer:
     unprivileged: bool = False
     null_reason: str = ""
     pairs: tuple[Any, ...] = ()
+    causes: tuple[Any, ...] = ()
 
     def summary(self, measure: str, kind: str, evaluation: str = "all_images") -> Any:
         return self.summaries.get((measure, kind, evaluation))
@@ -219,6 +220,42 @@ def test_predictions_that_are_worse_than_the_mean_are_named(value: float) -> Non
         "Held-out R² is negative in conv1 (-1.900 [-2.000, -1.800]): least squares on one half of the images predicts"
     )
     assert (said in answer.verdict) == (value < 0)
+
+
+def cause(shared: str, effect: tuple[float, float] | None = None, network: str = "") -> Any:
+    """Pairs that share something, with the interval of the difference from pairs that share nothing."""
+    ends = WITHHELD if effect is None else effect
+    return SimpleNamespace(
+        measure="matching", evaluation="all_images", network=network, shared=shared, value=0.5, low=0.4, high=0.6,
+        missing="", effect=float(np.mean(ends)), effect_low=ends[0], effect_high=ends[1],
+        effect_missing=FEW if ends is WITHHELD else "",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("effect", "sentence"),
+    [
+        (ABOVE, "Matched units of nets that share the initial weights are more similar than those of nets that share "
+                "nothing in conv1 (+0.200 [0.100, 0.300])."),
+        (BELOW, "Matched units of nets that share the initial weights are less similar than those of nets that share"),
+        (NEITHER, "No effect of shared initial weights on matched units was found in conv1 (+0.000 [-0.100, 0.100])."),
+        (WITHHELD, f"The effect of shared initial weights on matched units cannot be told in conv1 (–): {FEW}."),
+    ],
+)  # fmt: skip
+def test_causes_of_similarity_have_a_sentence_of_every_verdict(effect: Any, sentence: str) -> None:
+    both = cause("initial weights and image order", ABOVE)
+    answer = questions.causes([Layer(causes=(cause("nothing"), cause("initial weights", effect), both))])  # type: ignore[list-item]
+    assert answer is not None
+    assert answer.verdict.startswith(sentence)
+    assert answer.verdict.count("initial weights") == 1, "pairs that share two causes are in the table alone"
+    assert answer.rows[0][:2] == ("conv1", "0.500 [0.400, 0.600]")
+    assert answer.rows[0][-1] == "+0.200 [0.100, 0.300]"
+
+
+def test_causes_need_pairs_that_share_nothing_and_one_network() -> None:
+    alone = Layer(causes=(cause("image order"), cause("initial weights and image order")))
+    two = Layer(causes=(cause("nothing", network="a"), cause("nothing", network="b")))
+    assert questions.causes([alone, two, Layer()]) is None  # type: ignore[list-item]
 
 
 def test_questions_without_results_have_no_finding() -> None:
