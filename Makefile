@@ -1,6 +1,6 @@
 # make run    everything from images to the report, in an environment of its own
-# make study NAME=ani   a study of studies/ (ani, digits12, chars, efficientnet), from pip install to the report
-# make findings   all studies, then docs/findings.md from their results; about three quarters of an hour
+# make study NAME=ani   a study of studies/ (ani, digits12, chars, efficientnet, widths), from pip install to the report
+# make findings   all studies, then docs/findings.md and the results in README.md; about half an hour
 # make check  tests that need no Slurm, MPI or browser, and no package that pip does not install; about 4 minutes
 # make test   all tests; first installs what they need (Debian packages as root) and says what it found
 # make lint   style, format and types

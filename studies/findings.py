@@ -31,6 +31,7 @@ from convergence.analysis.layout import ALL_IMAGES
 from convergence.figures.export import export
 from convergence.results.comparison import ComparisonResults
 from convergence.results.finding import StudyFinding
+from convergence.results.growth import growths_across
 from convergence.results.sentences import Verdict, number, percent, signed, verdict_of
 
 ROOT = Path(__file__).parents[1]
@@ -40,9 +41,11 @@ MARKS = "<!-- written by studies/findings.py -->\n", "<!-- end of what studies/f
 """Before and after the section of README.md."""
 IN_README = (("ani", "N.layer1"), ("ani", "N.layer3"), ("digits12", "conv1"), ("digits12", "fc1"),
              ("chars", "blocks.1.mlp.up"), ("efficientnet", "stage2"))  # fmt: skip
-STUDIES = ("ani", "digits12", "chars", "efficientnet")
+STUDIES = ("ani", "digits12", "chars", "efficientnet", "widths")
 CHANCE = "ani_chance"
 """Nets in other bases, studies/ani/chance.toml: a check of the chance level."""
+WIDTHS = "widths"
+"""Nets of several widths, which have a section of their own."""
 ABOUT = {
     "ani": ("nets of ANI-1x, by their authors", "initial weights and training data", "conformers, an atom each"),
     "digits12": (
@@ -54,7 +57,7 @@ ABOUT = {
     "efficientnet": ("ImageNet classifiers, by their authors", "depth and initial weights", "tiles of photographs"),
 }
 """The nets, what they differ in, and the inputs of each study."""
-OPTIONAL = ("chars", "efficientnet")
+OPTIONAL = ("chars", "efficientnet", "widths")
 """Studies that no sentence of the text needs: their rows are left out of the tables without results."""
 DRAWN = ("ani", "digits12")
 
@@ -215,6 +218,33 @@ def files_table(studies: Iterable[Study]) -> str:
     return markdown(titles, rows)
 
 
+def widths_table(study: Study) -> str:
+    """Matched r of two nets of a width, its chance level, and linear CKA."""
+    rows = []
+    series = growths_across(list(study.layers.values()), ["matching", "linear_cka"])
+    of = {(one.of, one.measure): dict(one.points) for one in series if one.kind == "trained"}
+    for layer in dict.fromkeys(one.of for one in series):
+        for width, one in of[layer, "matching"].items():
+            rows.append((layer, f"{width:.0f}", number(one), f"{one.null:.3f} ± {one.null_sd:.3f}",
+                         signed(one.above_chance), number(of[layer, "linear_cka"][width])))  # fmt: skip
+    return markdown(("layer", "units", "matched r", "chance", "matched r − chance", "linear CKA"), rows)
+
+
+def excesses(study: Study) -> dict[str, list[Any]]:
+    """By layer the excess of matched r of trained nets, from narrow to wide."""
+    return {
+        one.of: [summary.above_chance for _, summary in one.points]
+        for one in growths_across(list(study.layers.values()), ["matching"])
+        if one.kind == "trained"
+    }
+
+
+def values_of(studies: Iterable[Study], measure: str) -> list[float]:
+    """A mean over pairs of trained nets, of all layers that have it."""
+    found = [layer.summary(measure, "trained") for study in studies for layer in study.layers.values()]
+    return [one.value for one in found if one is not None]
+
+
 def in_all(*studies: Study) -> str:
     """The largest share of units that are in all trained nets, over the layers of studies."""
     found = [layer.consensus["trained"] for study in studies for layer in study.layers.values()]
@@ -263,7 +293,7 @@ def readme(studies: dict[str, Study]) -> str:
 
 def page(studies: dict[str, Study]) -> str:
     """The text of docs/findings.md."""
-    shown = [study for study in studies.values() if study.name != CHANCE]
+    shown = [study for study in studies.values() if study.name not in (CHANCE, WIDTHS)]
     excesses = [studies[CHANCE].excess(layer, "matching", "untrained").value for layer in studies[CHANCE].layers]
     tables = {
         "joined": joined_table,
@@ -272,9 +302,13 @@ def page(studies: dict[str, Study]) -> str:
         "files": files_table,
         "verdicts": verdicts,
         "rotated_rows": rotated_rows,
+        "widths_table": widths_table,
+        "excesses": excesses,
+        "values_of": values_of,
     }
     numbers = {"about": ABOUT, "largest_excess": max(map(abs, excesses))}
-    return rendered(TEMPLATE, **studies, studies=shown, **tables, **numbers)
+    of_files = [*shown, *([studies[WIDTHS]] if WIDTHS in studies else [])]
+    return rendered(TEMPLATE, **studies, studies=shown, of_files=of_files, **tables, **numbers)
 
 
 def main() -> None:
