@@ -230,7 +230,7 @@ def widths_table(study: Study) -> str:
     return markdown(("layer", "units", "matched r", "chance", "matched r − chance", "linear CKA"), rows)
 
 
-def excesses(study: Study) -> dict[str, list[Any]]:
+def excess_by_width(study: Study) -> dict[str, list[Any]]:
     """By layer the excess of matched r of trained nets, from narrow to wide."""
     return {
         one.of: [summary.above_chance for _, summary in one.points]
@@ -303,7 +303,7 @@ def page(studies: dict[str, Study]) -> str:
         "verdicts": verdicts,
         "rotated_rows": rotated_rows,
         "widths_table": widths_table,
-        "excesses": excesses,
+        "excess_by_width": excess_by_width,
         "values_of": values_of,
     }
     numbers = {"about": ABOUT, "largest_excess": max(map(abs, excesses))}
