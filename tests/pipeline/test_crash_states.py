@@ -91,6 +91,7 @@ def test_recorder_sees_writes_of_c_libraries(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_statistics_resume_from_crash_states(planted_runs, tmp_path):
     """Three crash states of each kind and the last ones: the same command ends with the same bits and no leftover."""
     runs, trial = tmp_path / "runs", tmp_path / "trial"

@@ -35,6 +35,7 @@ def recipes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.slow
 def test_measure_and_figure_recipes_reach_the_report(recipes, tiny_config, tiny_copy):
     runs = ["--runs", str(tiny_copy.parent), "--set", 'analysis.measures=["mean_strength", "matching"]']
     assert main(["run", str(tiny_config), *runs]) == 0

@@ -24,6 +24,7 @@ from tests.pipeline.test_transformers import TEXT, VIT, sources
 
 __all__ = ["sources"]
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 FUNCTIONAL = """
 [functional]
 threads = 1

@@ -182,6 +182,7 @@ packed.BLOCK_IMAGES = 4
 """
 
 
+@pytest.mark.slow
 def test_killed_pack_resumes_to_the_same_bytes(packs, root, tmp_path, request):
     kills = request.config.getoption("kills")
     arguments = pack_command(config(tmp_path, root), tmp_path / "out")

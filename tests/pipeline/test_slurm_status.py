@@ -235,6 +235,7 @@ def test_doctor_reports_an_unreachable_port_of_another_rank():
     assert f"no connection from localhost to 127.0.0.1:{port} (" in found.found
 
 
+@pytest.mark.slow
 def test_doctor_connects_to_the_ports_of_all_ranks(tmp_path):
     command = ["mpiexec", "-n", "2", sys.executable, "-m", "convergence", "doctor", "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)

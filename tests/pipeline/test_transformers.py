@@ -23,6 +23,7 @@ from tests.pipeline.test_distributed_training import SLOW, curve
 from tests.pipeline.test_resume import metrics, results
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 MODULES = (
     "abc",
@@ -218,7 +219,6 @@ def test_results_and_report_have_all_layers(text_run):
     assert [view.results.unprivileged for view in run] == [False, True, True, True]
 
 
-@pytest.mark.slow
 def test_a_stopped_training_ends_in_the_same_bits(sources, tmp_path):
     """Two processes, dropout, a signal in the second epoch."""
     config = tmp_path / "text.toml"
@@ -241,7 +241,6 @@ def test_a_stopped_training_ends_in_the_same_bits(sources, tmp_path):
     assert metrics(whole) == metrics(stopped)
 
 
-@pytest.mark.slow
 def test_two_processes_weigh_every_token_alike(sources, tmp_path):
     """To rounding. Rows with different numbers of tokens: a mean over rows or processes would differ."""
     config = tmp_path / "text.toml"

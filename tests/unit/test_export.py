@@ -16,6 +16,7 @@ def widths(pdf: bytes) -> list[float]:
     return [float(w) / 72 for w in re.findall(rb"/MediaBox \[ 0 0 ([\d.]+) [\d.]+ \]", pdf)]
 
 
+@pytest.mark.slow
 def test_exported_figures_have_the_given_width(tiny_run, tmp_path, capsys):
     arguments = [
         "figures",

@@ -106,7 +106,9 @@ def check_selected(module: nn.Module, shape: tuple[int, int, int], groups) -> No
     permutation_groups(smaller, shape)  # it is a net like any
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    "name", [*TORCHVISION[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION[4:])]
+)
 def test_permuted_torchvision_net_computes_same_function(name):
     shape = (3, 32, 32)
     module = built(name, shape)
