@@ -41,7 +41,7 @@ MARKS = "<!-- written by studies/findings.py -->\n", "<!-- end of what studies/f
 """Before and after the section of README.md."""
 IN_README = (("ani", "N.layer1"), ("ani", "N.layer3"), ("digits12", "conv1"), ("digits12", "fc1"),
              ("chars", "blocks.1.mlp.up"), ("efficientnet", "stage2"))  # fmt: skip
-STUDIES = ("ani", "digits12", "chars", "efficientnet", "widths")
+STUDIES = ("ani", "digits12", "chars", "efficientnet", "spliceai", "widths")
 CHANCE = "ani_chance"
 """Nets in other bases, studies/ani/chance.toml: a check of the chance level."""
 WIDTHS = "widths"
@@ -55,9 +55,10 @@ ABOUT = {
     ),
     "chars": ("transformers, next character", "initial weights and order of the text", "pieces of documentation"),
     "efficientnet": ("ImageNet classifiers, by their authors", "depth and initial weights", "tiles of photographs"),
+    "spliceai": ("nets of SpliceAI, by their authors", "training apart from each other", "windows of human DNA"),
 }
 """The nets, what they differ in, and the inputs of each study."""
-OPTIONAL = ("chars", "efficientnet", "widths")
+OPTIONAL = ("chars", "efficientnet", "spliceai", "widths")
 """Studies that no sentence of the text needs: their rows are left out of the tables without results."""
 DRAWN = ("ani", "digits12")
 

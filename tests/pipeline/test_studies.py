@@ -49,7 +49,7 @@ def test_study_has_all_its_files_and_a_valid_config(path):
 def test_unknown_study_is_refused_with_the_valid_names(tmp_path):
     done = make_study("nothing", tmp_path)
     assert done.returncode == 2
-    assert 'NAME is "nothing"; valid are ani chars digits12 efficientnet widths' in done.stdout
+    assert 'NAME is "nothing"; valid are ani chars digits12 efficientnet spliceai widths' in done.stdout
 
 
 def test_missing_package_ends_the_study_in_one_sentence(tmp_path):
