@@ -71,9 +71,12 @@ def threads_for(asked: Threads, module: nn.Module, input_shape: tuple[int, ...],
 
 
 def use_threads(threads: int) -> None:
-    """Set the number of threads if it is another one."""
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
+    """Set the number of threads of torch and of its BLAS, in a microsecond.
+
+    ``torch.get_num_threads`` does not tell whether that is necessary: it is the number of OpenMP, and threadpoolctl
+    changes that number without the one of MKL, whose products then have other bits.
+    """
+    torch.set_num_threads(threads)
 
 
 def quick_pooling(module: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convergence.networks.work import MOST_THREADS, multiply_adds, quick_pooling, threads_for
+from convergence.networks.work import MOST_THREADS, multiply_adds, quick_pooling, threads_for, use_threads
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,17 @@ def test_multiply_adds_are_half_of_the_flops_that_torch_counts():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         answer(images)
     assert multiply_adds(answer, images) == counter.get_total_flops() // 2 > 0
+
+
+def test_threads_of_products_are_set_where_openmp_has_the_number_already(monkeypatch):
+    """A limit of threadpoolctl lowers the number that torch reports, and MKL keeps two threads and their bits."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        use_threads(1)
+        numbers = {line.strip() for line in torch.__config__.parallel_info().splitlines() if "get_max_threads" in line}
+        assert numbers
+        assert {line.rpartition(" ")[2] for line in numbers} == {"1"}
+    finally:
+        torch.set_num_threads(before)
