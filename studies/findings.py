@@ -279,7 +279,15 @@ def claim(holds: bool) -> str:
 def rendered(template: Path, **values: Any) -> str:
     """A text, tidied."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
-    words = {"claim": claim, "number": number, "percent": percent, "signed": signed, "abs": abs, "in_all": in_all}
+    words = {
+        "claim": claim,
+        "share": lambda value: f"{100 * value:.0f} %",
+        "number": number,
+        "percent": percent,
+        "signed": signed,
+        "abs": abs,
+        "in_all": in_all,
+    }
     return tidy(environment.from_string(template.read_text(encoding="utf-8")).render(**words, **values))
 
 
