@@ -298,6 +298,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_killed_stage_resumes_with_same_bits(run, tmp_path):
     config, done = run
     shutil.copytree(done, tmp_path / "tiny")

@@ -173,6 +173,7 @@ def test_subsets_are_all_or_drawn():
     assert drawn == ensembling.some_subsets(30, 5, 10, 0)
 
 
+@pytest.mark.slow
 def test_killed_stage_resumes_with_same_bits(place, results, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(place / "together", tmp_path / "together"))
     shutil.rmtree(copy / "functional")

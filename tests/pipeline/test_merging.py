@@ -289,6 +289,7 @@ def test_saved_nets_have_the_scores_of_the_file(run):
     )
 
 
+@pytest.mark.slow
 def test_killed_stage_resumes_with_same_bits(run, monkeypatch):
     root, options, folder = run
     path = folder.functional_folder / "merge.h5"

@@ -263,6 +263,7 @@ def test_jobs_run_a_copy_of_the_code(fake, tiny_config, tmp_path):
     assert copy_code(code.parent) == code, "the same code is copied once"
 
 
+@pytest.mark.slow
 def test_second_of_two_concurrent_submits_is_refused(fake, tiny_config, tmp_path):
     command = [sys.executable, "-m", "convergence", "submit", *arguments(tiny_config, tmp_path)]
     environ = os.environ | {"SBATCH_SLEEP": "1"}

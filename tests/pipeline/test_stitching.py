@@ -358,6 +358,7 @@ def test_non_finite_unit_is_refused(context, monkeypatch):
         LayerFit.of(context, "conv2", "net1", "net2", 0)
 
 
+@pytest.mark.slow
 def test_killed_stage_resumes_with_same_bits(place, results, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(place / "stitched", tmp_path / "stitched"))
     shutil.rmtree(copy / "functional")

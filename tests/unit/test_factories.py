@@ -160,6 +160,7 @@ def test_a_hidden_package_is_named_with_its_file(tmp_path, monkeypatch):
         registry.load_object("hpc.comm:world")
 
 
+@pytest.mark.slow
 def test_the_command_works_beside_files_of_the_same_names(tmp_path):
     for name in ("hpc", "slurm", "torch", "numpy", "statistics", "click"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py was imported')", encoding="utf-8")

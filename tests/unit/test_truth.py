@@ -58,6 +58,7 @@ def test_planted_clusters_are_found():
     assert mean(found, "ARI with the planted clusters") > 0.95
 
 
+@pytest.mark.slow
 def test_intervals_over_some_nets_are_those_of_their_pairs():
     found = simulate(["nets"], 2)["nets"]
     for n in (4, 6, 8):
