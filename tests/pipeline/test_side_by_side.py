@@ -106,6 +106,7 @@ def test_a_stage_waits_for_those_that_make_its_input(tmp_path):
     assert before["report"] == set(STAGES) - {"report"}
 
 
+@pytest.mark.slow
 def test_run_with_jobs_has_the_bits_of_a_run_without(tiny_config, tiny_copy, tiny_run):
     for name in ("analysis.h5", "analysis.json", "pictures.h5", "pictures.json"):
         (tiny_copy / name).unlink()

@@ -207,12 +207,17 @@ def timm_net(name: str, **arguments) -> nn.Module:
     return timm.create_model(name, pretrained=False, **arguments)
 
 
-@pytest.mark.parametrize("family", TORCHVISION)
+def families(nets: dict[str, list[Net]], of_check: str) -> list[object]:
+    """Families of nets as parameters; those that are not part of ``make check`` are slow."""
+    return [pytest.param(name, marks=() if name == of_check else pytest.mark.slow) for name in nets]
+
+
+@pytest.mark.parametrize("family", families(TORCHVISION, "plain"))
 def test_layers_of_torchvision(family):
     check_all(torchvision_net, TORCHVISION[family])
 
 
-@pytest.mark.parametrize("family", TIMM)
+@pytest.mark.parametrize("family", families(TIMM, "mixers"))
 def test_layers_of_timm(family):
     pytest.importorskip("timm")
     check_all(timm_net, TIMM[family])

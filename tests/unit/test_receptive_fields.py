@@ -122,9 +122,21 @@ def test_field_of_branches_is_their_hull():
 @pytest.mark.parametrize(
     ("model", "sizes", "image"),
     [
-        (lambda: AlexNet(name="alexnet").build((3, 227, 227), 10), {"conv1": 11, "conv2": 51, "conv5": 163}, 227),
-        (lambda: torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]), {"21": 92}, 128),
-        (lambda: torchvision.models.resnet50(), {"layer1": 35, "layer2.0.conv2": 43}, 128),
+        pytest.param(
+            lambda: AlexNet(name="alexnet").build((3, 227, 227), 10),
+            {"conv1": 11, "conv2": 51, "conv5": 163},
+            227,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]),
+            {"21": 92},
+            128,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: torchvision.models.resnet50(), {"layer1": 35, "layer2.0.conv2": 43}, 128, marks=pytest.mark.slow
+        ),
         (lambda: torchvision.models.squeezenet1_1(), {"features.4": 23}, 96),
     ],
 )
