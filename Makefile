@@ -36,7 +36,7 @@ check: $(VENV)/.dev
 	$(PYTEST) -m "not (mpi or cluster or browser or slow)" $(PYTEST_ARGS)
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m convergence.cli.warm_up & sh tests/setup.sh $(VENV); wait
+	@$(BIN)/python -m convergence.cli.warm_up & sh tests/setup.sh $(VENV); status=$$?; wait; exit $$status
 	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
