@@ -222,6 +222,15 @@ def test_an_interrupted_check_keeps_what_it_has_read(place, monkeypatch):
     assert sorted(path.name for path in Path("other/t/data").iterdir()) == ["files.json", "manifest.json"]
 
 
+def test_partial_records_of_a_stopped_machine_are_removed(place):
+    """A crash between creating and renaming a file of the record leaves the temporary file."""
+    data = Path(RUN, "data")
+    for name in ("files.json", "manifest.json"):
+        (data / name).rename(data / f".{name}.left.partial")
+    assert main(["train", "t.toml"]) == 0
+    assert sorted(path.name for path in data.iterdir()) == ["files.json", "manifest.json"]
+
+
 def test_names_of_other_encodings_reach_the_report(place):
     os.rename("imgs/val/cats/cats3.png", os.fsdecode(b"imgs/val/cats/caf\xe9.png"))
     for split in ("train", "val"):
