@@ -45,7 +45,7 @@ STUDIES = ("ani", "digits12", "chars", "efficientnet", "spliceai", "widths")
 CHANCE = "ani_chance"
 """Nets in other bases, studies/ani/chance.toml: a check of the chance level."""
 WIDTHS = "widths"
-"""Nets of several widths, which have a section of their own."""
+"""Nets of several widths, in a separate section."""
 ABOUT = {
     "ani": ("nets of ANI-1x, by their authors", "initial weights and training data", "conformers, an atom each"),
     "digits12": (

@@ -50,7 +50,7 @@ def within(low: float, high: float, truth: float) -> bool:
 
 
 def level(comparison: ComparisonResults, kind: Kind = "trained") -> Iterator[Reading]:
-    """P-values of units that nobody shares: how often they are small, and how often a net has any discovery."""
+    """P-values of units that are in no other net: how often they are small, and how often a net has any discovery."""
     small, any_found = [], []
     for pair in comparison.of_kind(kind):
         for direction in DIRECTIONS:
@@ -62,7 +62,7 @@ def level(comparison: ComparisonResults, kind: Kind = "trained") -> Iterator[Rea
 
 
 def excess(comparison: ComparisonResults, kind: Kind = "trained") -> Iterator[Reading]:
-    """Mean matched r of units that nobody shares, minus chance."""
+    """Mean matched r minus chance, of nets without a common unit."""
     found = comparison.summary("matching", kind, ALL_IMAGES)
     if found is not None:
         holds = within(found.excess_low, found.excess_high, 0.0)

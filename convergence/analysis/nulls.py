@@ -19,6 +19,7 @@ from convergence.analysis.active_units import ActiveUnits
 from convergence.analysis.joint import JointCorrelations
 from convergence.analysis.pair_sums import PairSums
 from convergence.config.stages import AnalysisConfig
+from convergence.inference import generator_of
 from convergence.linalg import RandomBases
 from convergence.similarity.layer import LayerMoments
 from convergence.similarity.pair import PairMoments
@@ -49,11 +50,6 @@ def null_reason(sums: ComparisonSums, member: str) -> str:
     if sums.null_kind[k] == SUMS or (sums.null_kind[k] == PRE_ACTIVATIONS and sums.null is not None):
         return ""
     return sums.null_reason[k] or "the statistics hold no pseudo-nets of this layer"
-
-
-def generator_of(config: AnalysisConfig, member: int, draw: int) -> np.random.Generator:
-    """Random generator of a draw of a member of kind "sums"; the same in every pair."""
-    return np.random.default_rng([config.seed, draw, member])
 
 
 class NullUnits:
@@ -168,7 +164,7 @@ class PairNull:
 
     def in_basis(self, moments: PairMoments, k: int, bases: RandomBases) -> PairMoments:
         """Moments of the same units with the second member in the basis of draw ``k``; of the kind "sums" alone."""
-        return moments.in_basis(bases.draw(generator_of(self._config, self._index, k)))
+        return moments.in_basis(bases.draw(generator_of(self._config.seed, k, self._index)))
 
     @cached_property
     def _bases(self) -> RandomBases:
@@ -215,7 +211,7 @@ class NetNull:
         """
         net_of_unit = self._joint.net_of_unit
         own, others = np.flatnonzero(net_of_unit == k), np.flatnonzero(net_of_unit != k)
-        found = self._rotated(own, others, k, draw) if self._is_rotated(k) else self._cross(others, k, draw)
+        found = self._in_basis(own, others, k, draw) if self._is_linear(k) else self._cross(others, k, draw)
         n = found.shape[1]
         if not n:
             return None
@@ -226,15 +222,15 @@ class NetNull:
         matrix[len(others) :, : len(others)] = found.T
         return matrix, np.concatenate([net_of_unit[others], np.full(n, k)])
 
-    def _is_rotated(self, k: int) -> bool:
+    def _is_linear(self, k: int) -> bool:
         return self._sums.null_kind[self._sums.nets.index(self._nets[k])] == SUMS
 
-    def _rotated(self, own: Indices, others: Indices, k: int, draw: int) -> Float64:
-        """Correlations (n_others, n) of the others with the rotated units of net k, standardised again."""
+    def _in_basis(self, own: Indices, others: Indices, k: int, draw: int) -> Float64:
+        """Correlations (n_others, n) of the others with the units of net k in a random basis."""
         pooled = self._joint.pooled()
         if k not in self._bases:
             self._bases = {k: RandomBases(pooled[np.ix_(own, own)])}
-        basis = self._bases[k].draw(generator_of(self._config, self._sums.nets.index(self._nets[k]), draw))
+        basis = self._bases[k].draw(generator_of(self._config.seed, draw, self._sums.nets.index(self._nets[k])))
         return np.clip(pooled[np.ix_(others, own)] @ basis, -1.0, 1.0)
 
     def _cross(self, others: Indices, k: int, draw: int) -> Float64:

@@ -202,7 +202,7 @@ class NullConfig(Settings):
         8,
         ge=0,
         le=1000,
-        description="Random rotations of the pre-activations of every layer with an activation function; 0 for none. "
+        description="Random bases of the pre-activations of every layer with an activation function; 0 for none. "
         "Part of the sums, of statistics.h5 and of its scratch files.",
     )
     positions: Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
@@ -345,7 +345,7 @@ class AnalysisConfig(Settings):
         20,
         ge=2,
         le=10_000,
-        description="Draws of the chance level of linear layers, whose sums are rotated; at least 3 for p-values. "
+        description="Draws of the chance level of linear layers, whose sums are taken to random bases; at least 3 for p-values. "
         "Other layers have the pseudo-nets of statistics.null.draws.",
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of rotations and of k-means.")

@@ -17,9 +17,9 @@ TIE = 1e-9
 """Differences of values, and of scores, that are rounding."""
 
 
-def generator_of(seed: int, k: int) -> np.random.Generator:
-    """Random generator of draw ``k`` of a null; draws are independent of their order."""
-    return np.random.default_rng([seed, k])
+def generator_of(seed: int, *draw: int) -> np.random.Generator:
+    """Random generator of a draw of a null, which has one number or several; draws are independent of their order."""
+    return np.random.default_rng([seed, *draw])
 
 
 def null_draws(draw: Callable[[np.random.Generator], Any], n_draws: int, seed: int) -> list[Any]:

@@ -55,10 +55,10 @@ def _effect(mean: CauseMean) -> Excess:
 
 def _templates(cause: str) -> Templates:
     return Templates(
-        above=f"Matched units of nets that share the {cause} are more similar than those of nets that share nothing in "
+        above=f"Matched units of nets with the same {cause} are more similar than those of nets that share nothing in "
         "{cases}.",
-        below=f"Matched units of nets that share the {cause} are less similar than those of nets that share nothing in "
+        below=f"Matched units of nets with the same {cause} are less similar than those of nets that share nothing in "
         "{cases}.",
-        neither=f"No effect of shared {cause} on matched units was found in {{cases}}.",
-        withheld=f"The effect of shared {cause} on matched units cannot be told in {{cases}}: {{reason}}.",
+        neither=f"No effect of the same {cause} on matched units was found in {{cases}}.",
+        withheld=f"The effect of the same {cause} on matched units cannot be estimated in {{cases}}: {{reason}}.",
     )

@@ -165,7 +165,7 @@ def all_nets(layers: Sequence[ComparisonResults]) -> StudyFinding | None:
             continue
         n = len(found.nets)
         if not found.shared:
-            said.add(f"Whether units are present in all {n} trained nets cannot be told in {{cases}}: {{reason}}.",
+            said.add(f"Whether units are present in all {n} trained nets is not known in {{cases}}: {{reason}}.",
                      layer.name, reason=found.null_reason or NO_LEVEL)  # fmt: skip
         else:
             said.add(f"Share of units that are present in all {n} trained nets: {{cases}}.",

@@ -214,7 +214,7 @@ def symmetric_rows(upper: Any, start: int, stop: int) -> Float64:
 
 def covariance(count: float, sums: Float64, products: Float64) -> Float64:
     """Covariances (n_units, n_units) with divisor n from sums about any shift."""
-    means = np.outer(sums, sums)
+    means = np.outer(sums, sums)  # in place: matrices of all nets joined are the largest of an analysis
     means /= count**2
     found = products / count
     found -= means

@@ -12,7 +12,7 @@ from convergence.statistics.null_group_sums import BUFFER_BYTES, LEAST_SAMPLES, 
 from convergence.statistics.partial_results import MATRIX_BYTES
 
 PILOT = 8
-"""Matrices (units, units) in memory while the rotations of a layer are drawn."""
+"""Matrices (units, units) in memory while the bases of a layer are drawn."""
 
 
 class NullCost(NamedTuple):

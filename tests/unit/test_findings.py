@@ -203,7 +203,7 @@ def test_share_of_units_in_all_nets_is_withheld_without_a_chance_level() -> None
         assert answer is not None
         verdicts.append(answer.verdict)
     assert verdicts[0].startswith(
-        "Whether units are present in all 3 trained nets cannot be told in conv1: no pre-activations."
+        "Whether units are present in all 3 trained nets is not known in conv1: no pre-activations."
     )
     assert verdicts[1].startswith("Share of units that are present in all 3 trained nets: conv1 (25 %).")
 
@@ -235,11 +235,11 @@ def cause(shared: str, effect: tuple[float, float] | None = None, network: str =
 @pytest.mark.parametrize(
     ("effect", "sentence"),
     [
-        (ABOVE, "Matched units of nets that share the initial weights are more similar than those of nets that share "
+        (ABOVE, "Matched units of nets with the same initial weights are more similar than those of nets that share "
                 "nothing in conv1 (+0.200 [0.100, 0.300])."),
-        (BELOW, "Matched units of nets that share the initial weights are less similar than those of nets that share"),
-        (NEITHER, "No effect of shared initial weights on matched units was found in conv1 (+0.000 [-0.100, 0.100])."),
-        (WITHHELD, f"The effect of shared initial weights on matched units cannot be told in conv1 (–): {FEW}."),
+        (BELOW, "Matched units of nets with the same initial weights are less similar than those of nets that share"),
+        (NEITHER, "No effect of the same initial weights on matched units was found in conv1 (+0.000 [-0.100, 0.100])"),
+        (WITHHELD, f"The effect of the same initial weights on matched units cannot be estimated in conv1 (–): {FEW}."),
     ],
 )  # fmt: skip
 def test_causes_of_similarity_have_a_sentence_of_every_verdict(effect: Any, sentence: str) -> None:
