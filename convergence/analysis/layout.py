@@ -57,8 +57,8 @@ TABLES = (
                 "linear maps and norms read it",
             ),
             *text(
-                null_kind="how the layer gets another basis for chance levels: pre-activations (rotated before the "
-                "activation function), sums (a layer without one; rotated exactly), or empty",
+                null_kind="how the layer gets another basis for chance levels: pre-activations (a random basis before "
+                "the activation function), sums (a layer without one; exact), or empty",
                 null_reason="why there is no chance level of this kind; empty if there is one",
             ),
         ),

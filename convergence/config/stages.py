@@ -345,8 +345,8 @@ class AnalysisConfig(Settings):
         20,
         ge=2,
         le=10_000,
-        description="Draws of the chance level of linear layers, whose sums are taken to random bases; at least 3 for p-values. "
-        "Other layers have the pseudo-nets of statistics.null.draws.",
+        description="Draws of the chance level of linear layers, whose sums are taken to random bases; at least 3 for "
+        "p-values. Other layers have the pseudo-nets of statistics.null.draws.",
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of rotations and of k-means.")
     sparse: SparseConfig = SparseConfig()
