@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+
+from findings import tidy
 
 from convergence.report.functional_page import Chapter, read_chapters
 
@@ -39,17 +40,10 @@ def main() -> None:
 
 def page(chapters: Sequence[Chapter]) -> str:
     """The text of the page."""
-    parts = ["# Functional experiments on digits", _wrapped(ABOUT)]
+    parts = ["# Functional experiments on digits", ABOUT]
     for chapter in chapters:
-        parts.append(f"## {chapter.title}")
-        parts.append("\n".join(_wrapped(f"* {sentence}", "  ") for sentence in chapter.sentences))
-    return "\n\n".join(parts) + "\n"
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        " ".join(text.split()), 125, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
-    )
+        parts += [f"## {chapter.title}", "\n".join(f"* {sentence}" for sentence in chapter.sentences)]
+    return tidy("\n\n".join(parts))
 
 
 if __name__ == "__main__":
