@@ -303,7 +303,7 @@ PAIR_TABLES = (
             *PAIR,
             *ints(cluster="label", n_x="units of x", n_y="units of y"),
             *_subspace_columns(),
-            *floats(matched_rotated="mean of matched over random rotations of the basis of y's units",
+            *floats(matched_rotated="mean of matched over random bases of y's units",
                      matched_rotated_sd="its standard deviation"),
         ),
     ),

@@ -125,7 +125,7 @@ def subspaces(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
             ax.errorbar(at + offset, what.value, error, fmt="o", color=colour, capsize=3, label=word)
         levels: tuple[tuple[float, Any, Any, str, str], ...] = (
             (-0.18, span.chance, span.chance_sd, "_", "random groups of these sizes"),
-            (0.18, rotated, rotated_sd, "x", "same span, rotated basis"),
+            (0.18, rotated, rotated_sd, "x", "same span, random basis"),
         )
         for offset, mean, spread, marker, word in levels:
             ax.errorbar(at + offset, mean, 2 * spread, fmt=marker, color=NULL, markersize=8, linewidth=1, label=word)
@@ -162,7 +162,7 @@ def subspaces(layer: ComparisonResults, pair: PairResults) -> Drawing | None:
 
 def _turned(n_shared: int, n_turned: int) -> str:
     """In how many of the shared subspaces the units are another basis, in a sentence."""
-    rotated = "match better than in a rotated basis of the same span"
+    rotated = "match better than in a random basis of the same span"
     if not n_shared:
         return "So none is found to be shared."
     if not n_turned:

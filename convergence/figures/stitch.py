@@ -22,7 +22,7 @@ WORDS = {
     "mean": "means only",
     "permuted": "random partners",
     "permuted_slope": "random partners, slope of least squares",
-    "rotated": "one-to-one, rotated basis",
+    "rotated": "one-to-one, random basis",
 }
 """Names of the maps, in the order of tables."""
 SHOWN = (
@@ -65,7 +65,7 @@ def accuracy_by_layer(layers: Sequence[StitchedLayer]) -> Drawing:
         name="stitch-accuracy",
         title="Accuracy of stitched nets",
         caption="Accuracy with one layer computed from another net by an affine map, mean over pairs. Black lines: the "
-        "net with its own layer. Grey: one-to-one matching after a random rotation (×), random partners (squares), and "
+        "net with its own layer. Grey: one-to-one matching with a random basis (×), random partners (squares), and "
         "unit means (dots). Maps are fitted on one half of the image groups and scored on the other; bars are 95 % "
         "intervals over image groups.",
         alt="Held-out accuracy of stitched nets by layer, for several maps and chance levels, with error bars",

@@ -106,7 +106,7 @@ def page(name: str, readings: Sequence[LayerReading], nets: Sequence[dict[str, A
         *(paragraph(f"Left out: {reason}.") for reason in left_out),
         _heading("Alignment of single units"),
         paragraph(
-            "Mean correlation ± jackknife error over image groups (mean after random rotation of y's basis ± its "
+            "Mean correlation ± jackknife error over image groups (mean with y in a random basis ± its "
             "standard deviation); same: share of units with the same partner by both; r < .5: share of units whose "
             "semi-matched r is below."
         ),

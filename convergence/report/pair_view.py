@@ -22,7 +22,7 @@ class PairView:
     ----------
     units, units_other : indices of the active units of x and of y
     best : partner with the highest correlation, an index within y's layer; with ``best_r``, its error, the held-out
-        value, the best direction of a rotated basis (``null``), p, and q (p adjusted for false discoveries)
+        value, the best direction of a random basis (``null``), p, and q (p adjusted for false discoveries)
     matched : one-to-one partner, -1 for none; r, error and held-out value are then 0
     informative, nats, nats_error : one-to-one partner by mutual information, -1 for none; None if it was not counted
     cluster, cluster_other : spectral cluster of the active units of x and of y (-1: none); None without clusters

@@ -63,7 +63,7 @@ def _alignment(shown: Sequence[tuple[ComparisonResults, PairResults]]) -> tuple[
     columns = ("layer", "units", "best partner, mean r", "matched, mean r", "same partner by both", "best r below .5")
     return (
         "Alignment of single units",
-        "Mean correlation ± its jackknife error (mean after a random rotation of the second net's basis ± its spread).",
+        "Mean correlation ± its jackknife error (mean with the second net in another basis ± its spread).",
         Table.of("Alignment of single units beside the paper's", columns, _beside(shown, ours, theirs)),
     )
 
