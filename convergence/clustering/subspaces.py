@@ -1,7 +1,7 @@
 """Shared subspaces of groups of units of two nets, and shared bases of these subspaces.
 
 Li et al. 2016 claim shared low-dimensional subspaces without shared units. The evidence for this claim is high
-canonical correlations together with matched units that are not more similar than in a rotated basis.
+canonical correlations together with matched units that are not more similar than in a random basis.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ClusterSubspaces:
     chance, chance_sd : (m, 4)
         Mean and standard deviation of the :data:`NUMBERS` over random groups of the same sizes.
     rotated, rotated_sd : (m,)
-        Mean and standard deviation of ``matched`` over random rotations of the basis of the group of y, which do not
+        Mean and standard deviation of ``matched`` over random bases of the group of y, which do not
         change its span or the canonical correlations.
     """
 

@@ -151,7 +151,7 @@ class ComparisonView:
         """A row an active unit of x: its best partner in y, with replacement.
 
         With an analysis also ``standard_error``, ``held_out`` (with the partner that the other half of the images
-        gives), ``null`` (the best direction of a rotated basis), ``p``, and ``q`` (adjusted for false discoveries).
+        gives), ``null`` (the best direction of a random basis), ``p``, and ``q`` (adjusted for false discoveries).
         """
         found = self._find(x, y)
         if found is None:
