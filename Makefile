@@ -1,5 +1,5 @@
 # make run    everything from images to the report, in an environment of its own
-# make study NAME=ani   a study of studies/ (ani, chars, digits12, efficientnet, spliceai, widths), from pip install to the report
+# make study NAME=ani   a study of studies/ (ani, chars, digits12, efficientnet, spliceai, waifu2x, widths), from pip install to the report
 # make findings   all studies, then docs/findings.md and the results in README.md; about half an hour
 # make check  tests that need no Slurm, MPI or browser, and no package that pip does not install; about 3 minutes
 # make test   all tests; first installs what they need (Debian packages as root) and says what it found

@@ -11,28 +11,33 @@ claim is wrong for these results.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
 import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import jinja2
-import numpy as np
+from findings_tables import (
+    causes_table,
+    excess_by_width,
+    files_table,
+    in_all,
+    joined_table,
+    known_units,
+    known_units_table,
+    markdown,
+    rotated_rows,
+    values_of,
+    verdicts,
+    widths_table,
+)
+from study_results import CHANCE, Study
 
-import convergence
-from convergence.analysis.layout import ALL_IMAGES
 from convergence.figures.export import export
-from convergence.results.comparison import ComparisonResults
-from convergence.results.finding import StudyFinding
-from convergence.results.growth import growths_across
-from convergence.results.sentences import Verdict, number, percent, signed, verdict_of
+from convergence.results.sentences import number, percent, signed
 
 ROOT = Path(__file__).parents[1]
 PAGE, README, IMAGES = ROOT / "docs" / "findings.md", ROOT / "README.md", ROOT / "docs" / "images"
@@ -41,11 +46,11 @@ MARKS = "<!-- written by studies/findings.py -->\n", "<!-- end of what studies/f
 """Before and after the section of README.md."""
 IN_README = (("ani", "N.layer1"), ("ani", "N.layer3"), ("digits12", "conv1"), ("digits12", "fc1"),
              ("chars", "blocks.1.mlp.up"), ("efficientnet", "stage2"))  # fmt: skip
-STUDIES = ("ani", "digits12", "chars", "efficientnet", "spliceai", "widths")
-CHANCE = "ani_chance"
-"""Nets in other bases, studies/ani/chance.toml: a check of the chance level."""
+STUDIES = ("ani", "digits12", "chars", "efficientnet", "spliceai", "widths", "waifu2x")
 WIDTHS = "widths"
 """Nets of several widths, in a separate section."""
+CONTROL = "waifu2x"
+"""Nets whose units are known to correspond, in a separate section."""
 ABOUT = {
     "ani": ("nets of ANI-1x, by their authors", "initial weights and training data", "conformers, an atom each"),
     "digits12": (
@@ -58,198 +63,9 @@ ABOUT = {
     "spliceai": ("nets of SpliceAI, by their authors", "training apart from each other", "windows of human DNA"),
 }
 """The nets, what they differ in, and the inputs of each study."""
-OPTIONAL = ("chars", "efficientnet", "spliceai", "widths")
+OPTIONAL = ("chars", "efficientnet", "spliceai", "widths", "waifu2x")
 """Studies that no sentence of the text needs: their rows are left out of the tables without results."""
 DRAWN = ("ani", "digits12")
-
-
-class Study:
-    """The results of one study, as the template reads them."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.path = name, folder / "analysis.h5"
-        how = "convergence run studies/ani/chance.toml" if name == CHANCE else f"make study NAME={name}"
-        if not self.path.exists():
-            sys.exit(f"{self.path}: there is no such file. Run {how} first.")
-        self.run = convergence.open(folder)
-        self.layers: dict[str, ComparisonResults] = {name: self.run[name].results for name in self.run.comparisons}
-        self._findings = {finding.question: finding for finding in self.run.findings()}
-
-    def finding(self, question: str) -> StudyFinding | None:
-        """The answer to a question of the report; None where the study has none."""
-        return self._findings.get(question)
-
-    def get(self, layer: str, measure: str, kind: str = "trained", evaluation: str = ALL_IMAGES) -> Any:
-        """Mean over pairs of a kind (``Summary``)."""
-        found = self.layers[layer].summary(measure, kind, evaluation)  # type: ignore[arg-type]
-        if found is None:
-            raise KeyError(f"{self.name}, {layer}: {measure} of {kind} nets ({evaluation})")
-        return found
-
-    def difference(
-        self, layer: str, measure: str, first: str = "trained", second: str = "untrained", evaluation: str = ALL_IMAGES
-    ) -> Any:
-        """Mean over pairs of one kind minus that of another (``Difference``)."""
-        return self.layers[layer].difference(measure, first, second, evaluation)  # type: ignore[arg-type]
-
-    def show(
-        self, layer: str, measure: str, kind: str = "trained", evaluation: str = ALL_IMAGES, digits: int = 3
-    ) -> str:
-        """The mean with its interval, as text."""
-        return number(self.get(layer, measure, kind, evaluation), digits)
-
-    def excess(self, layer: str, measure: str, kind: str = "trained") -> Any:
-        """The mean minus its chance level (``Excess``)."""
-        return self.get(layer, measure, kind).above_chance
-
-    def cause(self, layer: str, measure: str, shared: str) -> Any:
-        """The mean over pairs of trained nets that share a cause (``CauseMean``)."""
-        rows = self.layers[layer].causes
-        return next(one for one in rows if (one.measure, one.evaluation, one.shared) == (measure, ALL_IMAGES, shared))
-
-    def low_units(self, layer: str, below: float) -> str:
-        """Smallest and largest share, over trained nets, of units with a mean activation below a value."""
-        results = self.layers[layer]
-        nets = [net for net, trained in zip(results.nets, results.trained, strict=True) if trained]
-        shares = [float((results.units(net).mean < below).mean()) for net in nets]
-        return f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"
-
-    def n(self, trained: bool = True) -> int:
-        """Number of trained, or of untrained, nets."""
-        layer = next(iter(self.layers.values()))
-        return sum(one is trained for one in map(bool, layer.trained))
-
-    def n_images(self) -> str:
-        """Number of images, molecules or texts."""
-        return f"{self.run.n_images:,}"
-
-    def commit(self) -> str:
-        """Commit of the code that made the file, as far as it is known."""
-        with h5py.File(self.path) as file:
-            return str(json.loads(file.attrs["provenance"]).get("git commit", "–"))[:12]
-
-    def file_hash(self) -> str:
-        """SHA-256 of analysis.h5."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
-
-    def data_hash(self) -> str:
-        """SHA-256 of all data sets in analysis.h5 by name, without its attributes: versions and the commit."""
-        digest = hashlib.sha256()
-
-        def add(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset):
-                values = item[()]
-                content = repr(values).encode() if item.dtype.kind == "O" else np.asarray(values).tobytes()
-                digest.update(f"{name} {item.dtype} {item.shape} ".encode() + content)
-
-        with h5py.File(self.path) as file:
-            file.visititems(add)
-        return digest.hexdigest()
-
-
-def joined_table(studies: Iterable[Study], question: str, columns: dict[str, str]) -> str:
-    """The table of a question over all studies; ``columns`` has the columns of the report and their titles here."""
-    rows = []
-    for study in studies:
-        finding = study.finding(question)
-        for row in finding.rows if finding else ():
-            values = dict(zip(finding.columns, row, strict=True))
-            rows.append((study.name, values["layer"], *(values.get(name, "–") for name in columns)))
-    return markdown(("study", "layer", *columns.values()), rows)
-
-
-def verdicts(studies: Iterable[Study], measure: str, against: str, evaluation: str = ALL_IMAGES) -> str:
-    """A list: where a number of trained nets is above its chance level, or that of untrained nets, and where not."""
-    found: dict[Verdict, dict[str, list[str]]] = {"above": {}, "below": {}, "neither": {}, "withheld": {}}
-    for study in studies:
-        for name, layer in study.layers.items():
-            of = "absolute_matching" if measure == "matching" and layer.signless else measure
-            summary = layer.summary(of, "trained", evaluation)
-            difference = layer.difference(of, "trained", "untrained", evaluation)
-            interval = summary.above_chance if against == "chance" and summary else difference
-            if interval is not None:
-                found[verdict_of(interval)].setdefault(study.name, []).append(name)
-    words = {"above": f"above {against}", "below": f"below {against}", "neither": f"no difference from {against} found",
-             "withheld": f"not compared with {against}, for want of nets or of a chance level"}  # fmt: skip
-    lines = []
-    for verdict, where in found.items():
-        named = "; ".join(f"{study}: {', '.join(layers)}" for study, layers in where.items())
-        lines.append(f"* {words[verdict]}: {named}" if named else "")
-    return "\n".join(filter(None, lines))
-
-
-def rotated_rows(study: Study) -> list[tuple[str, ...]]:
-    """Matched r of nets in other bases, which should be that of chance."""
-    found = {layer: study.get(layer, "matching", "untrained") for layer in study.layers}
-    return [
-        (layer, number(one), f"{one.null:.3f} ± {one.null_sd:.3f}", signed(one.above_chance))
-        for layer, one in found.items()
-    ]
-
-
-def markdown(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table."""
-    titles = list(titles)
-    lines = [titles, ["---"] * len(titles), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def causes_table(study: Study, measures: dict[str, str], evaluation: str = ALL_IMAGES) -> str:
-    """Mean similarity by what two nets share, and what each cause adds."""
-    rows = []
-    for layer, results in study.layers.items():
-        for measure, title in measures.items():
-            found = {
-                one.shared: one for one in results.causes if (one.measure, one.evaluation) == (measure, evaluation)
-            }
-            effects = [f"{signed(one.contrast)}" for shared, one in found.items() if shared != "nothing"]
-            rows.append((layer, title, number(found["nothing"].mean), *effects))
-    some = next(iter(study.layers.values())).causes
-    shared = dict.fromkeys(one.shared for one in some)
-    titles = [f"{name}: effect" for name in shared if name != "nothing"]
-    return markdown(("layer", "measure", "share nothing", *titles), rows)
-
-
-def files_table(studies: Iterable[Study]) -> str:
-    """SHA-256 of the results."""
-    titles = ("study", "SHA-256 of analysis.h5", "of its data sets alone", "commit")
-    rows = [
-        (one.name, *(f"`{value}`" for value in (one.file_hash(), one.data_hash(), one.commit()))) for one in studies
-    ]
-    return markdown(titles, rows)
-
-
-def widths_table(study: Study) -> str:
-    """Matched r of two nets of a width, its chance level, and linear CKA."""
-    rows = []
-    series = growths_across(list(study.layers.values()), ["matching", "linear_cka"])
-    of = {(one.of, one.measure): dict(one.points) for one in series if one.kind == "trained"}
-    for layer in dict.fromkeys(one.of for one in series):
-        for width, one in of[layer, "matching"].items():
-            rows.append((layer, f"{width:.0f}", number(one), f"{one.null:.3f} ± {one.null_sd:.3f}",
-                         signed(one.above_chance), number(of[layer, "linear_cka"][width])))  # fmt: skip
-    return markdown(("layer", "units", "matched r", "chance", "matched r − chance", "linear CKA"), rows)
-
-
-def excess_by_width(study: Study) -> dict[str, list[Any]]:
-    """By layer the excess of matched r of trained nets, from narrow to wide."""
-    return {
-        one.of: [summary.above_chance for _, summary in one.points]
-        for one in growths_across(list(study.layers.values()), ["matching"])
-        if one.kind == "trained"
-    }
-
-
-def values_of(studies: Iterable[Study], measure: str) -> list[float]:
-    """A mean over pairs of trained nets, of all layers that have it."""
-    found = [layer.summary(measure, "trained") for study in studies for layer in study.layers.values()]
-    return [one.value for one in found if one is not None]
-
-
-def in_all(*studies: Study) -> str:
-    """The largest share of units that are in all trained nets, over the layers of studies."""
-    found = [layer.consensus["trained"] for study in studies for layer in study.layers.values()]
-    return f"{100 * max(one.shared[len(one.nets)].value for one in found):.0f} %"
 
 
 def tidy(text: str) -> str:
@@ -302,7 +118,7 @@ def readme(studies: dict[str, Study]) -> str:
 
 def page(studies: dict[str, Study]) -> str:
     """The text of docs/findings.md."""
-    shown = [study for study in studies.values() if study.name not in (CHANCE, WIDTHS)]
+    shown = [study for study in studies.values() if study.name not in (CHANCE, WIDTHS, CONTROL)]
     excesses = [studies[CHANCE].excess(layer, "matching", "untrained").value for layer in studies[CHANCE].layers]
     tables = {
         "joined": joined_table,
@@ -313,10 +129,12 @@ def page(studies: dict[str, Study]) -> str:
         "rotated_rows": rotated_rows,
         "widths_table": widths_table,
         "excess_by_width": excess_by_width,
+        "known_units": known_units,
+        "known_units_table": known_units_table,
         "values_of": values_of,
     }
     numbers = {"about": ABOUT, "largest_excess": max(map(abs, excesses))}
-    of_files = [*shown, *([studies[WIDTHS]] if WIDTHS in studies else [])]
+    of_files = [*shown, *(studies[name] for name in (WIDTHS, CONTROL) if name in studies)]
     return rendered(TEMPLATE, **studies, studies=shown, of_files=of_files, **tables, **numbers)
 
 

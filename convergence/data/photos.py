@@ -7,6 +7,7 @@ the patches of a photograph are a family: they are not independent images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import resources
 from typing import Literal
 
@@ -59,7 +60,7 @@ class Photos(DataSource):
         return {"files": list_files("the photographs", paths, remedy)}
 
     def load(self) -> Splits:
-        photographs = _photographs()
+        photographs = {name: pixels.astype(np.float32) / np.float32(255) for name, pixels in _photographs().items()}
         names = list(photographs)
         train, test = (
             [_cut(self, k, photographs[name], split) for k, name in enumerate(names)] for split in ("train", "test")
@@ -127,8 +128,20 @@ def _cut(source: Photos, photograph: int, pixels: Floats, split: str) -> Floats:
     return out
 
 
-def _photographs() -> dict[str, Floats]:
-    """Read the photographs, (height, width, 3) in 0 … 1, by name."""
+def tiles(side: int, most: int) -> Iterator[tuple[str, tuple[int, int], npt.NDArray[np.uint8]]]:
+    """Tiles of all photographs that do not overlap, at most ``most`` of each, evenly over the photograph.
+
+    Yields the name of the photograph, the top-left corner (row, column) and the pixels (side, side, 3).
+    """
+    for name, pixels in _photographs().items():
+        rows, columns = range(0, pixels.shape[0] - side + 1, side), range(0, pixels.shape[1] - side + 1, side)
+        corners = [(y, x) for y in rows for x in columns]
+        for y, x in corners[:: max(1, len(corners) // most)][:most]:
+            yield name, (y, x), pixels[y : y + side, x : x + side]
+
+
+def _photographs() -> dict[str, npt.NDArray[np.uint8]]:
+    """Read the photographs, (height, width, 3), by name."""
     from PIL import Image
 
     found = {}
@@ -136,7 +149,7 @@ def _photographs() -> dict[str, Floats]:
         for file in files:
             try:
                 with resources.files(package).joinpath(file).open("rb") as stream, Image.open(stream) as image:
-                    found[file.split(".")[0]] = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+                    found[file.split(".")[0]] = np.asarray(image.convert("RGB"))
             except (OSError, ModuleNotFoundError) as error:
                 raise FileError(
                     f"the photograph {file} of the package {package.split('.')[0]} is missing ({error}). "

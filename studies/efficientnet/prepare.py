@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
+
+from convergence.data.photos import tiles
 
 FOLDER = Path(__file__).parent / "data"
 SIDE, MOST = 128, 16
@@ -40,18 +42,9 @@ def cut_photographs(folder: Path) -> None:
     """Cut the photographs of scikit-image and scikit-learn into at most 16 tiles each, in a folder for each."""
     from PIL import Image
 
-    from convergence.data.photos import PHOTOGRAPHS
-
-    for package, names in PHOTOGRAPHS.items():
-        for name in names:
-            with resources.files(package).joinpath(name).open("rb") as file:
-                image = Image.open(file).convert("RGB")
-            tiles = folder / name.split(".")[0]
-            tiles.mkdir(parents=True, exist_ok=True)
-            rows, columns = range(0, image.height - SIDE + 1, SIDE), range(0, image.width - SIDE + 1, SIDE)
-            corners = [(x, y) for y in rows for x in columns]
-            for x, y in corners[:: max(1, len(corners) // MOST)][:MOST]:
-                image.crop((x, y, x + SIDE, y + SIDE)).save(tiles / f"{y:04d}_{x:04d}.png")
+    for name, (y, x), pixels in tiles(SIDE, MOST):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name / f"{y:04d}_{x:04d}.png")
 
 
 if __name__ == "__main__":

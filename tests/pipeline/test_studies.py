@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 from convergence.config.load import read_config
@@ -49,7 +50,7 @@ def test_study_has_all_its_files_and_a_valid_config(path):
 def test_unknown_study_is_refused_with_the_valid_names(tmp_path):
     done = make_study("nothing", tmp_path)
     assert done.returncode == 2
-    assert 'NAME is "nothing"; valid are ani chars digits12 efficientnet spliceai widths' in done.stdout
+    assert 'NAME is "nothing"; valid are ani chars digits12 efficientnet spliceai waifu2x widths' in done.stdout
 
 
 def test_missing_package_ends_the_study_in_one_sentence(tmp_path):
@@ -91,7 +92,44 @@ def test_rotated_units_have_the_moments_of_the_units_in_their_places():
     assert matched.abs().max() < 0.999, "no unit is kept"
 
 
-def test_findings_join_tables_of_studies_and_refuse_wrong_claims():
+def test_weights_of_ncnn_go_to_their_places(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(ROOT / "studies" / "waifu2x")
+    study = module_at(ROOT / "studies" / "waifu2x" / "prepare.py")
+    truth = study.Upscaling()
+    lines, content = ["7767517", "8 8", "Input input 0 1 in 0=4"], b""
+    for name, module in truth.named_children():
+        if not isinstance(module, torch.nn.LeakyReLU):
+            weight, bias = module.weight.detach().numpy(), module.bias.detach().numpy()
+            half = name != "conv2"  # a layer with weights of 32 bits
+            if name == "enlarge":
+                weight = weight.transpose(1, 0, 2, 3)
+            kind = "Deconvolution" if name == "enlarge" else "Convolution"
+            lines.append(f"{kind} {name} 1 1 in out 0={len(bias)} 1=3 6={weight.size} 9=2")
+            content += (study.FLOAT16 if half else 0).to_bytes(4, "little")
+            content += weight.astype("<f2" if half else "<f4").tobytes() + bias.tobytes()
+    read = study.net_of("\n".join(lines), content).state_dict()
+    for name, values in truth.state_dict().items():
+        expected = values if name.startswith("conv2") or name.endswith("bias") else values.half().float()
+        torch.testing.assert_close(read[name], expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="bytes of weights"):
+        study.net_of("\n".join(lines), content + b"more")
+
+
+def test_share_of_units_matched_with_the_unit_of_the_same_number(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "studies")
+    tables = module_at(ROOT / "studies" / "findings_tables.py")
+    r = np.array([[0.9, 0.1, 0.2], [0.0, 0.3, 0.8], [0.1, 0.7, 0.4]])
+    matching = SimpleNamespace(unit_x=np.arange(3), unit_y=np.array([0, 2, 1]), correlation=np.array([0.9, 0.8, 0.7]))
+    pair = SimpleNamespace(x="a1", y="a2", matching=matching)
+    found = tables.KnownUnits.of(SimpleNamespace(correlation=lambda x, y: r), [pair, pair])
+    assert found.own_unit == pytest.approx((1 / 3, 1 / 3))
+    assert found.own_r == pytest.approx((1.6 / 3, 1.6 / 3))
+    assert found.row() == ("33 % (33 to 33)", "0.533", "0.800")
+
+
+def test_findings_join_tables_of_studies_and_refuse_wrong_claims(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "studies")
     page = module_at(ROOT / "studies" / "findings.py")
     answers = {"a": [("conv1", "0.1")], "b": None}
     studies = [
