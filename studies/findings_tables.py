@@ -135,18 +135,28 @@ class KnownUnits:
             )
         return cls(*zip(*rows, strict=True))
 
+    @property
+    def mean_own_unit(self) -> float:
+        """Mean over pairs of ``own_unit``."""
+        return float(np.mean(self.own_unit))
+
+    @property
+    def mean_own_r(self) -> float:
+        """Mean over pairs of ``own_r``."""
+        return float(np.mean(self.own_r))
+
     def row(self) -> tuple[str, ...]:
         """As cells of a table."""
         least, most = min(self.own_unit), max(self.own_unit)
         return (
-            f"{100 * float(np.mean(self.own_unit)):.0f} % ({100 * least:.0f} to {100 * most:.0f})",
+            f"{100 * self.mean_own_unit:.0f} % ({100 * least:.0f} to {100 * most:.0f})",
             *(f"{float(np.mean(values)):.3f}" for values in (self.own_r, self.matched_r)),
         )
 
 
 def style_of(net: str) -> str:
     """Label of the group of a net."""
-    return net.rstrip("0123456789").rstrip("-_ ")
+    return net.rstrip("0123456789")
 
 
 def known_units(study: Study) -> dict[str, tuple[KnownUnits, KnownUnits]]:

@@ -23,7 +23,7 @@ TASKS = ("", "_DENOISE0X", "_DENOISE1X", "_DENOISE2X", "_DENOISE3X")
 """Nets of a style: one for doubling alone, four that also remove JPEG artefacts of growing strength."""
 FLOAT16 = 0x01306B47
 """Before weights of 16 bits in a file of ncnn; 0 is before weights of 32 bits."""
-SIDE, MOST = 64, 16
+SIDE, MOST = 32, 16
 
 
 def main() -> None:

@@ -7,8 +7,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,31 +116,6 @@ def test_shares_have_no_interval_over_images(tiny_run):
         for name in shares:
             summary = layer.summary(name, "trained")
             assert np.isnan([summary.image_low, summary.image_high]).all()
-
-
-def test_a_laptop_needs_neither_torch_nor_mpi(tiny_config, tiny_copy):
-    """analyze and report in a process in which nothing of the other installs can be imported."""
-    for name in ("analysis.h5", "analysis.json", "report.json"):
-        (tiny_copy / name).unlink()
-    shutil.rmtree(tiny_copy / "report")
-    code = (
-        "import sys\n"
-        "class NotInstalled:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in {'torch', 'torchvision', 'mpi4py', 'submitit', 'skimage', 'safetensors'}:\n"
-        "            raise ModuleNotFoundError(f'no module named {name}', name=name)\n"
-        "sys.meta_path.insert(0, NotInstalled())\n"
-        "from convergence.cli import main\n"
-        "for verb in ('analyze', 'report', 'show'):\n"
-        "    assert main([verb, sys.argv[1], '--runs', sys.argv[2]]) == 0, verb\n"
-        "assert main(['figures', sys.argv[2] + '/tiny', '--layer', 'fc1', '--figure', 'matched_units']) == 0\n"
-    )
-    command = [sys.executable, "-c", code, str(tiny_config), str(tiny_copy.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert (tiny_copy / "report" / "index.html").exists()
-    assert (tiny_copy / "figures" / "fc1-matched.pdf").exists()
-    assert "sizes are not known without torch" in done.stdout
 
 
 def test_figures_for_the_pair_that_the_config_names(tiny_config, tiny_run, tmp_path):

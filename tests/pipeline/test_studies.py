@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -118,7 +119,7 @@ def test_weights_of_ncnn_go_to_their_places(monkeypatch):
 
 def test_share_of_units_matched_with_the_unit_of_the_same_number(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "studies")
-    tables = module_at(ROOT / "studies" / "findings_tables.py")
+    tables = importlib.import_module("findings_tables")
     r = np.array([[0.9, 0.1, 0.2], [0.0, 0.3, 0.8], [0.1, 0.7, 0.4]])
     matching = SimpleNamespace(unit_x=np.arange(3), unit_y=np.array([0, 2, 1]), correlation=np.array([0.9, 0.8, 0.7]))
     pair = SimpleNamespace(x="a1", y="a2", matching=matching)
@@ -130,7 +131,7 @@ def test_share_of_units_matched_with_the_unit_of_the_same_number(monkeypatch):
 
 def test_findings_join_tables_of_studies_and_refuse_wrong_claims(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "studies")
-    page = module_at(ROOT / "studies" / "findings.py")
+    page = importlib.import_module("findings")
     answers = {"a": [("conv1", "0.1")], "b": None}
     studies = [
         SimpleNamespace(
