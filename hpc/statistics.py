@@ -1,7 +1,7 @@
 """The statistics stage over ranks: partial results are shared among ranks, and one file is written from them.
 
-The order of arithmetic is the same for any number of ranks: a rank only decides which items it computes. The result is
-therefore bit-identical for any number of ranks.
+The order of arithmetic is the same for any number of ranks: ranks only decide who computes an item. The result is
+therefore bit-identical for any number of ranks, however they share the items.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
+from convergence.errors import UserError
 from convergence.io.files import file_sha256, put_in_place
 from convergence.progress import Progress
 from convergence.runs.run_folder import RunFolder
 from convergence.runs.signals import Stopped, is_stopping
 from convergence.statistics.schema import ALL_TRAINING_IMAGES, UNKNOWN
+from hpc.claims import Claims
 from hpc.comm import Communicator, errors_shared, owned
 from hpc.hdf5_writers import write_blocks
 
@@ -80,19 +82,27 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
 
 
 def _share(step: Pass, partial: PartialResults, comm: Communicator) -> None:
-    """Compute the missing items of this rank's share of a pass."""
+    """Compute the missing items of a pass, each on the rank that claims it."""
+    names = [step.name(item) for item in step.items]
+    own = owned(len(names), comm.rank, comm.size)
+    claims = Claims(partial.folder / "claims", comm.rank, comm.size)
     with errors_shared(comm):
-        items = [step.items[k] for k in owned(len(step.items), comm.rank, comm.size)]
-        missing = [item for item in items if not partial.is_done(step.name(item))]
-        n_done = len(items) - len(missing)
+        if comm.rank == 0:
+            claims.prepare()
+        n_done = sum(partial.is_done(names[k]) for k in own)
         if n_done and comm.rank == 0:
-            logger.info("%s: %d of %d found on disk", step.what, n_done, len(items))
-        with Progress(step.what, len(items), n_done) as progress:
-            for item in missing:
+            logger.info("%s: %d of %d found on disk", step.what, n_done, len(own))
+    with errors_shared(comm), Progress(step.what, len(own), n_done) as progress:
+        try:
+            for k in claims.take(names, lambda name: not partial.exists(name)):
                 if is_stopping():
+                    claims.end()
                     break
-                partial.write(step.name(item), functools.partial(step.compute, item))
-                progress.advance()
+                partial.write(names[k], functools.partial(step.compute, step.items[k]))
+                progress.advance(k in own)
+        except UserError:
+            claims.end()
+            raise
     if comm.any(is_stopping()):
         raise Stopped("stopped by a signal")
 

@@ -66,6 +66,10 @@ class PartialResults:
         self._close(name)
         return is_done(self._path(name), SCHEMA, VERSION, self.digest)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a partial result, which :meth:`is_done` verifies."""
+        return self._path(name).exists()
+
     def write(self, name: str, compute: Callable[[NewMatrix], Arrays]) -> None:
         """Write the arrays that ``compute`` yields, one after the other; it gets a factory of matrices.
 

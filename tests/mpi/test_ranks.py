@@ -51,6 +51,39 @@ def test_ranks_and_writers_change_no_bit(command, run, expected, ranks, parallel
     assert datasets(run / "statistics.h5") == expected
 
 
+UNEVEN = """
+import sys, time
+from pathlib import Path
+from convergence import cli
+from convergence.statistics.passes import StatisticsPasses
+from mpi4py import MPI
+rank, moments = MPI.COMM_WORLD.rank, StatisticsPasses.moments
+def slow(self, edges, run, new_matrix):
+    with open(Path(sys.argv[1]) / f"rank{rank}", "a") as file:
+        print(run, file=file)
+    others = Path(sys.argv[1]) / "rank0"
+    while rank == 1 and not (others.exists() and len(others.read_text().split()) == len(self.batches.runs) - 1):
+        time.sleep(0.05)
+    yield from moments(self, edges, run, new_matrix)
+StatisticsPasses.moments = slow
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def test_a_rank_takes_over_the_items_of_a_slower_one(command, run, expected, tmp_path):
+    """Rank 1 waits in its first item, until rank 0 has computed all others."""
+    said = tmp_path / "said"
+    said.mkdir()
+    arguments = command[len(COMMAND) :]
+    code, errors = run_ranks(2, [COMMAND[0], "-c", UNEVEN, str(said), *arguments])
+    assert code == 0, errors
+    by_rank = [[int(line) for line in (said / f"rank{rank}").read_text().split()] for rank in (0, 1)]
+    assert by_rank[1] == [1]
+    assert sorted([*by_rank[0], *by_rank[1]]) == list(range(len(by_rank[0]) + 1))
+    assert len(by_rank[0]) > 1, "more than its half"
+    assert datasets(run / "statistics.h5") == expected
+
+
 WRITE = """
 import sys, h5py, numpy as np
 from pathlib import Path
