@@ -1,4 +1,4 @@
-"""Items of a pass, claimed by ranks: a rank computes its own share, then what others have not begun.
+"""Items of a pass, claimed by ranks: a rank computes its own share, then what others have not begun, large ones first.
 
 Image groups differ in size, and machines in speed; with fixed shares all ranks would wait for the slowest. A claim is
 an empty file that only one rank can create, in a folder that all ranks see. Windows of MPI (RMA) would need no files,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hpc.comm import owned
@@ -34,14 +34,15 @@ class Claims:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(mode=0o700)
 
-    def order(self, n_items: int) -> list[int]:
-        """Indices of all items: first those of the rank, then those of other ranks, the last ones first."""
-        own = owned(n_items, self._rank, self._size)
-        return [*own, *(k for k in reversed(range(n_items)) if k not in own)]
+    def order(self, sizes: Sequence[int]) -> list[int]:
+        """Indices of all items of given sizes: those of the rank, then those of others; in both, large ones first."""
+        own = owned(len(sizes), self._rank, self._size)
+        return sorted(range(len(sizes)), key=lambda k: (k not in own, -sizes[k], k))
 
-    def take(self, names: Sequence[str], is_missing: Callable[[str], bool]) -> Iterator[int]:
-        """Indices of the items that this rank computes; none after :meth:`end` on any rank."""
-        for k in self.order(len(names)):
+    def take(self, sizes: Mapping[str, int], is_missing: Callable[[str], bool]) -> Iterator[int]:
+        """Indices of the items that this rank computes, of names and ``sizes``; none after :meth:`end` on any rank."""
+        names = list(sizes)
+        for k in self.order(list(sizes.values())):
             if self._has_ended():
                 return
             if is_missing(names[k]) and self._claim(names[k]):

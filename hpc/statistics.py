@@ -83,7 +83,8 @@ def statistics(folder: RunFolder, comm: Communicator) -> None:
 
 def _share(step: Pass, partial: PartialResults, comm: Communicator) -> None:
     """Compute the missing items of a pass, each on the rank that claims it."""
-    names = [step.name(item) for item in step.items]
+    sizes = {step.name(item): step.size(item) for item in step.items}
+    names = list(sizes)
     own = owned(len(names), comm.rank, comm.size)
     claims = Claims(partial.folder / "claims", comm.rank, comm.size)
     with errors_shared(comm):
@@ -94,7 +95,7 @@ def _share(step: Pass, partial: PartialResults, comm: Communicator) -> None:
             logger.info("%s: %d of %d found on disk", step.what, n_done, len(own))
     with errors_shared(comm), Progress(step.what, len(own), n_done) as progress:
         try:
-            for k in claims.take(names, lambda name: not partial.exists(name)):
+            for k in claims.take(sizes, lambda name: not partial.exists(name)):
                 if is_stopping():
                     claims.end()
                     break

@@ -259,7 +259,8 @@ def _run(stages: Sequence[str], config: str, overrides: Sequence[str], runs: str
     from convergence.cli.launch import check_code, on_ranks
     from convergence.config.load import read_config
     from convergence.runs.run_folder import RunFolder
-    from convergence.runs.stages import Options, run_stages
+    from convergence.runs.run_stages import run_stages
+    from convergence.runs.stages import Options
 
     verb = stages[0] if len(stages) == 1 else "run"
     refuse_results_file(verb, config)

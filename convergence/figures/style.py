@@ -19,7 +19,6 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox
 
 from convergence.io.csv_files import write_csv
 from convergence.io.files import atomic_write, safe_name
@@ -59,7 +58,6 @@ FORMATS = ("svg", "png", "pdf")
 METADATA: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}, "png": {}}
 """No dates in files, so that their bytes depend on the results alone."""
 DPI = 160
-_SVG_SIZE = re.compile(r'width="[^"]*pt" height="[^"]*pt" viewBox="[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -146,44 +144,28 @@ class Drawing:
         written = {}
         with drawing_style():
             engine = self.figure.get_layout_engine()
-            if engine is not None:
+            if engine is not None and formats:
                 engine.execute(self.figure)  # the layout is found once, and then holds for every format
                 self.figure.set_layout_engine("none")
-            exact = printing()
-            box = None if exact else self.figure.get_tightbbox().padded(0.06)
             for ending in formats:
                 written[ending] = figures / f"{self.file_name}.{ending}"
                 with atomic_write(written[ending]) as temporary:
                     if ending == "svg":
-                        _write_svg(self.figure, temporary, box)
+                        _write_svg(self.figure, temporary)
                     else:
-                        self.figure.savefig(
-                            temporary,
-                            format=ending,
-                            dpi=300 if exact else DPI,
-                            bbox_inches=box,
-                            metadata=METADATA[ending],
-                        )
+                        dpi = 300 if printing() else DPI
+                        self.figure.savefig(temporary, format=ending, dpi=dpi, metadata=METADATA[ending])
         written["csv"] = tables / f"{self.file_name}.csv"
         write_csv(written["csv"], self.columns, self.rows)
         return written
 
 
-def _write_svg(figure: Figure, path: Path, box: Bbox | None) -> None:
-    """Draw a figure as SVG that shows ``box`` (inches; the whole figure if None).
-
-    ``savefig`` would draw the figure twice: once to find its extent, which is known here, and once to write it.
-    """
+def _write_svg(figure: Figure, path: Path) -> None:
+    """Draw a figure as SVG. ``savefig`` would draw it twice, once for its layout, which is known."""
     figure.set_dpi(DPI)  # of parts that are drawn as images
     text = io.StringIO()
     FigureCanvasSVG(figure).print_svg(text, metadata=METADATA["svg"])
-    svg = text.getvalue()
-    if box is not None:
-        x, y = 72 * box.x0, 72 * (figure.get_figheight() - box.y1)
-        size = f'width="{72 * box.width:.2f}pt" height="{72 * box.height:.2f}pt" '
-        view = f'viewBox="{x:.2f} {y:.2f} {72 * box.width:.2f} {72 * box.height:.2f}"'
-        svg = _SVG_SIZE.sub(size + view, svg, count=1)
-    path.write_text(svg, encoding="utf-8")
+    path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def new_figure(

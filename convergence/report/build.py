@@ -80,6 +80,7 @@ def report(
     pictures_digest: str | None = None,
     functional: Path | None = None,
     functional_digests: Mapping[str, str] | None = None,
+    drawn: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the report to the folder ``target``, replacing what was there; ``index.html`` is where it begins.
 
@@ -97,6 +98,8 @@ def report(
         Expected digests. Other analyses are shown with a notice; other pictures are left out. None accepts any.
     functional, functional_digests
         Folder of functional experiments, and the expected digest of each file; others are left out.
+    drawn
+        By file name, the figures of an earlier report of the same analysis.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def report(
     chapters, left_out = read_chapters(functional, functional_digests)
     run = replace(run, notices=(*run.notices, *left_out))
     with run_pictures(pictures, pictures_digest) as found:
-        _write(run, building, experiment.report, found, other, chapters)
+        _write(run, building, experiment.report, found, other, chapters, drawn or {})
     put_folder_in_place(building, target)
 
 
@@ -131,7 +134,7 @@ def _with_other(run: RunResults, compared: PathSetting | None) -> tuple[RunResul
 
 def _write(
     run: RunResults, folder: Path, config: ReportConfig, pictures: RunPictures, other: RunResults | None,
-    chapters: list[Chapter],
+    chapters: list[Chapter], drawn: Mapping[str, bytes],
 ) -> None:  # fmt: skip
     layer_links = {layer.name: Link(layer.name, f"layer-{slug(layer.name)}") for layer in run.layers}
     gallery_links = {layer.name: Link(layer.name, f"gallery-{slug(layer.name)}") for layer in run.layers}
@@ -145,7 +148,7 @@ def _write(
         MenuSection("More", tuple(rest)),
     )
     notices = (*run.notices, *([pictures.why] if _is_wrong(pictures) else []))
-    site = Site(folder, run.title, menu, notices, formats=config.formats)
+    site = Site(folder, run.title, menu, notices, formats=config.formats, drawn=drawn)
     site.write_assets()
     sheets: dict[str, Any] = {}
     for layer in run.layers:
@@ -153,7 +156,7 @@ def _write(
         sheets[layer.name] = _write_gallery(site, gallery_links[layer.name], layer, pair, pictures)
         for k, net in enumerate(layer.nets):
             (folder / data_file(layer, net)).write_text(unit_script(layer, k, pictures), encoding="utf-8")
-        placed = [site.place(drawing) for drawing in drawings_of(layer, pair)]
+        placed = [site.place(drawing, of_analysis=True) for drawing in drawings_of(layer, pair)]
         site.write(
             layer_links[layer.name], "layer.html", layer=layer, pair=pair, figures=placed,
             sentence=layer_sentence(layer), left_out_units=left_out_units(layer),
@@ -210,8 +213,8 @@ def _write_overview(
         links=[*layer_links.values(), UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])],
         findings=findings(whole),
         kinds=kinds_of(whole),
-        overview=site.place(overview(whole)) if whole else None,
-        growth=[site.place(drawing) for drawing in growth_across(whole)],
+        overview=site.place(overview(whole), of_analysis=True) if whole else None,
+        growth=[site.place(drawing, of_analysis=True) for drawing in growth_across(whole)],
         measures=measures_table(whole),
         nets=nets_table(run.nets),
     )

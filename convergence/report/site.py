@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Site:
     menu : which pages there are
     notices : sentences at the head of every page
     formats : of the figures beside SVG, which the pages show
+    drawn : by file name, figures of an earlier report of the same results, which need not be drawn again
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Site:
     notices: tuple[str, ...] = ()
     home: str = "index.html"
     formats: tuple[str, ...] = FORMATS
+    drawn: Mapping[str, bytes] = field(default_factory=dict)
 
     def write(self, link: Link, template: str, scripts: Sequence[str] = (), **values: Any) -> None:
         """Write one page from its template."""
@@ -86,11 +88,18 @@ class Site:
             with resources.as_file(resources.files("convergence") / "templates" / name) as path:
                 shutil.copyfile(path, self.folder / "assets" / name)
 
-    def place(self, drawing: Drawing) -> Placed:
-        """Write a drawing and its numbers below the folder."""
+    def place(self, drawing: Drawing, of_analysis: bool = False) -> Placed:
+        """Write a drawing and its numbers below the folder; one of the analysis alone may be in ``drawn``."""
         safe = slugged(drawing)
-        formats = ("svg", *(name for name in self.formats if name != "svg"))
-        written = safe.save(self.folder / "figures", self.folder / "tables", formats)
+        formats = ["svg", *(name for name in self.formats if name != "svg")]
+        figures, written = self.folder / "figures", {}
+        for ending in list(formats):
+            name = f"{safe.file_name}.{ending}"
+            if of_analysis and name in self.drawn:
+                (figures / name).write_bytes(self.drawn[name])
+                written[ending] = figures / name
+                formats.remove(ending)
+        written |= safe.save(figures, self.folder / "tables", formats)
         return Placed(safe, {ending: path.relative_to(self.folder).as_posix() for ending, path in written.items()})
 
 

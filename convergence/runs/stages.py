@@ -1,4 +1,4 @@
-"""Run the stages of an experiment in order, skip finished ones, and record what each one did.
+"""The stages of an experiment: what each reads, makes and does.
 
 A :class:`Stage` declares its tasks, the tasks that it reads, and a function that does the work. The functions load
 their rooms when they are called: the command starts at once, and an analysis needs neither torch nor MPI.
@@ -10,19 +10,16 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from convergence.config.functional import EXPERIMENT_NAMES
 from convergence.config.schema import Net
-from convergence.errors import SharedError, StaleOutputError, UserError, did_you_mean
-from convergence.io.files import disk_full_errors
+from convergence.errors import SharedError, UserError, did_you_mean
 from convergence.registry import load_object
-from convergence.runs.data_record import check_data
 from convergence.runs.run_folder import RunFolder
-from convergence.runs.run_lock import Claim, holding
-from convergence.runs.side_by_side import predecessors, run_side_by_side
-from convergence.runs.tasks import StageTask, describe_changes, read_record
+from convergence.runs.tasks import StageTask, read_record
 
 logger = logging.getLogger(__name__)
 Tasks = Callable[[RunFolder], list[StageTask]]
@@ -42,6 +39,7 @@ class Options:
     wait : wait for other commands that use the same outputs
     take_over : end the leases of other commands that use the same outputs
     jobs : stages that run side by side, where they do not depend on each other
+    began : when the command began, in seconds since 1970
     """
 
     overwrite: bool = False
@@ -52,6 +50,7 @@ class Options:
     wait: bool = False
     take_over: bool = False
     jobs: int = 1
+    began: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -86,115 +85,6 @@ class Stage:
         return self.name not in EXPERIMENT_NAMES or folder.has_experiment(self.name)
 
 
-def run_stages(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> None:
-    """Run stages in the given order.
-
-    Raises
-    ------
-    StaleOutputError
-        if a task that a stage reads is not finished for the present settings.
-    SharedError
-        if a stage that needs a single process was launched on several ranks, the checks before the stages found
-        faults, or another command uses the outputs.
-    """
-    kind = "torch" if hasattr(comm, "wrap") else "mpi"  # processes of torch.distributed, or ranks of MPI
-    if comm.size > 1 and (len(stages) > 1 or STAGE_TABLE[stages[0]].ranks != kind):
-        raise SharedError(
-            f"{comm.size} ranks were launched. Only `convergence statistics` runs on several MPI ranks, and "
-            f"`convergence {' | '.join(SHARED)}` on several processes of torchrun. Run the other stages without a "
-            "launcher."
-        )
-    if options.check:
-        load_object("convergence.checks.run:check_before")(folder, stages, comm, options.nets)
-    with holding(_claim(stages, folder, options, comm), comm):
-        if options.jobs == 1 or len(stages) == 1:
-            for name in stages:
-                _run_stage(STAGE_TABLE[name], folder, options, comm, alone=len(stages) == 1)
-        else:
-            chosen = [name for name in stages if _has_work(STAGE_TABLE[name], folder)]
-            before = predecessors(chosen, folder, STAGE_TABLE)
-            run_side_by_side(chosen, before, options.jobs, _run_in_child, folder, options)
-
-
-def _has_work(stage: Stage, folder: RunFolder) -> bool:
-    """Whether a run of all stages includes a stage; logs the reason if there is nothing to do for it."""
-    reason = stage.skip_reason(folder) if stage.included(folder) else ""
-    if reason:
-        logger.info("%s: nothing to do: %s", stage.name, reason)
-    return stage.included(folder) and not reason
-
-
-def _run_in_child(name: str, folder: RunFolder, options: Options) -> None:
-    """Run one of several stages in a separate process."""
-    _run_stage(STAGE_TABLE[name], folder, options, load_object("hpc.comm:SerialCommunicator")(), alone=False)
-
-
-def _run_stage(stage: Stage, folder: RunFolder, options: Options, comm: Any, alone: bool) -> None:
-    if not alone and not stage.included(folder):
-        return
-    reason = stage.skip_reason(folder)
-    if reason:
-        logger.info("%s: nothing to do: %s", stage.name, reason)
-        return
-    try:
-        with disk_full_errors(folder.path):
-            if stage.reads_data:
-                check_data(folder, stage.tasks, comm)
-            _require(folder, stage.reads(folder))
-            stage.run(folder, options, comm)
-    except UserError as error:
-        if not stage.optional or alone:
-            raise
-        logger.warning("%s: failed; continuing without it: %s", stage.name, error)
-
-
-def _claim(stages: tuple[str, ...], folder: RunFolder, options: Options, comm: Any) -> Claim:
-    """The unfinished tasks of stages, and the finished ones that they read; rank 0 decides for all ranks.
-
-    Stages that read data may find other data than those of finished tasks, and claim finished tasks too.
-    A report shows what optional stages left, so a run of several stages writes it again after any of them.
-    """
-    writes: list[StageTask] = []
-    reads: list[StageTask] = []
-    any_data = any(STAGE_TABLE[name].reads_data for name in stages)
-    for name in stages if comm.rank == 0 else ():
-        stage = STAGE_TABLE[name]
-        if (len(stages) > 1 and not stage.included(folder)) or stage.skip_reason(folder):
-            continue
-        tasks = stage.tasks(folder)
-        if name == "train":
-            tasks = [folder.train_task(net) for net in _chosen_nets(folder, options)]
-        unfinished = [task for task in tasks if any_data or folder.state(task) != "done"]
-        writes += unfinished
-        reads += stage.reads(folder) if unfinished else []
-    if "report" in stages and comm.rank == 0 and (options.single_file or writes):
-        writes.append(folder.report_task())
-    if len(stages) == 1 and reads and not folder.path.exists():
-        return Claim(folder.path, ())  # without input the stage ends before it writes
-    if writes:
-        folder.create()
-    return Claim(folder.path, writes, reads, options.wait, options.take_over)
-
-
-def _require(folder: RunFolder, tasks: list[StageTask]) -> None:
-    """Check that tasks are finished for the present settings."""
-    for task in tasks:
-        state = folder.state(task)
-        if state != "done":
-            found = {
-                "missing": "has not run",
-                "unfinished": "has not finished",
-                "damaged": f"is damaged ({folder.damage(task)})",
-                "stale": "was made with other settings or data",
-            }[state]
-            record = read_record(task.record) if state == "stale" else None
-            why = f" ({describe_changes(record, task)})" if record is not None else ""
-            raise StaleOutputError(
-                f'{folder.path}: "{task.name}" {found}{why}. First run `convergence {task.name.split()[0]}` (or '
-                "`convergence run`) with the same config and --set options."
-            )
-
-
 def _run_task(folder: RunFolder, task: StageTask, options: Options, action: Callable[[], None], comm: Any) -> None:
     """Run one task unless it is finished, and record it."""
     if _begin(folder, task, options, comm):
@@ -227,7 +117,7 @@ def _train(folder: RunFolder, options: Options, comm: Any) -> None:
     splits = functools.cache(folder.experiment.images.load)
     jointly = folder.experiment.training.train_jointly
     groups: dict[tuple[int | None, int | None], list[Net]] = {}
-    for net in _chosen_nets(folder, options):
+    for net in chosen_nets(folder, options):
         task = folder.train_task(net)
         if jointly is False or not net.trained_here:
             _run_task(folder, task, options, functools.partial(_train_one, folder, net, splits, comm), comm)
@@ -278,7 +168,8 @@ def _log_accuracy(net: Net, result: dict[str, Any]) -> None:
         logger.info("  %s: held-out accuracy %.2f %%", net.name, 100 * result["test_accuracy"])
 
 
-def _chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
+def chosen_nets(folder: RunFolder, options: Options) -> list[Net]:
+    """The nets to train: those that the options name, or all."""
     nets = folder.experiment.all_nets()
     names = [net.name for net in nets]
     for name in options.nets:
@@ -345,7 +236,10 @@ def _functional_reads(experiment: str, folder: RunFolder) -> list[StageTask]:
 
 def _report(folder: RunFolder, options: Options, comm: Any) -> None:
     given = folder.experiment.activations is not None
-    report = load_object("convergence.report:report")
+    report, drawn = load_object("convergence.report:report"), {}
+    if _wrote_report(folder, options):  # its figures are kept, and it is not kept itself
+        drawn = {path.name: path.read_bytes() for path in (folder.report_page.parent / "figures").glob("*.*")}
+        options = replace(options, overwrite=True)
     action = functools.partial(
         report,
         folder.statistics_file,
@@ -357,10 +251,23 @@ def _report(folder: RunFolder, options: Options, comm: Any) -> None:
         folder.pictures_task().digest,
         folder.functional_folder,
         {} if given else {name: folder.functional_task(name).digest for name in EXPERIMENT_NAMES},
+        drawn,
     )
     _run_task(folder, folder.report_task(), options, action, comm)
     if options.single_file:
         load_object("convergence.report.single:single_file")(folder.report_page.parent)
+
+
+def _first_report(folder: RunFolder, options: Options, comm: Any) -> None:
+    _report(folder, replace(options, single_file=False), comm)
+    logger.info("%s: the report of the analysis; other stages are added at the end", folder.report_page)
+
+
+def _wrote_report(folder: RunFolder, options: Options) -> bool:
+    """Whether the report is the first one of this command."""
+    record = read_record(folder.report_task().record)
+    finished = record["finished"] if record else None
+    return finished is not None and datetime.fromisoformat(finished).timestamp() >= int(options.began)
 
 
 STAGE_TABLE: dict[str, Stage] = {
@@ -405,5 +312,8 @@ STAGE_TABLE: dict[str, Stage] = {
 }  # fmt: skip
 """Every stage by name, in the order in which a run makes them."""
 STAGES = tuple(STAGE_TABLE)
+FIRST_REPORT = "first report"
+"""Of a run of all stages: the report as soon as the analysis is there, before optional stages."""
+RUN_TABLE = STAGE_TABLE | {FIRST_REPORT: replace(STAGE_TABLE["report"], name=FIRST_REPORT, run=_first_report)}
 OPTIONAL = tuple(name for name, stage in STAGE_TABLE.items() if stage.optional)
 SHARED = tuple(name for name, stage in STAGE_TABLE.items() if stage.ranks == "torch")

@@ -50,6 +50,11 @@ class Tile(NamedTuple):
     y0: int
     y1: int
 
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs."""
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
 
 def pilot_name(run: int) -> str:
     """Name of the partial result of the pilot in a run of groups."""

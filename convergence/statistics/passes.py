@@ -52,12 +52,16 @@ GRAM_BYTES = 1 << 29
 
 
 class Pass(NamedTuple):
-    """One pass: its items, the name of each item's partial result, and what computes it from a matrix factory."""
+    """One pass: its items, the name of each item's partial result, what computes it, and the amount of its work.
+
+    ``compute`` gets a factory of matrices. Work is in any unit: images of a run of groups, pairs of units of a tile.
+    """
 
     what: str
     items: Sequence[Any]
     name: Callable[[Any], str]
     compute: Callable[[Any, NewMatrix], Arrays]
+    size: Callable[[Any], int] = lambda item: 1
 
 
 class StatisticsPasses:
@@ -94,11 +98,12 @@ class StatisticsPasses:
         with_pre = list(dict.fromkeys(weights for weights, _ in self.source.nonlinearities))
         if with_pre:
             yield Pass("pseudo-nets", with_pre, pseudo_nets_name, self.make_pseudo_nets)
-        yield Pass("sums", runs, moments_name, functools.partial(self.moments, self.fine_edges()))
+        yield Pass("sums", runs, moments_name, functools.partial(self.moments, self.fine_edges()), self._n_images)
         if self.assembly.has_grams:
             yield Pass("Gram matrices", self.assembly.grams(), gram_name, self.gram)
         if self.config.mutual_information.enabled:
-            yield Pass("mutual information", self.assembly.tiles(), information_name, self.information)
+            tiles = self.assembly.tiles()
+            yield Pass("mutual information", tiles, information_name, self.information, lambda tile: tile.n_pairs)
 
     def pilot(self, run: int, new_matrix: NewMatrix) -> Arrays:
         """The part of the pilot in one run of image groups.
@@ -123,6 +128,10 @@ class StatisticsPasses:
             made = make_maps(found.mean, found.covariance, null.draws, seed, f"{weights}.{layer}")
             for key, array in made.arrays().items():
                 yield f"{k}/{key}", array
+
+    def _n_images(self, run: int) -> int:
+        """Images of a run of groups."""
+        return sum(len(self.groups.images(group)) for group in self.batches.runs[run])
 
     @functools.cached_property
     def shift(self) -> dict[str, Float64]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from convergence.figures import style
 
@@ -18,7 +17,6 @@ def undrawn() -> Iterator[None]:
     """Figures are set up and their numbers written; their files hold no drawing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "get_layout_engine", lambda self: None)
-        patch.setattr(style, "_write_svg", lambda figure, path, box: path.write_text("<svg/>", "utf-8"))
-        patch.setattr(Figure, "get_tightbbox", lambda self: Bbox.unit())
+        patch.setattr(style, "_write_svg", lambda figure, path: path.write_text("<svg/>", "utf-8"))
         patch.setattr(Figure, "savefig", lambda self, path, **options: Path(path).write_text("<svg/>", "utf-8"))
         yield

@@ -61,12 +61,10 @@ signals.check = holding(signals.check)
 signals.is_stopping = holding(signals.is_stopping)
 if sys.orig_argv[3:5] == ["convergence", "report"]:  # its figures are not drawn
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
     from convergence.figures import style
 
     Figure.get_layout_engine = lambda self: None
-    Figure.get_tightbbox = lambda self: Bbox.unit()
-    style._write_svg = lambda figure, path, box: path.write_text("<svg/>", "utf-8")
+    style._write_svg = lambda figure, path: path.write_text("<svg/>", "utf-8")
 """
 SURROUNDING = {
     "SLURM_JOB_ID": "77", "SLURM_MEM_PER_CPU": "800", "SLURM_MEM_PER_NODE": "900", "SLURM_NTASKS": "2",

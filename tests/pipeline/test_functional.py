@@ -23,8 +23,9 @@ from convergence.functional.tables import joined, read_tables, records, write_ta
 from convergence.inference import Estimate, jackknife
 from convergence.report.functional_page import read_chapters
 from convergence.runs.run_folder import RunFolder
+from convergence.runs.run_stages import run_stages
 from convergence.runs.signals import Stopped
-from convergence.runs.stages import Options, run_stages
+from convergence.runs.stages import Options
 from convergence.training.loop import evaluate
 from hpc.comm import world
 from tests.helpers.hdf5_edits import resealed

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from convergence.cli import main
+from convergence.figures import style
+from convergence.visualization import picture_maker
+from tests.helpers.fingerprints import differences, fingerprint
 from tests.helpers.runs import datasets
 
 pytestmark = pytest.mark.slow
@@ -32,6 +35,39 @@ def test_a_finished_run_is_skipped_and_says_so(tiny_config, tiny_copy, caplog):
     assert code == 0
     assert log.count("already done with the same settings") == 4 + 4
     assert before == {p: p.stat().st_mtime_ns for p in tiny_copy.rglob("*.h5")}
+
+
+def test_the_analysis_is_reported_before_the_pictures_are_made(tiny_config, tiny_copy, tiny_run, caplog, monkeypatch):
+    """The report at the end has the files of one that is made at once, and draws no figure again."""
+    first, drawn = {}, []
+    make, draw = picture_maker.pictures, style._write_svg
+
+    def write(figure, path):
+        drawn.append(path.name.split(".")[1])
+        draw(figure, path)
+
+    monkeypatch.setattr(style, "_write_svg", write)
+
+    def pictures(folder):
+        assert (tiny_copy / "report" / "index.html").exists()
+        first.update({path.name: path.read_bytes() for path in (tiny_copy / "report" / "figures").iterdir()})
+        assert not list((tiny_copy / "report" / "pictures").iterdir())
+        make(folder)
+
+    monkeypatch.setattr(picture_maker, "pictures", pictures)
+    for name in ("pictures.h5", "pictures.json", "report.json"):
+        (tiny_copy / name).unlink()
+    shutil.rmtree(tiny_copy / "report")
+    code, log = run(["run", tiny_config, "--runs", tiny_copy.parent], caplog)
+    assert code == 0
+    assert first
+    assert "index.html: the report of the analysis; other stages are added at the end" in log
+    assert differences(fingerprint(tiny_copy), fingerprint(tiny_run)) == []
+    figures = sorted(path.name for path in (tiny_run / "report" / "figures").iterdir())
+    assert sorted(drawn) == [name.removesuffix(".svg") for name in figures], "each is drawn once"
+    for name, content in first.items():
+        assert (tiny_copy / "report" / "figures" / name).read_bytes() == content
+    assert not (tiny_copy / "superseded").exists()
 
 
 def test_scratch_left_by_a_late_kill_is_cleared_up(tiny_config, tiny_copy, caplog):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import signal
+import re
 import sysconfig
-import time
 from pathlib import Path
 
 import h5py
@@ -16,10 +15,10 @@ from safetensors.numpy import load_file
 import convergence
 from convergence.cli import main
 from convergence.config.load import parse_config
-from convergence.io.files import CHECKPOINTS
 from convergence.networks.weights import load_net
+from convergence.training import loop
 from tests.helpers.torch_processes import finish, start
-from tests.pipeline.test_distributed_training import SLOW, curve
+from tests.pipeline.test_distributed_training import curve
 from tests.pipeline.test_resume import metrics, results
 
 torch = pytest.importorskip("torch")
@@ -219,23 +218,25 @@ def test_results_and_report_have_all_layers(text_run):
     assert [view.results.unprivileged for view in run] == [False, True, True, True]
 
 
-def test_a_stopped_training_ends_in_the_same_bits(sources, tmp_path):
-    """Two processes, dropout, a signal in the second epoch."""
+def test_a_stopped_training_ends_in_the_same_bits(sources, tmp_path, monkeypatch, caplog):
+    """With dropout, stopped in the second epoch."""
     config = tmp_path / "text.toml"
     config.write_text(TEXT.format(root=sources).replace("seeds = [1, 2, 3]", "seeds = [1]"), encoding="utf-8")
-    codes, errors = finish(start(2, ["train", str(config), "--runs", str(tmp_path / "whole")]))
-    assert codes == [0, 0], errors
-    arguments = ["train", str(config), "--runs", str(tmp_path / "stopped")]
-    processes = start(2, arguments, SLOW)
-    newest = tmp_path / "stopped/text/nets/net1" / CHECKPOINTS[0]
-    while not newest.exists() and all(process.poll() is None for process in processes):
-        time.sleep(0.01)
-    processes[1].send_signal(signal.SIGTERM)
-    codes, errors = finish(processes)
-    assert codes == [75, 75], errors
-    codes, errors = finish(start(2, arguments))
-    assert codes == [0, 0], errors
-    assert "net1: resuming after epoch 1, step" in errors[0]
+    train = ["train", str(config), "--no-check", "--runs"]
+    asked, stop_at = 0, 0
+
+    def stopping():
+        nonlocal asked
+        asked += 1
+        return asked == stop_at
+
+    with monkeypatch.context() as patch, caplog.at_level("INFO"):
+        patch.setattr(loop, "is_stopping", stopping)
+        assert main([*train, str(tmp_path / "whole")]) == 0
+        asked, stop_at = 0, 3 * asked // 4
+        assert main([*train, str(tmp_path / "stopped")]) == 75
+        assert main([*train, str(tmp_path / "stopped")]) == 0
+    assert re.search("net1: resuming after epoch 1, step [1-9]", caplog.text)
     assert results(tmp_path / "whole") == results(tmp_path / "stopped")
     whole, stopped = (tmp_path / name / "text/nets/net1" for name in ("whole", "stopped"))
     assert metrics(whole) == metrics(stopped)

@@ -13,16 +13,21 @@ def everything(name):
     return True
 
 
-NAMES = [f"item-{k}" for k in range(7)]
+NAMES = {f"item-{k}": 1 for k in range(7)}
 
 
 def test_a_rank_begins_with_its_share_and_then_takes_items_of_others(tmp_path):
     first, second, third = ranks(tmp_path, 3)
-    assert first.order(7) == [0, 3, 6, 5, 4, 2, 1]
     slow, quick = second.take(NAMES, everything), first.take(NAMES, everything)
     assert next(slow) == 1
-    assert list(quick) == [0, 3, 6, 5, 4, 2]
+    assert list(quick) == [0, 3, 6, 2, 4, 5]
     assert list(slow) == list(third.take(NAMES, everything)) == []
+
+
+def test_large_items_come_first_in_both_parts(tmp_path):
+    first, second = ranks(tmp_path, 2)
+    assert first.order([1, 9, 5, 2, 7]) == [4, 2, 0, 1, 3]
+    assert second.order([1, 9, 5, 2, 7]) == [1, 3, 4, 2, 0]
 
 
 def test_finished_items_are_left_out(tmp_path):
