@@ -163,7 +163,7 @@ def known_units(study: Study) -> dict[str, tuple[KnownUnits, KnownUnits]]:
     """By layer: of pairs of nets of one style, and of pairs of two styles."""
     found = {}
     for name, results in study.layers.items():
-        pairs = results.of_kind("trained")
+        pairs = results.of_kind("same_init")
         of_one = [pair for pair in pairs if style_of(pair.x) == style_of(pair.y)]
         found[name] = (
             KnownUnits.of(results, of_one),
@@ -177,7 +177,7 @@ def known_units_table(study: Study) -> str:
     titles = ("own unit", "r with own unit", "matched r")
     rows = [
         (name, f"{len(study.layers[name].units(study.layers[name].nets[0]).mean)}",
-         *one.row(), *two.row(), f"{study.get(name, 'matching').null:.3f}")
+         *one.row(), *two.row(), f"{study.get(name, 'matching', 'same_init').null:.3f}")
         for name, (one, two) in known_units(study).items()
     ]  # fmt: skip
     columns = [f"{style}: {title}" for style in ("one style", "two styles") for title in titles]

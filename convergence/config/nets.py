@@ -67,6 +67,12 @@ class NetGroup(Settings):
         False, description="Whether named weights that are not on this machine are downloaded.",
         json_schema_extra=PLACE_ONLY,
     )  # fmt: skip
+    initialisations: tuple[Text, ...] | Text | None = Field(
+        None,
+        description="Names of the initial weights of nets with given weights, one per net, or one for all. Nets with "
+        "one name were trained, or fine-tuned, from the same weights, and their pairs are of the kind same_init. "
+        "Default: all nets have initial weights of their own.",
+    )
     order_seeds: tuple[Seed, ...] | Seed | None = Field(
         None,
         description="Seeds of the image order and augmentation, one per net, or one for all; default: "
@@ -89,7 +95,7 @@ class NetGroup(Settings):
                 'seeds are missing; give seeds = [1, 2] for nets that are made here, or weights = ["a.pt", "b.pt"] for '
                 "trained ones"
             )
-        for name in ("weights_key", "key_map", "download"):
+        for name in ("weights_key", "key_map", "download", "initialisations"):
             if getattr(self, name):
                 raise ValueError(f"{name} is given without weights; add weights, or remove it")
         self._check_seeds()
@@ -106,6 +112,11 @@ class NetGroup(Settings):
         twice = next((one for k, one in enumerate(self.weights) if one in self.weights[:k]), None)
         if twice is not None:
             raise ValueError(f"weights list {shown(twice)} twice; the two nets would be the same net")
+        if isinstance(self.initialisations, tuple) and len(self.initialisations) != len(self.weights):
+            raise ValueError(
+                f"initialisations lists {len(self.initialisations)} names for {len(self.weights)} nets; give one per "
+                "net of weights, or one text for all"
+            )
         named = [one for one in self.weights if self.network.names_weights(one)]
         if (self.weights_key or self.key_map) and named:
             raise ValueError(f"weights_key and key_map are for files, and {shown(named[0])} names weights of a zoo")
@@ -170,7 +181,9 @@ class NetGroup(Settings):
         network = self.network.with_weights(source if named else "")
         weights = NetWeights(source, named, self.weights_key, tuple(sorted(self.key_map.items())), self.download)
         name = self.label if self.n_nets == 1 else f"{self.label}{k}"
-        return Net(name, self.label, network, UNKNOWN_SEED, True, weights=weights)
+        names = self.initialisations
+        shared = names[k - 1] if isinstance(names, tuple) else names
+        return Net(name, self.label, network, UNKNOWN_SEED, True, weights=weights, shared_initialisation=shared or "")
 
 
 class NetWeights(NamedTuple):
@@ -207,6 +220,7 @@ class Net(NamedTuple):
     order_seed : of the image order and augmentation; None for a net that is not trained here
     subset_seed : of the training subset; None for a net that is not trained here, or sees all training images
     weights : of a net that is trained already; None for others
+    shared_initialisation : name of the initial weights of a given net, if the config has it
     """
 
     name: str
@@ -217,6 +231,7 @@ class Net(NamedTuple):
     order_seed: int | None = None
     subset_seed: int | None = None
     weights: NetWeights | None = None
+    shared_initialisation: str = ""
 
     @property
     def spec(self) -> NetworkSpec:
@@ -233,6 +248,8 @@ class Net(NamedTuple):
     @property
     def initialisation(self) -> str:
         """Text that is equal for nets of equal initial weights: the network and the seed; the name if unknown."""
+        if self.shared_initialisation:
+            return f"initialisation {self.shared_initialisation}"
         if self.network is None or self.weights is not None:
             return self.name
         settings = json.dumps(self.network.digest_values(), sort_keys=True)

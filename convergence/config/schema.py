@@ -49,6 +49,20 @@ Nonlinearity = Literal[
 """Functions of single values, see :mod:`convergence.statistics.nonlinearities`."""
 
 
+def check_initialisations(shared: Mapping[str, str], nets: Iterable[str], untrained: Iterable[str]) -> None:
+    """ValueError for names of initial weights of nets that there are not, that are untrained, or without a name."""
+    known, baseline = list(nets), set(untrained)
+    for name, initialisation in shared.items():
+        if name not in known:
+            raise ValueError(f'initialisations: unknown net "{name}"; {did_you_mean(name, known)}')
+        if name in baseline:
+            raise ValueError(f'initialisations: "{name}" is untrained; name the initial weights of trained nets only')
+        if not initialisation:
+            raise ValueError(
+                f'initialisations: "{name}" has an empty name; leave the net out, or name its initial weights'
+            )
+
+
 class ActivationsConfig(FileData):
     """Given activations instead of nets and images: one array per net and layer."""
 
@@ -58,6 +72,11 @@ class ActivationsConfig(FileData):
         description='Net → layer → "file.npy", "file.npz:name", "file.safetensors:name" or "file.h5:name".',
     )
     untrained: tuple[str, ...] = Field((), description="Names of the untrained nets: the baseline.")
+    initialisations: dict[str, str] = Field(
+        {},
+        description="Net → name of its initial weights. Nets with one name were trained, or fine-tuned, from the same "
+        "weights, and their pairs are of the kind same_init.",
+    )
     labels: str | None = Field(
         None, description='Classes of the images, "file.npy" of n_images integers; for similarity within classes.'
     )
@@ -88,6 +107,7 @@ class ActivationsConfig(FileData):
         for name in self.untrained:
             if name not in self.nets:
                 raise ValueError(f'untrained: unknown net "{name}"; {did_you_mean(name, self.nets)}')
+        check_initialisations(self.initialisations, self.nets, self.untrained)
         known = dict.fromkeys(layer for layers in self.nets.values() for layer in layers)
         for layer in self.nonlinearity if isinstance(self.nonlinearity, dict) else ():
             if layer not in known:
@@ -198,7 +218,11 @@ class Experiment(Settings):
         """List all nets, in the order of the config."""
         if self.activations is not None:
             untrained = set(self.activations.untrained)
-            return [Net(name, name, None, -1, name not in untrained) for name in self.activations.nets]
+            shared = self.activations.initialisations
+            return [
+                Net(name, name, None, -1, name not in untrained, shared_initialisation=shared.get(name, ""))
+                for name in self.activations.nets
+            ]
         training = self.training
         default, share = training.data_seed, training.data_share
         return [net for group in self.nets for net in group.resolved(default, share)]

@@ -39,6 +39,7 @@ def compare(
     layers: Any = None,
     *,
     untrained: Sequence[str] = (),
+    initialisations: Mapping[str, str] | None = None,
     labels: Any = None,
     families: Any = None,
     mask: Any = None,
@@ -74,6 +75,9 @@ def compare(
         convolutions or linear layers that all nets have, from the first to the last before the answer; for arrays all.
     untrained
         Names of the nets that are an untrained baseline.
+    initialisations
+        By net, a name of its initial weights: nets with one name were trained, or fine-tuned, from the same weights.
+        Their pairs are of the kind ``same_init``, and no evidence about nets trained apart. Default: all nets differ.
     labels, families
         (n_images,) class and family of each image. Images of a family (frames of a film, crops of a photograph) are
         not independent. Labels default to those of the loader.
@@ -130,7 +134,7 @@ def compare(
         values = {
             "name": NAME, "statistics": settings | {"comparisons": comparisons}, "analysis": dict(analysis or {}),
         }  # fmt: skip
-        values |= given.experiment_values(images, untrained, nonlinearity)
+        values |= given.experiment_values(images, untrained, initialisations or {}, nonlinearity)
         experiment = validated(LiveExperiment, values, "compare")
         sha256 = _content(given, images)
         task = statistics_task(target, experiment, sha256)

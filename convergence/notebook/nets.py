@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from convergence.config.schema import Experiment, Net
+from convergence.config.schema import Experiment, Net, check_initialisations
 from convergence.data.images import DataSource
 from convergence.errors import ConfigError, did_you_mean, listed
 from convergence.networks import NetworkSpec
@@ -38,12 +38,20 @@ class GivenData(DataSource):
 
 
 class LiveExperiment(Experiment):
-    """An experiment of live nets, each a group under its own name."""
+    """An experiment of live nets, each a group under its own name, with names of their initial weights."""
+
+    initialisations: dict[str, str] = Field({}, description="Net → name of its initial weights.")
 
     def all_nets(self) -> list[Net]:
         if self.activations is not None:
             return super().all_nets()
-        return [Net(group.label, group.label, group.network, -1, group.trained) for group in self.nets]
+        return [
+            Net(
+                group.label, group.label, group.network, -1, group.trained,
+                shared_initialisation=self.initialisations.get(group.label, ""),
+            )
+            for group in self.nets
+        ]  # fmt: skip
 
 
 class GivenNets:
@@ -134,15 +142,24 @@ class GivenNets:
         steps = range(min(DEFAULT_LAYERS, len(common)))
         return list(dict.fromkeys(common[round(k * (len(common) - 1) / max(len(steps) - 1, 1))] for k in steps))
 
-    def experiment_values(self, images: GivenImages, untrained: Sequence[str], nonlinearity: Any) -> dict[str, Any]:
+    def experiment_values(
+        self, images: GivenImages, untrained: Sequence[str], initialisations: Mapping[str, str], nonlinearity: Any
+    ) -> dict[str, Any]:
         """The parts of the config that say what the nets and images are."""
         for name in untrained:
             if name not in self.names:
                 raise ConfigError(f'untrained: there is no net "{name}"; {did_you_mean(name, self.names)}.')
+        shared = {str(name): str(of) for name, of in initialisations.items()}
+        try:
+            check_initialisations(shared, self.names, untrained)
+        except ValueError as error:
+            raise ConfigError(f"{error}.") from error
         if self.arrays:
             files = {name: {layer: layer for layer in layers} for name, layers in self.arrays.items()}
             pre = {name: {layer: layer for layer in layers} for name, layers in self.pre.items()}
-            values = {"root": ".", "nets": files, "pre": pre, "untrained": list(untrained)}
+            values = {
+                "root": ".", "nets": files, "pre": pre, "untrained": list(untrained), "initialisations": shared,
+            }  # fmt: skip
             return {"activations": values | ({"nonlinearity": nonlinearity} if nonlinearity else {})}
         nets = []
         for name, module in self.modules.items():
@@ -150,7 +167,7 @@ class GivenNets:
             nets.append({"label": name, "network": spec, "seeds": [0], "trained": name not in untrained})
         shape = images.image_shape
         data = GivenData(name="given", n_images=len(images), image_shape=shape, sha256=images.manifest_hash())
-        return {"nets": nets, "data": data}
+        return {"nets": nets, "data": data, "initialisations": shared}
 
 
 class Copies(Mapping[str, Any]):

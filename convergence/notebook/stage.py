@@ -43,9 +43,12 @@ def memory_budget() -> int:
 def statistics_task(target: Path, experiment: Experiment, images_sha256: str) -> StageTask:
     """The sums as a stage with a record."""
     nets = [
-        [net.name, net.trained, None if net.network is None else net.network.digest_values()]
+        [
+            net.name, net.trained, None if net.network is None else net.network.digest_values(),
+            *filter(None, [net.shared_initialisation]),
+        ]
         for net in experiment.all_nets()
-    ]
+    ]  # fmt: skip
     values = {
         "statistics_schema": STATISTICS_SCHEMA_VERSION,
         "images": images_sha256,
@@ -89,12 +92,12 @@ def compute_statistics(
 
 
 def _describe(net: Any) -> dict[str, Any]:
-    """A net as the file describes it; initial weights and seeds are unknown."""
+    """A net as the file describes it; its seeds are unknown."""
     return {
         "name": net.name,
         "label": net.label,
         "seed": -1,
-        "initialisation": net.name,
+        "initialisation": net.initialisation if net.shared_initialisation else net.name,
         "order_seed": UNKNOWN,
         "subset_seed": UNKNOWN,
         "trained": net.trained,

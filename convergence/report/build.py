@@ -18,7 +18,7 @@ from convergence.figures import drawings_of
 from convergence.figures.groups import without_clusters
 from convergence.figures.growth import growth_across
 from convergence.figures.overview import overview
-from convergence.figures.style import slug
+from convergence.figures.style import KIND_WORDS, slug
 from convergence.io.files import put_folder_in_place
 from convergence.report.comparison import compare, write_comparison
 from convergence.report.functional_page import Chapter, read_chapters
@@ -212,7 +212,7 @@ def _write_overview(
         n_untrained=sum(not net["trained"] for net in run.nets),
         links=[*layer_links.values(), UNITS, *([MATTERS] if chapters else []), *([PAPER] if shown else [])],
         findings=findings(whole),
-        kinds=kinds_of(whole),
+        kinds=[KIND_WORDS[kind] for kind in kinds_of(whole)],
         overview=site.place(overview(whole), of_analysis=True) if whole else None,
         growth=[site.place(drawing, of_analysis=True) for drawing in growth_across(whole)],
         measures=measures_table(whole),

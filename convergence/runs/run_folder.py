@@ -109,7 +109,10 @@ class RunFolder(TaskFolder):
         values: dict[str, Any] = {
             "statistics_schema": STATISTICS_SCHEMA_VERSION,
             "data": self._data_values(),
-            "nets": [[net.name, net.label, net.trained] for net in joined.values()],
+            "nets": [
+                [net.name, net.label, net.trained, *filter(None, [net.shared_initialisation])]
+                for net in joined.values()
+            ],
             "statistics": self.experiment.statistics.digest_values(),
         }
         values |= self._families_values()

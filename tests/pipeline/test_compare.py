@@ -330,6 +330,25 @@ def test_the_documented_notebook_was_executed_and_its_calls_exist(tmp_path):
     assert {"layers", "labels", "untrained"} <= set(named) <= set(inspect.signature(convergence.compare).parameters)
 
 
+def test_nets_from_one_initialisation_give_no_conclusion_about_nets_trained_apart(arrays, tmp_path):
+    nets, pre, _ = arrays
+    settings = {"untrained": ["alone"], "pre": pre, "nonlinearity": "relu", "layers": ["fc"], "file": tmp_path / "kept"}
+    apart = quick(nets, **settings)
+    assert len(apart["fc"].results.of_kind("trained")) == 3
+    value = apart["fc"].summary("matching").value
+    same = quick(nets, initialisations=dict.fromkeys(("net1", "net2", "net3"), "base"), **settings)
+    assert same["fc"].results.of_kind("trained") == []
+    assert len(same["fc"].results.of_kind("same_init")) == 3
+    assert same["fc"].summary("matching", "same_init").value == value
+    assert same.findings() == []
+    page = (same.report(tmp_path / "report")).read_text(encoding="utf-8")
+    assert "3 nets trained from 1 initialisation and 1 untrained" in page
+    assert "pairs of these kinds: trained with untrained, trained from one initialisation." in page
+    for wrong, words in (({"nte1": "base"}, 'unknown net "nte1"'), ({"alone": "base"}, "is untrained")):
+        with pytest.raises(UserError, match=words):
+            quick(nets, initialisations=wrong, **settings)
+
+
 @pytest.mark.slow
 def test_the_documented_notebook_runs(torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -176,3 +176,26 @@ def test_nets_with_weights_share_no_initialisation():
     assert len({net.initialisation for net in nets}) == 3
     assert [net.trained_here for net in nets] == [False] * 3
     assert [net.order_seed for net in nets] == [None] * 3
+
+
+def test_nets_from_one_net_are_no_nets_trained_apart():
+    """Their initial weights have a name, which is part of the statistics and of nothing before."""
+    named = parse_config(CONFIG.replace('safetensors"]', 'safetensors"]\ninitialisations = "base"'))
+    (a, b, untrained), apart = named.all_nets(), parse_config(CONFIG).all_nets()
+    assert a.initialisation == b.initialisation == "initialisation base"
+    assert untrained.initialisation == apart[2].initialisation
+    assert [net.initialisation for net in apart[:2]] == ["mine1", "mine2"]
+    listed = parse_config(CONFIG.replace('safetensors"]', 'safetensors"]\ninitialisations = ["base", "other"]'))
+    assert [net.initialisation for net in listed.all_nets()[:2]] == ["initialisation base", "initialisation other"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('safetensors"]', 'safetensors"]\ninitialisations = ["base"]', "lists 1 names for 2 nets"),
+        ("seeds = [7]", 'seeds = [7]\ninitialisations = "base"', "initialisations is given without weights"),
+    ],
+)
+def test_names_of_initial_weights_that_fit_no_net_are_refused(old, new, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_config(CONFIG.replace(old, new))
