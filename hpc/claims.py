@@ -22,7 +22,8 @@ class Claims:
 
     Parameters
     ----------
-    folder : of the claims; rank 0 calls :meth:`prepare` before any rank claims an item
+    folder : of the claims of this pass alone, since machines may remember what a shared folder held; rank 0 calls
+        :meth:`prepare` before any rank claims an item
     """
 
     def __init__(self, folder: Path, rank: int, size: int) -> None:
@@ -32,7 +33,7 @@ class Claims:
         """Remove the claims of an earlier pass, or of processes that are gone."""
         if self._size > 1:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(mode=0o700)
+            self._folder.mkdir(mode=0o700, parents=True)
 
     def order(self, sizes: Sequence[int]) -> list[int]:
         """Indices of all items of given sizes: those of the rank, then those of others; in both, large ones first."""

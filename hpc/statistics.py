@@ -86,7 +86,7 @@ def _share(step: Pass, partial: PartialResults, comm: Communicator) -> None:
     sizes = {step.name(item): step.size(item) for item in step.items}
     names = list(sizes)
     own = owned(len(names), comm.rank, comm.size)
-    claims = Claims(partial.folder / "claims", comm.rank, comm.size)
+    claims = Claims(partial.folder / "claims" / step.what.replace(" ", "-"), comm.rank, comm.size)
     with errors_shared(comm):
         if comm.rank == 0:
             claims.prepare()
