@@ -1,6 +1,7 @@
 """Nets that are trained already: their files are here, fit their networks key by key, and differ from each other.
 
-The images should be prepared as the weights of a model zoo ask for; another preparation is a warning.
+Another preparation of images than the weights of a model zoo ask for is a warning, and so are nets that are similar
+place by place without a common name of their initial weights.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from convergence.checks.context import CheckContext, DistinctNet
 from convergence.checks.findings import Finding
 from convergence.config.schema import Net
 from convergence.errors import FileError, UserError
+from convergence.networks.common_origin import Sample, common_origins, sample_of
 from convergence.networks.weight_files import MissingWeightsError
 from convergence.networks.weights import arrays_sha256
 from convergence.training.given_weights import read_given
@@ -36,6 +38,7 @@ def check_given(context: CheckContext, net: DistinctNet, module: nn.Module) -> I
     If the first of its nets has given weights, ``net.module`` is set to the net with these weights.
     """
     seen: dict[str, Net] = {}
+    samples: dict[str, Sample] = {}
     images = context.images
     for one in net.given:
         try:
@@ -59,9 +62,26 @@ def check_given(context: CheckContext, net: DistinctNet, module: nn.Module) -> I
                 NAME, "fault", f"{other.name} and {one.name} have equal weights, in different files", remedy="List "
                 "each net once",
             )  # fmt: skip
+        samples[one.name] = sample_of(fitted.state)
         if one is net.nets[0]:
             net.module, net.n_outputs = given.load(), given.n_outputs
         yield from _check_preprocessing(context, one)
+    yield from _check_origins({one.name: one for one in net.given}, samples)
+
+
+def _check_origins(nets: dict[str, Net], samples: dict[str, Sample]) -> Iterator[Finding]:
+    """A warning for nets that were trained from the same weights, without saying so."""
+    found = [
+        pair for pair in common_origins(samples)
+        if nets[pair.first].initialisation != nets[pair.second].initialisation
+    ]  # fmt: skip
+    if found:
+        more = f"; {len(found) - 1} other pairs are alike, too" if len(found) > 1 else ""
+        yield Finding(
+            NAME, "warning", f"{max(found, key=lambda pair: pair.r)}{more}",
+            remedy="If they were trained or fine-tuned from the same weights, they are no nets trained apart: give "
+            'them a common name, initialisations = "base"',
+        )  # fmt: skip
 
 
 def _check_preprocessing(context: CheckContext, net: Net) -> Iterator[Finding]:

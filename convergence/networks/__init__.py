@@ -14,6 +14,7 @@ answers.py       nets that take tokens, or answer with tuples and dicts
 weights.py       initialise, save and load weights
 checkpoints.py   read weights of other programs; weight_files.py lists their files
 state_keys.py    fit the keys of a checkpoint to a net
+common_origin.py  whether nets were trained from the same weights
 layer_reader.py  read layers of a net after their activation functions
 layer_config.py  settings of a layer: its module, the point where it is read, the axis of units
 layer_names.py  find a layer by its name

@@ -15,6 +15,7 @@ from convergence.config.load import validated
 from convergence.config.stages import StatisticsConfig
 from convergence.errors import ConfigError, UserError, listed
 from convergence.io.files import LastingScratch, create_for_owner, scratch_folder
+from convergence.networks.common_origin import common_origins, sample_of
 from convergence.notebook.inputs import GivenImages, read_images
 from convergence.notebook.nets import Copies, GivenNets, LiveExperiment
 from convergence.notebook.stage import compute_statistics, statistics_task, torch_settings_restored
@@ -125,6 +126,7 @@ def compare(
 
     comparisons, of_layers = given.comparisons(layers, pool)
     note(of_layers)
+    note(_of_one_origin(given, untrained, initialisations or {}))
     with scratch_folder() as scratch, bars(progress):
         batch = settings.get("batch_size", StatisticsConfig.model_fields["batch_size"].default)
         images = _images(given, data, labels, families, mask, batch, scratch)
@@ -171,6 +173,19 @@ def _images(
             + ". Image k has to be the same in all arrays."
         )
     return GivenImages(next(iter(counts.values())), None, labels, families, mask)
+
+
+def _of_one_origin(given: GivenNets, untrained: Sequence[str], initialisations: Mapping[str, str]) -> str:
+    """What to say of trained modules that come from the same weights and have no common name; "" without any."""
+    trained = {name: net for name, net in given.modules.items() if name not in untrained}
+    for pair in common_origins({name: sample_of(net.state_dict()) for name, net in trained.items()}):
+        one, other = (initialisations.get(name) for name in (pair.first, pair.second))
+        if one is None or one != other:
+            return (
+                f"{pair}. If they were trained or fine-tuned from the same weights, they are no nets trained apart: "
+                f'initialisations={{"{pair.first}": "base", "{pair.second}": "base"}}.'
+            )
+    return ""
 
 
 def _groups(images: GivenImages, most: int | None, note: Callable[[str], None]) -> int:

@@ -330,6 +330,22 @@ def test_the_documented_notebook_was_executed_and_its_calls_exist(tmp_path):
     assert {"layers", "labels", "untrained"} <= set(named) <= set(inspect.signature(convergence.compare).parameters)
 
 
+def test_modules_from_one_net_are_recognised(torch, images, caplog):
+    nets = {"a": make(torch, 0), "b": make(torch, 0), "c": make(torch, 1)}
+    with torch.no_grad():
+        for parameter in nets["b"].parameters():
+            parameter += (
+                0.3 * parameter.std() * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            )
+    with caplog.at_level("INFO"):
+        quick(nets, images)
+        assert "the weights of a and b correlate at 0.9" in caplog.text
+        assert 'initialisations={"a": "base", "b": "base"}' in caplog.text
+        caplog.clear()
+        quick(nets, images, initialisations={"a": "one", "b": "one"})
+        assert "place by place" not in caplog.text
+
+
 def test_nets_from_one_initialisation_give_no_conclusion_about_nets_trained_apart(arrays, tmp_path):
     nets, pre, _ = arrays
     settings = {"untrained": ["alone"], "pre": pre, "nonlinearity": "relu", "layers": ["fc"], "file": tmp_path / "kept"}

@@ -199,3 +199,16 @@ def test_nets_from_one_net_are_no_nets_trained_apart():
 def test_names_of_initial_weights_that_fit_no_net_are_refused(old, new, words):
     with pytest.raises(ConfigError, match=words):
         parse_config(CONFIG.replace(old, new))
+
+
+def test_checkpoints_of_one_training_are_recognised(place, capsys):
+    """Two nets with weights around common ones, in every tensor."""
+    near = {key: value + 0.5 * value.std() * torch.randn(value.shape) for key, value in state(1).items()}
+    save_file(near, "b.safetensors")
+    assert main(["check", "c.toml"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning nets the weights of mine1 and mine2 correlate at 0.8" in said
+    assert 'give them a common name, initialisations = "base"' in said
+    Path("c.toml").write_text(CONFIG.replace('safetensors"]', 'safetensors"]\ninitialisations = "base"'))
+    assert main(["check", "c.toml"]) == 0
+    assert "place by place" not in capsys.readouterr().out
