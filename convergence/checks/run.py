@@ -194,7 +194,7 @@ def kept(folder: RunFolder, processes: int = 1) -> CheckedRun | None:
 def _keep(folder: RunFolder, run: CheckedRun, processes: int) -> None:
     try:
         folder.create()
-        with atomic_write(folder.path / FILE) as temporary:
+        with atomic_write(folder.path / FILE, shared=True) as temporary:
             digest, contents = _digest(folder, processes), (folder.data.content, folder.weights.contents)
             record = {"digest": digest, "content": contents[0], "weights": contents[1], "run": asdict(run)}
             temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")

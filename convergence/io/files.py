@@ -13,10 +13,12 @@ import errno
 import glob
 import hashlib
 import os
+import platform
 import re
 import shutil
 import stat
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +37,8 @@ _DRIVE = re.compile("[A-Za-z]:")
 _NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\\]")
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{k}" for device in ("COM", "LPT") for k in range(1, 10))}
 """Names that Windows reserves for devices."""
+SHARED_STALE_S = 86_400.0
+"""After so long, a temporary file of a shared write of another machine is left over."""
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 """Error numbers of a full disk and of an exhausted quota."""
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -209,14 +213,19 @@ def keeps_folders(place: Path) -> bool:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, shared: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the same folder and rename it to ``path`` when the block ends.
 
     The file and its folder are flushed to the disk: a crash leaves the old file or the complete new one. An exception
-    leaves the old file.
+    leaves the old file. ``shared`` is for a file that several processes may write at a time, each the same content: the
+    temporary name has the process in it, and files of processes that ended are removed before.
     """
     create_for_owner(path.parent)
-    handle, name = tempfile.mkstemp(prefix=_temporary_prefix(path), suffix=".partial", dir=path.parent)
+    prefix = _temporary_prefix(path)
+    if shared:
+        _remove_of_ended(path)
+        prefix += f"{_machine()}-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -371,6 +380,31 @@ def remove_leftovers_of(path: Path) -> None:
     below = path.rglob(".*.partial") if path.is_dir() else ()
     for leftover in [*path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*.partial"), *below]:
         leftover.unlink(missing_ok=True)
+
+
+def _remove_of_ended(path: Path) -> None:
+    """Remove temporary files of shared writes: of processes of this machine that ended, and others after a day."""
+    import psutil
+
+    prefix = _temporary_prefix(path)
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        machine, pid, *_ = [*leftover.name.removeprefix(prefix).split("-"), ""]
+        if machine == _machine() and pid.isdecimal():
+            ended = int(pid) == os.getpid() or not psutil.pid_exists(int(pid))
+        else:
+            try:
+                ended = time.time() - leftover.stat().st_mtime > SHARED_STALE_S
+            except FileNotFoundError:
+                continue
+        if ended:
+            leftover.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """A short name of this machine and its numbers of processes, which a container may have of its own."""
+    namespace = "/proc/self/ns/pid"
+    numbers = os.readlink(namespace) if os.path.islink(namespace) else ""
+    return hashlib.sha256(f"{platform.node()} {numbers}".encode()).hexdigest()[:8]
 
 
 def _temporary_prefix(path: Path) -> str:

@@ -34,7 +34,7 @@ from convergence.data.manifest import (
     to_json,
 )
 from convergence.errors import ConfigError, FileError, SharedError, UserError
-from convergence.io.files import atomic_write, create_for_owner, remove_leftovers_of
+from convergence.io.files import atomic_write, create_for_owner
 from convergence.progress import readable_bytes
 from convergence.runs.signals import Stopped, is_stopping
 
@@ -255,8 +255,7 @@ class DataRecord:
 
     def _write(self, path: Path, values: dict[str, Any]) -> None:
         create_for_owner(self.path.parent)
-        remove_leftovers_of(path)
-        with atomic_write(path) as temporary:
+        with atomic_write(path, shared=True) as temporary:  # tasks of an array job record the same data at a time
             temporary.write_text(json.dumps(values, indent=1 if path == self.path else None), encoding="utf-8")
 
 

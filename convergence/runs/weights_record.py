@@ -197,7 +197,7 @@ class WeightsRecord:
     def _write(self, found: dict[str, RecordedWeights]) -> None:
         create_for_owner(self.path.parent)
         nets = {name: one._asdict() | {"files": [file._asdict() for file in one.files]} for name, one in found.items()}
-        with atomic_write(self.path) as temporary:
+        with atomic_write(self.path, shared=True) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, "nets": nets}, indent=1), encoding="utf-8")
         self._known = found
 

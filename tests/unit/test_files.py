@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -150,3 +152,46 @@ def test_leftovers_of_an_output_are_removed_and_others_kept(tmp_path):
     remove_leftovers_of(tmp_path / "nets")
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"a.h5", ".b.h5.x.partial", "nets/net1/weights"}
+
+
+WRITING = """
+import sys
+from pathlib import Path
+from convergence.io.files import atomic_write
+for _ in range(60):
+    with atomic_write(Path(sys.argv[1]), shared=True) as temporary:
+        temporary.write_text("the same")
+"""
+
+
+def test_processes_write_a_shared_file_at_a_time(tmp_path):
+    """No process removes the temporary file of another that runs."""
+    command = [sys.executable, "-c", WRITING, str(tmp_path / "files.json")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
+    assert [path.name for path in tmp_path.iterdir()] == ["files.json"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from convergence.io.files import atomic_write
+with atomic_write(Path(sys.argv[1]), shared=True) as temporary:
+    os._exit(1)
+"""
+
+
+def test_a_shared_write_removes_temporary_files_of_processes_that_ended(tmp_path):
+    target = tmp_path / "files.json"
+    subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False)
+    (left,) = tmp_path.iterdir()
+    machine, pid, _ = left.name.removeprefix(".files.json.").split("-")
+    others = [tmp_path / f".files.json.{name}-x.partial" for name in (f"{machine}-{os.getppid()}", f"00000000-{pid}")]
+    old = tmp_path / ".files.json.00000000-1-x.partial"
+    for path in (*others, old):
+        path.touch()
+    os.utime(old, (0, 0))
+    with atomic_write(target, shared=True) as temporary:
+        temporary.write_text("new")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, target])
