@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -223,10 +225,20 @@ def test_an_interrupted_check_keeps_what_it_has_read(place, monkeypatch):
 
 
 def test_partial_records_of_a_stopped_machine_are_removed(place):
-    """A crash between creating and renaming a file of the record leaves the temporary file."""
+    """A crash between creating and renaming a file of the record leaves the temporary file of a process that ended."""
     data = Path(RUN, "data")
-    for name in ("files.json", "manifest.json"):
-        (data / name).rename(data / f".{name}.left.partial")
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from convergence.io.files import atomic_write\n"
+        "writing = [atomic_write(Path(sys.argv[1], name), shared=True) for name in sys.argv[2:]]\n"
+        "for name, one in zip(sys.argv[2:], writing):\n"
+        "    one.__enter__()\n"
+        "    os.unlink(Path(sys.argv[1], name))\n"
+        "os._exit(1)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(data), "files.json", "manifest.json"], check=False)
+    assert len(list(data.glob(".*.partial"))) == 2
     assert main(["train", "t.toml"]) == 0
     assert sorted(path.name for path in data.iterdir()) == ["files.json", "manifest.json"]
 

@@ -90,7 +90,11 @@ def test_examples_of_layers_md_are_valid_settings_of_layers():
 def test_examples_of_nets_md_are_valid_configs():
     pytest.importorskip("torchvision")
     text = (ROOT / "docs" / "nets.md").read_text(encoding="utf-8")
-    mine, zoo = (parse_config(example) for example in re.findall(r"```toml\n(.*?)```", text, re.S))
+    first, group, last = re.findall(r"```toml\n(.*?)```", text, re.S)
+    mine, zoo = parse_config(first), parse_config(last)
+    network = 'network = { name = "my_package.nets:make_net", options = { width = 64 } }\n'
+    tuned = parse_config(f"{first}\n{group}{network}").all_nets()[-3:]
+    assert [net.initialisation for net in tuned] == ["initialisation base"] * 3
     assert [net.trained for net in mine.all_nets()] == [True] * 3 + [False] * 3
     assert [net.weights.named for net in zoo.all_nets()] == [True, True]
     assert zoo.data.interpolation == "bilinear"
