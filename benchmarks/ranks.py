@@ -33,14 +33,16 @@ root = "{root}"
 {nets}
 [statistics]
 comparisons = ["layer"]
-groups = 16
+groups = {groups}
 batch_size = 64
 threads = 1
 loader_workers = 0
 """
 
 
-def write_inputs(folder: Path, n_nets: int = 4, n_units: int = 192, n_images: int = 6_000, side: int = 10) -> Path:
+def write_inputs(
+    folder: Path, n_nets: int = 4, n_units: int = 192, n_images: int = 6_000, side: int = 10, groups: int = 16
+) -> Path:
     """Arrays of rectified units with common causes, and a config; the config's path."""
     rng = np.random.default_rng(0)
     causes = rng.standard_normal((n_images, 8, side * side), dtype=np.float32)
@@ -51,7 +53,7 @@ def write_inputs(folder: Path, n_nets: int = 4, n_units: int = 192, n_images: in
         np.save(folder / f"net{net}.npy", values.reshape(n_images, n_units, side, side))
     nets = "\n".join(f'net{net} = {{ layer = "net{net}.npy" }}' for net in range(n_nets))
     config = folder / "ranks.toml"
-    config.write_text(CONFIG.format(root=folder.as_posix(), nets=nets), encoding="utf-8")
+    config.write_text(CONFIG.format(root=folder.as_posix(), nets=nets, groups=groups), encoding="utf-8")
     return config
 
 

@@ -46,7 +46,7 @@ POINTS: dict[str, tuple[int, ...]] = {
     "units": (48, 96, 192),
     "nets": (3, 6, 12),
 }
-SIDE = 6
+SIDE, GROUPS = 6, 8
 STAGES = {"statistics": ("statistics.h5", ()), "analyze": ("analysis.h5", ("--workers", "1"))}
 
 
@@ -54,8 +54,7 @@ def costs(size: Size) -> dict[str, tuple[float, float, int]]:
     """By stage: processor seconds, peak memory in GB, and bytes of its file."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        config = write_inputs(Path(folder), size.nets, size.units, size.images, SIDE)
-        config.write_text(config.read_text().replace("groups = 16", "groups = 8"))
+        config = write_inputs(Path(folder), size.nets, size.units, size.images, SIDE, GROUPS)
         for stage, (name, options) in STAGES.items():
             command = [sys.executable, "-m", "convergence", stage, str(config), "--runs", folder, *options]
             environ = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -401,10 +401,10 @@ def _remove_of_ended(path: Path) -> None:
 
 
 def _machine() -> str:
-    """A short name of this machine and its numbers of processes, which a container may have of its own."""
-    namespace = "/proc/self/ns/pid"
-    numbers = os.readlink(namespace) if os.path.islink(namespace) else ""
-    return hashlib.sha256(f"{platform.node()} {numbers}".encode()).hexdigest()[:8]
+    """A hash of the host name and the PID namespace: in a container, a process ID may mean another process."""
+    link = "/proc/self/ns/pid"
+    namespace = os.readlink(link) if os.path.islink(link) else ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 def _temporary_prefix(path: Path) -> str:

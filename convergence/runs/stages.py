@@ -264,10 +264,17 @@ def _first_report(folder: RunFolder, options: Options, comm: Any) -> None:
 
 
 def _wrote_report(folder: RunFolder, options: Options) -> bool:
-    """Whether the report is the first one of this command."""
-    record = read_record(folder.report_task().record)
-    finished = record["finished"] if record else None
-    return finished is not None and datetime.fromisoformat(finished).timestamp() >= int(options.began)
+    """Whether the report is the first one of this command.
+
+    The time alone does not tell: a report may come from a machine whose clock is ahead. Its figures are reused, so it
+    has to be of the present analysis and settings too.
+    """
+    task = folder.report_task()
+    record = read_record(task.record)
+    if record is None or record["finished"] is None:
+        return False
+    same = record["values"] == task.values and record["inputs"].get("analyze") == task.inputs["analyze"]
+    return same and datetime.fromisoformat(record["finished"]).timestamp() >= int(options.began)
 
 
 STAGE_TABLE: dict[str, Stage] = {

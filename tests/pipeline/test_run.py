@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -68,6 +69,24 @@ def test_the_analysis_is_reported_before_the_pictures_are_made(tiny_config, tiny
     for name, content in first.items():
         assert (tiny_copy / "report" / "figures" / name).read_bytes() == content
     assert not (tiny_copy / "superseded").exists()
+
+
+def test_figures_of_another_analysis_are_not_used_again(tiny_config, tiny_copy, caplog):
+    """Although their report was finished after this command began, by the clock of another machine."""
+    record = tiny_copy / "report.json"
+    values = json.loads(record.read_text(encoding="utf-8"))
+    for path in (tiny_copy / "report" / "figures").iterdir():
+        path.write_text("of the earlier analysis")
+    values["outputs"] = {
+        path.relative_to(tiny_copy).as_posix(): path.stat().st_size
+        for path in (tiny_copy / "report").rglob("*") if path.is_file()
+    }  # fmt: skip
+    record.write_text(json.dumps(values | {"finished": "2999-01-01T00:00:00+00:00"}), encoding="utf-8")
+    arguments = ["run", tiny_config, "--runs", tiny_copy.parent, "--set", "analysis.rotations=4"]
+    assert run(arguments, caplog)[0] == 0
+    for path in (tiny_copy / "report" / "figures").iterdir():
+        assert path.read_text(encoding="utf-8") != "of the earlier analysis"
+    assert list((tiny_copy / "superseded").glob("report-*")), "the earlier report is kept"
 
 
 def test_scratch_left_by_a_late_kill_is_cleared_up(tiny_config, tiny_copy, caplog):
