@@ -18,7 +18,8 @@ SLOWEST = 5
 class TaskProgress:
     """A bar on a terminal, lines in a log, and a summary at the end.
 
-    The remaining time is the expected time of the remaining tasks, scaled by the measured times of their method.
+    The remaining time is the expected time of the remaining tasks, scaled by the measured times of their method. The
+    first task of a process is not measured, since it may compile kernels, which takes longer than many tasks.
     """
 
     def __init__(self, tasks: Sequence[Task], done: set[int]) -> None:
@@ -26,6 +27,7 @@ class TaskProgress:
         self._expected: dict[str, float] = {}
         self._taken: dict[str, float] = {}
         self._times: list[tuple[float, int]] = []
+        self._processes: set[int] = set()
         self.peak_bytes = 0.0
         self._bar = new_bar("tasks", len(tasks), len(done))
         self._start = self._last = time.monotonic()
@@ -37,8 +39,10 @@ class TaskProgress:
         self._times.append((done.seconds, index))
         if done.process != os.getpid():  # this one may have trained nets before
             self.peak_bytes = max(self.peak_bytes, done.peak_bytes)
-        self._expected[task.method] = self._expected.get(task.method, 0.0) + task.seconds
-        self._taken[task.method] = self._taken.get(task.method, 0.0) + done.seconds
+        if done.process in self._processes:
+            self._expected[task.method] = self._expected.get(task.method, 0.0) + task.seconds
+            self._taken[task.method] = self._taken.get(task.method, 0.0) + done.seconds
+        self._processes.add(done.process)
         if self._bar is not None:
             self._bar.set_postfix_str(self.left(slots), refresh=False)
             self._bar.update()

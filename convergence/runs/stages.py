@@ -260,7 +260,7 @@ def _report(folder: RunFolder, options: Options, comm: Any) -> None:
 
 def _first_report(folder: RunFolder, options: Options, comm: Any) -> None:
     _report(folder, replace(options, single_file=False), comm)
-    logger.info("%s: the report of the analysis; other stages are added at the end", folder.report_page)
+    logger.info("first report: %s; pictures and experiments are added at the end", folder.report_page.resolve())
 
 
 def _wrote_report(folder: RunFolder, options: Options) -> bool:

@@ -345,8 +345,10 @@ def test_an_error_of_a_task_is_raised_and_ends_the_run():
 def test_remaining_time_is_estimated_by_method():
     tasks = [Task(Subject("c", "x", "y"), (Step("m", f"s{k}", seconds=1.0),), False) for k in range(4)]
     watch = TaskProgress(tasks, {0})
-    watch.finished(1, Done(10.0, 5e8, 0), 2)  # ten times what was expected: 20 s of work are left, on two workers
-    assert watch.left(2) == "about 10 s left (m 2/4 10 s)"
+    watch.finished(1, Done(100.0, 5e8, 0), 2)  # the first task of a process compiles kernels, and says nothing
+    assert watch.left(2) == "about 1 s left (m 2/4 1 s)"
+    watch.finished(2, Done(10.0, 5e8, 0), 2)  # ten times what was expected: 10 s of work are left, on two workers
+    assert watch.left(2) == "about 5 s left (m 3/4 5 s)"
     assert watch.peak_bytes == 5e8
     assert [readable_seconds(s) for s in (89, 100, 7200)] == ["89 s", "2 min", "2.0 h"]
 

@@ -62,7 +62,7 @@ def test_the_analysis_is_reported_before_the_pictures_are_made(tiny_config, tiny
     code, log = run(["run", tiny_config, "--runs", tiny_copy.parent], caplog)
     assert code == 0
     assert first
-    assert "index.html: the report of the analysis; other stages are added at the end" in log
+    assert f"first report: {tiny_copy / 'report' / 'index.html'}; pictures and experiments are added at the end" in log
     assert differences(fingerprint(tiny_copy), fingerprint(tiny_run)) == []
     figures = sorted(path.name for path in (tiny_run / "report" / "figures").iterdir())
     assert sorted(drawn) == [name.removesuffix(".svg") for name in figures], "each is drawn once"
