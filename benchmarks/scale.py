@@ -1,6 +1,6 @@
 """How the statistics and the analysis grow with images, units and nets, and how ranks share uneven work.
 
-    python -m benchmarks.scale                # ten minutes, 2 GB of disk
+    python -m benchmarks.scale                # five minutes, 2 GB of disk
     python -m benchmarks.scale --simulate     # the ranks and the plan only: a second
 
 Every point is a run of the command on arrays: processor seconds, peak memory and bytes of a stage, of one process on
