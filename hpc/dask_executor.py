@@ -44,7 +44,10 @@ SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.pause": False,  # a paused worker would never resume
     "distributed.worker.memory.terminate": 0.95,
     "distributed.worker.preload": ["hpc.dask_preload"],
+    "distributed.deploy.lost-worker-timeout": "60 s",  # a worker that ended has to be back by then, or is replaced
 }
+ADAPT_INTERVAL = "2 s"
+"""Time between two looks for workers to replace."""
 NO_PAGES: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 
 
@@ -192,9 +195,10 @@ def on_this_machine(workers: Workers, number: int, memory: float) -> Iterator[Ex
             local_directory=str(scratch), scheduler_kwargs=web_server(workers.dashboard),
             silence_logs=logging.CRITICAL, **lifetime,
         ) as cluster,
-        client_of(cluster, workers.dashboard) as executor,
     ):  # fmt: skip
-        yield executor
+        cluster.adapt(minimum=number, maximum=number, interval=ADAPT_INTERVAL)  # replaces workers that do not come back
+        with client_of(cluster, workers.dashboard) as executor:
+            yield executor
 
 
 @contextmanager

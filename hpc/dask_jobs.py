@@ -21,7 +21,17 @@ from typing import Any
 
 from convergence.errors import UserError
 from convergence.io.files import private_folder
-from hpc.dask_executor import LOOPBACK, SETTINGS, Executor, Workers, certificates_in, client_of, settings, web_server
+from hpc.dask_executor import (
+    ADAPT_INTERVAL,
+    LOOPBACK,
+    SETTINGS,
+    Executor,
+    Workers,
+    certificates_in,
+    client_of,
+    settings,
+    web_server,
+)
 
 logger = logging.getLogger(__name__)
 DEATH_S = 120
@@ -153,7 +163,7 @@ def on_slurm(workers: Workers, number: int, job: BatchJob, folder: Path) -> Iter
             silence_logs=logging.CRITICAL,
         ) as cluster,
     ):  # fmt: skip
-        cluster.adapt(minimum=number, maximum=number, interval="2 s")  # replaces jobs that end
+        cluster.adapt(minimum=number, maximum=number, interval=ADAPT_INTERVAL)  # replaces jobs that end
         logger.info("analyze: up to %d worker jobs; their logs are in %s", number, folder)
         with client_of(cluster, workers.dashboard) as executor:
             yield JobExecutor(executor, refusal, lambda: len(cluster.scheduler_info["workers"]))
