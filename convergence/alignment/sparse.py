@@ -27,6 +27,8 @@ GAP_GOAL = 1e-10
 # Smallest decrease of the residual variance by a further unit in forward selection.
 LEAST_GAIN = 1e-12
 LARGE_WEIGHT = 0.01
+# Asymmetry of correlations, as a share of the largest, that float32 sums may have.
+LARGEST_ASYMMETRY = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ def lasso_path(r_xx: ArrayLike, r_xy: ArrayLike, alphas: ArrayLike) -> LassoPath
     Raises
     ------
     UserError
-        if shapes do not fit, a value is not finite, or a penalty is not positive.
+        if shapes do not fit, ``r_xx`` is not symmetric, a value is not finite, or a penalty is not positive.
     """
     gram, targets = _checked(r_xx, r_xy)
     penalties = np.array(alphas, dtype=np.float64)
@@ -215,4 +217,11 @@ def _checked(r_xx: ArrayLike, r_xy: ArrayLike) -> tuple[Matrix, Matrix]:
         raise UserError(f"{len(gram)} predictors do not fit targets of shape {targets.T.shape}; give (n_x, n_targets).")
     if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
         raise UserError("a correlation is NaN or infinite; exclude units without variance before fitting.")
+    asymmetry = float(np.abs(gram - gram.T).max())
+    if asymmetry > LARGEST_ASYMMETRY * float(np.abs(gram).max()):
+        raise UserError(
+            f"the correlations of the predictors are not symmetric: values of i, j and j, i differ by {asymmetry:.3g}."
+        )
+    if asymmetry > 0:
+        gram = (gram + gram.T) / 2  # of an asymmetric matrix, neither kernel finds a minimum
     return gram, targets

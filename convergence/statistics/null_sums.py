@@ -72,13 +72,16 @@ class NullSums:
         return np.asarray(products / count - np.outer(x, self._sum(half, self.sums)[draw, columns]) / count**2)
 
     def within(self, half: int | None, draw: int, columns: slice) -> Float64:
-        """Covariances (n, n) of pseudo-units of one member, with divisor n; all groups for ``half`` None."""
+        """Covariances (n, n) of pseudo-units of one member, with divisor n; all groups for ``half`` None.
+
+        A BLAS may sum the products of units i and j in another order than those of j and i. Their mean is symmetric.
+        """
         start = int(np.searchsorted(self.unit_net, self.unit_net[columns.start]))
         places = slice(columns.start - start, columns.stop - start)
         count, products = self._total(half, lambda h: self.own[h, draw, columns, places])
         products = _times_powers(products, *(self.exponent[draw, columns],) * 2)
         y = self._sum(half, self.sums)[draw, columns]
-        return np.asarray(products / count - np.outer(y, y) / count**2)
+        return np.asarray((products + products.T) / (2 * count) - np.outer(y, y) / count**2)
 
     def real_variance(self, half: int | None, rows: slice) -> Float64:
         """Variances (n,) of real units on the samples of the null, with divisor n; all groups for ``half`` None."""

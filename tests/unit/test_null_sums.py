@@ -31,3 +31,13 @@ def test_null_sums_give_covariances(half):
     np.testing.assert_allclose(sums.within(half, 1, columns), exact[14:20, 14:20], atol=1e-12)
     np.testing.assert_allclose(sums.within(half, 1, slice(5, 8)), exact[15:18, 15:18], atol=1e-12)
     np.testing.assert_allclose(sums.real_variance(half, slice(2, 9)), np.diag(exact)[2:9], atol=1e-12)
+
+
+def test_products_that_float32_sums_leave_asymmetric_give_symmetric_covariances():
+    sums, *_ = sums_of_samples()
+    exact = sums.within(0, 1, slice(4, 10))
+    sums.own[0, 1, 4, 1] += 1e-5
+    found = sums.within(0, 1, slice(4, 10))
+    np.testing.assert_array_equal(found, found.T)
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    assert found[0, 1] != exact[0, 1]

@@ -169,6 +169,16 @@ def test_large_penalties_give_zero_weights() -> None:
     assert np.all(path.loss == 0.5)
 
 
+def test_correlations_that_float32_sums_leave_asymmetric_are_solved_exactly() -> None:
+    r_xx, r_xy = correlations(*design("correlated", 0))
+    noise = 3e-7 * np.random.default_rng(0).standard_normal(r_xx.shape)
+    np.fill_diagonal(noise, 0.0)
+    path = sparse.lasso_path(r_xx + noise, r_xy, ALPHAS)
+    symmetric = sparse.lasso_path(r_xx + (noise + noise.T) / 2, r_xy, ALPHAS)
+    assert path.kkt_gap.max() <= 1e-12, "as far as homotopy alone gets"
+    np.testing.assert_array_equal(path.weights, symmetric.weights)
+
+
 def test_read_only_and_float32_input_is_taken() -> None:
     r_xx, r_xy = (values.astype(np.float32) for values in correlations(*design("random")))
     r_xx.setflags(write=False)
@@ -403,6 +413,7 @@ def test_unusable_penalties_are_refused(alphas: list) -> None:
         (np.empty((0, 0)), np.empty((0, 1))),
         (np.eye(2), np.empty((2, 0))),
         (np.ones((2, 3)), np.zeros((2, 1))),
+        (np.array([[1.0, 0.5], [0.501, 1.0]]), np.zeros((2, 1))),
     ],
 )
 def test_unusable_correlations_are_refused(r_xx: np.ndarray, r_xy: np.ndarray) -> None:
