@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 LAUNCH_PREFIXES = (
     "PMI", "OMPI_", "PRTE_", "MV2_", "MPIRUN_", "PALS", "ALPS_", "I_MPI_", "HYDI_", "HYDRA", "MPI_LOCAL",
-    "TORCHELASTIC_",
+    "TORCHELASTIC_", "MVP_", "JSM_", "FLUX_",
 )  # fmt: skip
 """Variables of an MPI launch (PMI also of PMI2 and PMIx) and of torchrun, by prefix."""
 LAUNCH_NAMES = (
@@ -35,7 +35,7 @@ STALE_IN_JOB = ("SLURM_EXPORT_ENV", "SLURM_CPU_BIND", "SLURM_STEP", "SLURM_SRUN_
 """Prefixes of variables that belong to a step or to sbatch; in a job script they would change what srun starts."""
 SCRATCH_NAMES = ("TMPDIR", "TMP", "TEMP")
 """Scratch folders; those of a surrounding job exist only on its nodes and only while it runs."""
-KEPT = ("SLURM_CONF", "I_MPI_ROOT", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+KEPT = ("SLURM_CONF", "SLURM_JWT", "FLUX_URI", "I_MPI_ROOT", "OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 """Variables of the installation and of the user that match a list above and are kept."""
 SBATCH_DEFAULTS = {
     "SBATCH_ACCOUNT": "account",

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[@-Z\\-_])")
 _SUBMITTED = re.compile(r"\bSubmitted batch job (\d+)\b(?: on cluster ([\w.-]+))?", re.I)
 _PARSABLE = re.compile(r"(\d+)(?:;([\w.-]+))?")
-_SENTENCE = re.compile(r"\bjob\b[ \t]*(?:id\b)?[ \t:=#<]*(\d+)\b(?![.:/-]\d)", re.I)
+_SENTENCE = re.compile(r"\bjob\b[ \t]*(?:id\b)?[ \t:=#<'\"]*(\d+)\b(?![.:/-]\d)", re.I)
+_LABELLED = re.compile(r"(?:job[ _-]?id|job submitted|submitted(?: batch)?(?: job)?)[ \t:=#<'\"]+(\d+)['\">.]?", re.I)
 _JOB = re.compile(r"(\d+)(?:([_+])(?:(\d+)|\[([\d,:-]+?)(?:,?\.\.\.)?(?:%\d+)?\]))?(?:;[\w.-]+)?")
 MAX_TASKS = 100_000
 """Array tasks that one range may name; longer ranges are not expanded."""
@@ -27,7 +28,7 @@ class JobId:
 
 def plain_lines(text: str) -> list[str]:
     """The lines of a command's output without colours, carriage returns, surrounding blanks and empty lines."""
-    lines = (line.strip() for line in re.split(r"[\r\n]+", _ESCAPES.sub("", text)))
+    lines = (line.strip() for line in re.split(r"[\r\n]+", _ESCAPES.sub("", text).replace("\ufeff", "")))
     return [line for line in lines if line]
 
 
@@ -35,13 +36,15 @@ def submitted_ids(text: str) -> list[JobId]:
     """Job ids that the output of ``sbatch`` may mean, without repeats; one if it is understood.
 
     The first form that occurs counts: "Submitted batch job N", with or without "on cluster X"; a line "N;X"; a line
-    that is one number; a line with "submitted" and "job N".
+    that is one number; a line that labels one ("job id: N"); a line with "submitted" and "job N".
     """
     lines = plain_lines(text)
     found = [JobId(match[1], match[2] or "") for line in lines for match in _SUBMITTED.finditer(line)]
     if not found:
         bare = [JobId(match[1], match[2] or "") for line in lines if (match := _PARSABLE.fullmatch(line))]
         found = [job for job in bare if job.cluster] or bare
+    if not found:
+        found = [JobId(match[1]) for line in lines if (match := _LABELLED.fullmatch(line))]
     if not found:
         sentences = [line for line in lines if re.search(r"\bsubmitted\b", line, re.I)]
         found = [JobId(match[1]) for line in sentences for match in _SENTENCE.finditer(line)]

@@ -292,7 +292,7 @@ def _read(kind: type[Any], path: Path, **convert: Any) -> Any:
         for name, build in convert.items():
             values[name] = build(values[name])
         return _build(kind, values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileError(f"{path}: the record of a job is damaged ({error!r}). Remove the file and repeat.") from error
 
 

@@ -302,7 +302,7 @@ def log_path(records: Records, submission: Submission, task: str) -> Path:
     the log of this name in the submission's folder.
     """
     attempts = records.attempts(task, submission.number)
-    path = Path(attempts[-1].log) if attempts else submission.jobs_of(task)[-1].log_path(task)
+    path = Path(str(attempts[-1].log)) if attempts else submission.jobs_of(task)[-1].log_path(task)
     if path.resolve().is_relative_to(records.path.resolve()):
         return path
     return confined(records.submission_folder(submission.number), f"logs/{path.name}")

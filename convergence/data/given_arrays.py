@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import lzma
 import math
 import os
 import shutil
@@ -31,7 +32,7 @@ import numpy.typing as npt
 
 from convergence.data.files import file_and_array
 from convergence.errors import FileError, UserError, did_you_mean
-from convergence.io.files import atomic_write, file_sha256, is_full, printable
+from convergence.io.files import SCRATCH, atomic_write, file_sha256, is_full, printable, scratch_place
 from convergence.io.plain_hdf5 import open_foreign
 from convergence.io.seal import check_regular
 from convergence.settings import expand_path
@@ -53,7 +54,7 @@ LARGEST = 1e18
 """Largest magnitude of an activation; with larger ones, products of sums may leave the range of float64."""
 ERRORS = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, OverflowError, MemoryError, AttributeError,
-    SyntaxError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError,
+    SyntaxError, NotImplementedError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tokenize.TokenError,
 )  # fmt: skip
 """What numpy, zipfile and h5py raise for damaged files."""
 Unpack = Callable[[npt.NDArray[Any]], None]
@@ -101,7 +102,7 @@ class GivenArray:
         if self._plain is not None or self._unpack is None:
             return
         if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="convergence-"))
+            folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=scratch_place()))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         copy = self._found(folder) or self._made(folder)
         self._plain = np.load(copy, mmap_mode="r", allow_pickle=False)

@@ -281,6 +281,9 @@ def from_json(values: Any) -> tuple[Manifest, str]:
         for name, part in values["parts"].items():
             columns = [part["files"][key] for key in FileRecord._fields]
             records = [FileRecord(*values) for values in zip(*columns, strict=True)]
+            types = (str, int, int, int, str, str, str)
+            if not all(isinstance(value, kind) for one in records for value, kind in zip(one, types, strict=True)):
+                raise ValueError("a file with a value of another type")
             parts[str(name)] = PartManifest(
                 str(part["title"]),
                 tuple(record for record in records if not record.kind),

@@ -4,19 +4,18 @@ Which modules may run is said in :mod:`convergence.data.user_code`. A factory of
 
 * a class of nets (a subclass of ``torch.nn.Module``);
 * a function that is defined in a module of the user;
-* a function that is defined in an installed package that builds on torch, but not in torch itself.
+* a function of torchvision's or timm's models.
+
+Other functions of installed packages may do anything with the options of a downloaded config, such as write a file, and
+need a yes (``--allow-code``).
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import re
-import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from convergence.data import user_code
@@ -25,6 +24,8 @@ from convergence.data.user_code import beside_config as beside_config
 from convergence.data.user_code import call_factory as call_factory
 from convergence.errors import ConfigError
 
+BUILDERS = ("torchvision.models.", "timm.models.")
+"""Modules of installed packages whose functions build networks."""
 NETWORK = Kind("network", "a torch.nn.Module", "small, alexnet, torchvision:…", "network")
 
 
@@ -59,26 +60,10 @@ def _check(name: str, factory: Any) -> None:
             return
         raise ConfigError(f"{name} is a class, but not of networks. Name a subclass of torch.nn.Module, or a function.")
     module = defining_module(name, innermost, NETWORK, ", or a subclass of torch.nn.Module")
-    if place_of(module) == "installed" and not is_allowed(module) and not is_allowed(name.partition(":")[0]):
-        top = module.partition(".")[0]
-        if top == "torch" or (top == "torchvision" and not module.startswith("torchvision.models")):
-            raise ConfigError(
-                f"{name} is {module}.{innermost.__qualname__}, which builds no networks. Name a function of your own "
-                f"module, or allow this one with --allow-code {module}."
-            )
-        if not _builds_on_torch(top, sys.modules.get(module)):
-            raise ConfigError(
-                f"{name} is {module}.{innermost.__qualname__} of an installed package that does not use torch. If it "
-                f"builds networks, allow it with --allow-code {module}."
-            )
-
-
-def _builds_on_torch(top: str, module: ModuleType | None) -> bool:
-    """Whether an installed package requires torch, or one of its modules imports it."""
-    for values in vars(module).values() if module is not None else ():
-        name = values.__name__ if isinstance(values, ModuleType) else getattr(values, "__module__", None)
-        if isinstance(name, str) and name.partition(".")[0] == "torch":
-            return True
-    distributions = metadata.packages_distributions().get(top, ())
-    required = [line for name in distributions for line in metadata.requires(name) or ()]
-    return any(re.match(r"(torch|torchvision)\b", line) for line in required)
+    allowed = f"{module}.".startswith(BUILDERS) or is_allowed(module) or is_allowed(name.partition(":")[0])
+    if place_of(module) == "installed" and not allowed:
+        raise ConfigError(
+            f"{name} is {module}.{innermost.__qualname__}, a function of an installed package, which may do more than "
+            "build a network. Name a class of networks or a function of your own module, or allow this one with "
+            f"--allow-code {module}."
+        )

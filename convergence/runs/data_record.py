@@ -189,16 +189,16 @@ class DataRecord:
         """The content of ``manifest.json``; None if there is none."""
         if self._summary is None:
             try:
-                text = self.path.read_text(encoding="utf-8")
+                content = self.path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return None
             try:
-                summary = json.loads(text)
+                summary = json.loads(content.decode("utf-8"))
                 if summary["format"] != FORMAT:
                     raise ValueError(f"format {summary['format']}")
-                str(summary["content"]), summary["recorded"], summary["parts"]
+                str(summary["content"]), str(summary["recorded"]), _counts(summary)
                 {change["from"]: change["what"] for change in summary["changes"]}
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise FileError(
                     f"{self.path}: the record of the data is damaged ({error!r}). Remove it; the next stage that reads "
                     "the data makes it again."
@@ -210,7 +210,7 @@ class DataRecord:
         """The content that the statistics were made of, for a run without ``manifest.json``."""
         try:
             found = json.loads(self._statistics.read_text(encoding="utf-8"))["values"]["data"]["content"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return UNCHECKED
         return str(found)
 

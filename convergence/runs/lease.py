@@ -109,7 +109,7 @@ class Lease:
             return cls(path, owner, frozenset(map(str, values["writes"])), frozenset(map(str, values["reads"])))
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return cls(path, UNKNOWN, frozenset({"*"}), frozenset())
 
     def shared_with(self, writes: Iterable[str], reads: Iterable[str]) -> list[str]:

@@ -23,7 +23,7 @@ def check_state(
     module: State,
     optimiser: State,
     scaler: State,
-    shapes: Sequence[torch.Size],
+    parameters: Sequence[str],
     limits: tuple[int, int, int],
     columns: Sequence[str],
 ) -> None:
@@ -34,9 +34,9 @@ def check_state(
     state
         As :meth:`convergence.training.trainer.Trainer.state` returns it.
     module, optimiser, scaler
-        State dicts of what the state is to be restored into.
-    shapes
-        Of the optimiser's parameters, in its order.
+        State dicts of what the state is to be restored into; the module has its initial weights.
+    parameters
+        Names of the optimiser's parameters, in its order.
     limits
         Epochs of the training, steps of an epoch, targets of an epoch (:mod:`~convergence.training.objectives`).
     columns
@@ -58,7 +58,12 @@ def check_state(
     need(is_int(sums[1], 0, sums[2]), "sums")
     _check_rows(state["rows"], state["epoch"] if columns else 0, columns)
     _check_arrays(state["module"], module, "module")
-    _check_optimiser(state["optimiser"], optimiser, shapes, epochs * steps)
+    taken = state["epoch"] * steps + state["step"]
+    _check_optimiser(state["optimiser"], optimiser, [module[name] for name in parameters], taken, not scaler)
+    if columns:  # a parameter without gradients has no moments, and keeps its initial value
+        for k in set(range(len(parameters))) - set(state["optimiser"]["state"]) if taken else ():
+            name = parameters[k]
+            need(torch.equal(state["module"][name].cpu(), module[name].cpu()), f"optimiser: no moments of {name}")
     found = state["scaler"]
     need(isinstance(found, dict) and set(found) == set(scaler), "scaler")
     need(all(is_number(value, 0) for value in found.values()), "scaler")
@@ -117,25 +122,33 @@ def _check_like(value: Any, like: torch.Tensor, what: str) -> None:
     )
 
 
-def _check_optimiser(found: Any, wanted: State, shapes: Sequence[torch.Size], steps: int) -> None:
+def _check_optimiser(
+    found: Any, wanted: State, parameters: Sequence[torch.Tensor], taken: int, every_step: bool
+) -> None:
+    """Check the moments after ``taken`` steps; with ``every_step`` no step was left out, as a scaler may."""
     need(isinstance(found, dict) and set(found) == set(wanted), "optimiser")
     groups = found["param_groups"]
     need(isinstance(groups, list) and len(groups) == len(wanted["param_groups"]), "optimiser")
     for group, own in zip(groups, wanted["param_groups"], strict=True):
         need(isinstance(group, dict) and set(group) == set(own) and is_number(group.get("lr"), 0), "optimiser")
         need(all(_equal(group[key], value) for key, value in own.items() if key != "lr"), "optimiser")
-    need(isinstance(found["state"], dict) and set(found["state"]) <= set(range(len(shapes))), "optimiser")
+    need(isinstance(found["state"], dict) and set(found["state"]) <= set(range(len(parameters))), "optimiser")
+    adam = "betas" in wanted["param_groups"][0]
+    momentum = not adam and wanted["param_groups"][0]["momentum"] > 0
+    names = {"step", "exp_avg", "exp_avg_sq"} if adam else {"momentum_buffer"}
+    most = 0  # a net may leave out some of its layers in a step, but not all
     for number, state in found["state"].items():
-        need(isinstance(state, dict) and all(isinstance(name, str) for name in state), "optimiser")
+        need(
+            isinstance(state, dict) and (set(state) == names or (not adam and not momentum and not state)), "optimiser"
+        )
         for name, value in state.items():
             if name == "step":
-                taken = value.item() if isinstance(value, torch.Tensor) and value.ndim == 0 else value
-                need(is_number(taken, 0) and taken <= steps, "optimiser, step")
-            elif value is not None:
-                need(
-                    isinstance(value, torch.Tensor) and value.shape == shapes[number] and value.is_floating_point(),
-                    f"optimiser, {name}",
-                )
+                count = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+                need(is_number(count, 1) and count <= taken, "optimiser, step")
+                most = max(most, int(count))
+            elif value is not None or momentum or adam:
+                _check_like(value, parameters[number], f"optimiser, {name}")
+    need(not (adam and every_step) or most == taken, "optimiser, step")
 
 
 def _equal(value: Any, own: Any) -> bool:

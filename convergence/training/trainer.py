@@ -140,9 +140,10 @@ class Trainer:
         """Raise FileError for a :meth:`state` that does not fit the net, the optimiser and the settings."""
         steps = math.ceil(self._n_images / self.config.batch_size)
         limits = (self.config.epochs, steps, self._most_targets)
-        shapes = [parameter.shape for group in self.optimiser.param_groups for parameter in group["params"]]
+        names = {parameter: name for name, parameter in self.module.named_parameters()}
+        own = [names[parameter] for group in self.optimiser.param_groups for parameter in group["params"]]
         module, optimiser, scaler = (one.state_dict() for one in (self.module, self.optimiser, self._scaler))
-        check_state(state, module, optimiser, scaler, shapes, limits, columns)
+        check_state(state, module, optimiser, scaler, own, limits, columns)
 
     def _check(self, state: Any) -> None:
         """Check a checkpoint: a state with the random states of all processes."""

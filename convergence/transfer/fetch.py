@@ -10,6 +10,7 @@ the destination. Nothing that is fetched is executed; pages of a report are open
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -39,16 +40,17 @@ from convergence.io.files import (
     safe_name,
 )
 from convergence.provenance import FETCH_RECORD
+from convergence.runs.run_lock import Claim, holding
 from convergence.runs.tasks import StageTask, TaskFolder, read_record
 from convergence.statistics.file import open_statistics
 from convergence.transfer.remote import RunSource, parse
 from convergence.visualization.file import open_pictures
 
 logger = logging.getLogger(__name__)
-STAGING = ".fetching"
+STAGING, ANALYSIS = ".fetching", "analysis.h5"
 PICTURES = "pictures.h5"
 OPENED: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
-    "analysis.h5": open_analysis, PICTURES: open_pictures,
+    ANALYSIS: open_analysis, PICTURES: open_pictures,
 }  # fmt: skip
 """Readers of results files by name; subsets of statistics and functional experiments have many names."""
 FOLDERS = ("report", *EXPERIMENTS)
@@ -116,16 +118,38 @@ def fetch(
     if isinstance(here, Path) and here.resolve() == folder.resolve():
         raise UserError(f"{run}: source and destination are the same folder. Give another DEST.")
     check_writable(folder, "Give another DEST")
+    for flag, given in (("--nets", nets), ("--pictures", pictures), ("--functional", functional)):
+        if given and comparisons:
+            raise UserError(f"{flag} cannot be combined with --comparison. Fetch the whole run, or leave {flag} out.")
     staging = confined(folder, STAGING)
-    with atomic_write(folder / FETCH_RECORD) as temporary:
-        temporary.write_text(f"{printable(str(source))}\n", encoding="utf-8")
-    if comparisons:
-        for flag, given in (("--nets", nets), ("--pictures", pictures), ("--functional", functional)):
-            if given:
-                raise UserError(
-                    f"{flag} cannot be combined with --comparison. Fetch the whole run, or leave {flag} out."
-                )
-        return _fetch_subset(source, entries, folder, staging, comparisons)
+    places = (FETCH_RECORD, STATISTICS, ANALYSIS)
+    tasks = [StageTask(f"fetch {name}", (folder / name,), folder / record_of(name), {}) for name in places]
+    with holding(Claim(folder, tasks, remedy="Give another DEST")):
+        try:
+            with atomic_write(folder / FETCH_RECORD) as temporary:
+                temporary.write_text(f"{printable(str(source))}\n", encoding="utf-8")
+            if comparisons:
+                return _fetch_subset(source, entries, folder, staging, comparisons)
+            return _fetch_run(source, entries, folder, staging, nets, pictures, functional)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+                raise
+            raise FileError(
+                f"{source}: a file cannot be placed in {folder}: {error.strerror}: {printable(str(error.filename))}. "
+                "Fetch to an empty DEST."
+            ) from error
+
+
+def _fetch_run(
+    source: RunSource,
+    entries: Sequence[str],
+    folder: Path,
+    staging: Path,
+    nets: bool,
+    pictures: bool,
+    functional: bool,
+) -> Path:
+    """Fetch all results, see :func:`fetch`."""
     outputs = dict(_outputs(source, entries, pictures, functional))
     for output in outputs.values():
         confined(folder, output)
@@ -192,6 +216,8 @@ def _arrival(
             raise UserError(f"{source}: {output} {state}. Finish it there with `convergence run`, then fetch again.")
         logger.info("%s: %s %s", source, output, state)
         return None
+    if not record["outputs"]:
+        raise FileError(f"{source}: the record of {output} names no file; run the stage again there.")
     below = (f"{output}/", f"{PurePosixPath(output).with_suffix('')}/")
     for name in record["outputs"]:
         if name != output and not (stage in FOLDERS and name.startswith(below)):

@@ -160,9 +160,11 @@ def test_a_run_without_its_images_is_shown_and_analyzed(place, caplog, capsys):
     Path(RUN, "data/manifest.json").unlink()
     Path(RUN, "data/files.json").unlink()
     assert states()["statistics"] == states()["analyze"] == "done"
-    Path(RUN, "data/manifest.json").write_text('{"format": 1}', encoding="utf-8")
-    assert main(["analyze", "t.toml"]) == 2
-    assert "manifest.json: the record of the data is damaged" in capsys.readouterr().err
+    for content in (b'{"format": 1}', b'{"format": "\xff"}', b"[" * 100_000,
+                    b'{"format": 1, "content": "", "recorded": "", "changes": [], "parts": {"train": 3}}'):  # fmt: skip
+        Path(RUN, "data/manifest.json").write_bytes(content)
+        assert main(["analyze", "t.toml"]) == 2
+        assert "manifest.json: the record of the data is damaged" in capsys.readouterr().err
 
 
 def test_show_reads_no_image_and_submit_does_not_trust_changed_files(place, capsys, monkeypatch):

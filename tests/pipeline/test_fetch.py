@@ -20,7 +20,8 @@ from convergence.errors import FileError, UserError
 from convergence.functional.file import write_results
 from convergence.functional.merging.results import MergingResults
 from convergence.runs.run_folder import RunFolder
-from convergence.runs.tasks import read_record
+from convergence.runs.run_lock import Claim, holding
+from convergence.runs.tasks import StageTask, read_record
 from convergence.statistics.file import open_statistics
 from convergence.statistics.subset import Selection, subset_statistics
 from convergence.transfer.fetch import fetch, subset_name
@@ -196,6 +197,27 @@ def test_damaged_and_changed_files_are_refused(run, tmp_path):
         file.write(b"more")
     with pytest.raises(UserError, match="differs in size from its record"):
         fetch(str(run), tmp_path / "here")
+
+
+def test_destinations_and_records_that_do_not_fit_are_explained(run, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / ".fetching").write_text("")
+    with pytest.raises(FileError, match="Fetch to an empty DEST"):
+        fetch(str(run), here)
+    record = json.loads((run / "analysis.json").read_text(encoding="utf-8"))
+    (run / "analysis.json").write_text(json.dumps(record | {"outputs": {}}), encoding="utf-8")
+    with pytest.raises(FileError, match="names no file"):
+        fetch(str(run), tmp_path / "other")
+
+
+def test_two_fetches_to_one_folder_do_not_run_at_a_time(run, tmp_path):
+    here = tmp_path / "here"
+    task = StageTask("fetch statistics.h5", (here / "statistics.h5",), here / "statistics.json", {})
+    here.mkdir()
+    with holding(Claim(here, (task,))), pytest.raises(UserError, match="fetch statistics.h5"):
+        fetch(str(run), here)
+    fetch(str(run), here)
 
 
 def test_results_of_other_settings_are_superseded(run, planted_runs, tmp_path):

@@ -43,6 +43,13 @@ ANSWERS = {
     "\x1b]0;title 7\x07101\r\n": "101",
     "2026\n101;fast\n": "101",
     "Job <101> is submitted to queue <normal>.\n": "101",
+    "JobID: 101\n": "101",
+    "job_id=101\n": "101",
+    "Submitted: 101\n": "101",
+    "Job submitted: 101\n": "101",
+    "Submitted batch job '101'\n": "101",
+    "\ufeff101\n": "101",
+    "\x1b(B101\n": "101",
     "Your job 101 has been submitted, start 2026-01-01\n": "101",
 }
 UNREAD = ["", "\n", BANNER, "ok\n", "0\n", "each submitted job may use 64 cores\n", "10\n11\n", "-7\n", "1.5\n"]
@@ -162,13 +169,15 @@ INHERITED = {
     "SLURM_JOB_ID": "77", "SLURM_MEM_PER_CPU": "800", "SLURM_CPU_BIND": "quiet", "SLURM_CLUSTERS": "other",
     "SLURMD_NODENAME": "n1", "SBATCH_EXPORT": "NONE", "SBATCH_WAIT": "1", "SALLOC_PARTITION": "x", "PMI_RANK": "1",
     "PMIX_RANK": "1", "PMI2_X": "1", "OMPI_COMM_WORLD_RANK": "0", "OMPI_MCA_ess_base_jobid": "1", "MV2_X": "1",
-    "PALS_RANKID": "0", "I_MPI_MPIRUN": "mpirun", "HYDRA_X": "1", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0",
+    "PALS_RANKID": "0", "MVP_COMM_WORLD_SIZE": "2", "JSM_NAMESPACE_SIZE": "2", "FLUX_TASK_RANK": "0",
+    "I_MPI_MPIRUN": "mpirun", "HYDRA_X": "1", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0",
     "MASTER_ADDR": "n1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x", "MPLBACKEND": "module://inline",
     "LD_PRELOAD": "", "JPY_PARENT_PID": "1", "JUPYTERHUB_API_TOKEN": "secret", "SQUEUE_PARTITION": "x",
     "CUDA_VISIBLE_DEVICES": "3", "TMPDIR": "/tmp",
 }  # fmt: skip
 PASSED = {"SLURM_CONF": "/dev/null", "DASK_X": "1", "VIRTUAL_ENV": "/venv", "I_MPI_ROOT": "/mpi", "SBATCH_ACCOUNT": "a",
-          "OMPI_ALLOW_RUN_AS_ROOT": "1", "MY_SETTING": "1", "OMP_NUM_THREADS": "1"}  # fmt: skip
+          "OMPI_ALLOW_RUN_AS_ROOT": "1", "MY_SETTING": "1", "SLURM_JWT": "s",
+          "FLUX_URI": "u", "OMP_NUM_THREADS": "1"}  # fmt: skip
 OF_JOB = ("SLURM", "SBATCH", "SALLOC", "SQUEUE", "CUDA", "TMPDIR")
 """What job scripts do not unset: Slurm sets it for the new job."""
 

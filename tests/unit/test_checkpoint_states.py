@@ -74,6 +74,18 @@ FAULTS = {
     "weights missing": lambda state: state["module"].popitem(),
     "moments of another shape": of_first("exp_avg", torch.zeros(7)),
     "moments of another type": of_first("exp_avg_sq", "x"),
+    "moments of half precision": of_first("exp_avg", torch.zeros(2, 1, 3, 3, dtype=torch.float16)),
+    "moments that are None": of_first("exp_avg", None),
+    "a moment missing": lambda state: state["optimiser"]["state"][0].pop("exp_avg"),
+    "no moments of a changed parameter": lambda state: [
+        state["optimiser"]["state"].pop(0),
+        state["module"]["conv1.weight"].add_(1.0),
+    ],
+    "no moments": put("optimiser", "state", {}),
+    "no step taken": of_first("step", torch.tensor(0.0)),
+    "fewer steps of all parameters": lambda state: [
+        moments.update(step=torch.tensor(1.0)) for moments in state["optimiser"]["state"].values()
+    ],
     "steps of the optimiser": of_first("step", torch.tensor(1e9)),
     "no optimiser": put("optimiser", None),
     "other settings of the optimiser": put("optimiser", "param_groups", 0, "weight_decay", 0.5),

@@ -154,6 +154,20 @@ def test_damage_in_compressed_arrays_is_found_when_they_are_unpacked(tmp_path):
             open_array(tmp_path, name)[IMAGES]
 
 
+def test_damage_in_lzma_archives_is_found(tmp_path):
+    np.save(tmp_path / "fc.npy", VALUES)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.write(tmp_path / "fc.npy", "fc.npy")
+    np.testing.assert_array_equal(open_array(tmp_path, "a.npz:fc")[IMAGES], VALUES[IMAGES])
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    for at in range(60, len(content) - 120, 40):
+        changed = content.copy()
+        changed[at] ^= 4
+        (tmp_path / "b.npz").write_bytes(changed)
+        with pytest.raises(FileError, match=r"could be read|another size"):
+            open_array(tmp_path, "b.npz:fc")[IMAGES]
+
+
 def test_archives_and_npy_files_that_lie_about_their_size_are_refused(tmp_path):
     np.savez_compressed(tmp_path / "bomb.npz", fc=np.zeros((1000, 5000), np.float32))
     with pytest.raises(FileError, match="more than 200 times"):
