@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 """Folder that holds the packages of the toolkit."""
 PACKAGES = ("convergence", "hpc", "slurm")
 DEPENDENCIES = {
-    "click", "cryptography", "dask", "dask_jobqueue", "distributed", "filelock", "h5py", "huggingface_hub", "jinja2",
-    "matplotlib", "mpi4py", "numba", "numpy", "ot", "PIL", "psutil", "pydantic", "safetensors", "scipy", "skimage",
-    "sklearn", "submitit", "threadpoolctl", "timm", "torch", "torchvision", "tqdm", "transformers",
+    "annotated_types", "click", "cryptography", "dask", "dask_jobqueue", "distributed", "filelock", "h5py",
+    "huggingface_hub", "jinja2", "llvmlite", "matplotlib", "mpi4py", "numba", "numpy", "ot", "PIL", "psutil",
+    "pydantic", "pydantic_core", "safetensors", "scipy", "skimage", "sklearn", "submitit", "threadpoolctl", "timm",
+    "torch", "torchvision", "tqdm", "transformers", "typing_extensions",
 }  # fmt: skip
 INSTALLED = {"site-packages", "dist-packages"}
 """Names of the folders of installed packages."""

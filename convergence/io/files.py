@@ -314,7 +314,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def explained(error: OSError) -> FileError | None:
-    """Explain a full disk, or a file or folder that cannot be written or read; None for other errors."""
+    """Explain a full disk, a file or folder that cannot be written or read, or an invalid path; None for others."""
     path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else Path(".")
     if is_full(error):
         return full(path, error)
@@ -323,6 +323,10 @@ def explained(error: OSError) -> FileError | None:
         return FileError(
             f"{path}: not permitted ({reason}). Change the permissions, or choose another place (--out or --runs)."
         )
+    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR) or (
+        error.errno in (errno.ENOENT, errno.EEXIST) and str(path).startswith(("/proc", "/sys", "/dev"))
+    ):
+        return FileError(f"{printable(str(path))}: not a valid place ({error.strerror}). Choose another one (--runs).")
     return None
 
 

@@ -215,7 +215,7 @@ def test_two_fetches_to_one_folder_do_not_run_at_a_time(run, tmp_path):
     here = tmp_path / "here"
     task = StageTask("fetch statistics.h5", (here / "statistics.h5",), here / "statistics.json", {})
     here.mkdir()
-    with holding(Claim(here, (task,))), pytest.raises(UserError, match="fetch statistics.h5"):
+    with holding(Claim(here, (task,))), pytest.raises(UserError, match=r"fetch statistics\.h5"):
         fetch(str(run), here)
     fetch(str(run), here)
 

@@ -119,3 +119,11 @@ def test_backend_of_a_notebook_is_not_used(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     assert main(["--help"]) == 0
     assert os.environ["MPLBACKEND"] == "agg"
+
+
+@pytest.mark.parametrize("runs", ["a" * 300, "/proc/x", "/dev/null/x"])
+def test_places_that_cannot_exist_are_one_paragraph(tiny_config, runs, capsys):
+    assert main(["train", str(tiny_config), "--runs", runs]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "Choose another one" in error
