@@ -6,6 +6,7 @@ compressed data of any size, and loads filters as plug-ins. None of these occurs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -145,7 +146,8 @@ def open_foreign(file: h5py.File, name: str, size: int, ratio: int) -> h5py.Data
     KeyError
         if there is no such dataset.
     NotPlain
-        for external links, virtual datasets, external storage, other filters, and declared sizes beyond the limit.
+        for external links, virtual datasets, external storage, other filters, and declared sizes beyond the limit, and
+        for compressed chunks that are larger than their values.
     """
     where, remedy = str(file.filename), "Write the array again as .npy, or with h5py's create_dataset."
     _check_links(file, name, where, remedy)
@@ -165,7 +167,24 @@ def open_foreign(file: h5py.File, name: str, size: int, ratio: int) -> h5py.Data
     if declared > most:
         packed = f" (at most {ratio} times its size, when compressed)" if layout.get_nfilters() else ""
         raise NotPlain(f"{where}: {name} declares {declared:,} bytes in a file of {size:,}{packed}. {remedy}")
+    if layout.get_nfilters():
+        _check_chunks(where, dataset, name, remedy)
     return dataset
+
+
+def _check_chunks(where: str, dataset: h5py.Dataset, name: str, remedy: str) -> None:
+    """Raise NotPlain for a compressed chunk of more bytes than its values: HDF5 would unpack them all into memory."""
+    most = 1.01 * math.prod(dataset.chunks) * dataset.dtype.itemsize + 1024
+    stored: list[int] = []
+    if hasattr(dataset.id, "chunk_iter"):
+        dataset.id.chunk_iter(lambda chunk: stored.append(chunk.size))
+    else:  # HDF5 before 1.10.10
+        stored = [dataset.id.get_chunk_info(k).size for k in range(dataset.id.get_num_chunks())]
+    if max(stored, default=0) > most:
+        raise NotPlain(
+            f"{where}: a chunk of {name} takes {max(stored):,} bytes in the file, and its values at most {most:,.0f}. "
+            f"{remedy}"
+        )
 
 
 def _check_links(file: h5py.File, name: str, where: str, remedy: str) -> None:

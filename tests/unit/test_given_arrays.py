@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -166,6 +167,14 @@ def test_damage_in_lzma_archives_is_found(tmp_path):
         (tmp_path / "b.npz").write_bytes(changed)
         with pytest.raises(FileError, match=r"could be read|another size"):
             open_array(tmp_path, "b.npz:fc")[IMAGES]
+
+
+def test_a_compressed_chunk_that_unpacks_to_more_than_its_values_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("fc", (60, 8), "f4", chunks=(60, 8), compression="gzip")
+        file["fc"].id.write_direct_chunk((0, 0), zlib.compress(bytes(20_000_000), 9))
+    with pytest.raises(FileError, match=r"a chunk of fc takes 19,\d+ bytes"):
+        open_array(tmp_path, "a.h5:fc")
 
 
 def test_archives_and_npy_files_that_lie_about_their_size_are_refused(tmp_path):
